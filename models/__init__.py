@@ -1,0 +1,72 @@
+"""Packaged data: configurations of known models, GPUs, and the embedded `tiny` checkpoint."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import UsageError
+from ..model_config import read_model
+from ..spec import Gpu, Model
+
+_HERE: Final = Path(__file__).parent
+
+TINY: Final = _HERE / "tiny"
+"""The embedded checkpoint: a small, trained Nemotron-H model."""
+
+DEFAULT_CHECKPOINT: Final = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"
+
+HUB_IDS: Final = {
+    DEFAULT_CHECKPOINT: "nemotron-3-nano-30b-a3b",
+    "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16": "nemotron-3-super-120b-a12b",
+    "nvidia/Nemotron-H-56B-Base-8K": "nemotron-h-56b-base-8k",
+}
+"""Hub ids whose configuration is packaged, and the short name each is known by."""
+
+
+def known_model(name: str) -> Model | None:
+    """The packaged model of that hub id or short name (letter case is ignored), or None."""
+    short = {hub.lower(): short for hub, short in HUB_IDS.items()}.get(name.lower(), name.lower())
+    path = _HERE / f"{short}.config.json"
+    if short not in HUB_IDS.values() or not path.is_file():
+        return None
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return read_model(config, short)
+
+
+@cache
+def gpus() -> dict[str, Gpu]:
+    """Every known GPU by its key, in the order they are shown."""
+    rows = json.loads((_HERE / "gpus.json").read_text(encoding="utf-8"))["gpus"]
+    return {
+        row["key"]: Gpu(
+            key=row["key"],
+            name=row["name"],
+            sm=row["sm"],
+            memory_bytes=row["memory_mib"] * 2**20,
+            bandwidth_bytes_per_s=row["bandwidth_tb_s"] * 1e12,
+            bf16_flops=row["bf16_tflops"] * 1e12,
+            fp8_flops=row["fp8_tflops"] * 1e12 if row["fp8_tflops"] else None,
+            product_labels=tuple(row["product_labels"]),
+        )
+        for row in rows
+    }
+
+
+def gpu(name: str) -> Gpu:
+    """The GPU of that key, in any usual spelling (`H100`, `a100_40gb`, `NVIDIA-H100-80GB-HBM3`).
+
+    Raises `UsageError` that lists the known ones.
+    """
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower()).removeprefix("nvidia").removeprefix("tesla")
+
+    wanted = plain(name)
+    for known in gpus().values():
+        if wanted in {plain(text) for text in (known.key, known.name, *known.product_labels)}:
+            return known
+    raise UsageError(f"unknown GPU {name!r}; known are {', '.join(gpus())}")
