@@ -1,0 +1,1 @@
+"""Quantization: encode tensors, choose formats by role, stream shards, audit the result."""
