@@ -20,7 +20,7 @@ class UsageError(NemoDeployError):
 
 
 class RefusedError(NemoDeployError):
-    """A support rule forbids what was asked, or it does not fit. Says which, why, and what works."""
+    """A support rule forbids what was asked, or it does not fit. Says which, why, what works."""
 
     exit_code = 3
 
@@ -32,6 +32,6 @@ class BadInputError(NemoDeployError):
 
 
 class CheckFailedError(NemoDeployError):
-    """Something was checked and found wrong: a digest, a manifest, an objective, a golden output."""
+    """Something was checked and found wrong: a digest, a manifest, an objective, an output."""
 
     exit_code = 5

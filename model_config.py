@@ -12,7 +12,7 @@ LAYER_LETTERS: Final[Mapping[str, str]] = {
     "mamba": "M", "mamba2": "M", "linear_attention": "M",
     "moe": "E", "attention": "*", "full_attention": "*", "mlp": "-",
 }  # fmt: skip
-"""Names that `layers_block_type` uses (two spellings exist in the wild) and their pattern letter."""
+"""What `layers_block_type` calls a layer (several spellings exist), and its pattern letter."""
 
 
 class _Fields:

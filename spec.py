@@ -1,7 +1,7 @@
 """The vocabulary: what a model, a GPU, a format and a plan are. Frozen records, no I/O.
 
-A `Model` is read from a `config.json` (`model_config.read_model`) and knows every tensor a checkpoint of
-it must hold, so that parameter counts, bytes and cache sizes are sums over shapes, not estimates.
+A `Model` is read from a `config.json` (`model_config.read_model`) and knows every tensor that a
+checkpoint of it must hold, so parameters, bytes and cache sizes are sums over shapes, no estimates.
 """
 
 from __future__ import annotations
@@ -279,8 +279,8 @@ class Model:
         return int(self.kv_values_per_token * DTYPE_BYTES[dtype])
 
     def state_bytes_per_sequence(self, dtype: str) -> int:
-        """Mamba state of one sequence over all layers: recurrent state in `dtype`, convolution state
-        always in BF16 (the activations' dtype, as TensorRT-LLM keeps it)."""
+        """Mamba state of one sequence over all layers: recurrent state in `dtype`, convolution
+        state always in BF16 (the activations' dtype, as TensorRT-LLM keeps it)."""
         values = self.mamba.state_values * DTYPE_BYTES[dtype]
         return int(self.layer_count("M") * (values + 2 * self.mamba.conv_values))
 
