@@ -8,11 +8,7 @@ mixture, and the next run completes it.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,13 +17,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from .errors import BadInputError, CheckFailedError
+from .files import TEMPORARY, clean, list_files, locked, sha256, sync, sync_tree, write_atomically
 from .spec import Check
 
 RECORD_NAME: Final = "bundle.json"
 SCHEMA: Final = 1
 STAGES: Final = ("checkpoint", "engine", "model_repository", "k8s")
 REPORT: Final = "report"
-_TEMPORARY: Final = ".nemo-deploy-"
 
 
 @dataclass(slots=True)
@@ -110,7 +106,7 @@ class Bundle:
         if self.record["stages"].get(stage, {}).get("inputs") != inputs:
             return False
         recorded = {name for name in self.files if name.startswith(f"{stage}/")}
-        if recorded != set(_list_files(self.path, self.path / stage)):
+        if recorded != set(list_files(self.path, self.path / stage)):
             return False
         written = (self.path / RECORD_NAME).stat().st_mtime_ns
         for name in recorded:
@@ -127,18 +123,18 @@ class Bundle:
         `inputs` is a digest of all that the result depends on.
         """
         target = self.path / stage
-        work = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{stage}-", dir=self.path))
+        work = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{stage}-", dir=self.path))
         work.chmod(0o755)
         try:
             make(work)
-            files = {f"{stage}/{name}": _describe(work / name) for name in _list_files(work, work)}
-            _sync_tree(work)
+            files = {f"{stage}/{name}": _describe(work / name) for name in list_files(work, work)}
+            sync_tree(work)
             self._forget(stage)
             if target.exists():
-                old = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}old-", dir=self.path))
+                old = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}old-", dir=self.path))
                 target.rename(old / stage)
             work.rename(target)
-            _sync(self.path)
+            sync(self.path)
             self.record["files"] |= files
             self.record["stages"][stage] = {"inputs": inputs}
             self.save()
@@ -186,29 +182,13 @@ class Bundle:
             done += row["bytes"]
             if on_bytes:
                 on_bytes(done)
-        extra = sorted(set(_list_files(self.path, self.path)) - set(self.files) - {RECORD_NAME})
+        extra = sorted(set(list_files(self.path, self.path)) - set(self.files) - {RECORD_NAME})
         detail = "; ".join(wrong) or f"{len(self.files)} files, {done} bytes"
         return [
             Check("complete", self.complete, "every stage" if self.complete else "build again"),
             Check("digests", not wrong, detail),
             Check("no other files", not extra, ", ".join(extra) or "none"),
         ]
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the directory `path` for one writer. Raises `BadInputError` when another has it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInputError(
-                f"{path}: another nemo-deploy is writing here; wait for it"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -245,66 +225,5 @@ def building(path: Path, header: Mapping[str, Any]) -> Iterator[Bundle]:
             bundle.save()
 
 
-def clean(path: Path) -> None:
-    """Remove what an interrupted run left in the bundle directory `path`."""
-    for left in path.glob(f"{_TEMPORARY}*"):
-        if left.is_dir():
-            shutil.rmtree(left)
-        else:
-            left.unlink(missing_ok=True)
-
-
-def digest_of(value: object) -> str:
-    """SHA-256 of a JSON-serialisable value, independent of key order."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `path` so that it holds its old content or all of the new one, even after a crash."""
-    descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-        _sync(path.parent)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def _describe(path: Path) -> dict[str, Any]:
     return {"sha256": sha256(path), "bytes": path.stat().st_size}
-
-
-def _list_files(root: Path, below: Path) -> list[str]:
-    """All files below `below`, as sorted paths relative to `root`; any symbolic link counts."""
-    found = []
-    for directory, folders, names in os.walk(below):
-        links = [name for name in folders if (Path(directory) / name).is_symlink()]
-        found += [str((Path(directory) / name).relative_to(root)) for name in (*names, *links)]
-    return sorted(found)
-
-
-def _sync_tree(path: Path) -> None:
-    for directory, _, names in os.walk(path):
-        for name in names:
-            _sync(Path(directory) / name)
-        _sync(Path(directory))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

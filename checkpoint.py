@@ -10,13 +10,13 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from .errors import BadInputError
 from .model_config import read_model
-from .spec import DTYPE_BYTES, Model
+from .spec import DTYPE_BYTES, Model, generic_name
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 SINGLE_NAME: Final = "model.safetensors"
@@ -24,6 +24,8 @@ PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """The safetensors format's own limit on a header."""
+
+UNQUANTIZED_DTYPES: Final = ("BF16", "F16", "F32")
 
 MAX_CONFIG_BYTES: Final = 10_000_000
 
@@ -74,7 +76,12 @@ class Checkpoint:
                     )
                 tensors[name] = info
         _match_index(path, weight_map, tensors)
-        return cls(path, config, model, shards, tensors)
+        stored = {
+            generic_name(info.name): info.dtype
+            for info in tensors.values()
+            if info.dtype in UNQUANTIZED_DTYPES
+        }
+        return cls(path, config, replace(model, dtypes=stored), shards, tensors)
 
     @property
     def is_quantized(self) -> bool:

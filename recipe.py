@@ -58,9 +58,16 @@ class Recipe:
             weight = StoredTensor("weight", "F8_E4M3", group.shape)
             return (weight, *(StoredTensor(name, "F32", ()) for name in scales))
         self._require_divisible(group)
+        groups = columns // self.group_size
+        if self.format == "nvfp4":
+            return (
+                StoredTensor("weight", "U8", (rows, columns // 2)),
+                StoredTensor("weight_scale", "F8_E4M3", (rows, groups)),
+                StoredTensor("weight_scale_2", "F32", ()),
+            )
         return (
             StoredTensor("weight", "U8", (rows // 2, columns)),
-            StoredTensor("weight_scale", "F32", (rows, columns // self.group_size)),
+            StoredTensor("weight_scale", "F32", (rows, groups)),
         )
 
     def _require_divisible(self, group: TensorGroup) -> None:
@@ -69,10 +76,10 @@ class Recipe:
             return
         fitting = [size for size in (128, 64, 32) if columns % size == 0]
         instead = f"group size {fitting[0]} divides it" if fitting else "use --quant fp8"
-        name = group.template.format(0)
         raise RefusedError(
-            f"{name} [{rows}, {columns}] cannot be INT4 in groups of {self.group_size} along its "
-            f"input width (rule: int4-group); what works instead: {instead}."
+            f"{group.template.format(0)} [{rows}, {columns}] cannot be {self.key.upper()}: groups "
+            f"of {self.group_size} do not divide its input width (rule: group-size); what works "
+            f"instead: {instead}."
         )
 
     def weights_bytes(self, model: Model) -> int:
@@ -108,6 +115,14 @@ RECIPES: Final[Mapping[str, Recipe]] = {
             group_size=64,
             summary="experts (and dense MLPs) INT4, group 64, FP32 scales; Mamba, attention, "
             "router, embeddings and head BF16",
+        ),
+        Recipe(
+            "nvfp4",
+            "nvfp4",
+            "W4A16_NVFP4",
+            EXPERT_ROLES,
+            group_size=16,
+            summary="experts (and dense MLPs) 4-bit float, group 16; for sizes only, not written",
         ),
     )
 }

@@ -7,6 +7,7 @@ checkpoint of it must hold, so parameters, bytes and cache sizes are sums over s
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -126,6 +127,11 @@ class Moe:
     has_latent: bool
 
 
+def generic_name(name: str) -> str:
+    """A tensor's name with `#` in place of layer and expert numbers (or of `{}`)."""
+    return re.sub(r"\.(\d+|\{\})\.", ".#.", name)
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A Nemotron-H model as its configuration describes it.
@@ -147,6 +153,8 @@ class Model:
     attention: Attention
     moe: Moe | None
     config: Mapping[str, Any] = field(repr=False, compare=False)
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    """Stored dtypes other than the usual ones, by tensor name with `#` for layer and expert."""
 
     def layer_count(self, letter: str) -> int:
         return self.pattern.count(letter)
@@ -160,7 +168,13 @@ class Model:
         groups.append(TensorGroup("backbone.norm_f.weight", (hidden,), Role.NORM))
         if not self.tied:
             groups.append(TensorGroup("lm_head.weight", (vocab, hidden), Role.HEAD))
-        return (*groups, *self._mtp())
+        groups += self._mtp()
+        if not self.dtypes:
+            return tuple(groups)
+        return tuple(
+            replace(group, dtype=self.dtypes.get(generic_name(group.template), group.dtype))
+            for group in groups
+        )
 
     def _layer(self, prefix: str, letter: str) -> list[TensorGroup]:
         mixer = {"M": self._mamba, "*": self._attention, "E": self._moe, "-": self._mlp}[letter]
@@ -357,7 +371,7 @@ class Plan:
     gpu: str
     gpus: int
     sm: int
-    quant: Mapping[str, str]
+    quant: Mapping[str, str | None]
     status: str
     rule: str
     reasons: tuple[str, ...]

@@ -1,0 +1,76 @@
+"""The two configuration files of a quantized checkpoint, in ModelOpt's unified layout.
+
+`config.json` is the source's with `quantization_config` added and nothing else touched: readers of
+the hub style break on a configuration that transformers has written anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from ..recipe import Recipe
+from ..spec import Model
+
+MODELOPT_VERSION: Final = "0.47.0"
+"""The ModelOpt release whose layout is written. Loaders look for `modelopt` as the producer."""
+
+
+def ignored_modules(model: Model, recipe: Recipe) -> list[str]:
+    """Modules that stay unquantized, hub names: whole layers as `backbone.layers.N.*`, single
+    modules by name. Every entry matches at least one tensor, and none that is quantized."""
+    kept: dict[str, list[str]] = {}
+    mixed = set()
+    for group in model.tensors():
+        layer = _layer_of(group.template)
+        if recipe.quantizes(group):
+            mixed.add(layer)
+        elif len(group.shape) > 1:
+            kept.setdefault(layer, []).append(group.template.rpartition(".")[0])
+    ignored: list[str] = []
+    for layer, modules in kept.items():
+        ignored += modules if layer in mixed or not layer else [f"{layer}.*"]
+    return sorted(ignored)
+
+
+def _layer_of(name: str) -> str:
+    """`backbone.layers.3` of a tensor name, empty outside the layers."""
+    parts = name.split(".")
+    return ".".join(parts[:3]) if parts[1] == "layers" else ""
+
+
+def quantized_config(
+    config: Mapping[str, Any], recipe: Recipe, ignored: Iterable[str]
+) -> dict[str, Any]:
+    """`config` plus `quantization_config`."""
+    added: dict[str, Any] = {}
+    if recipe.format == "fp8":
+        number = {"dynamic": False, "num_bits": 8, "type": "float"}
+        group = {"input_activations": number, "weights": number, "targets": ["Linear"]}
+        added["config_groups"] = {"group_0": group}
+    else:
+        added |= _int4_fields(recipe)
+    added |= {
+        "ignore": list(ignored),
+        "quant_algo": recipe.quant_algo,
+        "producer": {"name": "modelopt", "version": MODELOPT_VERSION},
+        "quant_method": "modelopt",
+    }
+    return {**config, "quantization_config": added}
+
+
+def hf_quant_config(recipe: Recipe, ignored: Iterable[str]) -> dict[str, Any]:
+    """The content of `hf_quant_config.json`, which TensorRT-LLM reads first."""
+    quantization: dict[str, Any] = {
+        "quant_algo": recipe.quant_algo,
+        "kv_cache_quant_algo": None,
+        **(_int4_fields(recipe) if recipe.format == "int4" else {}),
+        "exclude_modules": list(ignored),
+    }
+    producer = {"name": "modelopt", "version": MODELOPT_VERSION}
+    return {"producer": producer, "quantization": quantization}
+
+
+def _int4_fields(recipe: Recipe) -> dict[str, Any]:
+    # No `pre_quant_scale` tensor is ever written, and the entry says so.
+    return {"group_size": recipe.group_size, "has_zero_point": False, "pre_quant_scale": False}
