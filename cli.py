@@ -1,0 +1,340 @@
+"""The command line: parse, call one verb, render. Verbs are imported when they are called, so that
+`--help` stays instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+
+from .errors import (
+    BadInputError,
+    CheckFailedError,
+    NemoDeployError,
+    RefusedError,
+    UsageError,
+)
+from .models import DEFAULT_CHECKPOINT
+from .spec import Workload
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from rich.console import Console
+
+    from .verbs.progress import Progress
+
+app = typer.Typer(
+    name="nemo-deploy",
+    help="From a Nemotron 3 checkpoint to a quantized, verified, load-tested deployment.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+CheckpointOption = Annotated[
+    str,
+    typer.Option("--checkpoint", help="A directory, a known model's name, or `tiny`."),
+]
+GpuOption = Annotated[str, typer.Option("--gpu", help="For example h100, a100, a100-40gb, l40s.")]
+QuantOption = Annotated[str, typer.Option("--quant", help="bf16, fp8, int4 or nvfp4.")]
+GpusOption = Annotated[int, typer.Option("--gpus", min=1, help="GPUs of one server.")]
+ContextOption = Annotated[
+    int | None, typer.Option("--context", min=1, help="Tokens a sequence may have.")
+]
+ConcurrencyOption = Annotated[
+    int | None, typer.Option("--concurrency", min=1, help="Sequences served at once.")
+]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option("--calibration", help="JSON lines for FP8 calibration: text, prompt or messages."),
+]
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """The options before a command. `run` reads `--debug`, which must work from the first line."""
+
+
+@app.command()
+def inspect(checkpoint: CheckpointOption = DEFAULT_CHECKPOINT, as_json: JsonOption = False) -> None:
+    """Say what a model is and what it weighs."""
+    from .verbs.inspect import inspect as work
+
+    found = work(checkpoint)
+    if not _printed(as_json, found):
+        from .views.model import inspection
+
+        inspection(_console(), found)
+
+
+@app.command()
+def plan(
+    gpu: GpuOption,
+    quant: QuantOption,
+    checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
+    gpus: GpusOption = 1,
+    context: ContextOption = None,
+    concurrency: ConcurrencyOption = None,
+    isl: Annotated[int, typer.Option(min=1, help="Input tokens of a request.")] = 1024,
+    osl: Annotated[int, typer.Option(min=1, help="Output tokens of a request.")] = 256,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what would be built, whether it fits, and who can run it. Needs no weights."""
+    from .verbs.plan import plan as work
+    from .verbs.plan import to_json
+
+    result = work(checkpoint, gpu, quant, Workload(context, concurrency, isl, osl, gpus))
+    if not _printed(as_json, to_json(result)):
+        from .views.model import plan as view
+
+        view(_console(), result)
+    if not result.buildable:
+        raise typer.Exit(RefusedError.exit_code)
+
+
+@app.command()
+def quantize(
+    quant: QuantOption,
+    out: Annotated[Path, typer.Option("--out", help="A new directory for the result.")],
+    checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
+    calibration: CalibrationOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a checkpoint in another format, tensor by tensor."""
+    from .verbs.quantize import quantize as work
+
+    with _progress(as_json) as progress:
+        record = work(checkpoint, quant, out, calibration, progress)
+    if not _printed(as_json, record):
+        from .views.results import quantization
+
+        quantization(_console(), record)
+
+
+@app.command()
+def build(
+    gpu: GpuOption,
+    quant: QuantOption,
+    checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The bundle; default dist/<model>-<gpu>-<quant>.")
+    ] = None,
+    gpus: GpusOption = 1,
+    context: ContextOption = None,
+    concurrency: ConcurrencyOption = None,
+    calibration: CalibrationOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a bundle: quantized checkpoint, engine, Triton repository, Kubernetes manifests."""
+    from .verbs import build as verb
+
+    workload = Workload(context=context, concurrency=concurrency, gpus=gpus)
+    job = verb.prepare(checkpoint, gpu, quant, workload, out, calibration)
+    if dry_run:
+        steps = verb.dry_run(job)
+        if not _printed(as_json, {"bundle": str(job.out), "stages": steps}):
+            from .views.results import dry_run as view
+
+            view(_console(), str(job.out), steps)
+        return
+    with _progress(as_json) as progress:
+        record = verb.build(job, progress)
+    if not _printed(as_json, record):
+        from .views.results import built
+
+        built(_console(), record)
+
+
+@app.command()
+def verify(bundle: BundleArgument, as_json: JsonOption = False) -> None:
+    """Check a bundle: every digest, the model repository, the engine and the manifests."""
+    from dataclasses import asdict
+
+    from .verbs.verify import verify as work
+
+    with _progress(as_json) as progress:
+        checks = work(bundle, progress)
+    ok = all(check.ok for check in checks)
+    if not _printed(as_json, {"ok": ok, "checks": [asdict(check) for check in checks]}):
+        from .views.results import checks as view
+
+        view(_console(), str(bundle), checks)
+    if not ok:
+        raise typer.Exit(CheckFailedError.exit_code)
+
+
+@app.command()
+def serve(
+    bundle: BundleArgument,
+    executor: Annotated[
+        str, typer.Option(help="auto, trtllm, or reference (transformers on the CPU).")
+    ] = "auto",
+    http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
+    metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve a bundle on this machine with a real tritonserver, until interrupted."""
+    from .verbs.serve import Ports
+    from .verbs.serve import serve as work
+
+    def ready(record: dict[str, str]) -> None:
+        if not _printed(as_json, record):
+            from .views.results import serving
+
+            serving(_console(), record)
+
+    with _progress(as_json) as progress:
+        work(bundle, executor, Ports(http_port, grpc_port, metrics_port), ready, progress)
+
+
+@app.command()
+def loadtest(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="BUNDLE or grpc://host:port.")],
+    concurrency: Annotated[
+        str, typer.Option(help="Clients at once; several levels as 1,2,4,8.")
+    ] = "1,4",
+    rate: Annotated[
+        float | None, typer.Option(help="Requests per second instead, at random times.")
+    ] = None,
+    requests: Annotated[int | None, typer.Option(min=1, help="Requests of each level.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Output tokens asked for.")] = 32,
+    model: Annotated[str | None, typer.Option(help="The Triton model to load.")] = None,
+    slo: Annotated[
+        list[str] | None, typer.Option(help="An objective, as 'ttft_p99<500ms'. Repeatable.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure latency and throughput of a server, or of a bundle served here for the test."""
+    from .loadtest import LoadTest
+    from .loadtest.slo import parse
+    from .verbs.loadtest import built_in_prompts
+    from .verbs.loadtest import loadtest as work
+
+    config = LoadTest(
+        prompts=built_in_prompts(),
+        model=model,
+        concurrencies=_integers(concurrency),
+        rate=rate,
+        requests=requests,
+        max_tokens=max_tokens,
+        slos=tuple(parse(text) for text in slo or ()),
+    )
+    with _progress(as_json) as progress:
+        report, kept = work(target, config, progress)
+    if not _printed(as_json, report.to_json()):
+        from .views.results import load_report
+
+        load_report(_console(), report.to_json(), str(kept) if kept else None)
+    if not report.ok:
+        raise typer.Exit(CheckFailedError.exit_code)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what this machine can and cannot do."""
+    from .verbs.doctor import doctor as work
+
+    found = work()
+    if not _printed(as_json, found):
+        from .views.results import diagnosis
+
+        diagnosis(_console(), found)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option("--out", help="Where the bundle goes.")] = None,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", help="Save the summary as a picture as well.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Do all of it with the embedded checkpoint, on this machine, without a GPU."""
+    from .verbs.demo import demo as work
+
+    with _progress(as_json) as progress:
+        seen = work(out, progress)
+    if not _printed(as_json, seen):
+        from .views.demo import picture, summary
+
+        summary(_console(), seen)
+        if svg:
+            picture(svg, seen)
+
+
+def _printed(as_json: bool, value: dict[str, Any]) -> bool:
+    """Print `value` when JSON was asked for; says whether it was."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    return as_json
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _progress(as_json: bool) -> AbstractContextManager[Progress]:
+    """Progress on standard error; none where only JSON is wanted."""
+    from contextlib import nullcontext
+
+    from .verbs.progress import Silent
+
+    if as_json:
+        return nullcontext(Silent())
+    from .views.progress import Shown
+
+    return Shown(_console(stderr=True))
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    """`1,2,4` as numbers. Raises `UsageError`."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--concurrency {text!r}: give whole numbers, for example 1,2,4") from None
+
+
+def main() -> None:
+    """Run the command line and exit with the code of `errors`. One message, no traceback."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; gives its exit code."""
+    debug = "--debug" in arguments or bool(os.environ.get("NEMO_DEPLOY_DEBUG"))
+    try:
+        return int(app(arguments, prog_name="nemo-deploy", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except NemoDeployError as error:
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {where}{error.strerror or error}\n")
+        return BadInputError.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        sys.stderr.write("interrupted\n")
+        return 130

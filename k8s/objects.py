@@ -1,0 +1,144 @@
+"""The objects of the base: what every overlay has. None names a namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..spec import Deployment
+from .pod import PORTS, pod_spec
+from .sizing import Sizes
+from .yaml_text import Object
+
+INSTANCE: Final = "app.kubernetes.io/instance"
+"""The label by which everything of one overlay finds its own pods and nobody else's."""
+
+BUNDLE_BYTES: Final = "nemo-deploy/bundle-bytes"
+"""Annotation from which `check` knows how long a start may take."""
+
+
+def labels(deployment: Deployment) -> dict[str, str]:
+    """Labels of every object."""
+    return {**selector(deployment.name), "app.kubernetes.io/managed-by": "nemo-deploy"}
+
+
+def selector(instance: str) -> dict[str, str]:
+    """Labels that select the pods of one instance."""
+    return {"app.kubernetes.io/name": "tritonserver", INSTANCE: instance}
+
+
+def base(deployment: Deployment, sizes: Sizes) -> dict[str, Object]:
+    """Objects by the file they stand in."""
+    return {
+        "serviceaccount.yaml": _object(
+            deployment, "v1", "ServiceAccount", automountServiceAccountToken=False
+        ),
+        "service.yaml": _service(deployment),
+        "deployment.yaml": _deployment(deployment, sizes),
+        "poddisruptionbudget.yaml": _disruption_budget(deployment),
+        "networkpolicy.yaml": _network_policy(deployment),
+    }
+
+
+COMMENTS: Final[Mapping[str, str]] = {
+    "serviceaccount.yaml": "An account of its own, without a token: Triton never calls the API.",
+    "service.yaml": (
+        "Inference only. Triton has no authentication: to open it beyond the cluster, put a\n"
+        "gateway with TLS and authentication in front. Metrics are scraped from the pods."
+    ),
+    "deployment.yaml": (
+        "Where the bundle comes from is said by the overlays. maxSurge is 0 because a rollout\n"
+        "finds no spare GPU. The start-up probe allows 30 min for tuning, compiling and graph\n"
+        "capture, and for reading the bundle at 100 MB/s. Memory: the bundle once, 16 GiB per\n"
+        "GPU, and /dev/shm. gRPC channels are renewed (grpc-max-connection-age) faster than\n"
+        "the preStop hook sleeps, so that none stays with a pod that drains; give that flag no\n"
+        "grace period, it would cut long streams. Needs Kubernetes 1.30 (preStop sleep)."
+    ),
+    "poddisruptionbudget.yaml": (
+        "One pod at a time may be evicted. Not minAvailable: with one replica no node could be\n"
+        "drained. A pod that is not ready never blocks a drain."
+    ),
+    "networkpolicy.yaml": (
+        "In: inference from pods of the same namespace (add a namespaceSelector for a gateway\n"
+        "elsewhere), metrics from any. Out: nothing; all that is served lies in the bundle."
+    ),
+}
+"""Comment above each object's file."""
+
+
+def _object(deployment: Deployment, api: str, kind: str, **rest: Any) -> Object:
+    metadata = {"name": deployment.name, "labels": labels(deployment)}
+    return {"apiVersion": api, "kind": kind, "metadata": metadata, **rest}
+
+
+def _service(deployment: Deployment) -> Object:
+    ports = [
+        {"name": name, "port": PORTS[name], "targetPort": name, "appProtocol": protocol}
+        for name, protocol in (("grpc", "kubernetes.io/h2c"), ("http", "http"))
+    ]
+    spec = {"type": "ClusterIP", "selector": selector(deployment.name), "ports": ports}
+    return _object(deployment, "v1", "Service", spec=spec)
+
+
+def _deployment(deployment: Deployment, sizes: Sizes) -> Object:
+    document = _object(deployment, "apps/v1", "Deployment")
+    document["metadata"]["annotations"] = {BUNDLE_BYTES: str(deployment.bundle_bytes)}
+    match = {"matchLabels": selector(deployment.name)}
+    pod = pod_spec(deployment, sizes)
+    pod["topologySpreadConstraints"] = [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": match,
+        }
+    ]
+    document["spec"] = {
+        "replicas": 1,
+        "progressDeadlineSeconds": sizes.progress_deadline_s,
+        "strategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
+        },
+        "selector": match,
+        "template": {"metadata": _template_metadata(deployment), "spec": pod},
+    }
+    return document
+
+
+def _template_metadata(deployment: Deployment) -> dict[str, Any]:
+    served = {"model": deployment.model_name, "gpu": deployment.gpu.key, "quant": deployment.quant}
+    scrape = {"scrape": "true", "port": str(PORTS["metrics"]), "path": "/metrics"}
+    return {
+        "labels": labels(deployment),
+        "annotations": {
+            **{f"nemo-deploy/{key}": value for key, value in served.items()},
+            **{f"prometheus.io/{key}": value for key, value in scrape.items()},
+        },
+    }
+
+
+def _disruption_budget(deployment: Deployment) -> Object:
+    spec = {
+        "maxUnavailable": 1,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": {"matchLabels": selector(deployment.name)},
+    }
+    return _object(deployment, "policy/v1", "PodDisruptionBudget", spec=spec)
+
+
+def _network_policy(deployment: Deployment) -> Object:
+    def ports(*names: str) -> list[dict[str, Any]]:
+        return [{"protocol": "TCP", "port": name} for name in names]
+
+    spec = {
+        "podSelector": {"matchLabels": selector(deployment.name)},
+        # Egress without a rule allows none. Not `egress: []`: the API server drops an empty list,
+        # and `kubectl diff` would find a difference for ever.
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [
+            {"from": [{"podSelector": {}}], "ports": ports("grpc", "http")},
+            {"from": [{"namespaceSelector": {}}], "ports": ports("metrics")},
+        ],
+    }
+    return _object(deployment, "networking.k8s.io/v1", "NetworkPolicy", spec=spec)

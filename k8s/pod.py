@@ -1,0 +1,137 @@
+"""The serving pod: Triton on one bundle, under the restricted Pod Security level."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ..spec import Deployment
+from .sizing import CONNECTION_AGE_S, EXIT_TIMEOUT_S, PRE_STOP_S, RESPONSE_POOL, Sizes, quantity
+
+PORTS: Final = {"http": 8000, "grpc": 8001, "metrics": 8002}
+"""Triton's ports by the name that Services, probes and monitors use."""
+
+BUNDLE: Final = "/bundle"
+"""Where the serving container finds the bundle; read-only in every overlay."""
+
+USER: Final = 1000
+"""`triton-server` in NVIDIA's images."""
+
+CONTAINER_SECURITY: Final = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+_CACHES: Final = {
+    "HOME": "/cache/home",
+    "XDG_CACHE_HOME": "/cache/xdg",
+    "TRITON_CACHE_DIR": "/cache/triton",
+    "TORCHINDUCTOR_CACHE_DIR": "/cache/inductor",
+}
+
+
+def pod_spec(deployment: Deployment, sizes: Sizes) -> dict[str, Any]:
+    """The pod template's `spec`, without the bundle: each overlay says where that comes from."""
+    return {
+        "serviceAccountName": deployment.name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": sizes.grace_s,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "affinity": {"nodeAffinity": _only_on(deployment.gpu.product_labels)},
+        "containers": [_triton(deployment, sizes)],
+        "volumes": [
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": quantity(sizes.shm)}},
+            {"name": "cache", "emptyDir": {"sizeLimit": quantity(sizes.cache)}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": quantity(sizes.tmp)}},
+        ],
+    }
+
+
+def _only_on(product_labels: tuple[str, ...]) -> dict[str, Any]:
+    """Kernels and plan hold for one kind of GPU: no other node may take the pod."""
+    product = {"key": "nvidia.com/gpu.product", "operator": "In", "values": [*product_labels]}
+    terms = [{"matchExpressions": [product]}]
+    return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+
+
+def _triton(deployment: Deployment, sizes: Sizes) -> dict[str, Any]:
+    return {
+        "name": "triton",
+        "image": deployment.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["tritonserver"],
+        "args": triton_arguments(),
+        "env": [{"name": k, "value": v} for k, v in environment(deployment).items()],
+        "ports": [{"name": name, "containerPort": port} for name, port in PORTS.items()],
+        **_probes(sizes.startup_s),
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "resources": _resources(deployment.gpus, sizes),
+        "securityContext": CONTAINER_SECURITY,
+        "volumeMounts": [
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - a path in the container
+            {"name": "cache", "mountPath": "/cache"},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a path in the container
+        ],
+    }
+
+
+def triton_arguments() -> list[str]:
+    """Flags of `tritonserver`. Nothing loads, unloads or completes a model at run time."""
+    return [
+        f"--model-repository={BUNDLE}/model_repository",
+        "--model-control-mode=none",
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        f"--grpc-max-connection-age={CONNECTION_AGE_S * 1000}",
+        f"--grpc-max-response-pool-size={RESPONSE_POOL}",
+    ]
+
+
+def environment(deployment: Deployment) -> dict[str, str]:
+    """Environment of the serving container; `deployment.env` has the last word."""
+    fixed = {
+        "NEMO_DEPLOY_EXECUTOR": "trtllm",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+    }
+    return {**fixed, **_CACHES, **deployment.env}
+
+
+def _probes(startup_s: int) -> dict[str, Any]:
+    """Only the start-up probe guards the load: until it passes, the other two do not run."""
+
+    def probe(state: str, period_s: int, failures: int, timeout_s: int) -> dict[str, Any]:
+        return {
+            "httpGet": {"path": f"/v2/health/{state}", "port": "http"},
+            "periodSeconds": period_s,
+            "failureThreshold": failures,
+            "timeoutSeconds": timeout_s,
+        }
+
+    return {
+        "startupProbe": probe("ready", 10, startup_s // 10, 5),
+        "readinessProbe": probe("ready", 5, 2, 5),
+        "livenessProbe": probe("live", 10, 6, 10),
+    }
+
+
+def _resources(gpus: int, sizes: Sizes) -> dict[str, Any]:
+    shared = {
+        "memory": quantity(sizes.memory),
+        "ephemeral-storage": quantity(sizes.ephemeral),
+        "nvidia.com/gpu": str(gpus),
+    }
+    return {
+        "requests": {"cpu": str(sizes.cpu_request), **shared},
+        "limits": {"cpu": str(sizes.cpu_limit), **shared},
+    }

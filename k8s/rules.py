@@ -1,0 +1,236 @@
+"""Rules of our own: what makes an LLM server on GPUs fail, and no schema or linter looks for.
+
+A rule is a function from one rendered overlay to the problems in it; each problem names its object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from .images import parse_image
+from .manifest import (
+    GPU,
+    Rendered,
+    amount,
+    containers,
+    flags,
+    pod,
+    pod_labels,
+    pre_stop_seconds,
+    resource,
+    seconds,
+    startup_seconds,
+    triton,
+)
+from .objects import BUNDLE_BYTES
+from .pod import BUNDLE
+from .sizing import startup_seconds as startup_needed
+from .yaml_text import title
+
+Rule = Callable[[Rendered], Iterator[str]]
+
+
+def gpu_request(rendered: Rendered) -> Iterator[str]:
+    """GPUs are whole, and requested as they are limited: the device plugin shares none."""
+    for document in rendered.of_kind("Deployment"):
+        server = triton(document)
+        request, limit = (resource(server, kind, GPU) for kind in ("requests", "limits"))
+        if limit is None or request != limit or limit < 1 or limit % 1:
+            yield f"{title(document)}: {GPU}: request {request}, limit {limit}; must be equal, >= 1"
+
+
+def gpu_placement(rendered: Rendered) -> Iterator[str]:
+    """Only on the GPU the bundle is made for, whose nodes are usually tainted."""
+    for document in rendered.of_kind("Deployment"):
+        spec = pod(document)
+        if not any(t.get("key") == GPU for t in spec.get("tolerations", [])):
+            yield f"{title(document)}: does not tolerate the taint {GPU}"
+        affinity = spec.get("affinity", {}).get("nodeAffinity", {})
+        required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
+        terms = required.get("nodeSelectorTerms", [])
+        # Terms are alternatives: one without the product would let any node in.
+        if not terms or not all(_names_product(term) for term in terms):
+            yield f"{title(document)}: no required node affinity on {GPU}.product"
+
+
+def _names_product(term: Mapping[str, list[dict[str, object]]]) -> bool:
+    return any(
+        e.get("key") == f"{GPU}.product" and e.get("operator") == "In" and e.get("values")
+        for e in term.get("matchExpressions", [])
+    )
+
+
+def shared_memory(rendered: Rendered) -> Iterator[str]:
+    """Shared memory is more than the default 64 MB, bounded, and within the memory limit."""
+    for document in rendered.of_kind("Deployment"):
+        server, volumes = triton(document), pod(document).get("volumes", [])
+        mounted = {m["name"] for m in server.get("volumeMounts", []) if m["mountPath"] == _SHM}
+        found = [v.get("emptyDir", {}) for v in volumes if v["name"] in mounted]
+        if not found or found[0].get("medium") != "Memory" or "sizeLimit" not in found[0]:
+            yield f"{title(document)}: {_SHM} is no emptyDir in memory with a sizeLimit"
+            continue
+        size, limit = amount(found[0]["sizeLimit"]), resource(server, "limits", "memory")
+        if limit is None or size >= limit:
+            yield f"{title(document)}: {_SHM} ({size:.0f} bytes) is not below the memory limit"
+
+
+_SHM: Final = "/dev/shm"  # noqa: S108 - a path in the container
+
+
+def resources_set(rendered: Rendered) -> Iterator[str]:
+    """Every container says what it needs and what it may take."""
+    for document in rendered.of_kind("Deployment"):
+        for container in containers(document):
+            for name in ("cpu", "memory", "ephemeral-storage"):
+                pair = [resource(container, kind, name) for kind in ("requests", "limits")]
+                if pair[0] is None or pair[1] is None or pair[0] > pair[1]:
+                    where = f"{title(document)}: container {container['name']}"
+                    yield f"{where}: {name}: needs a request and a limit that is not below it"
+
+
+def startup_budget(rendered: Rendered) -> Iterator[str]:
+    """The start-up probe waits as long as a cold start on slow storage may take."""
+    for document in rendered.of_kind("Deployment"):
+        recorded = document["metadata"].get("annotations", {}).get(BUNDLE_BYTES, "")
+        if not recorded.isdecimal():
+            yield f"{title(document)}: the annotation {BUNDLE_BYTES} is missing or not a number"
+            continue
+        budget, needed = startup_seconds(triton(document)), startup_needed(int(recorded))
+        if budget < needed:
+            yield f"{title(document)}: the start-up probe allows {budget} s, a start needs {needed}"
+        if document["spec"].get("progressDeadlineSeconds", 600) <= budget:
+            yield f"{title(document)}: progressDeadlineSeconds ends before the start-up probe does"
+
+
+def draining(rendered: Rendered) -> Iterator[str]:
+    """A stop waits for endpoints, then for generations; channels leave before the ports close."""
+    for document in rendered.of_kind("Deployment"):
+        server, where = triton(document), title(document)
+        given, sleep = flags(server), pre_stop_seconds(server)
+        timeout = seconds(given, "--exit-timeout-secs")
+        age = seconds(given, "--grpc-max-connection-age", 1e-3)
+        grace = pod(document).get("terminationGracePeriodSeconds", 30)
+        if timeout is None or grace < sleep + timeout:
+            yield f"{where}: grace {grace} s < preStop {sleep} s + --exit-timeout-secs {timeout}"
+        # gRPC spreads the age by 10 %.
+        if age is None or age * 1.1 >= sleep:
+            yield f"{where}: --grpc-max-connection-age ({age} s) must be below preStop's {sleep} s"
+        if "--grpc-max-connection-age-grace" in given:
+            yield f"{where}: --grpc-max-connection-age-grace cuts long streams; take it out"
+
+
+def no_surge(rendered: Rendered) -> Iterator[str]:
+    """A rollout finds no spare GPU: the old pod goes before the new one comes."""
+    for document in rendered.of_kind("Deployment"):
+        strategy = document["spec"].get("strategy", {})
+        if strategy.get("type") == "Recreate":
+            continue
+        if strategy.get("rollingUpdate", {}).get("maxSurge") not in (0, "0%"):
+            yield f"{title(document)}: rollingUpdate.maxSurge must be 0"
+
+
+def pinned_images(rendered: Rendered) -> Iterator[str]:
+    """An image's name means the same image tomorrow."""
+    for document in rendered.of_kind("Deployment"):
+        for container in containers(document):
+            image = parse_image(container.get("image", ""))
+            if not image.digest and image.tag in ("", "latest"):
+                where = f"{title(document)}: container {container['name']}"
+                yield f"{where}: the image has neither a version tag nor a digest"
+
+
+def private_ports(rendered: Rendered) -> Iterator[str]:
+    """Services lead to inference only, inside the cluster, and to ports that exist."""
+    ports = {
+        port.get("name")
+        for document in rendered.of_kind("Deployment")
+        for port in triton(document).get("ports", [])
+    }
+    for document in rendered.of_kind("Service"):
+        if document["spec"].get("type", "ClusterIP") != "ClusterIP":
+            yield f"{title(document)}: reachable from outside; Triton has no authentication"
+        for port in document["spec"].get("ports", []):
+            target = port.get("targetPort")
+            if target not in ports & {"grpc", "http"}:
+                where = f"{title(document)}: port {port['port']}"
+                yield f"{where}: leads to {target}, not to the pods' grpc or http"
+
+
+def selectors(rendered: Rendered) -> Iterator[str]:
+    """Services, budgets and policies select the pods of this overlay."""
+    pods = [pod_labels(document) for document in rendered.of_kind("Deployment")]
+    for document in rendered.of_kind("Service", "PodDisruptionBudget", "NetworkPolicy"):
+        spec = document["spec"]
+        chosen = spec.get("podSelector") or spec.get("selector") or {}
+        wanted = chosen.get("matchLabels", {}) if "matchLabels" in chosen else chosen
+        if not wanted or not any(wanted.items() <= labels.items() for labels in pods):
+            yield f"{title(document)}: selects no pod of this overlay"
+
+
+def restricted(rendered: Rendered) -> Iterator[str]:
+    """Pod Security `restricted`, a read-only root, and no token of the API."""
+    for document in rendered.of_kind("Deployment"):
+        spec, where = pod(document), title(document)
+        context = spec.get("securityContext", {})
+        if not context.get("runAsNonRoot") or not context.get("runAsUser"):
+            yield f"{where}: must run as a user other than root"
+        if context.get("seccompProfile", {}).get("type") != "RuntimeDefault":
+            yield f"{where}: seccompProfile must be RuntimeDefault"
+        if spec.get("automountServiceAccountToken") is not False:
+            yield f"{where}: automountServiceAccountToken must be false"
+        if any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")):
+            yield f"{where}: shares a namespace with the host"
+        if any("hostPath" in volume for volume in spec.get("volumes", [])):
+            yield f"{where}: mounts a path of the host"
+        for container in containers(document):
+            if not _is_confined(container.get("securityContext", {})):
+                yield f"{where}: container {container['name']}: not confined (securityContext)"
+
+
+def _is_confined(context: Mapping[str, object]) -> bool:
+    capabilities = context.get("capabilities")
+    return (
+        context.get("allowPrivilegeEscalation") is False
+        and context.get("readOnlyRootFilesystem") is True
+        and isinstance(capabilities, dict)
+        and capabilities.get("drop") == ["ALL"]
+        and not capabilities.get("add")
+    )
+
+
+def fixed_models(rendered: Rendered) -> Iterator[str]:
+    """Triton serves what the bundle holds: no loading, completing, writing or downloading."""
+    for document in rendered.of_kind("Deployment"):
+        server, where = triton(document), title(document)
+        given = flags(server)
+        if given.get("--model-control-mode", "none") != "none":
+            yield f"{where}: --model-control-mode must be none"
+        if "--disable-auto-complete-config" not in given:
+            yield f"{where}: --disable-auto-complete-config is missing"
+        if seconds(given, "--grpc-max-response-pool-size") is None:
+            yield f"{where}: --grpc-max-response-pool-size is missing (slow readers take memory)"
+        mounts = {m["mountPath"]: m for m in server.get("volumeMounts", [])}
+        if BUNDLE in mounts and not mounts[BUNDLE].get("readOnly"):
+            yield f"{where}: {BUNDLE} must be mounted read-only"
+        env = {entry["name"]: entry.get("value") for entry in server.get("env", [])}
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+            if env.get(name) != "1":
+                yield f"{where}: the environment variable {name} must be 1"
+
+
+RULES: Final[Mapping[str, Rule]] = {
+    "GPU request": gpu_request,
+    "GPU placement": gpu_placement,
+    "shared memory": shared_memory,
+    "resources": resources_set,
+    "start-up budget": startup_budget,
+    "draining": draining,
+    "no surge": no_surge,
+    "pinned images": pinned_images,
+    "private ports": private_ports,
+    "selectors": selectors,
+    "restricted pods": restricted,
+    "fixed models": fixed_models,
+}
+"""Every rule by the name that its check carries."""

@@ -1,0 +1,110 @@
+"""What a load test is asked to do, checked before anything is sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..errors import UsageError
+from .slo import Slo
+
+_LEAST_REQUESTS: Final = 16
+_ROUNDS: Final = 4
+"""Requests per concurrent client when the number of requests is left open."""
+_OPEN_LOOP_S: Final = 30.0
+"""Length of an open-loop level when the number of requests is left open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One load, held for `requests`: `concurrency` clients, or `rate` arrivals per second."""
+
+    requests: int
+    concurrency: int | None = None
+    rate: float | None = None
+
+    @property
+    def load(self) -> float:
+        """The concurrency or the rate, whichever is set."""
+        return self.concurrency if self.concurrency is not None else self.rate or 0.0
+
+    def __str__(self) -> str:
+        return f"concurrency {self.concurrency}" if self.rate is None else f"{self.rate:g} req/s"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTest:
+    """What to send, and how hard.
+
+    Attributes:
+        prompts: Sent in turn, over and over. No chat template is applied.
+        model: The Triton model; None takes the only one that is ready.
+        concurrencies: One closed-loop level each: so many clients, each sending its next request
+            when the last one has ended.
+        rate: Open loop instead: requests per second with exponential gaps, whether or not earlier
+            ones have ended. Latencies then count from the moment a request was due.
+        requests: Requests per level; None chooses: four for each client (at least 16), or thirty
+            seconds of arrivals.
+        warmup: Requests sent first and not counted.
+        max_tokens: Output tokens asked for per request (a model may stop earlier).
+        timeout_s: A request that takes longer, its retry included, is an error.
+        count_tokens: Tokens in a text. None counts each non-empty response as one token.
+        slos: Objectives that every level is judged by.
+        seed: Seeds the arrivals.
+
+    Raises `UsageError` naming the value that is out of range.
+    """
+
+    prompts: Sequence[str]
+    model: str | None = None
+    concurrencies: tuple[int, ...] = (1,)
+    rate: float | None = None
+    requests: int | None = None
+    warmup: int = 1
+    max_tokens: int = 128
+    timeout_s: float = 120.0
+    count_tokens: Callable[[str], int] | None = None
+    slos: tuple[Slo, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.prompts or not all(self.prompts):
+            raise UsageError("a load test needs at least one prompt, and none may be empty")
+        if not self.concurrencies or min(self.concurrencies) < 1:
+            raise UsageError("each concurrency must be at least 1, for example 1,2,4,8")
+        if self.rate is not None and not 0 < self.rate < math.inf:
+            raise UsageError(f"the rate must be above 0 requests per second, got {self.rate:g}")
+        if self.warmup < 0 or self.max_tokens < 1 or not 0 < self.timeout_s < math.inf:
+            raise UsageError(
+                "warm-up must be at least 0, the output tokens at least 1, the timeout above 0 s; "
+                f"got {self.warmup}, {self.max_tokens} and {self.timeout_s:g}"
+            )
+        least = 1 if self.rate is not None else max(self.concurrencies)
+        if self.requests is not None and self.requests < least:
+            raise UsageError(
+                f"{self.requests} requests per level cannot keep {least} clients busy: "
+                f"ask for at least {least}, or for a lower concurrency"
+            )
+
+    def levels(self) -> tuple[Level, ...]:
+        """The levels in the order they are run."""
+        if self.rate is not None:
+            requests = self.requests or max(_LEAST_REQUESTS, math.ceil(self.rate * _OPEN_LOOP_S))
+            return (Level(requests, rate=self.rate),)
+        return tuple(
+            Level(self.requests or max(_LEAST_REQUESTS, _ROUNDS * clients), concurrency=clients)
+            for clients in self.concurrencies
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a test is: `done` of the requests of `level`, the `index`-th (from 0) of `levels`."""
+
+    level: Level
+    index: int
+    levels: int
+    done: int
+    errors: int

@@ -1,0 +1,178 @@
+"""What `emit` writes, on a real API server and scheduler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemotron_deploy import k8s, models
+from nemotron_deploy.spec import Deployment
+
+pytestmark = pytest.mark.cluster
+
+Kubectl = Any  # a fixture; its class stands in conftest.py
+BUNDLES = {"h100": ("int4", 19.3), "a100": ("bf16", 63.2)}
+NODES = {"h100": {"h100-pcie-0", "h100-sxm-0"}, "a100": {"a100-80-0"}}
+SUFFIX = {"claim": "", "image": "-image"}
+
+
+@pytest.fixture
+def tree(tmp_path: Path, gpu: str) -> Path:
+    """The tree of the bundle for `gpu`."""
+    quant, gigabytes = BUNDLES[gpu]
+    deployment = Deployment(
+        name=name_of(gpu),
+        model_name="nemotron-3-nano-30b-a3b",
+        image="nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3",
+        gpu=models.gpu(gpu),
+        gpus=1,
+        quant=quant,
+        bundle_bytes=int(gigabytes * 1e9),
+        max_batch_size=64,
+    )
+    k8s.emit(tmp_path, deployment)
+    return tmp_path
+
+
+def name_of(gpu: str) -> str:
+    return f"nemotron-3-nano-30b-a3b-{gpu}-{BUNDLES[gpu][0]}"
+
+
+def rolled_out(kubectl: Kubectl, namespace: str, name: str) -> bool:
+    """Whether the state that was last applied, not one before it, is rolled out."""
+    [found] = kubectl.items("deployment", name, f"--namespace={namespace}")
+    status = found["status"]
+    return (
+        status.get("observedGeneration", 0) >= found["metadata"]["generation"]
+        and status.get("updatedReplicas") == found["spec"]["replicas"]
+        and status.get("availableReplicas") == found["spec"]["replicas"]
+        and status.get("replicas") == found["spec"]["replicas"]
+    )
+
+
+def pods(kubectl: Kubectl, namespace: str, name: str) -> list[dict[str, Any]]:
+    label = f"--selector=app.kubernetes.io/instance={name}"
+    found: list[dict[str, Any]] = kubectl.items("pods", f"--namespace={namespace}", label)
+    return found
+
+
+def left_behind(kubectl: Kubectl, namespace: str) -> set[str]:
+    """Every object in the namespace but events and those that each namespace has."""
+    kinds = kubectl("api-resources", "--namespaced", "--verbs=list", "--output=name").split()
+    kinds = [kind for kind in kinds if not kind.startswith("events")]
+    listed = kubectl.run("get", ",".join(kinds), f"--namespace={namespace}", "--output=name")
+    assert listed.returncode == 0, listed.stderr
+    own = {"configmap/kube-root-ca.crt", "serviceaccount/default"}
+    return set(listed.stdout.split()) - own
+
+
+@pytest.mark.parametrize("overlay", SUFFIX)
+@pytest.mark.parametrize("gpu", BUNDLES)
+def test_overlay_comes_up_on_its_gpus_and_goes_without_a_trace(
+    kubectl: Kubectl, namespace: str, tree: Path, gpu: str, overlay: str
+) -> None:
+    # The default overlay is applied by the top of the tree, as the user's command does.
+    target = tree if overlay == "claim" else tree / "overlays" / overlay
+    name, scope = name_of(gpu) + SUFFIX[overlay], f"--namespace={namespace}"
+    kubectl("apply", "-k", target, scope)
+    difference = kubectl.run("diff", "-k", target, scope)
+    assert difference.returncode == 0, difference.stdout + difference.stderr
+    kubectl.until("rollout", lambda: rolled_out(kubectl, namespace, name))
+    [pod] = pods(kubectl, namespace, name)
+    assert pod["spec"]["nodeName"] in NODES[gpu]
+    difference = kubectl.run("diff", "-k", target, scope)
+    assert difference.returncode == 0, difference.stdout + difference.stderr
+    kubectl("delete", "-k", target, scope)
+    kubectl.until("nothing left", lambda: not left_behind(kubectl, namespace))
+
+
+@pytest.mark.parametrize("gpu", BUNDLES)
+def test_pod_stays_pending_while_its_gpus_are_away(
+    kubectl: Kubectl, namespace: str, tree: Path, gpu: str
+) -> None:
+    """All other nodes have free GPUs; none of them may take the pod."""
+    scope = f"--namespace={namespace}"
+
+    def refused() -> bool:
+        found = pods(kubectl, namespace, name_of(gpu))
+        conditions = [c for pod in found for c in pod["status"].get("conditions", [])]
+        return any(c.get("reason") == "Unschedulable" for c in conditions)
+
+    try:
+        kubectl("cordon", *NODES[gpu])
+        kubectl("apply", "-k", tree, scope)
+        # Not before the claim is bound: an unbound claim is a reason to wait, too.
+        claim = (f"pvc/{name_of(gpu)}", "--for=jsonpath={.status.phase}=Bound", "--timeout=60s")
+        kubectl("wait", *claim, scope)
+        kubectl.until("refusal by the scheduler", refused)
+        [pod] = pods(kubectl, namespace, name_of(gpu))
+        assert "nodeName" not in pod["spec"]
+        assert pod["status"]["phase"] == "Pending"
+    finally:
+        kubectl("uncordon", *NODES[gpu])
+    kubectl.until("rollout", lambda: rolled_out(kubectl, namespace, name_of(gpu)))
+    [pod] = pods(kubectl, namespace, name_of(gpu))
+    assert pod["spec"]["nodeName"] in NODES[gpu]
+    kubectl("delete", "-k", tree, scope)
+
+
+@pytest.mark.parametrize("gpu", ["h100"])
+def test_overlays_in_one_namespace_serve_their_own_pods(
+    kubectl: Kubectl, namespace: str, tree: Path, gpu: str
+) -> None:
+    scope = f"--namespace={namespace}"
+    for overlay in SUFFIX:
+        kubectl("apply", "-k", tree / "overlays" / overlay, scope)
+    for overlay, suffix in SUFFIX.items():
+        name = name_of(gpu) + suffix
+        kubectl.until("rollout", lambda name=name: rolled_out(kubectl, namespace, name))
+        [pod] = pods(kubectl, namespace, name)
+        assert ("initContainers" in pod["spec"]) == (overlay == "claim")
+
+        def backends(name: str = name) -> list[str]:
+            label = f"--selector=kubernetes.io/service-name={name}"
+            slices = kubectl.items("endpointslices", scope, label)
+            ends = [end for found in slices for end in found["endpoints"] or []]
+            return [end["targetRef"]["name"] for end in ends]
+
+        assert kubectl.until("endpoints", backends) == [pod["metadata"]["name"]]
+    for overlay in SUFFIX:
+        kubectl("delete", "-k", tree / "overlays" / overlay, scope)
+
+
+@pytest.mark.parametrize("gpu", ["h100"])
+def test_rendered_file_is_applied_like_the_overlay(
+    kubectl: Kubectl, namespace: str, tree: Path, gpu: str
+) -> None:
+    """For a machine whose kubectl cannot read the tree: one file, the same objects."""
+    scope = f"--namespace={namespace}"
+    for overlay in SUFFIX:
+        kubectl("apply", f"--filename={tree}/rendered/{overlay}.yaml", scope)
+        difference = kubectl.run("diff", "-k", tree / "overlays" / overlay, scope)
+        assert difference.returncode == 0, difference.stdout + difference.stderr
+
+
+@pytest.mark.parametrize("gpu", ["h100"])
+def test_rollout_needs_no_spare_gpu_and_one_pod_may_be_evicted(
+    kubectl: Kubectl, namespace: str, tree: Path, gpu: str
+) -> None:
+    """With exactly one GPU of the kind left over, a changed Deployment still rolls out."""
+    scope, name = f"--namespace={namespace}", name_of(gpu) + "-image"
+    kubectl("cordon", "h100-sxm-0")
+    try:
+        kubectl("apply", "-k", tree / "overlays/image", scope)
+        kubectl("set", "resources", f"deployment/{name}", "--containers=triton", scope,
+                "--requests=nvidia.com/gpu=2", "--limits=nvidia.com/gpu=2")  # fmt: skip
+        kubectl.until("rollout", lambda: rolled_out(kubectl, namespace, name))
+        [first] = pods(kubectl, namespace, name)
+        assert first["spec"]["nodeName"] == "h100-pcie-0"
+        kubectl("set", "env", f"deployment/{name}", "CHANGED=1", scope)
+        kubectl.until("rollout", lambda: rolled_out(kubectl, namespace, name))
+        [second] = kubectl.until("one pod", lambda: pods(kubectl, namespace, name))
+        assert second["metadata"]["name"] != first["metadata"]["name"]
+        [budget] = kubectl.items("poddisruptionbudget", name, scope)
+        assert budget["status"]["disruptionsAllowed"] == 1
+    finally:
+        kubectl("uncordon", "h100-sxm-0")

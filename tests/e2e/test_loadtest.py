@@ -1,0 +1,112 @@
+"""Load tests of a real tritonserver around the mock model of tests/loadtest/mock_model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nemotron_deploy import loadtest
+from nemotron_deploy.errors import BadInputError
+from nemotron_deploy.loadtest import LoadTest, Progress, arrivals, slo
+from nemotron_deploy.triton_repo import local
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(local.unavailable() is not None, reason=str(local.unavailable())),
+]
+
+MOCK = Path(__file__).parents[1] / "loadtest" / "mock_model"
+
+
+def start() -> Iterator[local.LocalServer]:
+    """A tritonserver that serves the mock (which knows no executors)."""
+    with local.LocalServer(MOCK, executor="reference") as server:
+        server.wait_ready()
+        yield server
+
+
+server = pytest.fixture(scope="module")(start)
+own_server = pytest.fixture(start)
+
+
+def prompt(**options: object) -> str:
+    return json.dumps(options)
+
+
+@pytest.mark.parametrize("style", ["delta", "cumulative"])
+def test_latencies_agree_with_the_schedule(server: local.LocalServer, style: str) -> None:
+    """The bounds are wide above, for a busy machine, and tight below: nothing comes early."""
+    test = LoadTest(
+        prompts=[prompt(first_ms=100, gap_ms=25, style=style)],
+        concurrencies=(1, 8),
+        requests=8,
+        max_tokens=12,
+        slos=(slo.parse("ttft_p50<10s"),),
+        count_tokens=lambda text: len(text.split()),
+    )
+    report = loadtest.run(server.grpc_url, test)
+    assert report.model == "mock"
+    assert report.to_json()["slo"]["best"] == 8
+    for run in report.runs:
+        assert (run.requests, run.errors, run.output_tokens) == (8, 0, 8 * 12)
+        assert 100 <= (run.ttft.p50 or 0) < 400
+        assert 20 < (run.itl.p50 or 0) < 60
+        assert 100 + 11 * 25 <= (run.e2e.p50 or 0) < 1500
+    one, eight = report.runs
+    assert eight.output_tokens_per_s > 2 * one.output_tokens_per_s
+
+
+def test_an_open_loop_holds_its_rate(server: local.LocalServer) -> None:
+    test = LoadTest(prompts=[prompt(first_ms=200)], rate=40.0, requests=40, max_tokens=4)
+    (run,) = loadtest.run(server.grpc_url, test).runs
+    assert (run.requests, run.errors) == (40, 0)
+    assert run.requests_per_s > 10, "one after another there would be at most 5 per second"
+    assert run.duration_s >= max(arrivals.poisson(40.0, 40, test.seed))
+
+
+def test_failed_requests_are_counted_apart(server: local.LocalServer) -> None:
+    prompts = [prompt(), prompt(fail_at=0), prompt(fail_at=3)]
+    (run,) = loadtest.run(server.grpc_url, LoadTest(prompts=prompts, requests=9)).runs
+    assert run.error_messages == {"mock failure: told to fail": 6}
+    assert run.ttft.samples == 3
+
+
+def test_an_unknown_model_is_refused_with_the_ready_ones(server: local.LocalServer) -> None:
+    with pytest.raises(BadInputError, match="ready models: mock"):
+        loadtest.run(server.grpc_url, LoadTest(prompts=["x"], model="other"))
+
+
+def test_the_http_port_is_not_taken_for_a_dead_server(server: local.LocalServer) -> None:
+    with pytest.raises(BadInputError, match="8000 is HTTP"):
+        loadtest.run(f"127.0.0.1:{server.http_port}", LoadTest(prompts=["x"]))
+
+
+def test_a_killed_server_ends_the_test(own_server: local.LocalServer) -> None:
+    def kill(progress: Progress) -> None:
+        if progress.done == 4:
+            os.kill(own_server.pid, signal.SIGKILL)
+
+    test = LoadTest(
+        prompts=[prompt(first_ms=50, gap_ms=50)], concurrencies=(4, 8), requests=1000, max_tokens=20
+    )
+    report = loadtest.run(own_server.grpc_url, test, on_progress=kill)
+    assert not report.ok
+    assert own_server.grpc_url in str(report.aborted)
+    (run,) = report.runs
+    assert not run.complete
+    assert run.requests - run.errors >= 4
+    assert 0 < run.errors < 20
+
+
+def test_a_model_process_that_dies_does_not_hang_the_test(own_server: local.LocalServer) -> None:
+    prompts = [prompt(), prompt(die_at=2)]
+    test = LoadTest(prompts=prompts, requests=2, warmup=0, timeout_s=3.0)
+    (run,) = loadtest.run(own_server.grpc_url, test).runs
+    assert run.requests == 2
+    assert run.errors >= 1
+    os.kill(own_server.pid, signal.SIGKILL)  # it would drain the lost request until its grace ends

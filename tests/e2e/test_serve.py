@@ -1,0 +1,315 @@
+"""The real tritonserver, the real Python backend, the reference executor on the tiny checkpoint."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc.aio as grpc
+from tritonclient.utils import InferenceServerException
+
+from nemotron_deploy import models, triton_repo
+from nemotron_deploy.errors import BadInputError, CheckFailedError
+from nemotron_deploy.spec import Deployment
+from nemotron_deploy.triton_repo import local
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(local.unavailable() is not None, reason=str(local.unavailable())),
+]
+
+PROMPT = "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n"
+
+LONG = {"max_tokens": 2000, "temperature": 100.0}
+"""Near-random tokens: the end-of-sequence token comes about once in 512."""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """The model repository of a bundle made by hand around the tiny checkpoint."""
+    bundle = tmp_path_factory.mktemp("bundle")
+    shutil.copytree(models.TINY, bundle / "checkpoint")
+    (bundle / "engine").mkdir()
+    (bundle / "engine" / "llm_args.yaml").write_text("backend: pytorch\nmax_seq_len: 4096\n")
+    repository = bundle / "model_repository"
+    repository.mkdir()
+    triton_repo.emit(
+        repository,
+        Deployment(
+            name="tiny-h100-bf16", model_name="tiny", image="none", gpu=models.gpu("h100"), gpus=1,
+            quant="bf16", bundle_bytes=1, max_batch_size=4,
+        ),
+    )  # fmt: skip
+    return repository
+
+
+@pytest.fixture(scope="module")
+def server(repository):
+    with local.LocalServer(repository, executor="reference") as server:
+        server.wait_ready()
+        yield server
+
+
+def _inputs(text, **parameters):
+    kinds = {bool: ("BOOL", "bool"), int: ("INT32", "int32"), float: ("FP32", "float32")}
+    inputs = [grpc.InferInput("text_input", [1], "BYTES")]
+    inputs[0].set_data_from_numpy(np.array([text.encode()], dtype=object))
+    for name, value in parameters.items():
+        kind, dtype = kinds[type(value)]
+        full = name if name in ("streaming", "stop", "return_finish_reason") else None
+        inputs.append(grpc.InferInput(full or f"sampling_param_{name}", [1], kind))
+        inputs[-1].set_data_from_numpy(np.array([value], dtype=dtype))
+    return inputs
+
+
+async def _stream(client, text, request_id="", **parameters):
+    """Yield each response's tensors; ends after the final response. Raises what the server says."""
+
+    async def requests():
+        yield {
+            "model_name": "tiny",
+            "inputs": _inputs(text, streaming=True, **parameters),
+            "request_id": request_id,
+            "enable_empty_final_response": True,
+        }
+
+    async for result, error in client.stream_infer(requests()):
+        if error is not None:
+            raise error
+        response = result.get_response()
+        yield {output.name: result.as_numpy(output.name)[0] for output in response.outputs}
+        if response.parameters["triton_final_response"].bool_param:
+            return
+
+
+async def _complete(url, text, **parameters):
+    async with grpc.InferenceServerClient(url) as client:
+        return [response async for response in _stream(client, text, **parameters)]
+
+
+def _post(server, path, **body):
+    request = urllib.request.Request(
+        f"{server.http_url}/v2/models/tiny/{path}", data=json.dumps(body).encode()
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return answer.read().decode()
+
+
+def _stubs(server):
+    """Process ids of the Python stubs of a server."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, fields = status.read_text().rsplit(")", 1)
+        except OSError:
+            continue
+        if "triton_python" in name and int(fields.split()[1]) == server.pid:
+            found.append(int(status.parent.name))
+    return found
+
+
+def test_streamed_tokens_are_those_of_transformers(server):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(models.TINY, dtype=torch.bfloat16).eval()
+    tokenizer = AutoTokenizer.from_pretrained(models.TINY)
+    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        expected = model.generate(ids, max_new_tokens=24, do_sample=False)[0, ids.shape[1] :]
+    responses = asyncio.run(
+        _complete(server.grpc_url, PROMPT, max_tokens=24, return_finish_reason=True)
+    )
+    assert len(responses) == len(expected), "one response per token"
+    text = b"".join(response["text_output"] for response in responses).decode()
+    assert text == tokenizer.decode(expected, skip_special_tokens=True)
+    assert responses[-1]["finish_reason"] in (b"stop", b"length")
+    assert "finish_reason" not in responses[0]
+
+
+def test_http_answers_whole_and_streamed(server):
+    whole = json.loads(_post(server, "generate", text_input=PROMPT))["text_output"]
+    events = _post(server, "generate_stream", text_input=PROMPT, streaming=True).split("\n\n")
+    pieces = [json.loads(e.removeprefix("data: "))["text_output"] for e in events if e.strip()]
+    assert len(pieces) > 1
+    assert "".join(pieces) == whole
+    echoed = _post(
+        server, "generate", text_input=PROMPT, sampling_param_exclude_input_from_output=False
+    )
+    assert json.loads(echoed)["text_output"] == PROMPT + whole
+
+
+def test_many_streams_at_once_answer_as_if_alone(server):
+    async def run():
+        async with grpc.InferenceServerClient(server.grpc_url) as client:
+
+            async def text():
+                parts = [r["text_output"] async for r in _stream(client, PROMPT, max_tokens=16)]
+                return b"".join(parts)
+
+            return await asyncio.gather(*(text() for _ in range(12)))
+
+    assert len(set(asyncio.run(run()))) == 1
+
+
+def test_stop_ends_a_stream_with_an_error_and_frees_its_id(server):
+    async def run():
+        async with grpc.InferenceServerClient(server.grpc_url) as client:
+            stream = _stream(client, "Monday", "same-id", **LONG)
+            await anext(stream)
+            with pytest.raises(InferenceServerException, match="belongs to a live request"):
+                await anext(_stream(client, "Tuesday", "same-id"))
+            async for answer in _stream(client, "ignored", "same-id", stop=True):
+                assert answer["text_output"] == b""
+            with pytest.raises(InferenceServerException, match="cancelled"):
+                async for _ in stream:
+                    pass
+            return [r async for r in _stream(client, "Monday", "same-id", max_tokens=2)]
+
+    assert asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"best_of": 3}, "sampling_param_best_of must be 1"),
+        ({"max_tokens": 0}, "sampling_param_max_tokens must be at least 1"),
+        ({"max_tokens": 10**6}, "together at most 4096"),
+        ({"top_p": 2.0}, "sampling_param_top_p must be between 0 and 1"),
+    ],
+)
+def test_a_bad_request_gets_an_error_and_the_server_lives(server, parameters, said):
+    with pytest.raises(InferenceServerException, match=said):
+        asyncio.run(_complete(server.grpc_url, "Monday", **parameters))
+    with pytest.raises(urllib.error.HTTPError):
+        _post(server, "generate", text_input="")
+    assert asyncio.run(_complete(server.grpc_url, "Monday", max_tokens=2))
+
+
+def test_clients_that_vanish_leave_nothing_behind(server):
+    """Hang up on twenty generations, streamed and not: same process, and places for the next."""
+    stubs = _stubs(server)
+    assert len(stubs) == 1
+    for index in range(20):
+        streamed = index % 2 == 0
+        body = json.dumps(
+            {"text_input": "Monday", "streaming": streamed, "sampling_param_temperature": 100.0,
+             "sampling_param_max_tokens": 4000, "sampling_param_seed": index}
+        ).encode()  # fmt: skip
+        path = "generate_stream" if streamed else "generate"
+        with socket.create_connection(("127.0.0.1", server.http_port)) as connection:
+            connection.sendall(
+                f"POST /v2/models/tiny/{path} HTTP/1.1\r\nHost: x\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+            if streamed:
+                assert connection.recv(64)
+    asyncio.run(_hang_up_grpc(server.grpc_url, 20))
+    asyncio.run(asyncio.wait_for(_complete(server.grpc_url, "Monday", max_tokens=4), 60))
+    assert _stubs(server) == stubs
+
+
+async def _hang_up_grpc(url, count):
+    for index in range(count):
+        async with grpc.InferenceServerClient(url) as client:
+            stream = _stream(client, "Monday", **LONG)
+            for _ in range(1 + index % 3):
+                await anext(stream)
+
+
+def test_a_port_taken_during_the_start_is_named(repository, monkeypatch):
+    """The check before the start cannot see it: the server's own log must tell."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        free = local._ports({"gRPC": None, "metrics": None})
+        monkeypatch.setattr(local, "_ports", lambda wanted: [port, *free])
+        with (
+            local.LocalServer(repository, executor="reference") as server,
+            pytest.raises(BadInputError, match=f"port {port} on 127.0.0.1 is taken"),
+        ):
+            server.wait_ready()
+
+
+def test_a_model_that_cannot_start_says_why_in_one_line(repository):
+    with (
+        local.LocalServer(repository, executor="trtllm") as server,
+        pytest.raises(CheckFailedError) as caught,
+    ):
+        server.wait_ready()
+    assert "needs the package tensorrt_llm" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_killed_stub_is_an_error_not_a_hang(repository):
+    async def run(server):
+        async with grpc.InferenceServerClient(server.grpc_url) as client:
+            stream = _stream(client, "Monday", **LONG)
+            await anext(stream)
+            for stub in _stubs(server):
+                os.kill(stub, signal.SIGKILL)
+            async for _ in stream:
+                pass
+
+    with local.LocalServer(repository, executor="reference") as server:
+        server.wait_ready()
+        with pytest.raises((InferenceServerException, asyncio.TimeoutError)) as caught:
+            asyncio.run(asyncio.wait_for(run(server), 60))
+        assert caught.type is InferenceServerException
+
+
+def _wait_gone(pid, seconds=40):
+    deadline = time.monotonic() + seconds
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline, f"process {pid} lives on"
+        time.sleep(0.1)
+
+
+def test_stop_leaves_no_process_memory_or_file(repository):
+    server = local.LocalServer(repository, executor="reference")
+    server.wait_ready()
+    stubs, scratch = _stubs(server), server._scratch
+    regions = list(Path("/dev/shm").glob("nemo_deploy_*"))
+    assert stubs
+    assert regions
+    assert scratch.is_dir()
+    server.stop()
+    for pid in (*stubs, server.pid):
+        _wait_gone(pid)
+    assert not scratch.exists()
+    server.stop()
+
+
+def test_nothing_outlives_a_starter_that_is_killed(repository):
+    """SIGKILL the process that started the server: supervisor, server and stub must go."""
+    program = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from nemotron_deploy.triton_repo.local import LocalServer\n"
+        "server = LocalServer(Path(sys.argv[1]), executor='reference')\n"
+        "server.wait_ready()\n"
+        "print(server.pid, server._scratch, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    starter = subprocess.Popen(
+        [sys.executable, "-c", program, str(repository)], stdout=subprocess.PIPE, text=True
+    )
+    with starter:
+        pid, scratch = starter.stdout.readline().split()
+        starter.kill()
+    _wait_gone(int(pid))
+    deadline = time.monotonic() + 20
+    while Path(scratch).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate.utils
+import pytest
+import yaml
+
+from nemotron_deploy import k8s, models
+from nemotron_deploy.spec import Deployment
+
+IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
+
+
+def _deployment(gpu: str, quant: str, gigabytes: float) -> Deployment:
+    return Deployment(
+        name=f"nemotron-3-nano-30b-a3b-{gpu}-{quant}",
+        model_name="nemotron-3-nano-30b-a3b",
+        image=IMAGE,
+        gpu=models.gpu(gpu),
+        gpus=1,
+        quant=quant,
+        bundle_bytes=int(gigabytes * 1e9),
+        max_batch_size=64,
+        env={"TLLM_LOG_LEVEL": "warning"},
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _schemas_read_once() -> Iterator[None]:
+    """The real schemas, kept in memory: the library reads megabytes for each object again."""
+    with pytest.MonkeyPatch.context() as patch:
+        read = functools.cache(kubernetes_validate.utils.schema_contents)
+        patch.setattr(kubernetes_validate.utils, "schema_contents", read)
+        yield
+
+
+@pytest.fixture(scope="session")
+def deployments() -> dict[str, Deployment]:
+    made = (_deployment("h100", "int4", 19.3), _deployment("a100", "bf16", 63.2))
+    return {f"{d.gpu.key}-{d.quant}": d for d in made}
+
+
+@pytest.fixture
+def h100(deployments: dict[str, Deployment]) -> Deployment:
+    return deployments["h100-int4"]
+
+
+@pytest.fixture
+def emit(tmp_path: Path, h100: Deployment) -> Callable[..., Path]:
+    """Write a tree for the H100 deployment with some fields changed."""
+
+    def write(**changes: Any) -> Path:
+        dest = tmp_path / "k8s"
+        shutil.rmtree(dest, ignore_errors=True)
+        dest.mkdir()
+        k8s.emit(dest, replace(h100, **changes))
+        return dest
+
+    return write
+
+
+@pytest.fixture
+def objects() -> Callable[..., dict[str, Any]]:
+    """The objects of a rendered overlay, by kind."""
+
+    def read(tree: Path, overlay: str = "claim") -> dict[str, Any]:
+        text = (tree / "rendered" / f"{overlay}.yaml").read_text(encoding="utf-8")
+        return {document["kind"]: document for document in yaml.safe_load_all(text)}
+
+    return read
+
+
+@pytest.fixture
+def kubectl() -> str:
+    """kubectl's path; the test is skipped where there is none."""
+    return shutil.which("kubectl") or pytest.skip("no kubectl on the PATH")

@@ -1,0 +1,135 @@
+"""A FAKE Triton server: speaks the real protocol over a real socket, generates nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
+INPUTS = ("text_input", "streaming", "sampling_param_max_tokens")
+
+
+def bytes_tensor(text: str) -> bytes:
+    """Triton's raw BYTES tensor of one element: its length in 4 bytes, then the text."""
+    return len(text.encode()).to_bytes(4, "little") + text.encode()
+
+
+@dataclass
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """FAKE. Method signatures: tritonclient 2.73.0 (PyPI), tritonclient/grpc/service_pb2_grpc.py,
+    GRPCInferenceServiceServicer; messages: service_pb2.py of the same. Its error texts are those
+    of a tritonserver 2.51.0.
+
+    A prompt is a JSON object: `texts` (one response each), `gap_s`, `error` (sent after the
+    texts), `hang` (never ends, after `error` too), `cut` (ends without a final response), `die`
+    (the server stops).
+    """
+
+    ready: bool = True
+    models: tuple[str, ...] = ("mock",)
+    inputs: tuple[str, ...] = INPUTS
+    decoupled: bool = True
+    drain: int = 0
+    drain_first_peer: bool = False
+    peers: list[str] = field(default_factory=list)
+    seen: list[Any] = field(default_factory=list)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    server: Any = None
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"grpc://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.server = grpc.server(ThreadPoolExecutor(16))
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.stop(grace=0)
+
+    def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802 (the protocol's name)
+        return service_pb2.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return service_pb2.ServerReadyResponse(ready=self.ready)
+
+    def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
+        index = service_pb2.RepositoryIndexResponse()
+        for name in self.models:
+            index.models.add(name=name, version="1", state="READY")
+        return index
+
+    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
+        config = model_config_pb2.ModelConfig(name=request.name)
+        config.model_transaction_policy.decoupled = self.decoupled
+        for name in self.inputs:
+            config.input.add(name=name)
+        config.output.add(name="text_output")
+        return service_pb2.ModelConfigResponse(config=config)
+
+    def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        for request in requests:
+            self.seen.append(request)
+            self.peers.append(context.peer())
+            pinned = self.drain_first_peer and self.peers[0] == self.peers[-1]
+            if self.drain > 0 or pinned:
+                self.drain -= 1
+                text = (
+                    f"Request for unknown model: '{request.model_name}' has no available versions"
+                )
+                yield service_pb2.ModelStreamInferResponse(error_message=text)
+                continue
+            tensors = {tensor.name: tensor.contents for tensor in request.inputs}
+            options = json.loads(tensors["text_input"].bytes_contents[0])
+            yield from self.answer(options, context)
+
+    def answer(self, options: dict[str, Any], context: Any) -> Iterator[Any]:
+        for text in options.get("texts", ["a", "b"]):
+            time.sleep(options.get("gap_s", 0))
+            message = service_pb2.ModelStreamInferResponse()
+            message.infer_response.outputs.add(name="text_output", datatype="BYTES", shape=[1])
+            message.infer_response.raw_output_contents.append(bytes_tensor(text))
+            message.infer_response.parameters["triton_final_response"].bool_param = False
+            yield message
+        if "error" in options:
+            yield service_pb2.ModelStreamInferResponse(error_message=options["error"])
+        if options.get("die"):
+            self.stop()
+        if options.get("hang"):
+            self.hang(context)
+        if not options.keys() & {"cut", "error"}:
+            message = service_pb2.ModelStreamInferResponse()
+            message.infer_response.parameters["triton_final_response"].bool_param = True
+            yield message
+
+    def hang(self, context: Any) -> None:
+        while context.is_active():
+            time.sleep(0.01)
+        self.cancelled.set()
+
+
+@pytest.fixture
+def fake_triton() -> Iterator[Callable[..., FakeTriton]]:
+    """Starts a FAKE Triton server with the given fields; stopped at the end."""
+    started: list[FakeTriton] = []
+
+    def start(**fields: Any) -> FakeTriton:
+        server = FakeTriton(**fields)
+        server.start()
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.stop()

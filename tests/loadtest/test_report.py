@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from array import array
+
+from nemotron_deploy.loadtest import Level, Report, Run, metrics, slo
+from nemotron_deploy.loadtest.sample import Sample
+
+FAST = slo.parse("ttft_p99<500ms")
+
+
+def run(level: Level, ttft_s: float, *, complete: bool = True) -> Run:
+    samples = [Sample(array("d", [ttft_s, ttft_s + 0.01]), ended=ttft_s + 0.02)]
+    return metrics.summarise(level, samples, duration_s=1.0, slos=(FAST,), complete=complete)
+
+
+def report(*runs: Run, slos: tuple[slo.Slo, ...] = (FAST,), aborted: str | None = None) -> Report:
+    return Report(
+        model="mock",
+        url="grpc://localhost:8001",
+        max_tokens=8,
+        token_counting="responses",
+        duration_s=3.0,
+        runs=runs,
+        slos=slos,
+        aborted=aborted,
+    )
+
+
+def test_the_best_run_is_the_highest_load_that_meets_every_objective() -> None:
+    found = report(
+        run(Level(1, concurrency=1), 0.1),
+        run(Level(1, concurrency=4), 0.4),
+        run(Level(1, concurrency=8), 0.6),
+    )
+    assert found.met
+    assert found.ok
+    assert found.to_json()["slo"] == {"objectives": ["ttft_p99<500ms"], "met": True, "best": 4}
+
+
+def test_a_missed_objective_and_a_dead_server_are_not_ok() -> None:
+    missed = report(run(Level(1, concurrency=1), 0.6))
+    assert missed.to_json()["slo"]["met"] is False
+    assert missed.to_json()["slo"]["best"] is None
+    assert not missed.ok
+    died = report(run(Level(1, concurrency=1), 0.1, complete=False), aborted="it died")
+    assert died.met is False
+    assert not died.ok
+
+
+def test_without_objectives_there_is_nothing_to_meet() -> None:
+    found = report(run(Level(1, concurrency=1), 9.0), slos=())
+    assert found.met is None
+    assert found.ok
+
+
+def test_the_document_has_the_promised_keys_and_is_json() -> None:
+    found = report(run(Level(1, rate=2.0), 0.1)).to_json()
+    assert json.loads(json.dumps(found)) == found
+    (first,) = found["runs"]
+    assert first["rate"] == 2.0
+    assert "concurrency" not in first
+    promised = {"requests", "errors", "ttft_ms", "itl_ms", "e2e_ms", "output_tokens_per_s"}
+    assert promised | {"requests_per_s", "goodput"} <= first.keys()
+    for latency in ("ttft_ms", "itl_ms", "e2e_ms"):
+        assert first[latency].keys() == {"p50", "p90", "p99", "samples"}

@@ -1,0 +1,263 @@
+"""A real tritonserver on this machine, without container or GPU.
+
+The PyPI wheel `nvidia-pytriton` carries the server, its Python backend, and one stub per Python
+version. What it takes to run them on an ordinary repository is gathered here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from ..errors import BadInputError, CheckFailedError
+from .log import decisive_lines, refused_ports
+
+HOST: Final = "127.0.0.1"
+
+GRACE_SECONDS: Final = 15.0
+"""From SIGTERM to SIGKILL. Within it Triton drains requests and finalizes the models."""
+
+_INSTALL: Final = "pip install 'nemotron-deploy[local]'"
+
+_STUB: Final = "triton_python_backend_stub"
+
+
+def unavailable() -> str | None:
+    """Why a local server cannot run here, in one line; None where it can."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return "nvidia-pytriton carries tritonserver for Linux on x86-64 only"
+    root = _wheel()
+    if root is None:
+        return f"the package nvidia-pytriton is not installed: {_INSTALL}"
+    if not _stub(root).is_file():
+        return f"nvidia-pytriton has no Python backend for Python {_python_version()}"
+    for package in ("torch", "transformers", "safetensors"):
+        if find_spec(package) is None:
+            return f"the reference executor needs the package {package}: {_INSTALL}"
+    library = (
+        Path(sysconfig.get_config_var("LIBDIR") or "") / f"libpython{_python_version()}.so.1.0"
+    )
+    if not library.is_file():
+        return f"this Python was built without a shared library ({library} is missing)"
+    return None
+
+
+class LocalServer:
+    """A running tritonserver that serves `repository`; a context manager that stops it.
+
+    `executor` is `trtllm` or `reference`. Ports that are None are picked. The log goes to `log`,
+    or to a file without a name that ends with the server. Raises `BadInputError` where the wheel is
+    missing or a port is taken. Nothing of the server outlives this process, however it ends.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        executor: str,
+        http_port: int | None = None,
+        grpc_port: int | None = None,
+        metrics_port: int | None = None,
+        log: Path | None = None,
+    ) -> None:
+        reason = unavailable()
+        if reason is not None:
+            raise BadInputError(f"a local tritonserver cannot run here: {reason}")
+        if not repository.is_dir():
+            raise BadInputError(f"{repository}: there is no model repository")
+        self.repository = repository
+        self.http_port, self.grpc_port, self.metrics_port = _ports(
+            {"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port}
+        )
+        self._scratch = Path(tempfile.mkdtemp(prefix="nemo-deploy-triton-"))
+        self._log = log.open("w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = self._start(executor)
+
+    @property
+    def http_url(self) -> str:
+        return f"http://{HOST}:{self.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port`, as `tritonclient.grpc` takes it."""
+        return f"{HOST}:{self.grpc_port}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def wait_ready(self, timeout: float = 120.0) -> None:
+        """Return once every model serves.
+
+        Raises `BadInputError` naming a port that was taken meanwhile, and `CheckFailedError` with
+        the log's decisive lines where the server ended or is not ready after `timeout` seconds;
+        the server is stopped then.
+        """
+        deadline = time.monotonic() + timeout
+        while not self._ready():
+            if self._process.poll() is not None:
+                raise self._failed("ended while it started")
+            if time.monotonic() > deadline:
+                raise self._failed(f"was not ready after {timeout:g} s")
+            time.sleep(0.1)
+        if refused_ports(self._log_text()):  # the metrics port: the server goes on without it
+            raise self._failed("could not listen")
+
+    def wait(self) -> None:
+        """Return never: serve until interrupted. Raises `CheckFailedError` when the server ends."""
+        self._process.wait()
+        raise self._failed("ended")
+
+    def stop(self) -> None:
+        """Stop the server: drain, then kill. Harmless when it is stopped already."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(GRACE_SECONDS + 5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._log.close()
+
+    def _start(self, executor: str) -> subprocess.Popen[bytes]:
+        root = _wheel()
+        assert root is not None
+        region = f"nemo_deploy_{secrets.token_hex(4)}_"
+        command = [
+            sys.executable, "-I", str(Path(__file__).with_name("supervisor.py")),
+            f"--scratch={self._scratch}", f"--shm-prefix={region}", f"--grace={GRACE_SECONDS}",
+            "--", *self._server_command(root, region),
+        ]  # fmt: skip
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=_environment(root, executor),
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        with process.stdout:
+            self.pid = int(process.stdout.readline() or 0)
+        return process
+
+    def _server_command(self, root: Path, region: str) -> list[str]:
+        return [
+            str(root / "bin" / "tritonserver"),
+            f"--model-repository={self.repository}",
+            f"--backend-directory={_prepare_backend(root, self._scratch)}",
+            f"--backend-config=python,shm-region-prefix-name={region}",
+            "--disable-auto-complete-config",
+            f"--exit-timeout-secs={GRACE_SECONDS * 2 / 3:.0f}",
+            f"--http-address={HOST}", f"--http-port={self.http_port}",
+            f"--grpc-address={HOST}", f"--grpc-port={self.grpc_port}",
+            f"--metrics-address={HOST}", f"--metrics-port={self.metrics_port}",
+        ]  # fmt: skip
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.http_url}/v2/health/ready", timeout=5) as answer:  # noqa: S310
+                return answer.status == 200 and self._process.poll() is None
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def _log_text(self) -> str:
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
+
+    def _failed(self, what: str) -> BadInputError | CheckFailedError:
+        text = self._log_text()
+        self.stop()
+        ports = refused_ports(text)
+        if ports:
+            return BadInputError(
+                f"port {ports[0]} on {HOST} is taken; stop what listens there or choose another"
+            )
+        lines = decisive_lines(text) or ["its log says nothing"]
+        return CheckFailedError(f"tritonserver {what}: " + "\n  ".join(lines))
+
+
+def _wheel() -> Path | None:
+    """The directory that holds `bin/tritonserver`, without importing the package."""
+    spec = find_spec("pytriton")
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        root = Path(location) / "tritonserver"
+        if (root / "bin" / "tritonserver").is_file():
+            return root
+    return None
+
+
+def _python_version() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _stub(root: Path) -> Path:
+    return root / "python_backend_stubs" / _python_version() / _STUB
+
+
+def _prepare_backend(root: Path, scratch: Path) -> Path:
+    """A backend directory whose Python backend has the stub of the running Python."""
+    backend = scratch / "backends" / "python"
+    backend.mkdir(parents=True)
+    for source in (root / "backends" / "python").glob("*.*"):
+        (backend / source.name).symlink_to(source)
+    shutil.copy2(_stub(root), backend / _STUB)
+    return backend.parent
+
+
+def _environment(root: Path, executor: str) -> dict[str, str]:
+    """The stub ignores PYTHONPATH: it finds packages through the first `python3` on PATH."""
+    libraries = [
+        str(root.parent.parent / "nvidia_pytriton.libs"),
+        str(sysconfig.get_config_var("LIBDIR")),
+        os.environ.get("LD_LIBRARY_PATH", ""),
+    ]
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+        "NEMO_DEPLOY_EXECUTOR": executor,
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def _ports(wanted: dict[str, int | None]) -> list[int]:
+    """The wanted ports, free ones where None. Raises `BadInputError` naming a taken one."""
+    with contextlib.ExitStack() as held:
+        ports = []
+        for name, port in wanted.items():
+            listener = held.enter_context(socket.socket())
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((HOST, port or 0))
+            except (OSError, OverflowError) as error:
+                raise BadInputError(
+                    f"the {name} port {port} on {HOST} cannot be used ({error}); choose another"
+                ) from error
+            ports.append(int(listener.getsockname()[1]))
+        return ports

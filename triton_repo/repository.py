@@ -1,0 +1,140 @@
+"""Write a model repository, and check one before a server sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import BadInputError
+from ..spec import Check, Deployment
+from .served.tensors import INPUTS, OUTPUTS, TensorSpec
+
+SERVED: Final = Path(__file__).parent / "served"
+
+VERSION: Final = "1"
+"""Directory of the one version a repository holds."""
+
+MAX_WAITING: Final = 256
+"""Requests that may wait for a place in the batch before more are refused."""
+
+
+def emit(dest: Path, deployment: Deployment) -> None:
+    """Write the model `deployment.model_name` into the existing, empty directory `dest`.
+
+    `dest` is to become the bundle's `model_repository`: the model finds the bundle two levels above
+    its own directory. Raises `BadInputError` where `dest` is missing or holds something.
+    """
+    if not dest.is_dir() or any(dest.iterdir()):
+        raise BadInputError(f"{dest}: must be an empty directory; remove it and run again")
+    version = dest / deployment.model_name / VERSION
+    version.mkdir(parents=True)
+    config = config_text(deployment)
+    (version.parent / "config.pbtxt").write_text(config, encoding="utf-8")
+    for source in sorted(SERVED.glob("*.py")):
+        # `formats.py` is a link to the encoder's module: what it says travels, not the link.
+        (version / source.name).write_bytes(source.read_bytes())
+
+
+def config_text(deployment: Deployment) -> str:
+    """The model's `config.pbtxt`, as protobuf text."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    config = model_config_pb2.ModelConfig(
+        name=deployment.model_name,
+        backend="python",
+        max_batch_size=0,
+        model_transaction_policy=model_config_pb2.ModelTransactionPolicy(decoupled=True),
+        instance_group=[
+            model_config_pb2.ModelInstanceGroup(
+                count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU
+            )
+        ],
+        input=[
+            model_config_pb2.ModelInput(**_tensor(spec), optional=spec.optional) for spec in INPUTS
+        ],
+        output=[model_config_pb2.ModelOutput(**_tensor(spec)) for spec in OUTPUTS],
+    )
+    for name, value in _parameters(deployment).items():
+        config.parameters[name].string_value = value
+    text: str = text_format.MessageToString(config)
+    return text
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    from tritonclient.grpc import model_config_pb2
+
+    data_type = model_config_pb2.DataType.Value(spec.data_type)
+    return {"name": spec.name, "data_type": data_type, "dims": spec.dims}
+
+
+def _parameters(deployment: Deployment) -> dict[str, str]:
+    return {
+        "bundle": "../..",
+        "executor": "trtllm",
+        "max_active": str(deployment.max_batch_size),
+        "max_waiting": str(MAX_WAITING),
+    }
+
+
+def check(repository: Path) -> list[Check]:
+    """Check every model of a repository: its configuration parses, its code compiles."""
+    models = sorted(_directories(repository))
+    if not models:
+        return [Check("model_repository", False, f"{repository}: holds no model directory")]
+    checks = []
+    for model in models:
+        checks.append(_checked(f"{model.name}/config.pbtxt", _check_config, model))
+        checks.append(_checked(f"{model.name} code", _check_code, model))
+    return checks
+
+
+def _directories(path: Path) -> Iterable[Path]:
+    return (child for child in path.iterdir() if child.is_dir()) if path.is_dir() else ()
+
+
+def _checked(name: str, look: Callable[[Path], str], model: Path) -> Check:
+    try:
+        return Check(name, True, look(model))
+    except (OSError, ValueError, SyntaxError) as error:
+        return Check(name, False, str(error))
+
+
+def _check_config(model: Path) -> str:
+    """What was seen. Raises `ValueError` (also protobuf's own) for what Triton would refuse."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    path = model / "config.pbtxt"
+    config = model_config_pb2.ModelConfig()
+    try:
+        text_format.Parse(path.read_text(encoding="utf-8"), config)
+    except text_format.ParseError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if config.name != model.name:
+        raise ValueError(f"{path}: names the model {config.name!r}, its directory {model.name!r}")
+    if config.backend != "python" or not config.model_transaction_policy.decoupled:
+        raise ValueError(f"{path}: must set backend python and decoupled true, or nothing streams")
+    for kind, found, specs in (("input", config.input, INPUTS), ("output", config.output, OUTPUTS)):
+        expected = {(spec.name, spec.data_type, spec.dims) for spec in specs}
+        types = model_config_pb2.DataType
+        actual = {(t.name, types.Name(t.data_type), tuple(t.dims)) for t in found}
+        if actual != expected:
+            names = ", ".join(sorted({name for name, *_ in actual ^ expected}))
+            raise ValueError(f"{path}: {kind} tensors differ from what the model serves: {names}")
+    return f"{len(config.input)} inputs, {len(config.output)} outputs, decoupled"
+
+
+def _check_code(model: Path) -> str:
+    versions = [path for path in _directories(model) if path.name.isdecimal()]
+    if not versions:
+        raise ValueError(f"{model}: has no version directory such as {VERSION}/")
+    files = 0
+    for version in versions:
+        if not (version / "model.py").is_file():
+            raise ValueError(f"{version}: has no model.py")
+        for source in sorted(version.glob("*.py")):
+            compile(source.read_bytes(), str(source), "exec")
+            files += 1
+    return f"{files} files compile"

@@ -1,0 +1,84 @@
+"""Round robin over generators: every active request gets one token a turn."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from .generation import Failure, GenerationRequest, RequestError, Sink, Step
+
+
+@dataclass(slots=True)
+class _Job:
+    request: GenerationRequest
+    sink: Sink
+    steps: Iterator[Step] | None = None
+
+
+class RoundRobin:
+    """Runs `generate(request)` for at most `max_active` requests at a time; others wait in line.
+
+    One thread does all the work. The first step of a request reads its whole prompt; that counts
+    as one turn. A request that raises fails alone.
+    """
+
+    def __init__(
+        self, generate: Callable[[GenerationRequest], Iterator[Step]], max_active: int
+    ) -> None:
+        self._generate = generate
+        self._max_active = max_active
+        self._waiting: deque[_Job] = deque()
+        self._active: list[_Job] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker runs."""
+        return self._thread.is_alive() and not self._closed
+
+    def submit(self, request: GenerationRequest, sink: Sink) -> None:
+        """Put a request in line."""
+        with self._changed:
+            self._waiting.append(_Job(request, sink))
+            self._changed.notify()
+
+    def close(self, timeout: float) -> None:
+        """Drop everything; wait up to `timeout` seconds for the step that is under way."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while self._admit():
+            self._active = [job for job in self._active if self._turn(job)]
+
+    def _admit(self) -> bool:
+        """Fill the free places, waiting while there is nothing to do. False once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._active or self._waiting)
+            while self._waiting and len(self._active) < self._max_active:
+                self._active.append(self._waiting.popleft())
+            return not self._closed
+
+    def _turn(self, job: _Job) -> bool:
+        """Give `job` one token. False when it is over."""
+        if job.sink.done:
+            return False
+        try:
+            if job.steps is None:
+                job.steps = self._generate(job.request)
+            step = next(job.steps)
+        except RequestError as error:
+            job.sink.fail(str(error), Failure.INVALID)
+            return False
+        except Exception as error:  # noqa: BLE001  one request must not end the worker
+            job.sink.fail(f"generation failed: {type(error).__name__}: {error}", Failure.INTERNAL)
+            return False
+        job.sink.step(step)
+        return step.finish is None

@@ -1,0 +1,59 @@
+"""Tokens -> text, piece by piece: whole characters only, and nothing of a stop word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers.decoders import DecodeStream  # type: ignore[import-untyped]
+
+
+class Detokenizer:
+    """Text of a growing token sequence. `tokenizer` is a `tokenizers.Tokenizer`.
+
+    A token that ends within a character adds nothing until the character is complete.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes."""
+        return self._stream.step(self._tokenizer, token) or ""
+
+
+class StopWords:
+    """Passes text through until one of `words` appears; holds back what may be the start of one."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = words
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, str | None]:
+        """(text that is safe to send, the stop word met or None). After a stop word, no more."""
+        held = self._held + text
+        found = min(
+            ((held.find(word), word) for word in self._words if word in held),
+            key=lambda match: (match[0], -len(match[1])),
+            default=None,
+        )
+        if found is not None:
+            self._held = ""
+            return held[: found[0]], found[1]
+        keep = max((_overlap(held, word) for word in self._words), default=0)
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep], None
+
+    def flush(self) -> str:
+        """What was held back, once no more text will come."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, word: str) -> int:
+    """Length of the longest end of `text` that is a proper beginning of `word`."""
+    for length in range(min(len(text), len(word) - 1), 0, -1):
+        if text.endswith(word[:length]):
+            return length
+    return 0

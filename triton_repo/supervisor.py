@@ -1,0 +1,93 @@
+"""Run one command and leave nothing behind: no process, no shared memory, no scratch directory.
+
+Run as a script, with standard input a pipe that only its starter holds open. When that closes,
+because the starter asked for it or because it was killed, the command gets SIGTERM, then SIGKILL.
+It stays alive beside the command, because the death signal of Linux is not enough: it is sent when
+the starting *thread* ends, and it does not reach the Python backend's stubs. Prints the command's
+process id as its first line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Supervise; the exit status is the command's (128 + n where signal n ended it)."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--scratch", type=Path, required=True, help="removed at the end")
+    parser.add_argument("--shm-prefix", required=True, help="files of /dev/shm removed at the end")
+    parser.add_argument("--grace", type=float, required=True, help="seconds from TERM to KILL")
+    parser.add_argument("command", nargs="+")
+    options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        return _supervise(options.command, options.grace)
+    finally:
+        shutil.rmtree(options.scratch, ignore_errors=True)
+        for region in Path("/dev/shm").glob(f"{options.shm_prefix}*"):  # noqa: S108  no temporary file
+            with contextlib.suppress(OSError):
+                region.unlink()
+
+
+def _supervise(command: list[str], grace: float) -> int:
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        process_group=0,
+        preexec_fn=_prepare_child,
+    )
+    print(process.pid, flush=True)
+    try:
+        while process.poll() is None and not _starter_is_gone():
+            pass
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(grace)
+    finally:
+        # The group outlives its leader where a stub hangs; kill it whole.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        status = process.wait()
+        _reap(time.monotonic() + 1)
+    return status if status >= 0 else 128 - status
+
+
+def _prepare_child() -> None:
+    """In the child: undo what exec keeps, and die with the supervisor should that be killed."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _starter_is_gone() -> bool:
+    """Wait a moment; True once standard input was closed at its other end."""
+    readable, _, _ = select.select([0], [], [], 0.1)
+    return bool(readable) and not os.read(0, 1)
+
+
+def _reap(deadline: float) -> None:
+    """Collect orphans handed to this process, where the system does that."""
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < deadline:
+            os.waitpid(-1, os.WNOHANG)
+            time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""`quantize`: a checkpoint in another format, in a directory of its own."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..build.plan import quant_named
+from ..errors import BadInputError, RefusedError
+from ..files import new_directory, require_space
+from ..recipe import RECIPES, Recipe
+from .progress import Progress, Silent
+from .source import resolve
+
+if TYPE_CHECKING:
+    from ..checkpoint import Checkpoint
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe for `--quant name`. Raises `RefusedError` for a format that is not written."""
+    quant = quant_named(name)
+    if quant.key == "nvfp4":
+        raise RefusedError(
+            "NVFP4 is not written by this version (rule: nvfp4-encoder). What works instead: "
+            "--quant fp8, --quant int4, or NVIDIA's own NVFP4 checkpoint"
+        )
+    return RECIPES[quant.key]
+
+
+def quantize(
+    checkpoint: str,
+    quant_name: str,
+    out: Path,
+    calibration: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Quantize `checkpoint` into the new directory `out`; gives what `quantize --json` prints."""
+    recipe = recipe_named(quant_name)
+    opened = resolve(checkpoint).require_checkpoint()
+    require_space(out, recipe.weights_bytes(opened.model))
+    with new_directory(out) as work:
+        record = quantize_into(opened, recipe, work, calibration, progress or Silent())
+    return {"out": str(out), **record}
+
+
+def quantize_into(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    out: Path,
+    calibration: Path | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Quantize into the existing, empty directory `out`, calibrating first where needed."""
+    try:
+        from ..quantize.calibrate import calibrate
+        from ..quantize.stream import quantize as stream
+    except ImportError as error:
+        raise BadInputError(
+            f"quantizing needs the package {error.name}; install it with "
+            "pip install 'nemotron-deploy[quantize]'"
+        ) from error
+    measured = None
+    if recipe.activation_scales:
+        advance = progress.step("calibrate", unit="sequences")
+        measured = calibrate(checkpoint, recipe, calibration, lambda done, _: advance(done))
+    advance = progress.step("quantize", checkpoint.bytes, unit="bytes")
+    amax = measured.amax if measured else None
+    summary = stream(checkpoint, recipe, out, activation_amax=amax, on_bytes=advance)
+    record: dict[str, Any] = {**asdict(summary), "format": recipe.summary}
+    if measured:
+        record["calibration"] = {
+            "source": measured.source,
+            "sequences": measured.sequences,
+            "tokens": measured.tokens,
+        }
+    return record

@@ -1,0 +1,42 @@
+"""`verify`: is a bundle what its build left, and is all of it well-formed?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..bundle import Bundle
+from ..checkpoint import Checkpoint
+from ..errors import NemoDeployError
+from ..spec import Check
+from .progress import Progress, Silent
+
+
+def verify(path: Path, progress: Progress | None = None) -> list[Check]:
+    """Every check of the bundle at `path`, also those after one that failed.
+
+    Raises `BadInputError` when there is no bundle at all.
+    """
+    from .. import k8s, triton_repo
+    from ..build import engine
+
+    bundle = Bundle.open(path)
+    total = sum(row["bytes"] for row in bundle.files.values())
+    advance = (progress or Silent()).step("digests", total, unit="bytes")
+    checks = bundle.verify_files(advance)
+    for room, check, where in (
+        ("checkpoint", _check_checkpoint, bundle.checkpoint),
+        ("engine", engine.check, bundle.engine),
+        ("model_repository", triton_repo.check, bundle.repository),
+        ("k8s", k8s.check, bundle.k8s),
+    ):
+        try:
+            checks += check(where)
+        except NemoDeployError as error:
+            checks.append(Check(room, False, str(error)))
+    return checks
+
+
+def _check_checkpoint(path: Path) -> list[Check]:
+    checkpoint = Checkpoint.open(path)
+    detail = f"{len(checkpoint.tensors)} tensors, {checkpoint.bytes} bytes"
+    return [Check("safetensors headers", True, detail)]

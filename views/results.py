@@ -1,0 +1,143 @@
+"""Views of `quantize`, `build`, `verify`, `loadtest` and `doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..spec import Check
+from .parts import BAD, GOOD, amount, facts, heading, show
+
+
+def quantization(console: Console, record: dict[str, Any]) -> None:
+    """Where a quantized checkpoint lies and how small it became."""
+    ratio = record["source_bytes"] / max(1, record["written_bytes"])
+    size = f"{amount(record['source_bytes'])} to {amount(record['written_bytes'])} ({ratio:.2f}x)"
+    rows: list[tuple[str, RenderableType]] = [
+        ("format", record["format"]),
+        ("tensors", f"{record['tensors']:,} quantized"),
+        ("size", size),
+    ]
+    if "calibration" in record:
+        used = record["calibration"]
+        text = f"{used['sequences']} sequences, {used['tokens']:,} tokens; {used['source']}"
+        rows.append(("calibration", text))
+    show(console, heading("Quantized", record["out"]), facts(rows))
+
+
+def dry_run(console: Console, out: str, steps: list[dict[str, Any]]) -> None:
+    """What a build would do."""
+    table = Table.grid(padding=(0, 2))
+    for step in steps:
+        style = "dim" if step["action"] == "keep" else "cyan"
+        table.add_row(Text(step["action"], style=style), step["stage"], step["what"])
+    show(console, heading("Would build", out), table)
+
+
+def built(console: Console, record: dict[str, Any]) -> None:
+    """What a build made, and how to go on."""
+    if not record["made"]:
+        console.print(f"\n [green]✓[/] {record['bundle']} is up to date; nothing was done\n")
+        return
+    rows: list[tuple[str, RenderableType]] = [
+        ("made", ", ".join(record["made"])),
+        ("kept", ", ".join(record["kept"]) or "nothing"),
+        ("bundle", f"{record['files']} files, {amount(record['bytes'])}"),
+        ("backend", record["backend"]),
+    ]
+    rows += [(Text("needs", style="yellow").markup, need) for need in record["needs"]]
+    where = record["bundle"]
+    after = Text.assemble(
+        ("check   ", "dim"), f"nemo-deploy verify {where}\n",
+        ("try     ", "dim"), f"nemo-deploy serve {where}\n",
+        ("deploy  ", "dim"), f"kubectl apply -k {where}/k8s",
+    )  # fmt: skip
+    show(console, heading("Built", where), facts(rows), after)
+
+
+def serving(console: Console, record: dict[str, str]) -> None:
+    """Where a server listens, and how to try it."""
+    model, http, grpc = record["model"], record["http"], record["grpc"]
+    body = '{"text_input": "Hello", "streaming": true, "sampling_param_max_tokens": 16}'
+    rows: list[tuple[str, RenderableType]] = [
+        ("gRPC", grpc),
+        ("HTTP", http),
+        ("try", f"curl -N {http}/v2/models/{model}/generate_stream -d '{body}'"),
+        ("load", f"nemo-deploy loadtest grpc://{grpc}"),
+        ("stop", "Ctrl-C"),
+    ]
+    show(console, heading("Serving", model), facts(rows))
+
+
+def checks(console: Console, path: str, found: Iterable[Check]) -> None:
+    """Every check with its result."""
+    rows = [(check.name, check.ok, check.detail) for check in found]
+    show(console, heading("Verified", path), _ticks(rows))
+
+
+def diagnosis(console: Console, found: dict[str, Any]) -> None:
+    """What this machine can do."""
+    machine = (
+        f"Python {found['python']}, {found['cores']} cores, {amount(found['memory_bytes'])} memory"
+    )
+    installed = ", ".join(f"{name} {version or '-'}" for name, version in found["packages"].items())
+    rows = [(row["name"], row["ok"], row["detail"]) for row in found["abilities"]]
+    show(console, heading("This machine", machine), _ticks(rows), Text(installed, style="dim"))
+
+
+def _ticks(rows: Iterable[tuple[str, bool, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(no_wrap=True)
+    table.add_column(style="dim")
+    for name, ok, detail in rows:
+        table.add_row(GOOD if ok else BAD, name, detail)
+    return table
+
+
+def load_report(console: Console, report: dict[str, Any], kept: str | None) -> None:
+    """A load test, one row a level."""
+    show(console, heading("Load test", f"{report['model']} at {report['url']}"), load_table(report))
+    for run in report["runs"]:
+        for message, count in run["error_messages"].items():
+            console.print(f" [red]{count} x[/] {message}", highlight=False)
+    if report["aborted"]:
+        console.print(f" [bold red]ended early:[/] {report['aborted']}")
+    if report["slo"]["objectives"]:
+        met = "[green]met[/]" if report["slo"]["met"] else "[bold red]missed[/]"
+        wanted = ", ".join(report["slo"]["objectives"])
+        console.print(f" objectives {wanted}: {met}, highest load {report['slo']['best'] or '-'}")
+    if report["token_counting"] == "responses":
+        console.print(" [dim]each response counted as one token (no tokenizer given)[/]")
+    if kept:
+        console.print(f" [dim]kept in {kept}[/]\n")
+
+
+def load_table(report: dict[str, Any]) -> Table:
+    """Latencies in ms at p50, p90 and p99, and rates."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    names = ("load", "requests", "errors", "TTFT ms", "ITL ms", "E2E ms", "tokens/s", "req/s")
+    for name in names:
+        table.add_column(name, justify="right")
+    for run in report["runs"]:
+        errors = Text(str(run["errors"]), style="bold red" if run["errors"] else "")
+        table.add_row(
+            f"{run['rate']:g}/s" if "rate" in run else str(run["concurrency"]),
+            str(run["requests"]),
+            errors,
+            *(_percentiles(run[key]) for key in ("ttft_ms", "itl_ms", "e2e_ms")),
+            f"{run['output_tokens_per_s']:,.1f}",
+            f"{run['requests_per_s']:.2f}",
+        )
+    table.caption = "latencies at p50 / p90 / p99"
+    table.caption_justify = "left"
+    return table
+
+
+def _percentiles(values: dict[str, float | None]) -> str:
+    shown = [values["p50"], values["p90"], values["p99"]]
+    return " / ".join("-" if value is None else f"{value:.1f}" for value in shown)
