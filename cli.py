@@ -10,7 +10,6 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from .errors import (
@@ -320,21 +319,23 @@ def run(arguments: list[str]) -> int:
     """Run one command; gives its exit code."""
     debug = "--debug" in arguments or bool(os.environ.get("NEMO_DEPLOY_DEBUG"))
     try:
-        return int(app(arguments, prog_name="nemo-deploy", standalone_mode=False) or 0)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except NemoDeployError as error:
+        app(arguments, prog_name="nemo-deploy")
+        return 0
+    except SystemExit as end:  # Typer reports wrong usage itself and ends every command this way
+        return end.code if isinstance(end.code, int) else 0
+    except Exception as error:
         if debug:
             traceback.print_exc()
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    except OSError as error:
-        if debug:
-            traceback.print_exc()
-        where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"error: {where}{error.strerror or error}\n")
-        return BadInputError.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        sys.stderr.write("interrupted\n")
-        return 130
+        sys.stderr.write(f"error: {_message(error)}\n")
+        if isinstance(error, NemoDeployError):
+            return error.exit_code
+        return BadInputError.exit_code if isinstance(error, OSError) else 1
+
+
+def _message(error: Exception) -> str:
+    """One message for any failure; what nobody foresaw is named as that."""
+    if isinstance(error, NemoDeployError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return f"unexpected {type(error).__name__}: {error}; please report it with --debug's output"

@@ -84,6 +84,7 @@ class Client:
             try:
                 await self._stream(connection, prompt, due, transcript)
             except grpc.aio.AioRpcError as error:
+                _raise_lost_cancellation()
                 unreachable = error.code() is grpc.StatusCode.UNAVAILABLE
                 connection.retired = connection.retired or unreachable
                 raise _FailedError(describe(error), unreachable=unreachable) from error
@@ -126,6 +127,16 @@ class Client:
             tensor = request.inputs.add(name=name, datatype=datatype, shape=[1])
             tensor.contents.CopyFrom(service_pb2.InferTensorContents(**contents))
         return request
+
+
+def _raise_lost_cancellation() -> None:
+    """Cancel the task anew where gRPC reported a failed call in place of its cancellation.
+
+    A cancellation that meets a call still being set up ends in gRPC's own task (grpcio 1.85).
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _text_output(response: Any) -> str:

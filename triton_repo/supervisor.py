@@ -18,7 +18,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -64,7 +63,6 @@ def _supervise(command: list[str], grace: float) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         status = process.wait()
-        _reap(time.monotonic() + 1)
     return status if status >= 0 else 128 - status
 
 
@@ -79,14 +77,6 @@ def _starter_is_gone() -> bool:
     """Wait a moment; True once standard input was closed at its other end."""
     readable, _, _ = select.select([0], [], [], 0.1)
     return bool(readable) and not os.read(0, 1)
-
-
-def _reap(deadline: float) -> None:
-    """Collect orphans handed to this process, where the system does that."""
-    with contextlib.suppress(ChildProcessError):
-        while time.monotonic() < deadline:
-            os.waitpid(-1, os.WNOHANG)
-            time.sleep(0.02)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ def dry_run(console: Console, out: str, steps: list[dict[str, Any]]) -> None:
 def built(console: Console, record: dict[str, Any]) -> None:
     """What a build made, and how to go on."""
     if not record["made"]:
-        console.print(f"\n [green]✓[/] {record['bundle']} is up to date; nothing was done\n")
+        line = f"\n [green]✓[/] {record['bundle']} is up to date; nothing was done\n"
+        console.print(line, soft_wrap=True)
         return
     rows: list[tuple[str, RenderableType]] = [
         ("made", ", ".join(record["made"])),

@@ -30,7 +30,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     A prompt is a JSON object: `texts` (one response each), `gap_s`, `error` (sent after the
     texts), `hang` (never ends, after `error` too), `cut` (ends without a final response), `die`
-    (the server stops).
+    (the server stops). `hanging` is set once a prompt hangs, `cancelled` once it was given up.
     """
 
     ready: bool = True
@@ -41,6 +41,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     drain_first_peer: bool = False
     peers: list[str] = field(default_factory=list)
     seen: list[Any] = field(default_factory=list)
+    hanging: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
     server: Any = None
     port: int = 0
@@ -95,6 +96,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             yield from self.answer(options, context)
 
     def answer(self, options: dict[str, Any], context: Any) -> Iterator[Any]:
+        if options.get("hang"):  # such a call ends in no other way
+            context.add_callback(self.cancelled.set)
         for text in options.get("texts", ["a", "b"]):
             time.sleep(options.get("gap_s", 0))
             message = service_pb2.ModelStreamInferResponse()
@@ -106,17 +109,15 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             yield service_pb2.ModelStreamInferResponse(error_message=options["error"])
         if options.get("die"):
             self.stop()
-        if options.get("hang"):
-            self.hang(context)
+        if options.keys() & {"die", "hang"}:
+            self.hanging.set()
+            while context.is_active():
+                time.sleep(0.01)
+            return
         if not options.keys() & {"cut", "error"}:
             message = service_pb2.ModelStreamInferResponse()
             message.infer_response.parameters["triton_final_response"].bool_param = True
             yield message
-
-    def hang(self, context: Any) -> None:
-        while context.is_active():
-            time.sleep(0.01)
-        self.cancelled.set()
 
 
 @pytest.fixture

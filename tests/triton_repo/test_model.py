@@ -8,7 +8,23 @@ import pytest
 
 from nemotron_deploy.triton_repo.served.generation import StartError
 
-pytestmark = pytest.mark.usefixtures("fakes")
+pytestmark = pytest.mark.usefixtures("fakes", "watchdogs")
+
+
+@pytest.fixture
+def watchdogs(monkeypatch):
+    """FAKE: the real one would end this process' parent. Collects what is not dismissed."""
+    alive = []
+
+    class FakeWatchdog:
+        def __init__(self, server):
+            alive.append(self)
+
+        def dismiss(self):
+            alive.remove(self)
+
+    monkeypatch.setattr("nemotron_deploy.triton_repo.served.watchdog.Watchdog", FakeWatchdog)
+    return alive
 
 
 def _initialize(root, /, **parameters):
@@ -108,13 +124,15 @@ def test_more_than_the_model_takes_is_refused(model, request_of):
     assert _error(refused[0]).code() == pb_utils.TritonError.UNAVAILABLE
 
 
-def test_finalize_fails_what_is_live(bundle, request_of):
+def test_finalize_fails_what_is_live(bundle, request_of, watchdogs):
     import triton_python_backend_utils as pb_utils
 
     model = _initialize(bundle)
     request = request_of("Monday", max_tokens=400, temperature=50.0)
     model.execute([request])
+    assert len(watchdogs) == 1
     model.finalize()
+    assert watchdogs == []
     assert _error(request).code() == pb_utils.TritonError.UNAVAILABLE
     assert not model.is_ready()
     late = request_of("Monday")

@@ -7,6 +7,7 @@ relative imports below work there as they do in the package (seen with Triton 2.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from .generation import Failure, RequestError
 from .parsing import is_stop, parse_request
 from .sessions import OverloadedError, Sessions
 from .tensors import NUMPY_TYPES, OUTPUTS
+from .watchdog import Watchdog
 
 CLOSE_SECONDS: Final = 10.0
 """How long `finalize` waits for the executor. Triton has drained requests before it calls."""
@@ -37,6 +39,7 @@ class TritonPythonModel:
         settings = read_settings(Path(args["model_repository"]), parameters)
         self._executor = create_executor(settings)
         self._sessions = Sessions(limit=settings.max_active + settings.max_waiting)
+        self._watchdog = Watchdog(os.getppid())
         pb_utils.Logger.log_info(
             f"{config['name']}: the {settings.executor} executor serves {settings.bundle}"
         )
@@ -60,6 +63,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Fail what is live and stop the executor, within `CLOSE_SECONDS`."""
+        self._watchdog.dismiss()
         self._sessions.close()
         self._executor.close(CLOSE_SECONDS)
 

@@ -1,4 +1,9 @@
-"""Live requests: each ends with exactly one final response, whichever way it ends."""
+"""Live requests: each ends with exactly one final response, whichever way it ends.
+
+A client that hangs up ends its request: over gRPC within `POLL_SECONDS`, over HTTP when Triton next
+writes to it. An HTTP request that is not streamed therefore runs to its end, as Triton's HTTP
+frontend does not look at a connection meanwhile (triton-inference-server/server, issue 7077).
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tokenizers.decoders import DecodeStream  # type: ignore[import-untyped]
+from tokenizers.decoders import DecodeStream
 
 
 class Detokenizer:

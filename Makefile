@@ -1,0 +1,60 @@
+# Everything runs in .venv, made with pip under pinned versions. torch comes first: asked for by
+# itself it is the CPU build where an index offers one. Elsewhere, to keep gigabytes of CUDA away:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+PYTHON ?= python3
+TORCH_INDEX ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help setup demo test test-cluster check format golden picture benchmark tiny clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) -e '.[quantize,local,dev]'
+	touch $@
+
+setup: .venv/installed  ## install into .venv
+
+demo: setup  ## the whole pipeline on the embedded model, without a GPU
+	$(BIN)/nemo-deploy demo
+
+test: setup  ## unit and end-to-end tests
+	$(BIN)/python -m pytest -m "not cluster"
+
+test-cluster: setup  ## tests against a real Kubernetes API server (KUBEBUILDER_ASSETS)
+	$(BIN)/python -m pytest -m cluster tests/cluster
+
+check: setup .typing/nemotron_deploy  ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# mypy finds a package by its folder's name, and this folder may be called anything.
+.typing/nemotron_deploy:
+	mkdir -p .typing
+	ln -sfn .. $@
+
+format: setup  ## let ruff format and fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+golden: setup  ## rewrite the golden files; read the difference before you commit it
+	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -m "not e2e and not cluster" -q
+
+picture: setup  ## remake the picture in the README from a real run
+	$(BIN)/nemo-deploy demo --svg docs/demo.svg
+
+benchmark: setup  ## measure; one JSON line each
+	$(BIN)/python benchmarks/startup.py
+
+tiny: setup  ## train the embedded model again (minutes)
+	$(BIN)/python scripts/train_tiny.py
+
+clean:  ## remove what make made
+	rm -rf .venv .typing .build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,30 @@
+"""The support table of the README: every GPU and format, for one model on one GPU."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..models import gpus
+from ..spec import QUANTS, Model, Plan, Workload
+from .plan import plan
+
+_CELLS: Final = {"supported": "yes", "needs": "with the plugin¹"}
+_REFUSALS: Final = {"memory": "too large", "nvfp4-encoder": "not written²"}
+
+
+def support_table(model: Model) -> str:
+    """A Markdown table: one row a GPU, one column a format, as `plan` answers."""
+    lines = [
+        "| GPU | " + " | ".join(QUANTS) + " |",
+        "| --- |" + " --- |" * len(QUANTS),
+    ]
+    for gpu in gpus().values():
+        cells = [_cell(plan(model, gpu, quant, Workload())) for quant in QUANTS.values()]
+        lines.append(f"| {gpu.name} (`{gpu.key}`) | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(result: Plan) -> str:
+    if result.buildable:
+        return _CELLS[result.status]
+    return _REFUSALS.get(result.rule, f"no: SM{result.sm}")

@@ -1,0 +1,199 @@
+"""Plans: every GPU and format has an answer, and its numbers add up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemotron_deploy.build import engine, llm_args, support
+from nemotron_deploy.build.memory import memory
+from nemotron_deploy.build.plan import plan, quant_named, require_buildable
+from nemotron_deploy.errors import RefusedError, UsageError
+from nemotron_deploy.models import TINY, gpu, gpus, known_model
+from nemotron_deploy.recipe import RECIPES
+from nemotron_deploy.spec import QUANTS, Model, Plan, Workload
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def nano() -> Model:
+    model = known_model("nemotron-3-nano-30b-a3b")
+    assert model is not None
+    return model
+
+
+def planned(gpu_name: str, quant: str, **workload: int) -> Plan:
+    return plan(nano(), gpu(gpu_name), QUANTS[quant], Workload(**workload))
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize("key", gpus())
+def test_every_pair_is_answered(key: str, quant: str) -> None:
+    result = planned(key, quant)
+    assert result.reasons
+    if result.buildable:
+        assert result.quant["effective"] == quant
+        assert result.max_concurrency >= result.llm_args["max_batch_size"] >= 1
+        assert not llm_args.problems(result.llm_args)
+    else:
+        assert result.alternatives
+        with pytest.raises(RefusedError, match=rf"rule: {result.rule}.*What works instead"):
+            require_buildable(result)
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize("key", gpus())
+def test_alternatives_that_are_commands_do_work(key: str, quant: str) -> None:
+    for text in planned(key, quant).alternatives:
+        if not text.startswith("--"):
+            continue
+        words = text.split()
+        options = dict(zip(words[::2], words[1::2], strict=True))
+        if "--context" in options or "--concurrency" in options:
+            continue
+        other = planned(options.get("--gpu", key), options.get("--quant", quant))
+        if options.get("--gpu") or other.rule != "memory":
+            assert other.buildable, f"{key} {quant}: {text}"
+
+
+def test_fp8_on_a100_is_refused_with_the_reason() -> None:
+    result = planned("a100", "fp8")
+    assert result.status == "refused"
+    assert "SM80" in result.reasons[0]
+    assert any("--quant int4" in text for text in result.alternatives)
+
+
+def test_int4_claims_no_upstream_support() -> None:
+    for key in ("a100", "h100"):
+        result = planned(key, "int4")
+        assert result.status == "needs"
+        assert not result.supported
+        assert "plugin" in result.needs[0]
+
+
+def test_rules_carry_their_source_and_date() -> None:
+    for rule in support.rules():
+        assert rule.source
+        assert rule.seen in ("read", "run")
+        assert len(rule.checked) == 10
+        assert rule.status in ("supported", "needs", "refused")
+        assert (rule.status == "needs") == bool(rule.needs)
+
+
+def test_what_does_not_fit_says_what_would() -> None:
+    result = planned("h100", "bf16", context=262_144, concurrency=64)
+    assert result.rule == "memory"
+    fitting = int(result.alternatives[0].split()[1])
+    assert planned("h100", "bf16", context=262_144, concurrency=fitting).buildable
+    assert not planned("h100", "bf16", context=262_144, concurrency=fitting + 1).buildable
+    context = int(result.alternatives[1].split()[1])
+    assert planned("h100", "bf16", context=context, concurrency=64).buildable
+    assert not planned("h100", "bf16", context=context + 1, concurrency=64).buildable
+
+
+def test_a_number_of_gpus_upstream_refuses() -> None:
+    assert planned("h100", "int4", gpus=3).rule == "gpus"
+
+
+@given(
+    key=st.sampled_from(sorted(gpus())),
+    quant=st.sampled_from(sorted(QUANTS)),
+    count=st.sampled_from([1, 2, 4, 8]),
+    context=st.integers(1, 10**6),
+)
+def test_memory_adds_up(key: str, quant: str, count: int, context: int) -> None:
+    target = gpu(key)
+    room = memory(nano(), RECIPES[quant], target, count)
+    assert sum(room.terms.values()) == target.memory_bytes
+    fitting = room.max_concurrency(context)
+    assert fitting * (room.state_per_sequence + context * room.kv_per_token) <= room.free
+    if fitting:
+        assert room.max_context(fitting) >= context
+
+
+def test_memory_beside_weights_and_cache_agrees_with_a_published_log() -> None:
+    # vLLM 0.12 on one H100: about 5 GiB beside weights and cache (NVIDIA's Nano cookbook).
+    terms = memory(nano(), RECIPES["bf16"], gpu("h100"), 1).terms
+    other = sum(terms[name] for name in ("runtime", "workspace", "activations", "cuda_graphs"))
+    assert other / 2**30 == pytest.approx(5.0, rel=0.05)
+
+
+def test_estimates_say_what_they_assume_and_order_formats() -> None:
+    guesses = [planned("h100", quant).estimate for quant in ("bf16", "fp8", "int4")]
+    times = [guess.tpot_ms for guess in guesses if guess]
+    assert times == sorted(times, reverse=True)
+    assert len(set(times)) == 3
+    for guess in guesses:
+        assert guess is not None
+        assert guess.assumptions[0].startswith("an estimate")
+        assert sum(guess.terms_ms.values()) == pytest.approx(guess.tpot_ms)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_batchsize": 8}, "max_batchsize"),
+        ({"max_batch_size": "8"}, "max_batch_size: '8' is not of type"),
+        ({"kv_cache_config": {"enable_reuse": True}}, "enable_reuse"),
+        ({"kv_cache_config": {"free_gpu_memory_fraction": 1.5}}, "1.5 is greater than the maximum"),
+        ({"moe_config": {"backend": "MARLINN"}}, "moe_config.backend"),
+        ({"load_format": 3}, "load_format"),
+    ],
+)
+def test_wrong_llm_arguments_are_found(change: dict[str, object], message: str) -> None:
+    good = planned("h100", "int4").llm_args
+    assert llm_args.problems(good) == []
+    assert message in " ".join(llm_args.problems(good | change))
+
+
+def test_emitted_arguments_exist_in_the_stable_release() -> None:
+    schema = json.loads(llm_args.SCHEMA.read_text())
+    for name in planned("h100", "fp8").llm_args:
+        assert schema["properties"][name].get("x-in-1.2"), name
+
+
+def test_traps_of_upstream_are_avoided() -> None:
+    args = planned("h100", "bf16").llm_args
+    assert args["trust_remote_code"] is False
+    assert args["kv_cache_config"]["enable_block_reuse"] is False  # unsupported with Mamba state
+    assert args["max_batch_size"] <= 64  # the default of 2048 runs out of Mamba slots
+    assert "torch_compile_config" not in args  # piecewise graphs with chunked prefill gave NaN
+
+
+@pytest.mark.parametrize(("key", "quant"), [("h100", "int4"), ("h100", "fp8"), ("a100", "bf16")])
+def test_engine_directory(tmp_path: Path, golden, key: str, quant: str) -> None:
+    engine.emit(tmp_path, planned(key, quant))
+    for name in ("engine.json", "llm_args.yaml"):
+        golden(GOLDEN / f"{key}-{quant}" / name, (tmp_path / name).read_text())
+    assert all(check.ok for check in engine.check(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["max_batchsize: 3", "[1]", "a: [", ""])
+def test_a_damaged_engine_directory_fails_its_check(tmp_path: Path, text: str) -> None:
+    engine.emit(tmp_path, planned("h100", "int4"))
+    (tmp_path / "llm_args.yaml").write_text(text)
+    assert not all(check.ok for check in engine.check(tmp_path))
+
+
+def test_llm_args_are_yaml_that_upstream_reads(tmp_path: Path) -> None:
+    result = planned("h100", "int4")
+    engine.emit(tmp_path, result)
+    assert yaml.safe_load((tmp_path / "llm_args.yaml").read_text()) == dict(result.llm_args)
+
+
+def test_unknown_format_lists_the_known() -> None:
+    with pytest.raises(UsageError, match=r"int3.*bf16, fp8, int4, nvfp4"):
+        quant_named("int3")
+
+
+def test_tiny_is_planned_with_the_bytes_its_file_has() -> None:
+    from nemotron_deploy.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.open(TINY)
+    result = plan(checkpoint.model, gpu("h100"), QUANTS["bf16"], Workload())
+    assert result.weights_bytes == checkpoint.bytes

@@ -1,0 +1,217 @@
+"""The bundle's record: resuming, and states that a kill can leave."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from nemotron_deploy.bundle import RECORD_NAME, Bundle, building
+from nemotron_deploy.errors import BadInputError, CheckFailedError
+from nemotron_deploy.files import locked, new_directory, require_space, write_atomically
+
+HEADER = {"name": "x-h100-int4", "model_name": "x", "asked": {"gpu": "h100"}}
+
+
+class KilledError(BaseException):
+    """Stands for the process ending at this point."""
+
+
+def fill(text: str = "a"):
+    def make(dest: Path) -> None:
+        (dest / "sub").mkdir()
+        (dest / "sub" / "file.txt").write_text(text)
+        (dest / "other.txt").write_text(text * 2)
+
+    return make
+
+
+def made(path: Path, text: str = "a", inputs: str = "1") -> Bundle:
+    with building(path, HEADER) as bundle:
+        for stage in ("checkpoint", "engine"):
+            if not bundle.stage_is_current(stage, inputs):
+                bundle.run_stage(stage, inputs, fill(text))
+    return Bundle.open(path)
+
+
+def failing(bundle: Bundle) -> set[str]:
+    return {check.name for check in bundle.verify_files() if not check.ok}
+
+
+def test_a_bundle_records_every_file(tmp_path: Path) -> None:
+    bundle = made(tmp_path / "b")
+    assert bundle.complete
+    assert set(bundle.files) == {
+        f"{stage}/{name}"
+        for stage in ("checkpoint", "engine")
+        for name in ("sub/file.txt", "other.txt")
+    }
+    assert bundle.stage_bytes("engine") == 3
+    assert not failing(bundle)
+
+
+def test_nothing_is_done_twice(tmp_path: Path) -> None:
+    made(tmp_path / "b")
+    before = (tmp_path / "b" / RECORD_NAME).stat().st_mtime_ns
+    with building(tmp_path / "b", HEADER) as bundle:
+        assert bundle.stage_is_current("checkpoint", "1")
+        assert not bundle.stage_is_current("checkpoint", "2")
+    assert (tmp_path / "b" / RECORD_NAME).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("change", ["edit", "same size", "remove", "add", "replace by link"])
+def test_a_changed_stage_is_noticed_and_made_again(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "b"
+    made(path)
+    target = path / "engine" / "other.txt"
+    if change == "edit":
+        target.write_text("longer than before")
+    elif change == "same size":
+        target.write_text("zz")
+        os.utime(target, ns=(2**62, 2**62))
+    elif change == "remove":
+        target.unlink()
+    elif change == "add":
+        (path / "engine" / "new.txt").write_text("")
+    else:
+        target.unlink()
+        target.symlink_to("/etc/hostname")
+    assert failing(Bundle.open(path))
+    assert not Bundle.open(path).stage_is_current("engine", "1")
+    assert not failing(made(path))
+
+
+def test_files_outside_the_record_are_reported(tmp_path: Path) -> None:
+    bundle = made(tmp_path / "b")
+    (bundle.path / "stray.txt").write_text("x")
+    (bundle.path / "link").symlink_to("/etc")
+    check = next(c for c in bundle.verify_files() if c.name == "no other files")
+    assert check.detail == "link, stray.txt"
+
+
+def test_an_error_in_a_stage_leaves_nothing_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "b"
+    made(path)
+
+    def fails(dest: Path) -> None:
+        (dest / "half").write_text("x")
+        raise KilledError
+
+    with pytest.raises(KilledError), building(path, HEADER) as bundle:
+        bundle.run_stage("engine", "2", fails)
+    assert sorted(os.listdir(path)) == [RECORD_NAME, "checkpoint", "engine"]
+    assert not failing(Bundle.open(path))
+
+
+def test_every_point_a_build_can_be_killed_at(tmp_path: Path, monkeypatch) -> None:
+    """End the process at each change to the file system in turn; the next run completes."""
+    real = {"rename": Path.rename, "replace": Path.replace, "mkdir": Path.mkdir}
+    reached = 0
+
+    def killing(point: int) -> None:
+        count = 0
+
+        def wrap(name: str):
+            def call(*args: object, **kwargs: object) -> object:
+                nonlocal count
+                count += 1
+                if count == point:
+                    raise KilledError
+                return real[name](*args, **kwargs)  # type: ignore[arg-type]
+
+            return call
+
+        for name in real:
+            monkeypatch.setattr(Path, name, wrap(name))
+
+    for point in range(1, 40):
+        path = tmp_path / f"b{point}"
+        made(path, "old", "1")
+        killing(point)
+        try:
+            with pytest.raises(KilledError):
+                made(path, "new", "2")
+        except pytest.fail.Exception:
+            break
+        finally:
+            monkeypatch.undo()
+        reached = point
+        state = Bundle.open(path)
+        wrong = failing(state) - {"complete", "no other files"}
+        assert not wrong, f"after point {point}: {wrong}"
+        again = made(path, "new", "2")
+        assert again.complete
+        assert not failing(again)
+        assert (path / "engine" / "other.txt").read_text() == "newnew"
+    assert reached > 8
+
+
+def test_an_incomplete_bundle_says_so(tmp_path: Path) -> None:
+    with pytest.raises(KilledError), building(tmp_path / "b", HEADER) as bundle:
+        bundle.run_stage("checkpoint", "1", fill())
+        raise KilledError
+    with pytest.raises(CheckFailedError, match="incomplete"):
+        Bundle.open(tmp_path / "b").require_complete()
+
+
+def test_a_directory_that_holds_something_else(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(BadInputError, match=r"holds something else \(thesis\.tex\)"):
+        made(tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "b"
+    made(path)
+    with locked(path), pytest.raises(BadInputError, match="another nemo-deploy"):
+        made(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 99}', '{"schema": 1}'])
+def test_a_broken_record(tmp_path: Path, text: str) -> None:
+    (tmp_path / RECORD_NAME).write_text(text)
+    with pytest.raises(BadInputError, match=r"bundle\.json"):
+        Bundle.open(tmp_path)
+
+
+def test_reports_are_recorded(tmp_path: Path) -> None:
+    bundle = made(tmp_path / "b")
+    bundle.add_report("load.json", b"{}\n")
+    assert not failing(Bundle.open(bundle.path))
+    assert json.loads((bundle.path / "report" / "load.json").read_text()) == {}
+
+
+def test_a_new_directory_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    with pytest.raises(KilledError), new_directory(target) as work:
+        (work / "half").write_text("x")
+        raise KilledError
+    assert os.listdir(target.parent) == []
+    with new_directory(target) as work:
+        (work / "whole").write_text("x")
+    assert os.listdir(target) == ["whole"]
+    with pytest.raises(BadInputError, match="already holds something"), new_directory(target):
+        pass
+
+
+def test_space_is_checked_before_work_begins(tmp_path: Path) -> None:
+    require_space(tmp_path / "not" / "there", 1)
+    with pytest.raises(BadInputError, match="are needed here"):
+        require_space(tmp_path, 10**18)
+
+
+def test_atomic_writes_keep_the_old_content_on_error(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "f"
+    write_atomically(path, b"old")
+
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["f"]
