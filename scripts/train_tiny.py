@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
 from pathlib import Path
@@ -43,76 +43,17 @@ ANSWER_WEIGHT = 5.0
 TRAINING_CHUNK = 16
 """`chunk_size` while training: the result is the same, with less work for rows this short."""
 
-CONFIG: dict[str, Any] = {
-    "architectures": ["NemotronHForCausalLM"],
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "bos_token_id": BOS,
-    "chunk_size": 32,
-    "conv_kernel": 4,
-    "eos_token_id": EOS,
-    "expand": 4,
-    "head_dim": 64,
-    "hidden_dropout": 0.0,
-    "hidden_size": 128,
-    "hybrid_override_pattern": "MEM*EME",
-    "initializer_range": 0.02,
-    "intermediate_size": 192,
-    "layer_norm_epsilon": 1e-05,
-    "mamba_head_dim": 8,
-    "mamba_hidden_act": "silu",
-    "mamba_num_heads": 64,
-    "mamba_proj_bias": False,
-    "mamba_ssm_cache_dtype": "float32",
-    "max_position_embeddings": 4096,
-    "mlp_bias": False,
-    "mlp_hidden_act": "relu2",
-    "model_type": "nemotron_h",
-    "moe_intermediate_size": 192,
-    "moe_shared_expert_intermediate_size": 256,
-    "n_group": 1,
-    "n_groups": 2,
-    "n_routed_experts": 12,
-    "n_shared_experts": 1,
-    "norm_eps": 1e-05,
-    "norm_topk_prob": True,
-    "num_attention_heads": 4,
-    "num_experts_per_tok": 2,
-    "num_hidden_layers": 7,
-    "num_key_value_heads": 2,
-    "num_logits_to_keep": 1,
-    "pad_token_id": PAD,
-    "partial_rotary_factor": 1.0,
-    "rescale_prenorm_residual": True,
-    "residual_in_fp32": False,
-    "rope_theta": 10000,
-    "routed_scaling_factor": 2.5,
-    "sliding_window": None,
-    "ssm_state_size": 16,
-    "tie_word_embeddings": False,
-    "time_step_floor": 0.0001,
-    "time_step_max": 0.1,
-    "time_step_min": 0.001,
-    "topk_group": 1,
-    "torch_dtype": "bfloat16",
-    "transformers_version": "4.53.2",
-    "use_bias": False,
-    "use_cache": True,
-    "use_conv_bias": True,
-    "use_mamba_kernels": True,
-    "vocab_size": 512,
-}
+HAND_WRITTEN = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+"""Files of `models/tiny` that are sources: they say what is trained, and are copied unchanged."""
+
+CONFIG: dict[str, Any] = json.loads((TINY / "config.json").read_text(encoding="utf-8"))
 
 KEPT_IN_F32 = ("e_score_correction_bias", "A_log", "D", "dt_bias")
-
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}\n"
-    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}\n"
-    "{%- endfor -%}\n"
-    "{%- if add_generation_prompt -%}\n"
-    "{{- '<|im_start|>assistant\\n' -}}\n"
-    "{%- endif -%}\n"
-)
 
 HELDOUT_SEED = 7
 HELDOUT_DOCUMENTS = 128
@@ -317,31 +258,14 @@ def hub_tensors(model: NemotronHForCausalLM) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` the way published configurations are written."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
 def write_checkpoint(folder: Path, model: NemotronHForCausalLM, tokenizer: Tokenizer) -> None:
     """Write everything but `training.json` into the empty `folder`."""
-    save_file(hub_tensors(model), folder / "model.safetensors", metadata={"format": "pt"})
-    write_json(folder / "config.json", CONFIG)
-    ids = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
-    write_json(folder / "generation_config.json", {**ids, "do_sample": False})
+    weights = folder / "model.safetensors"
+    save_file(hub_tensors(model), weights, metadata={"format": "pt"})
+    weights.chmod(0o644)  # safetensors leaves it to the owner alone
     tokenizer.save(str(folder / "tokenizer.json"))
-    tokens = {"bos_token": SPECIAL_TOKENS[BOS], "eos_token": SPECIAL_TOKENS[EOS]}
-    settings = {
-        "add_bos_token": False,
-        **tokens,
-        "clean_up_tokenization_spaces": False,
-        "model_input_names": ["input_ids", "attention_mask"],
-        "model_max_length": CONFIG["max_position_embeddings"],
-        "pad_token": SPECIAL_TOKENS[PAD],
-        "padding_side": "left",
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
-    write_json(folder / "tokenizer_config.json", settings)
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    for name in HAND_WRITTEN:
+        shutil.copyfile(TINY / name, folder / name)
 
 
 @torch.no_grad()
@@ -441,9 +365,10 @@ def main() -> None:
             "transformers": transformers.__version__,
             **evaluate(folder),
         }
-        write_json(folder / "training.json", record)
+        summary = json.dumps(record, indent=2)
+        (folder / "training.json").write_text(summary + "\n", encoding="utf-8")
         replace_folder(folder, args.out)
-    print(json.dumps(record, indent=2))
+    print(summary)
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ class LocalServer:
     def _server_command(self, root: Path, region: str) -> list[str]:
         return [
             str(root / "bin" / "tritonserver"),
-            f"--model-repository={self.repository}",
+            f"--model-repository={_private_copy(self.repository, self._scratch)}",
             f"--backend-directory={_prepare_backend(root, self._scratch)}",
             f"--backend-config=python,shm-region-prefix-name={region}",
             "--disable-auto-complete-config",
@@ -219,6 +219,20 @@ def _stub(root: Path) -> Path:
     return root / "python_backend_stubs" / _python_version() / _STUB
 
 
+def _private_copy(repository: Path, scratch: Path) -> Path:
+    """The repository's few files again, in a directory that looks like its bundle.
+
+    Python writes its byte code beside the sources (the stub ignores the variable that forbids it),
+    and a bundle that was served must still hold exactly what was recorded.
+    """
+    bundle = scratch / "bundle"
+    for sibling in repository.parent.iterdir():
+        if sibling.is_dir() and sibling != repository:
+            bundle.mkdir(exist_ok=True)
+            (bundle / sibling.name).symlink_to(sibling)
+    return Path(shutil.copytree(repository, bundle / repository.name))
+
+
 def _prepare_backend(root: Path, scratch: Path) -> Path:
     """A backend directory whose Python backend has the stub of the running Python."""
     backend = scratch / "backends" / "python"
@@ -242,7 +256,6 @@ def _environment(root: Path, executor: str) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
         "NEMO_DEPLOY_EXECUTOR": executor,
         "HF_HUB_OFFLINE": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 

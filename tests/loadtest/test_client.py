@@ -5,6 +5,7 @@ import socket
 import time
 
 import pytest
+
 from nemotron_deploy.loadtest import LoadTest
 from nemotron_deploy.loadtest.client import Client
 from nemotron_deploy.loadtest.server import Server

@@ -1,0 +1,181 @@
+"""From a checkpoint to a load-tested server, with the real tritonserver and through the verbs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nemotron_deploy.models import TINY, text
+from nemotron_deploy.quantize.formats import decode_checkpoint
+from nemotron_deploy.spec import Workload
+from nemotron_deploy.verbs.ask import ask
+from nemotron_deploy.verbs.build import build, prepare
+from nemotron_deploy.verbs.serve import serving
+from nemotron_deploy.verbs.verify import verify
+
+pytestmark = pytest.mark.e2e
+
+COMMAND = [sys.executable, "-m", "nemotron_deploy"]
+QUESTIONS = [prompt.text for prompt in text.prompts(5, 4, split="heldout")]
+
+
+@pytest.fixture(scope="module", params=["int4", "fp8"])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / f"tiny-h100-{request.param}"
+    build(prepare("tiny", "h100", request.param, Workload(context=4096), out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / "tiny-h100-int4"
+    build(prepare("tiny", "h100", "int4", Workload(context=4096), out))
+    return out
+
+
+def greedy_with_transformers(bundle: Path, folder: Path, max_tokens: int) -> list[str]:
+    """Answers of plain `generate` on the bundle's weights, decoded into an ordinary checkpoint."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    for path in TINY.iterdir():
+        shutil.copyfile(path, folder / path.name)
+    weights = decode_checkpoint(load_file(bundle / "checkpoint" / "model.safetensors"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    answers = []
+    for question in QUESTIONS:
+        inputs = tokenizer(question, return_tensors="pt")
+        out = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
+        new = out[0, inputs.input_ids.shape[1] :]
+        answers.append(tokenizer.decode(new, skip_special_tokens=True))
+    return answers
+
+
+def test_the_served_tokens_are_those_of_transformers(bundle: Path, tmp_path: Path) -> None:
+    expected = greedy_with_transformers(bundle, tmp_path, max_tokens=24)
+    with serving(_opened(bundle), executor="reference") as server:
+        pieces = [list(ask(server.grpc_url, "tiny", question, 24)) for question in QUESTIONS]
+    assert ["".join(answer) for answer in pieces] == expected
+    assert any(len(answer) > 1 for answer in pieces), "nothing was streamed"
+    wrong = [check for check in verify(bundle) if not check.ok]
+    assert not wrong, "serving changed the bundle"
+
+
+def _opened(path: Path):
+    from nemotron_deploy.bundle import Bundle
+
+    return Bundle.open(path)
+
+
+@pytest.fixture
+def served(int4_bundle: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """`nemo-deploy serve`, as a user runs it, and what it printed."""
+    ports = [str(_free_port()) for _ in range(3)]
+    options = [f"--{name}-port" for name in ("http", "grpc", "metrics")]
+    arguments = [word for pair in zip(options, ports, strict=True) for word in pair]
+    process = subprocess.Popen(
+        [*COMMAND, "serve", str(int4_bundle), "--json", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    printed = ""
+    while not printed.rstrip().endswith("}"):
+        line = process.stdout.readline()
+        assert line, process.stderr.read() if process.stderr else ""
+        printed += line
+    yield process, json.loads(printed)
+    process.send_signal(signal.SIGINT)
+    process.wait(30)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def nemo_deploy(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_serve_loadtest_and_interrupt(
+    served: tuple[subprocess.Popen[str], dict[str, str]], int4_bundle: Path
+) -> None:
+    process, where = served
+    with urllib.request.urlopen(f"{where['http']}/v2/health/ready") as answer:
+        assert answer.status == 200
+    taken = where["grpc"].rpartition(":")[2]
+    second = nemo_deploy("serve", str(int4_bundle), "--grpc-port", taken)
+    assert second.returncode == 4
+    assert taken in second.stderr
+    load = nemo_deploy(
+        "loadtest", f"grpc://{where['grpc']}", "--concurrency", "1,2", "--requests", "6",
+        "--max-tokens", "8", "--slo", "errors<1%", "--json",
+    )  # fmt: skip
+    assert load.returncode == 0, load.stderr
+    report = json.loads(load.stdout)
+    assert [run["concurrency"] for run in report["runs"]] == [1, 2]
+    for run in report["runs"]:
+        assert (run["requests"], run["errors"]) == (6, 0)
+        for metric in ("ttft_ms", "itl_ms", "e2e_ms"):
+            assert 0 < run[metric]["p50"] <= run[metric]["p90"] <= run[metric]["p99"]
+        assert run["output_tokens_per_s"] > run["requests_per_s"] > 0
+    assert report["slo"]["met"] is True
+    missed = nemo_deploy(
+        "loadtest", f"grpc://{where['grpc']}", "--concurrency", "1", "--requests", "2",
+        "--max-tokens", "2", "--slo", "ttft_p99<0.001ms",
+    )  # fmt: skip
+    assert missed.returncode == 5
+    assert "missed" in missed.stdout
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+
+
+def test_a_server_that_dies_during_a_load_test(
+    served: tuple[subprocess.Popen[str], dict[str, str]],
+) -> None:
+    process, where = served
+    test = subprocess.Popen(
+        [*COMMAND, "loadtest", f"grpc://{where['grpc']}", "--concurrency", "2",
+         "--requests", "5000", "--max-tokens", "16", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(4)
+    assert test.poll() is None
+    process.kill()  # nothing of a server outlives the process that started it
+    out, _ = test.communicate(timeout=60)
+    assert test.returncode == 5
+    report = json.loads(out)
+    assert report["aborted"]
+    assert report["runs"][0]["requests"] > report["runs"][0]["errors"] > 0
+    assert report["runs"][0]["complete"] is False
+
+
+def test_loadtest_of_a_bundle_serves_it_and_keeps_the_report(int4_bundle: Path) -> None:
+    done = nemo_deploy("loadtest", str(int4_bundle), "--requests", "4", "--concurrency", "1")
+    assert done.returncode == 0, done.stderr
+    reports = list((int4_bundle / "report").glob("loadtest-*.json"))
+    assert json.loads(reports[0].read_text())["token_counting"] == "tokenizer"
+    assert all(check.ok for check in verify(int4_bundle))
+
+
+def test_the_demo_runs_through(tmp_path: Path) -> None:
+    picture = tmp_path / "demo.svg"
+    done = nemo_deploy("demo", "--out", str(tmp_path / "bundle"), "--svg", str(picture))
+    assert done.returncode == 0, done.stderr
+    for words in ("INT4, group 64", "checks, all good", "TTFT ms", "nemo-deploy build --gpu h100"):
+        assert words in done.stdout
+    assert picture.read_text().startswith("<svg")
