@@ -320,7 +320,6 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments or bool(os.environ.get("NEMO_DEPLOY_DEBUG"))
     try:
         app(arguments, prog_name="nemo-deploy")
-        return 0
     except SystemExit as end:  # Typer reports wrong usage itself and ends every command this way
         return end.code if isinstance(end.code, int) else 0
     except Exception as error:
@@ -330,6 +329,7 @@ def run(arguments: list[str]) -> int:
         if isinstance(error, NemoDeployError):
             return error.exit_code
         return BadInputError.exit_code if isinstance(error, OSError) else 1
+    return 0
 
 
 def _message(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """How quickly commands start, as ratios to an empty Python program in the same run.
 
-Prints one JSON line: per command the median of wall times in seconds, its ratio to `python -c pass`,
-and the largest memory of the process in MB.
+Prints one JSON line: per command the median of wall times in seconds, its ratio to
+`python -c pass`, and the largest memory of the process in MB.
 """
 
 from __future__ import annotations

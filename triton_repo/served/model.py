@@ -54,7 +54,7 @@ class TritonPythonModel:
                 channel.send_error(str(error), Failure.INVALID)
             except OverloadedError as error:
                 channel.send_error(str(error), Failure.UNAVAILABLE)
-            except Exception as error:  # noqa: BLE001  one request must not end the model
+            except Exception as error:
                 channel.send_error(f"{type(error).__name__}: {error}", Failure.INTERNAL)
 
     def is_ready(self) -> bool:
@@ -77,7 +77,7 @@ class TritonPythonModel:
         session = self._sessions.open(request.request_id(), parse_request(tensors), channel)
         try:
             self._executor.submit(session.request, session)
-        except Exception as error:  # noqa: BLE001  the session owns the channel and its one ending
+        except Exception as error:
             session.fail(f"{type(error).__name__}: {error}", Failure.INTERNAL)
 
     def _cancel(self, request_id: str, channel: TritonChannel) -> None:

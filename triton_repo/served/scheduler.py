@@ -77,7 +77,7 @@ class RoundRobin:
         except RequestError as error:
             job.sink.fail(str(error), Failure.INVALID)
             return False
-        except Exception as error:  # noqa: BLE001  one request must not end the worker
+        except Exception as error:
             job.sink.fail(f"generation failed: {type(error).__name__}: {error}", Failure.INTERNAL)
             return False
         job.sink.step(step)

@@ -93,7 +93,7 @@ class Session:
                 return
             try:
                 gone = self._channel.is_cancelled()
-            except Exception:  # noqa: BLE001  the channel broke: there is no client to serve
+            except Exception:
                 gone = True
             if gone:
                 self.cancel()
@@ -103,7 +103,7 @@ class Session:
         self._done = ends
         try:
             send()
-        except Exception:  # noqa: BLE001  whatever broke the channel, the request is over
+        except Exception:
             self._done = True
         if self._done:
             self._on_end(self)
