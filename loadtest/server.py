@@ -7,6 +7,7 @@ end cannot be told from its being cut.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -24,6 +25,7 @@ STREAMS_PER_CONNECTION: Final = 100
 
 _START_TIMEOUT_S: Final = 5.0
 _PROBE_TIMEOUT_S: Final = 2.0
+_SETTLE_S: Final = 0.05
 _CHANNEL_OPTIONS: Final = (
     # gRPC shares one connection among equal channels of a process unless told not to.
     ("grpc.use_local_subchannel_pool", 1),
@@ -75,6 +77,9 @@ class Server:
     ) -> None:
         for connection in self._connections:
             await connection.close()
+        # gRPC still reports ended calls to this event loop: closing it now would leave them to the
+        # next one, where they raise.
+        await asyncio.sleep(_SETTLE_S)
 
     async def open(self, streams: int) -> None:
         """Connect for so many streams at once, so that no request waits for a connection.

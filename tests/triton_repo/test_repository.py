@@ -95,3 +95,11 @@ def test_check_finds_what_is_missing(repository, tmp_path):
     (repository / "tiny" / "config.pbtxt").unlink()
     assert not triton_repo.check(repository)[0].ok
     assert [check.ok for check in triton_repo.check(tmp_path / "nowhere")] == [False]
+
+
+def test_the_decoder_is_the_encoders_own_module():
+    """One file, so that what is written and what is served cannot drift apart."""
+    package = Path(triton_repo.__file__).parent
+    assert (
+        package / "served" / "formats.py"
+    ).resolve() == package.parent / "quantize" / "formats.py"

@@ -20,12 +20,13 @@ def load_model(checkpoint: Path) -> tuple[Any, Any]:
     Raises `StartError` naming the file or tensor.
     """
     from transformers import AutoTokenizer, GenerationConfig, NemotronHForCausalLM
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils import logging
 
     from .formats import decode_checkpoint
 
     # Its monitor is a thread that would live on when the server ends its stub.
-    disable_progress_bar()
+    silence: Any = logging.disable_progress_bar
+    silence()
     load: Any = NemotronHForCausalLM.from_pretrained
     model, report = load(
         None,

@@ -51,9 +51,13 @@ class TrtllmExecutor(Executor):
         return self._thread.is_alive()
 
     def close(self, timeout: float) -> None:
-        """Abort what is live and shut the engine down; leaves it behind after `timeout` seconds."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """Abandon what is live and shut the engine down, or leave it behind after `timeout` s."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._abandon(), self._loop)
         self._thread.join(timeout / 2)
+        if not self._thread.is_alive():
+            self._loop.close()
         shutdown = threading.Thread(target=self._llm.shutdown, daemon=True)
         shutdown.start()
         shutdown.join(timeout / 2)
@@ -62,6 +66,13 @@ class TrtllmExecutor(Executor):
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _abandon(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._loop.stop()
 
     async def _serve(self, request: GenerationRequest, sink: Sink) -> None:
         try:
