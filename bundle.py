@@ -117,16 +117,18 @@ class Bundle:
                 return False
         return True
 
-    def run_stage(self, stage: str, inputs: str, make: Callable[[Path], None]) -> None:
+    def run_stage(
+        self, stage: str, inputs: str, make: Callable[[Path], Mapping[str, Any] | None]
+    ) -> None:
         """Make `stage` by `make(directory)` in a temporary directory, then put it in place.
 
-        `inputs` is a digest of all that the result depends on.
+        `inputs` is a digest of all that the result depends on. What `make` returns is recorded.
         """
         target = self.path / stage
         work = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{stage}-", dir=self.path))
         work.chmod(0o755)
         try:
-            make(work)
+            made = make(work)
             files = {f"{stage}/{name}": _describe(work / name) for name in list_files(work, work)}
             sync_tree(work)
             self._forget(stage)
@@ -136,7 +138,7 @@ class Bundle:
             work.rename(target)
             sync(self.path)
             self.record["files"] |= files
-            self.record["stages"][stage] = {"inputs": inputs}
+            self.record["stages"][stage] = {"inputs": inputs, "made": made}
             self.save()
         finally:
             clean(self.path)

@@ -52,7 +52,11 @@ ConcurrencyOption = Annotated[
 ]
 CalibrationOption = Annotated[
     Path | None,
-    typer.Option("--calibration", help="JSON lines for FP8 calibration: text, prompt or messages."),
+    typer.Option("--calibration", help="JSON lines with text, prompt or messages."),
+]
+SmoothOption = Annotated[
+    bool,
+    typer.Option("--smooth", help="INT4: fold activation-aware scales in; calibrates first."),
 ]
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -108,13 +112,14 @@ def quantize(
     out: Annotated[Path, typer.Option("--out", help="A new directory for the result.")],
     checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
     calibration: CalibrationOption = None,
+    smooth: SmoothOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a checkpoint in another format, tensor by tensor."""
     from .verbs.quantize import quantize as work
 
     with _progress(as_json) as progress:
-        record = work(checkpoint, quant, out, calibration, progress)
+        record = work(checkpoint, quant, out, calibration, smooth, progress)
     if not _printed(as_json, record):
         from .views.results import quantization
 
@@ -133,6 +138,7 @@ def build(
     context: ContextOption = None,
     concurrency: ConcurrencyOption = None,
     calibration: CalibrationOption = None,
+    smooth: SmoothOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
@@ -142,7 +148,7 @@ def build(
     from .verbs import build as verb
 
     workload = Workload(context=context, concurrency=concurrency, gpus=gpus)
-    job = verb.prepare(checkpoint, gpu, quant, workload, out, calibration)
+    job = verb.prepare(checkpoint, gpu, quant, workload, out, calibration, smooth)
     if dry_run:
         steps = verb.dry_run(job)
         if not _printed(as_json, {"bundle": str(job.out), "stages": steps}):

@@ -1,6 +1,7 @@
-"""Activation ranges for FP8, collected by ModelOpt's own quantizers on the CPU or a GPU.
+"""Calibration: what FP8 activations and INT4 smoothing need to know of a model, layer by layer.
 
-The whole model is loaded, so this serves models that fit into memory.
+FP8 ranges are collected by ModelOpt's own quantizers. The peak is one layer and the activations of
+the calibration text, on the CPU or a GPU; a run that was interrupted goes on at the last layer.
 """
 
 from __future__ import annotations
@@ -8,94 +9,227 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+from torch import Tensor, nn
+
 from ..checkpoint import Checkpoint
-from ..errors import BadInputError, RefusedError
+from ..errors import BadInputError
+from ..files import write_atomically
 from ..models import text
 from ..recipe import Recipe
+from .layerwise import Layer, layers
+from .smooth import Choice, Folding, report, smooth_layer
 
 BUILT_IN_SAMPLES: Final = 64
 MAX_TOKENS: Final = 512
 """Longest calibration sequence, as in ModelOpt's own default."""
 
-MEMORY_FACTOR: Final = 1.5
-"""Memory for a calibration over the checkpoint's bytes: ModelOpt was measured at 1.3 times."""
+KEPT: Final = "found.safetensors"
+
+QUANTIZER: Final = re.compile(r"block\.(?P<owner>.+)[._](?P<side>input|output)_quantizer")
+"""`block.mixer.q_proj.input_quantizer`, but `block.mixer.experts.up_proj_input_quantizer`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Calibration:
-    """Largest input magnitude of each quantized tensor, and what it was collected from."""
+    """What was found.
 
-    amax: dict[str, float]
+    Attributes:
+        amax: Largest input magnitude by quantized tensor; largest key and value magnitudes by
+            `...k_proj.k_scale` and `...v_proj.v_scale`. Empty unless the recipe has activations.
+        folding: Scales to fold into weights before rounding. Empty unless asked for.
+        expert_tokens: Tokens each routed expert saw, by layer index.
+        source: Where the text came from.
+    """
+
     source: str
     sequences: int
     tokens: int
+    amax: dict[str, float] = field(default_factory=dict)
+    folding: Folding = field(default_factory=Folding)
+    expert_tokens: dict[int, list[int]] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """What is kept of it for the reader of a record."""
+        unseen = sum(row.count(0) for row in self.expert_tokens.values())
+        return {
+            "source": self.source,
+            "sequences": self.sequences,
+            "tokens": self.tokens,
+            "experts_without_tokens": unseen,
+            "expert_tokens": {str(layer): row for layer, row in self.expert_tokens.items()},
+            "smoothing": report(self.folding.choices.values()),
+        }
 
 
 def calibrate(
     checkpoint: Checkpoint,
     recipe: Recipe,
     file: Path | None = None,
-    on_sequence: Callable[[int, int], None] | None = None,
+    *,
+    smooth: bool = False,
+    device: str = "cpu",
+    work: Path | None = None,
+    on_layer: Callable[[int], None] | None = None,
 ) -> Calibration:
-    """Run the calibration text through the model and read the ranges ModelOpt recorded.
+    """Run the calibration text through the model, one layer at a time.
 
-    `file` is JSON lines (see `read_texts`); without it a small built-in set is used. `on_sequence`
-    is told how many of how many sequences are done. Raises `RefusedError` when the model does not
-    fit into memory, `BadInputError` for an unusable file.
+    `file` is JSON lines (see `read_texts`); without it a small built-in set is used. `smooth`
+    searches INT4 smoothing scales. `work`, an existing directory, keeps what is done after each
+    layer; a run with the same arguments goes on from there. `on_layer` is told how many layers are
+    done. Raises `BadInputError` for an unusable file or a missing package.
     """
-    _require_memory(checkpoint)
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise missing_package(error) from error
+    tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=False)
+    texts = read_texts(file, tokenizer) if file else list(text.documents(0, BUILT_IN_SAMPLES))
+    sequences = [ids for sample in texts if (ids := tokenizer(sample).input_ids[:MAX_TOKENS])]
+    built_in = f"built-in: {BUILT_IN_SAMPLES} generated sequences, seed 0"
+    tokens = sum(map(len, sequences))
+    found = Calibration(str(file) if file else built_in, len(sequences), tokens)
+    _restore(work, found)
+    for layer in layers(checkpoint, sequences, device=device, work=work):
+        _one_layer(layer, checkpoint, recipe, smooth, found)
+        _keep(work, found)
+        if on_layer:
+            on_layer(layer.index + 1)
+    return found
+
+
+def missing_package(error: ImportError) -> BadInputError:
+    """The message for a package of the `quantize` extra that is not installed."""
+    return BadInputError(
+        f"this needs the package {error.name}; install it with "
+        "pip install 'nemotron-deploy[quantize]'"
+    )
+
+
+def _one_layer(
+    layer: Layer, checkpoint: Checkpoint, recipe: Recipe, smooth: bool, found: Calibration
+) -> None:
+    """Collect from one layer, and leave its outputs as the next one's inputs."""
+    if layer.letter == "E":
+        if smooth:
+            smooth_layer(layer, recipe.group_size, found.folding)
+        counts = _count_tokens(layer)  # from here on: the search has used the router too
+    if recipe.activation_scales and layer.letter != "M":
+        outputs, amax = _ranges(layer)
+        found.amax |= _by_tensor(layer, checkpoint, recipe, amax)
+    else:
+        outputs = layer.run()
+    if layer.letter == "E":
+        found.expert_tokens[layer.index] = counts()
+    layer.inputs = outputs
+
+
+def _count_tokens(layer: Layer) -> Callable[[], list[int]]:
+    """Count the tokens routed to each expert from now on; the result ends the counting."""
+    total = torch.zeros(layer.block.mixer.experts.num_experts, dtype=torch.long)
+
+    def count(module: nn.Module, arguments: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
+        total.add_(torch.bincount(output[2].flatten().cpu(), minlength=len(total)))
+
+    hook = layer.block.mixer.gate.register_forward_hook(count)
+
+    def finish() -> list[int]:
+        hook.remove()
+        return [int(value) for value in total]
+
+    return finish
+
+
+def _ranges(layer: Layer) -> tuple[list[Tensor], dict[str, float]]:
+    """The layer's outputs, and the ranges that ModelOpt's quantizers saw, by quantizer name."""
     try:
         import modelopt.torch.quantization as mtq
-        import torch
-        from transformers import AutoTokenizer, NemotronHForCausalLM
     except ImportError as error:
-        raise BadInputError(
-            f"FP8 calibration needs the package {error.name}; install it with "
-            "pip install 'nemotron-deploy[quantize]'"
-        ) from error
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=False)
-    texts = read_texts(file, tokenizer) if file else list(text.documents(0, BUILT_IN_SAMPLES))
-    sequences = [tokenizer(sample).input_ids[:MAX_TOKENS] for sample in texts]
-    sequences = [ids for ids in sequences if ids]
-    model = NemotronHForCausalLM.from_pretrained(checkpoint.path, dtype=torch.bfloat16)
-    model.requires_grad_(False)
-
-    def forward(loaded: Any) -> None:
-        for done, ids in enumerate(sequences, 1):
-            with torch.inference_mode():
-                loaded(torch.tensor([ids]), use_cache=False)
-            if on_sequence:
-                on_sequence(done, len(sequences))
-
+        raise missing_package(error) from error
+    outputs: list[Tensor] = []
+    holder = nn.ModuleDict({"block": layer.block})
+    config = mtq.MAMBA_MOE_FP8_AGGRESSIVE_CFG
+    if layer.letter == "*":  # its weights stay BF16; keys and values are what the cache will hold
+        e4m3 = {"num_bits": (4, 3), "axis": None}
+        names = ("*", "*k_proj.output_quantizer", "*v_proj.output_quantizer")
+        rows = [{"quantizer_name": name, "cfg": e4m3, "enable": name != "*"} for name in names]
+        config = {"quant_cfg": rows, "algorithm": "max"}
     # ModelOpt prints what it does to standard output, which belongs to our own result.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        mtq.quantize(model, mtq.MAMBA_MOE_FP8_CONSERVATIVE_CFG, forward)
-    source = str(file) if file else f"built-in: {BUILT_IN_SAMPLES} generated sequences, seed 0"
-    tokens = sum(map(len, sequences))
-    return Calibration(_input_amax(model, checkpoint, recipe), source, len(sequences), tokens)
+        mtq.quantize(holder, config, lambda _: outputs.extend(layer.run()))
+    ranges = {
+        name: float(module.amax)
+        for name, module in holder.named_modules()
+        if name.endswith(("input_quantizer", "output_quantizer"))
+        and getattr(module, "amax", None) is not None
+    }
+    return outputs, ranges
 
 
-def _input_amax(model: Any, checkpoint: Checkpoint, recipe: Recipe) -> dict[str, float]:
+def _by_tensor(
+    layer: Layer, checkpoint: Checkpoint, recipe: Recipe, ranges: Mapping[str, float]
+) -> dict[str, float]:
     """Ranges by hub tensor name. The experts of a layer share one quantizer per projection."""
-    seen: dict[str, float] = {}
-    for name, module in model.named_modules():
-        if not name.endswith("input_quantizer") or getattr(module, "amax", None) is None:
-            continue
-        owner = name.removesuffix("_input_quantizer").removesuffix(".input_quantizer")
-        seen[owner.replace("model.", "backbone.", 1)] = float(module.amax)
-    ranges: dict[str, float] = {}
+    prefix = f"backbone.layers.{layer.index}."
+    seen = {}
+    for name, amax in ranges.items():
+        match = QUANTIZER.fullmatch(name)
+        if match:
+            seen[prefix + match["owner"], match["side"]] = amax
+    found: dict[str, float] = {}
     for group in checkpoint.model.tensors():
         owner = group.template.removesuffix(".weight").replace(".experts.{}.", ".experts.")
-        if recipe.quantizes(group) and owner in seen:
-            ranges |= dict.fromkeys(group.names(), seen[owner])
-    return ranges
+        if recipe.quantizes(group) and (owner, "input") in seen:
+            found |= dict.fromkeys(group.names(), seen[owner, "input"])
+    for key in ("k", "v"):
+        name = f"{prefix}mixer.{key}_proj"
+        if (name, "output") in seen:
+            found[f"{name}.{key}_scale"] = seen[name, "output"]
+    return found
+
+
+def _keep(work: Path | None, found: Calibration) -> None:
+    """Keep what the layers so far gave. Before the layer's outputs are: a layer that is done twice
+    gives the same again."""
+    if work is None:
+        return
+    from safetensors.torch import save
+
+    folding = found.folding
+    tensors = {f"inputs/{name}": scale for name, scale in folding.inputs.items()}
+    tensors |= {f"outputs/{name}": scale for name, scale in folding.outputs.items()}
+    facts = {
+        "amax": found.amax,
+        "expert_tokens": found.expert_tokens,
+        "choices": [asdict(choice) for choice in folding.choices.values()],
+    }
+    tensors = {name: scale.clone() for name, scale in tensors.items()}  # some are shared
+    content = save(tensors, metadata={"found": json.dumps(facts)})
+    write_atomically(work / KEPT, content)
+
+
+def _restore(work: Path | None, found: Calibration) -> None:
+    """Fill `found` with what an earlier run kept."""
+    if work is None or not (work / KEPT).is_file():
+        return
+    from safetensors import safe_open
+
+    with safe_open(work / KEPT, "pt") as file:
+        facts = json.loads(file.metadata()["found"])
+        for key in file.keys():  # noqa: SIM118  no mapping
+            side, _, name = key.partition("/")
+            getattr(found.folding, side)[name] = file.get_tensor(key)
+    found.amax = facts["amax"]
+    found.expert_tokens = {int(layer): row for layer, row in facts["expert_tokens"].items()}
+    found.folding.choices = {row["layer"]: Choice(**row) for row in facts["choices"]}
 
 
 def read_texts(file: Path, tokenizer: Any) -> list[str]:
@@ -133,18 +267,3 @@ def _text_of(line: str, where: str, tokenizer: Any) -> str:
         return str(tokenizer.apply_chat_template(messages, tokenize=False))
     except Exception as error:
         raise BadInputError(f"{where}: the chat template refused `messages`: {error}") from error
-
-
-def _require_memory(checkpoint: Checkpoint) -> None:
-    needed = int(checkpoint.bytes * MEMORY_FACTOR)
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return
-    available = next(int(row.split()[1]) * 1024 for row in lines if row.startswith("MemAvailable"))
-    if needed > available:
-        raise RefusedError(
-            f"calibrating {checkpoint.model.name} takes about {needed / 1e9:.0f} GB of memory, "
-            f"{available / 1e9:.0f} GB are available (rule: calibration-memory). What works: a "
-            "machine with more memory, or --quant int4, which needs no calibration."
-        )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checkpoint import Checkpoint
 from ..errors import BadInputError
@@ -31,7 +31,7 @@ class Layer:
 
     index: int
     letter: str
-    block: nn.Module
+    block: Any
     inputs: list[Tensor]
 
     def run(self, on_sequence: Callable[[int], None] | None = None) -> list[Tensor]:
@@ -84,7 +84,7 @@ def layers(
         _keep(work, index + 1, hidden)
 
 
-def load_block(checkpoint: Checkpoint, config: Any, index: int) -> nn.Module:
+def load_block(checkpoint: Checkpoint, config: Any, index: int) -> Any:
     """Decoder layer `index` as transformers' own class, in BF16, with the checkpoint's weights."""
     from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHBlock
 
@@ -105,7 +105,8 @@ def load_block(checkpoint: Checkpoint, config: Any, index: int) -> nn.Module:
                 ]
             ).bfloat16()
     with torch.device("meta"):
-        block: nn.Module = NemotronHBlock(config, index)
+        make: Any = NemotronHBlock
+        block = make(config, index)
     block.load_state_dict(state, assign=True)
     block.train(False)
     return block.requires_grad_(False)

@@ -10,12 +10,14 @@ inverse can be hidden somewhere. In this architecture it can, so a runtime needs
   `up_proj` takes `/ sqrt(u_i)`. A row's scale costs INT4 nothing: its group scales absorb it.
 
 Strengths are searched per layer and side on calibration activations, as AWQ does (arXiv
-2306.00978): scale = mean |activation| ^ strength. Strength 0 is plain rounding.
+2306.00978): scale = (root mean square of the
+activation) ^ strength; the mean square, because rare large activations are what hurts after relu2.
+Strength 0 is plain rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -60,7 +62,7 @@ class Folding:
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
-    choices: list[Choice] = field(default_factory=list)
+    choices: dict[int, Choice] = field(default_factory=dict)
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         """The tensor `name` with its scales folded in: float32, or as it is without any."""
@@ -96,7 +98,7 @@ def smooth_layer(layer: Layer, group_size: int, folding: Folding) -> Choice:
     judges = sorted(experts, key=lambda expert: -len(expert.inputs))[:MAX_EXPERTS]
     strength, scale = 0.0, torch.ones(norm_output.shape[1])
     if not latent:
-        strength, scale = _hidden_side(layer, norm_output, judges, group_size)
+        strength, scale = _hidden_side(norm_output, judges, group_size)
         scale = _fold_norm(prefix, layer, scale, folding)
     before = after = total = 0.0
     strengths = []
@@ -115,7 +117,7 @@ def smooth_layer(layer: Layer, group_size: int, folding: Folding) -> Choice:
         smoothed=(after / total) ** 0.5 if total else 0.0,
         tokens=[int(count) for count in seen.sum(0)],
     )
-    folding.choices.append(choice)
+    folding.choices[layer.index] = choice
     return choice
 
 
@@ -158,10 +160,10 @@ def _thinned(rows: Tensor) -> Tensor:
 
 
 def _hidden_side(
-    layer: Layer, norm_output: Tensor, judges: Sequence[_Expert], group_size: int
+    norm_output: Tensor, judges: Sequence[_Expert], group_size: int
 ) -> tuple[float, Tensor]:
     """The strength and scale [H] with the least error of all judging `up_proj` outputs."""
-    salience = norm_output.abs().mean(0)
+    salience = _rms(norm_output)
 
     def error(scale: Tensor) -> float:
         return sum(_output_error(e.up, e.inputs, scale, group_size) for e in judges)
@@ -188,7 +190,7 @@ def _expert_side(expert: _Expert, hidden_scale: Tensor, group_size: int) -> _Sid
         return _Side(0.0, ones, 0.0, 0.0, 0.0)
     exact = torch.relu(expert.inputs @ expert.up.T).square()
     strength, scale = _best(
-        exact.mean(0), lambda scale: _output_error(expert.down, exact, scale, group_size)
+        _rms(exact), lambda tried: _output_error(expert.down, exact, tried, group_size)
     )
     wanted = exact @ expert.down.T
     results = []
@@ -201,6 +203,11 @@ def _expert_side(expert: _Expert, hidden_scale: Tensor, group_size: int) -> _Sid
         reached = torch.relu(expert.inputs @ up.T).square() @ down.T
         results.append(float((reached - wanted).square().sum()))
     return _Side(strength, scale, results[0], results[1], float(wanted.square().sum()))
+
+
+def _rms(activations: Tensor) -> Tensor:
+    """Root mean square of each channel of [T, K]."""
+    return activations.square().mean(0).sqrt()
 
 
 def _best(salience: Tensor, error: Callable[[Tensor], float]) -> tuple[float, Tensor]:
@@ -242,7 +249,7 @@ def _fold_norm(prefix: str, layer: Layer, scale: Tensor, folding: Folding) -> Te
     return exact
 
 
-def report(choices: Sequence[Choice]) -> list[Mapping[str, object]]:
+def report(choices: Iterable[Choice]) -> list[Mapping[str, object]]:
     """The choices as the record keeps them."""
     return [
         {

@@ -49,14 +49,16 @@ def quantize(
     out: Path,
     *,
     activation_amax: Mapping[str, float] | None = None,
+    fold: Callable[[str, Tensor], Tensor] | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> Summary:
     """Write `checkpoint` in the format of `recipe` into the existing, empty directory `out`.
 
     `activation_amax` maps each quantized tensor's name to the largest input magnitude seen in
-    calibration; it is needed where the recipe has activation scales. `on_bytes` is told how many
-    source bytes are done. Raises `BadInputError` naming file and tensor, `RefusedError` for widths
-    that do not divide or activation scales that are missing.
+    calibration; it is needed where the recipe has activation scales. `fold` gives what a tensor of
+    that name is to be before it is encoded or copied (see `smooth.Folding`). `on_bytes` is told how
+    many source bytes are done. Raises `BadInputError` naming file and tensor, `RefusedError` for
+    widths that do not divide or activation scales that are missing.
     """
     if checkpoint.is_quantized:
         raise BadInputError(f"{checkpoint.path}: is quantized already; start from the BF16 model")
@@ -73,8 +75,10 @@ def quantize(
             for info in infos:
                 data = checkpoint.read(info.name)
                 if recipe.quantizes(groups[info.name]):
-                    _write_encoded(writer, info, data, recipe, scales)
+                    _write_encoded(writer, info, _folded(info, data, fold), recipe, scales)
                     quantized += 1
+                elif fold:
+                    writer.write(info.name, _copied(info, data, fold))
                 else:
                     writer.write(info.name, data)
                 done += info.bytes
@@ -116,14 +120,30 @@ def _input_scales(
     return {name: formats.fp8_scale(torch.tensor(amax[name])) for name in wanted}
 
 
+def _folded(
+    info: TensorInfo, data: bytearray, fold: Callable[[str, Tensor], Tensor] | None
+) -> Tensor:
+    """The tensor in `data`, with what is to be folded into it."""
+    tensor = torch.frombuffer(data, dtype=SOURCE_DTYPES[info.dtype]).view(info.shape)
+    return fold(info.name, tensor) if fold else tensor
+
+
+def _copied(
+    info: TensorInfo, data: bytearray, fold: Callable[[str, Tensor], Tensor]
+) -> bytearray | memoryview:
+    """The bytes of a tensor that keeps its dtype; untouched where nothing is folded into it."""
+    if info.dtype not in SOURCE_DTYPES:
+        return data
+    return _raw(_folded(info, data, fold).to(SOURCE_DTYPES[info.dtype]))
+
+
 def _write_encoded(
     writer: ShardWriter,
     info: TensorInfo,
-    data: bytearray,
+    weight: Tensor,
     recipe: Recipe,
     input_scales: Mapping[str, Tensor],
 ) -> None:
-    weight = torch.frombuffer(data, dtype=SOURCE_DTYPES[info.dtype]).view(info.shape)
     try:
         if recipe.format == "fp8":
             stored, scale = formats.encode_fp8(weight)

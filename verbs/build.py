@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,7 @@ from ..models import gpu
 from ..recipe import RECIPES, Recipe
 from ..spec import Deployment, Plan, Workload
 from .progress import Progress, Silent
-from .quantize import quantize_into, recipe_named
+from .quantize import quantize_into, recipe_named, require_smoothable
 from .source import Source, resolve
 
 BUNDLES: Final = Path("dist")
@@ -33,6 +33,7 @@ class Job:
     plan: Plan
     recipe: Recipe
     calibration: Path | None
+    smooth: bool
     out: Path
 
     @property
@@ -52,6 +53,7 @@ class Job:
                 "gpus": self.plan.gpus,
                 "quant": self.plan.quant["requested"],
                 "calibration": str(self.calibration) if self.calibration else None,
+                "smooth": self.smooth,
             },
             "backend": self.plan.backend,
             "needs": list(self.plan.needs),
@@ -75,6 +77,7 @@ def prepare(
     workload: Workload,
     out: Path | None = None,
     calibration: Path | None = None,
+    smooth: bool = False,
 ) -> Job:
     """Decide a build. Raises `RefusedError` for what cannot be served, `BadInputError` for a
     checkpoint that is not here or not whole."""
@@ -83,8 +86,10 @@ def prepare(
     plan = planner.plan(source.model, target, quant, workload)
     planner.require_buildable(plan)
     recipe = recipe_named(quant_name)
+    require_smoothable(recipe, smooth)
     source.require_checkpoint().require_complete()
-    return Job(source, plan, recipe, calibration, out or BUNDLES / bundle_name(source.slug, plan))
+    out = out or BUNDLES / bundle_name(source.slug, plan)
+    return Job(source, plan, recipe, calibration, smooth, out)
 
 
 def dry_run(job: Job) -> list[dict[str, Any]]:
@@ -138,7 +143,7 @@ class _Stage:
 
     name: str
     inputs: str
-    make: Callable[[Path], None]
+    make: Callable[[Path], Mapping[str, Any] | None]
     what: str
 
 
@@ -147,8 +152,10 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
     deployment = _deployment(job)
     described = asdict(deployment)
 
-    def checkpoint(dest: Path) -> None:
-        quantize_into(job.checkpoint, job.recipe, dest, job.calibration, progress)
+    def checkpoint(dest: Path) -> dict[str, Any]:
+        return quantize_into(
+            job.checkpoint, job.recipe, dest, job.calibration, job.smooth, progress
+        )
 
     def model_repository(dest: Path) -> None:
         from .. import triton_repo
@@ -211,4 +218,5 @@ def _fingerprint(job: Job) -> dict[str, Any]:
     ]
     calibration = sha256(job.calibration) if job.calibration else None
     recipe = asdict(RECIPES[job.recipe.key]) | {"roles": sorted(job.recipe.roles)}
-    return {"shards": shards, "files": others, "recipe": recipe, "calibration": calibration}
+    options = {"recipe": recipe, "calibration": calibration, "smooth": job.smooth}
+    return {"shards": shards, "files": others, **options}

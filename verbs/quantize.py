@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..build.plan import quant_named
-from ..errors import BadInputError, RefusedError
+from ..errors import BadInputError, RefusedError, UsageError
 from ..files import new_directory, require_space
 from ..recipe import RECIPES, Recipe
 from .progress import Progress, Silent
@@ -28,19 +28,30 @@ def recipe_named(name: str) -> Recipe:
     return RECIPES[quant.key]
 
 
+def require_smoothable(recipe: Recipe, smooth: bool) -> None:
+    """Raise `UsageError` when smoothing is asked for where it does nothing."""
+    if smooth and recipe.format != "int4":
+        raise UsageError(f"--smooth is for --quant int4; {recipe.key} has no groups to protect")
+
+
 def quantize(
     checkpoint: str,
     quant_name: str,
     out: Path,
     calibration: Path | None = None,
+    smooth: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Quantize `checkpoint` into the new directory `out`; gives what `quantize --json` prints."""
+    """Quantize `checkpoint` into the new directory `out`; gives what `quantize --json` prints.
+
+    `smooth` folds activation-aware scales into INT4 experts. Raises `UsageError` for other formats.
+    """
     recipe = recipe_named(quant_name)
+    require_smoothable(recipe, smooth)
     opened = resolve(checkpoint).require_checkpoint()
     require_space(out, recipe.weights_bytes(opened.model))
     with new_directory(out) as work:
-        record = quantize_into(opened, recipe, work, calibration, progress or Silent())
+        record = quantize_into(opened, recipe, work, calibration, smooth, progress or Silent())
     return {"out": str(out), **record}
 
 
@@ -49,6 +60,7 @@ def quantize_into(
     recipe: Recipe,
     out: Path,
     calibration: Path | None,
+    smooth: bool,
     progress: Progress,
 ) -> dict[str, Any]:
     """Quantize into the existing, empty directory `out`, calibrating first where needed."""
@@ -61,17 +73,19 @@ def quantize_into(
             "pip install 'nemotron-deploy[quantize]'"
         ) from error
     measured = None
-    if recipe.activation_scales:
-        advance = progress.step("calibrate", unit="sequences")
-        measured = calibrate(checkpoint, recipe, calibration, lambda done, _: advance(done))
+    if recipe.activation_scales or smooth:
+        advance = progress.step("calibrate", len(checkpoint.model.pattern), unit="layers")
+        measured = calibrate(checkpoint, recipe, calibration, smooth=smooth, on_layer=advance)
     advance = progress.step("quantize", checkpoint.bytes, unit="bytes")
-    amax = measured.amax if measured else None
-    summary = stream(checkpoint, recipe, out, activation_amax=amax, on_bytes=advance)
+    summary = stream(
+        checkpoint,
+        recipe,
+        out,
+        activation_amax=measured.amax if measured else None,
+        fold=measured.folding if measured and smooth else None,
+        on_bytes=advance,
+    )
     record: dict[str, Any] = {**asdict(summary), "format": recipe.summary}
     if measured:
-        record["calibration"] = {
-            "source": measured.source,
-            "sequences": measured.sequences,
-            "tokens": measured.tokens,
-        }
+        record["calibration"] = measured.record()
     return record

@@ -26,7 +26,15 @@ def quantization(console: Console, record: dict[str, Any]) -> None:
         used = record["calibration"]
         text = f"{used['sequences']} sequences, {used['tokens']:,} tokens; {used['source']}"
         rows.append(("calibration", text))
+        if used["experts_without_tokens"]:
+            rows.append(("", f"{used['experts_without_tokens']} experts saw no token of it"))
+        rows += [("smoothing", _smoothing(row)) for row in used["smoothing"]]
     show(console, heading("Quantized", record["out"]), facts(rows))
+
+
+def _smoothing(row: dict[str, Any]) -> str:
+    before, after = row["output_error_plain"], row["output_error_smoothed"]
+    return f"layer {row['layer']}: output error of the experts {before:.2%} to {after:.2%}"
 
 
 def dry_run(console: Console, out: str, steps: list[dict[str, Any]]) -> None:

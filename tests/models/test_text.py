@@ -23,11 +23,11 @@ def question(prompt: text.Prompt) -> str:
 
 
 def sums(questions: list[str]) -> set[tuple[int, ...]]:
-    """The two numbers of every addition among `questions`, whatever their order."""
+    """The two numbers of every addition among `questions`."""
     found = set()
     for asked in questions:
         if match := re.fullmatch(r"What is (\d+) \+ (\d+)\?|Add (\d+) and (\d+)\.", asked):
-            found.add(tuple(sorted(int(number) for number in match.groups() if number)))
+            found.add(tuple(int(number) for number in match.groups() if number))
     return found
 
 
@@ -97,8 +97,8 @@ def test_answers_are_right():
         if match := re.fullmatch(r"What is (\d+) ([+-]) (\d+)\?", asked):
             a, b = int(match[1]), int(match[3])
             assert int(answer) == (a + b if match[2] == "+" else a - b)
-        elif match := re.fullmatch(r"(\w+) has (\d+) (\w+) and gets (\d+) more\. .*", asked):
-            assert answer == f"{int(match[2]) + int(match[4])} {match[3]}"
+        elif match := re.fullmatch(r"\w+ has (\d+) \w+ and gets (\d+) more\. .*", asked):
+            assert int(answer) == int(match[1]) + int(match[2])
         elif match := re.fullmatch(r"Which is larger, (\d+) or (\d+)\?", asked):
             assert int(answer) == max(int(match[1]), int(match[2]))
         elif match := re.fullmatch(r"Count on: \d+, \d+, (\d+)", asked):
