@@ -83,8 +83,7 @@ def _load(url: str, bundle: Bundle, progress: Progress) -> load.Report:
 
 def next_commands() -> list[str]:
     """The two commands one runs for the real model."""
-    folder = DEFAULT_CHECKPOINT.rpartition("/")[2]
     return [
-        f"hf download {DEFAULT_CHECKPOINT} --local-dir {folder}",
-        f"nemo-deploy build --gpu {GPU} --quant {QUANT} --checkpoint {folder}",
+        f"hf download {DEFAULT_CHECKPOINT} --local-dir nano",
+        f"nemo-deploy build --gpu {GPU} --quant {QUANT} --checkpoint nano",
     ]

@@ -142,11 +142,16 @@ def load_table(report: dict[str, Any]) -> Table:
             f"{run['output_tokens_per_s']:,.1f}",
             f"{run['requests_per_s']:.2f}",
         )
-    table.caption = "latencies at p50 / p90 / p99"
+    table.caption = "latencies at p50/p90/p99"
     table.caption_justify = "left"
     return table
 
 
 def _percentiles(values: dict[str, float | None]) -> str:
     shown = [values["p50"], values["p90"], values["p99"]]
-    return " / ".join("-" if value is None else f"{value:.1f}" for value in shown)
+    return "/".join("-" if value is None else _short(value) for value in shown)
+
+
+def _short(value: float) -> str:
+    """Two digits at least: 4.9, 29, 150."""
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
