@@ -221,7 +221,13 @@ def building(path: Path, header: Mapping[str, Any]) -> Iterator[Bundle]:
             rest = {key: bundle.record[key] for key in ("stages", "files")}
             bundle.record = {**wanted, "complete": False, **rest}
             bundle.save()
-        yield bundle
+        try:
+            yield bundle
+        except BaseException:
+            if created and not bundle.record["stages"]:  # it failed before anything was made
+                (path / RECORD_NAME).unlink(missing_ok=True)
+                path.rmdir()
+            raise
         if not bundle.complete:
             bundle.record["complete"] = True
             bundle.save()

@@ -18,7 +18,12 @@ from ..models import gpu
 from ..recipe import RECIPES, Recipe
 from ..spec import Deployment, Plan, Workload
 from .progress import Progress, Silent
-from .quantize import quantize_into, recipe_named, require_smoothable
+from .quantize import (
+    quantize_into,
+    recipe_named,
+    require_packages,
+    require_smoothable,
+)
 from .source import Source, resolve
 
 BUNDLES: Final = Path("dist")
@@ -87,6 +92,7 @@ def prepare(
     planner.require_buildable(plan)
     recipe = recipe_named(quant_name)
     require_smoothable(recipe, smooth)
+    require_packages(recipe, smooth)
     source.require_checkpoint().require_complete()
     out = out or BUNDLES / bundle_name(source.slug, plan)
     return Job(source, plan, recipe, calibration, smooth, out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,21 @@ def recipe_named(name: str) -> Recipe:
     return RECIPES[quant.key]
 
 
+def require_packages(recipe: Recipe, smooth: bool) -> None:
+    """Raise `BadInputError` naming a package that this work needs and that is not installed."""
+    needed = ["torch"]
+    if recipe.activation_scales or smooth:
+        needed += ["transformers", "safetensors"]
+    if recipe.activation_scales:
+        needed.append("modelopt")
+    for name in needed:
+        if find_spec(name) is None:
+            raise BadInputError(
+                f"quantizing needs the package {name}; install it with "
+                "pip install 'nemotron-deploy[quantize]'"
+            )
+
+
 def require_smoothable(recipe: Recipe, smooth: bool) -> None:
     """Raise `UsageError` when smoothing is asked for where it does nothing."""
     if smooth and recipe.format != "int4":
@@ -48,6 +64,7 @@ def quantize(
     """
     recipe = recipe_named(quant_name)
     require_smoothable(recipe, smooth)
+    require_packages(recipe, smooth)
     opened = resolve(checkpoint).require_checkpoint()
     require_space(out, recipe.weights_bytes(opened.model))
     with new_directory(out) as work:
@@ -64,14 +81,9 @@ def quantize_into(
     progress: Progress,
 ) -> dict[str, Any]:
     """Quantize into the existing, empty directory `out`, calibrating first where needed."""
-    try:
-        from ..quantize.calibrate import calibrate
-        from ..quantize.stream import quantize as stream
-    except ImportError as error:
-        raise BadInputError(
-            f"quantizing needs the package {error.name}; install it with "
-            "pip install 'nemotron-deploy[quantize]'"
-        ) from error
+    from ..quantize.calibrate import calibrate
+    from ..quantize.stream import quantize as stream
+
     measured = None
     if recipe.activation_scales or smooth:
         advance = progress.step("calibrate", len(checkpoint.model.pattern), unit="layers")

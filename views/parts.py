@@ -31,12 +31,12 @@ def heading(text: str, note: str = "") -> Text:
 
 
 def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
-    """Two columns: a dim name, and its value."""
+    """Two columns: a dim name and its value. Texts are shown as they are, brackets included."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(Text(name), Text(value) if isinstance(value, str) else value)
     return table
 
 

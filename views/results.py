@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -42,14 +43,14 @@ def dry_run(console: Console, out: str, steps: list[dict[str, Any]]) -> None:
     table = Table.grid(padding=(0, 2))
     for step in steps:
         style = "dim" if step["action"] == "keep" else "cyan"
-        table.add_row(Text(step["action"], style=style), step["stage"], step["what"])
+        table.add_row(Text(step["action"], style=style), step["stage"], Text(step["what"]))
     show(console, heading("Would build", out), table)
 
 
 def built(console: Console, record: dict[str, Any]) -> None:
     """What a build made, and how to go on."""
     if not record["made"]:
-        line = f"\n [green]✓[/] {record['bundle']} is up to date; nothing was done\n"
+        line = f"\n [green]✓[/] {escape(record['bundle'])} is up to date; nothing was done\n"
         console.print(line, soft_wrap=True)
         return
     rows: list[tuple[str, RenderableType]] = [
@@ -58,7 +59,7 @@ def built(console: Console, record: dict[str, Any]) -> None:
         ("bundle", f"{record['files']} files, {amount(record['bytes'])}"),
         ("backend", record["backend"]),
     ]
-    rows += [(Text("needs", style="yellow").markup, need) for need in record["needs"]]
+    rows += [("needs", Text(need, style="yellow")) for need in record["needs"]]
     where = record["bundle"]
     after = Text.assemble(
         ("check   ", "dim"), f"nemo-deploy verify {where}\n",
@@ -104,7 +105,7 @@ def _ticks(rows: Iterable[tuple[str, bool, str]]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(style="dim")
     for name, ok, detail in rows:
-        table.add_row(GOOD if ok else BAD, name, detail)
+        table.add_row(GOOD if ok else BAD, Text(name), Text(detail))
     return table
 
 
@@ -113,9 +114,9 @@ def load_report(console: Console, report: dict[str, Any], kept: str | None) -> N
     show(console, heading("Load test", f"{report['model']} at {report['url']}"), load_table(report))
     for run in report["runs"]:
         for message, count in run["error_messages"].items():
-            console.print(f" [red]{count} x[/] {message}", highlight=False)
+            console.print(f" [red]{count} x[/] {escape(message)}")
     if report["aborted"]:
-        console.print(f" [bold red]ended early:[/] {report['aborted']}")
+        console.print(f" [bold red]ended early:[/] {escape(report['aborted'])}")
     if report["slo"]["objectives"]:
         met = "[green]met[/]" if report["slo"]["met"] else "[bold red]missed[/]"
         wanted = ", ".join(report["slo"]["objectives"])
@@ -123,7 +124,7 @@ def load_report(console: Console, report: dict[str, Any], kept: str | None) -> N
     if report["token_counting"] == "responses":
         console.print(" [dim]each response counted as one token (no tokenizer given)[/]")
     if kept:
-        console.print(f" [dim]kept in {kept}[/]\n")
+        console.print(f" [dim]kept in {escape(kept)}[/]\n", soft_wrap=True)
 
 
 def load_table(report: dict[str, Any]) -> Table:

@@ -184,3 +184,27 @@ def test_quick_commands_import_nothing_heavy(arguments: list[str]) -> None:
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_brackets_in_messages_are_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nemotron_deploy.verbs import doctor
+
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    _, out, _ = answer(capsys, "doctor")
+    assert "nemotron-deploy[quantize]" in out
+
+
+def test_a_missing_package_is_named_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from nemotron_deploy.verbs import quantize
+
+    monkeypatch.setattr(quantize, "find_spec", lambda name: None)
+    for words in (["quantize"], ["build", "--gpu", "h100"]):
+        arguments = [*words, "--checkpoint", "tiny", "--quant", "int4"]
+        code, _, err = answer(capsys, *arguments, "--out", str(tmp_path / "out"))
+        assert code == 4
+        assert "pip install 'nemotron-deploy[quantize]'" in err
+        assert not list(tmp_path.iterdir())

@@ -148,6 +148,16 @@ def test_every_point_a_build_can_be_killed_at(tmp_path: Path, monkeypatch) -> No
     assert reached > 8
 
 
+def test_a_build_that_fails_at_its_first_stage_leaves_nothing(tmp_path: Path) -> None:
+    def fails(dest: Path) -> None:
+        (dest / "half").write_text("x")
+        raise BadInputError("no")
+
+    with pytest.raises(BadInputError), building(tmp_path / "b", HEADER) as bundle:
+        bundle.run_stage("checkpoint", "1", fails)
+    assert not (tmp_path / "b").exists()
+
+
 def test_an_incomplete_bundle_says_so(tmp_path: Path) -> None:
     with pytest.raises(KilledError), building(tmp_path / "b", HEADER) as bundle:
         bundle.run_stage("checkpoint", "1", fill())
