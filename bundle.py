@@ -1,9 +1,9 @@
 """The bundle: one directory with everything a deployment needs, and `bundle.json`, its record.
 
-A stage works in a temporary directory beside its target and is renamed into place when done. The
-record forgets a stage before its directory is replaced and learns it again afterwards, so at any
-moment it lists only what is really there: a killed build leaves an older or a newer state, never a
-mixture, and the next run completes it.
+A stage works in a temporary directory beside its target and is renamed into place when done; a long
+one goes on where a killed run left off. The record forgets a stage before its directory is replaced
+and learns it again afterwards, so at any moment it lists only what is really there: a killed build
+leaves an older or a newer state, never a mixture, and the next run completes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from .errors import BadInputError, CheckFailedError
-from .files import TEMPORARY, clean, list_files, locked, sha256, sync, sync_tree, write_atomically
+from .files import (
+    TEMPORARY,
+    Work,
+    clean,
+    list_files,
+    locked,
+    resumable,
+    sha256,
+    sync,
+    sync_tree,
+    write_atomically,
+)
 from .spec import Check
 
 RECORD_NAME: Final = "bundle.json"
@@ -124,24 +135,40 @@ class Bundle:
 
         `inputs` is a digest of all that the result depends on. What `make` returns is recorded.
         """
-        target = self.path / stage
         work = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{stage}-", dir=self.path))
         work.chmod(0o755)
         try:
             made = make(work)
-            files = {f"{stage}/{name}": _describe(work / name) for name in list_files(work, work)}
-            sync_tree(work)
-            self._forget(stage)
-            if target.exists():
-                old = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}old-", dir=self.path))
-                target.rename(old / stage)
-            work.rename(target)
-            sync(self.path)
-            self.record["files"] |= files
-            self.record["stages"][stage] = {"inputs": inputs, "made": made}
-            self.save()
+            self._put_in_place(stage, inputs, work, made)
         finally:
             clean(self.path)
+
+    def resume_stage(
+        self, stage: str, inputs: str, make: Callable[[Work], Mapping[str, Any] | None]
+    ) -> None:
+        """As `run_stage`, but what a killed run with the same inputs finished is there again."""
+        try:
+            with resumable(self.path / stage, inputs) as work:
+                made = make(work)
+                self._put_in_place(stage, inputs, work.content, made)
+        finally:
+            clean(self.path)
+
+    def _put_in_place(
+        self, stage: str, inputs: str, work: Path, made: Mapping[str, Any] | None
+    ) -> None:
+        target = self.path / stage
+        files = {f"{stage}/{name}": _describe(work / name) for name in list_files(work, work)}
+        sync_tree(work)
+        self._forget(stage)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}old-", dir=self.path))
+            target.rename(old / stage)
+        work.rename(target)
+        sync(self.path)
+        self.record["files"] |= files
+        self.record["stages"][stage] = {"inputs": inputs, "made": made}
+        self.save()
 
     def add_report(self, name: str, content: bytes) -> Path:
         """Write `report/<name>` and record it."""
@@ -224,10 +251,12 @@ def building(path: Path, header: Mapping[str, Any]) -> Iterator[Bundle]:
         try:
             yield bundle
         except BaseException:
-            if created and not bundle.record["stages"]:  # it failed before anything was made
+            left = {item.name for item in path.iterdir()}
+            if created and left <= {RECORD_NAME}:  # it failed before anything was made
                 (path / RECORD_NAME).unlink(missing_ok=True)
                 path.rmdir()
             raise
+        clean(path, partial=True)
         if not bundle.complete:
             bundle.record["complete"] = True
             bundle.save()

@@ -6,24 +6,45 @@ the file's or tensor's name: pickles, paths that leave the directory, headers th
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from .errors import BadInputError
 from .model_config import read_model
 from .spec import DTYPE_BYTES, Model, generic_name
+from .tokenizer_file import TOKENIZER_NAME, check_tokenizer
+from .untrusted import (
+    Signature,
+    brief,
+    open_inside,
+    parse_json,
+    require_links_inside,
+    signature,
+)
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 SINGLE_NAME: Final = "model.safetensors"
 PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
-MAX_HEADER_BYTES: Final = 100_000_000
-"""The safetensors format's own limit on a header."""
+FOREIGN_MAGIC: Final = {b"GGUF": "a GGUF file", b"PK\3\4": "a pickle", b"\x80": "a pickle"}
+"""How files begin that are sometimes given a safetensors file's name (PK: torch.save's archive)."""
+
+MAX_HEADER_BYTES: Final = 8_000_000
+"""Longest header. The format allows 100 MB, which take gigabytes as Python objects; all 42,683
+tensors of Nemotron 3 Super in a single file would make 6 MB, and shards of 5 GB hold far fewer."""
+
+MAX_SHARDS: Final = 1_000
+MAX_TENSORS: Final = 250_000
+"""Most tensors of a checkpoint: over five times Nemotron 3 Super's, so quantized ones fit, too."""
+
+MAX_NAME: Final = 500
+MAX_RANK: Final = 8
+MAX_SIZE: Final = 2**63 - 1
+"""Limits on one tensor: letters of its name, dimensions, and any offset, dimension or size."""
 
 UNQUANTIZED_DTYPES: Final = ("BF16", "F16", "F32")
 
@@ -47,6 +68,15 @@ class TensorInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteShard:
+    """A shard that is still elsewhere: the path it will have here, its size and its header."""
+
+    path: Path
+    size: int
+    header: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """An opened checkpoint. `tensors` is in file order, shard by shard."""
 
@@ -55,21 +85,36 @@ class Checkpoint:
     model: Model
     shards: tuple[Path, ...]
     tensors: Mapping[str, TensorInfo]
+    signatures: Mapping[Path, Signature] = field(default_factory=dict, repr=False, compare=False)
+    """Of each shard that was here, what tells whether it is still the file that was checked."""
 
     @classmethod
-    def open(cls, path: Path) -> Checkpoint:
+    def open(cls, path: Path, remote: Sequence[RemoteShard] = ()) -> Checkpoint:
         """Read configuration and headers of the checkpoint directory `path`.
 
+        `remote` stands in for shards that are not in `path`; `read` works once they have arrived.
         Raises `BadInputError` or `RefusedError` (another architecture) naming file, tensor or key.
         """
         if not path.is_dir():
             raise BadInputError(f"{path}: no such checkpoint directory")
+        require_links_inside(path)
         config = read_json(path / "config.json")
+        _require_no_consent(path / "config.json", config)
         model = read_model(config, path.name)
-        shards, weight_map = _find_shards(path)
+        elsewhere = {shard.path.name: shard for shard in remote}
+        names, weight_map = find_shards(path, elsewhere)
+        shards = tuple(elsewhere[n].path if n in elsewhere else path / n for n in names)
         tensors: dict[str, TensorInfo] = {}
+        signatures: dict[Path, Signature] = {}
         for shard in shards:
-            for name, info in read_header(shard).items():
+            absent = elsewhere.get(shard.name)
+            if absent:
+                found = parse_header(shard, absent.size, absent.header)
+            else:
+                found, signatures[shard] = _read_signed_header(shard)
+            if len(tensors) + len(found) > MAX_TENSORS:
+                raise BadInputError(f"{shard}: the checkpoint has more than {MAX_TENSORS} tensors")
+            for name, info in found.items():
                 if name in tensors:
                     raise BadInputError(
                         f"{shard}: tensor {name} also stands in {tensors[name].shard.name}"
@@ -81,7 +126,7 @@ class Checkpoint:
             for info in tensors.values()
             if info.dtype in UNQUANTIZED_DTYPES
         }
-        return cls(path, config, replace(model, dtypes=stored), shards, tensors)
+        return cls(path, config, replace(model, dtypes=stored), shards, tensors, signatures)
 
     @property
     def is_quantized(self) -> bool:
@@ -96,7 +141,8 @@ class Checkpoint:
         info = self.tensors[name]
         data = bytearray(info.bytes)
         try:
-            with info.shard.open("rb", buffering=0) as file:
+            with open_inside(info.shard) as file:
+                self.require_unchanged(info.shard, file.fileno())
                 file.seek(info.start)
                 view, done = memoryview(data), 0
                 while done < len(data):
@@ -112,11 +158,20 @@ class Checkpoint:
             )
         return data
 
+    def require_unchanged(self, shard: Path, descriptor: int) -> None:
+        """Raise `BadInputError` when the opened `shard` is not the file whose header was checked.
+
+        Says nothing of a shard that was elsewhere then.
+        """
+        if self.signatures.get(shard, now := signature(descriptor)) != now:
+            raise BadInputError(f"{shard}: changed while it was in use; run the command again")
+
     def require_complete(self) -> None:
-        """Check that names and shapes are exactly those the configuration calls for.
+        """Check that names and shapes are exactly those the configuration calls for, and that the
+        tokenizer, where there is one, fits the model and is harmless.
 
         Raises `BadInputError` naming the first tensor that is missing, has another shape, or that
-        the model does not have.
+        the model does not have; or what is wrong with the tokenizer.
         """
         expected = {name: group.shape for group in self.model.tensors() for name in group.names()}
         missing = [name for name in expected if name not in self.tensors]
@@ -136,41 +191,71 @@ class Checkpoint:
                     f"{info.shard}: tensor {name} has shape {list(info.shape)}, but config.json "
                     f"calls for {list(expected[name])}"
                 )
+        if (self.path / TOKENIZER_NAME).exists():
+            check_tokenizer(self.path / TOKENIZER_NAME, self.model.vocab_size)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from `path`. Raises `BadInputError` when it is missing, huge or malformed."""
     try:
-        size = path.stat().st_size
-        if size > MAX_CONFIG_BYTES:
-            raise BadInputError(f"{path}: {size} bytes is too large for a configuration file")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with open_inside(path) as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+        if len(data) > MAX_CONFIG_BYTES:
+            raise BadInputError(f"{path}: is too large: over {MAX_CONFIG_BYTES} bytes")
+        value = parse_json(data)
     except FileNotFoundError:
         raise BadInputError(f"{path.parent}: there is no {path.name} in it") from None
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise BadInputError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(value, dict):
         raise BadInputError(f"{path}: holds no JSON object")
     return value
 
 
-def _find_shards(path: Path) -> tuple[tuple[Path, ...], Mapping[str, str] | None]:
-    """Shards in the index's order, and its weight map (None for a single file)."""
+def _require_no_consent(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that consents to running code in its user's stead.
+
+    `auto_map` stays: every published checkpoint of this family has one, nothing here follows it,
+    and the code it names is never copied.
+    """
+    inner = [value for value in config.values() if isinstance(value, dict)]
+    if any("trust_remote_code" in level for level in (config, *inner)):
+        raise BadInputError(
+            f"{path}: `trust_remote_code` is not for a checkpoint to decide; remove it"
+        )
+
+
+def find_shards(
+    path: Path, elsewhere: Collection[str] = ()
+) -> tuple[tuple[str, ...], Mapping[str, str] | None]:
+    """Names of the shards in the index's order, and its weight map (None for a single file).
+
+    `elsewhere` names files that count as if they were in `path`. Raises `BadInputError` for a name
+    that leaves the directory and where there is no safetensors file.
+    """
     if (path / INDEX_NAME).is_file():
         weight_map = read_json(path / INDEX_NAME).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise BadInputError(f"{path / INDEX_NAME}: `weight_map` is missing or empty")
         for tensor, name in weight_map.items():
             _require_plain_name(path / INDEX_NAME, tensor, name)
-        shards = tuple(path / name for name in dict.fromkeys(weight_map.values()))
-        return shards, weight_map
-    if (path / SINGLE_NAME).is_file():
-        return (path / SINGLE_NAME,), None
-    pickles = [file.name for file in path.iterdir() if file.suffix in PICKLE_SUFFIXES]
+        names = tuple(dict.fromkeys(weight_map.values()))
+        if len(names) > MAX_SHARDS:
+            raise BadInputError(f"{path / INDEX_NAME}: names more than {MAX_SHARDS} shards")
+        return names, weight_map
+    if SINGLE_NAME in elsewhere or (path / SINGLE_NAME).is_file():
+        return (SINGLE_NAME,), None
+    here = {file.name for file in path.iterdir()} | set(elsewhere)
+    pickles = [name for name in here if Path(name).suffix in PICKLE_SUFFIXES]
     if pickles:
         raise BadInputError(
             f"{path / min(pickles)}: pickle weights can run code and are never loaded; get the "
             "model's safetensors files instead"
+        )
+    foreign = [name for name in here if name.endswith(".gguf")]
+    if foreign:
+        raise BadInputError(
+            f"{path / min(foreign)}: GGUF files are not read; get the model's safetensors files"
         )
     raise BadInputError(f"{path}: there is no {SINGLE_NAME} or {INDEX_NAME} in it")
 
@@ -178,8 +263,8 @@ def _find_shards(path: Path) -> tuple[tuple[Path, ...], Mapping[str, str] | None
 def _require_plain_name(index: Path, tensor: str, name: object) -> None:
     if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
         raise BadInputError(
-            f"{index}: tensor {tensor} points to {name!r}; only a *.safetensors file of the same "
-            "directory is allowed"
+            f"{index}: tensor {brief(tensor)} points to {brief(name)}; only a *.safetensors "
+            "file of the same directory is allowed"
         )
 
 
@@ -190,7 +275,9 @@ def _match_index(
         return
     for name, shard in weight_map.items():
         if name not in tensors or tensors[name].shard.name != shard:
-            raise BadInputError(f"{path / shard}: tensor {name} of the index is not in this shard")
+            raise BadInputError(
+                f"{path / shard}: tensor {brief(name)} of the index is not in this shard"
+            )
     for name, info in tensors.items():
         if name not in weight_map:
             raise BadInputError(f"{info.shard}: tensor {name} is not in {INDEX_NAME}")
@@ -202,28 +289,54 @@ def read_header(shard: Path) -> dict[str, TensorInfo]:
     Checks all that the header claims: offsets inside the file, without hole or overlap, and as long
     as dtype and shape say. Raises `BadInputError` naming the file and the tensor.
     """
+    return _read_signed_header(shard)[0]
+
+
+def _read_signed_header(shard: Path) -> tuple[dict[str, TensorInfo], Signature]:
+    """The header, and the signature of the very file it was read from."""
     try:
-        with shard.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
+        with open_inside(shard) as file:
+            found = signature(file.fileno())
+            start = file.read(8)
+            size, length = os.fstat(file.fileno()).st_size, int.from_bytes(start, "little")
             if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-                raise BadInputError(
-                    f"{shard}: truncated or no safetensors file (header of {length} bytes in a "
-                    f"file of {size})"
-                )
-            header = json.loads(file.read(length), object_pairs_hook=_unique_keys)
+                _refuse_length(shard, start, size)
+            text = file.read(length)
     except FileNotFoundError:
         raise BadInputError(f"{shard}: this shard is missing") from None
     except OSError as error:
         raise BadInputError(f"{shard}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
+        raise BadInputError(f"{brief(str(shard), 200)}: no file name: {error}") from error
+    return parse_header(shard, size, text), found
+
+
+def _refuse_length(shard: Path, start: bytes, size: int) -> NoReturn:
+    for magic, kind in FOREIGN_MAGIC.items():
+        if start.startswith(magic):
+            raise BadInputError(f"{shard}: is {kind}, whatever its name; get safetensors files")
+    length = int.from_bytes(start, "little")
+    if MAX_HEADER_BYTES < length <= size - 8:
+        raise BadInputError(
+            f"{shard}: its header of {length} bytes is longer than {MAX_HEADER_BYTES}"
+        )
+    raise BadInputError(
+        f"{shard}: truncated or no safetensors file (header of {length} bytes in a file of {size})"
+    )
+
+
+def parse_header(shard: Path, size: int, text: bytes) -> dict[str, TensorInfo]:
+    """As `read_header`, for the header `text` of a file of `size` bytes read by other means."""
+    try:
+        header = parse_json(text)
+    except ValueError as error:
         raise BadInputError(f"{shard}: its safetensors header is broken: {error}") from error
     if not isinstance(header, dict):
         raise BadInputError(f"{shard}: its safetensors header is no JSON object")
     header.pop("__metadata__", None)
-    infos = [_tensor_info(shard, name, entry, 8 + length) for name, entry in header.items()]
+    position = 8 + len(text)
+    infos = [_tensor_info(shard, name, entry, position) for name, entry in header.items()]
     infos.sort(key=lambda info: (info.start, info.end))
-    position = 8 + length
     for info in infos:
         if info.start != position:
             raise BadInputError(f"{shard}: tensor {info.name} leaves a hole or overlaps another")
@@ -238,29 +351,32 @@ def read_header(shard: Path) -> dict[str, TensorInfo]:
     return {info.name: info for info in infos}
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key stands in it twice")
-    return result
-
-
 def _tensor_info(shard: Path, name: str, entry: Any, base: int) -> TensorInfo:
     """One header entry, checked on its own."""
-    if not name or any(ord(letter) < 32 for letter in name):
-        raise BadInputError(f"{shard}: tensor name {name!r} holds control characters")
+    if not name or len(name) > MAX_NAME or any(ord(letter) < 32 for letter in name):
+        raise BadInputError(
+            f"{shard}: tensor name {brief(name)!r} is empty, too long or holds control characters"
+        )
     try:
         dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
         raise BadInputError(f"{shard}: the header entry of tensor {name} is malformed") from None
     numbers = [start, end, *(shape if isinstance(shape, list) else [-1])]
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
-        raise BadInputError(f"{shard}: the shape or offsets of tensor {name} are no whole numbers")
-    if dtype not in DTYPE_BYTES:
-        raise BadInputError(f"{shard}: tensor {name} has the unsupported dtype {dtype!r}")
-    if end - start != math.prod(shape) * DTYPE_BYTES[dtype]:
+    if len(numbers) > 2 + MAX_RANK or not all(_is_size(number) for number in numbers):
+        raise BadInputError(
+            f"{shard}: the shape or offsets of tensor {name} are no whole numbers below 2^63, or "
+            f"more than {MAX_RANK}"
+        )
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise BadInputError(f"{shard}: tensor {name} has the unsupported dtype {brief(dtype)!r}")
+    bytes_called_for = int(math.prod(shape) * DTYPE_BYTES[dtype])
+    if end - start != bytes_called_for:
         raise BadInputError(
             f"{shard}: tensor {name} claims {end - start} bytes, but {dtype} {shape} takes "
-            f"{int(math.prod(shape) * DTYPE_BYTES[dtype])}"
+            f"{bytes_called_for}"
         )
     return TensorInfo(name, dtype, tuple(shape), shard, base + start, base + end)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SIZE

@@ -55,8 +55,15 @@ CalibrationOption = Annotated[
     typer.Option("--calibration", help="JSON lines with text, prompt or messages."),
 ]
 SmoothOption = Annotated[
-    bool,
-    typer.Option("--smooth", help="INT4: fold activation-aware scales in; calibrates first."),
+    bool | None,
+    typer.Option(
+        "--smooth/--no-smooth",
+        help="INT4: fold activation-aware scales in, found by calibration (on by default).",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="Where calibration runs: auto, cpu or cuda.")
 ]
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -111,15 +118,36 @@ def quantize(
     quant: QuantOption,
     out: Annotated[Path, typer.Option("--out", help="A new directory for the result.")],
     checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
+    layout: Annotated[
+        str, typer.Option("--layout", help="modelopt, or compressed-tensors (INT4 for vLLM).")
+    ] = "modelopt",
+    group_size: Annotated[
+        int | None, typer.Option("--group-size", help="INT4: 32, 64 (default) or 128.")
+    ] = None,
+    fp8_layers: Annotated[
+        str | None,
+        typer.Option("--fp8-layers", help="FP8: conservative (default), or aggressive: Mamba too."),
+    ] = None,
     calibration: CalibrationOption = None,
-    smooth: SmoothOption = False,
+    smooth: SmoothOption = None,
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Write a checkpoint in another format, tensor by tensor."""
+    """Write a checkpoint in another format, shard by shard; an interrupted run goes on."""
+    from .verbs.quantize import options_for
     from .verbs.quantize import quantize as work
 
+    options = options_for(
+        quant,
+        layout=layout,
+        group_size=group_size,
+        fp8_layers=fp8_layers,
+        calibration=calibration,
+        smooth=smooth,
+        device=device,
+    )
     with _progress(as_json) as progress:
-        record = work(checkpoint, quant, out, calibration, smooth, progress)
+        record = work(checkpoint, options, out, progress)
     if not _printed(as_json, record):
         from .views.results import quantization
 
@@ -138,7 +166,8 @@ def build(
     context: ContextOption = None,
     concurrency: ConcurrencyOption = None,
     calibration: CalibrationOption = None,
-    smooth: SmoothOption = False,
+    smooth: SmoothOption = None,
+    device: DeviceOption = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
@@ -148,7 +177,16 @@ def build(
     from .verbs import build as verb
 
     workload = Workload(context=context, concurrency=concurrency, gpus=gpus)
-    job = verb.prepare(checkpoint, gpu, quant, workload, out, calibration, smooth)
+    job = verb.prepare(
+        checkpoint,
+        gpu,
+        quant,
+        workload,
+        out,
+        calibration=calibration,
+        smooth=smooth,
+        device=device,
+    )
     if dry_run:
         steps = verb.dry_run(job)
         if not _printed(as_json, {"bundle": str(job.out), "stages": steps}):

@@ -10,29 +10,90 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .errors import BadInputError
+from .errors import BadInputError, NemoDeployError
 
 TEMPORARY: Final = ".nemo-deploy-"
 """Prefix of everything that an interrupted run may leave behind; `clean` removes it."""
 
+PARTIAL: Final = f"{TEMPORARY}partial-"
+"""Prefix of directories in which an interrupted run's finished parts wait for the next one."""
+
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the directory `path` for one writer. Raises `BadInputError` when another has it."""
+def locked(path: Path, shown: Path | None = None) -> Iterator[None]:
+    """Hold the directory `path` for one writer. Raises `BadInputError` when another has it, naming
+    `shown` (or `path`)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # Another may have finished between our open and our lock, and put a new one there.
+            ours = os.fstat(descriptor).st_ino == path.stat().st_ino
+        except (BlockingIOError, FileNotFoundError):
+            ours = False
+        if not ours:
             raise BadInputError(
-                f"{path}: another nemo-deploy is writing here; wait for it"
-            ) from None
+                f"{shown or path}: another nemo-deploy is writing here; wait for it"
+            )
         yield
     finally:
         os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Two directories in which something is made, possibly over several runs: `content` becomes the
+    target, `state` remembers what is finished and is never part of the result."""
+
+    content: Path
+    state: Path
+
+
+@contextmanager
+def resumable(target: Path, inputs: str) -> Iterator[Work]:
+    """Where `target` is being made, beside it, locked; `inputs` digests all the result depends on.
+
+    What a killed run with the same inputs finished is found again; that of other inputs is removed.
+    When the block fails and has finished nothing, nothing stays. The caller moves `content` into
+    place inside the block. Raises `BadInputError` when another process makes the same target.
+    """
+    root = target.parent / f"{PARTIAL}{target.name}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"{target}: cannot be created: {error.strerror}") from error
+    with locked(root, target):
+        work = Work(root / "content", root / "state")
+        _take_up(root, work, inputs)
+        try:
+            yield work
+        except BaseException as error:
+            if not any(work.content.iterdir()) and not any(work.state.iterdir()):
+                shutil.rmtree(root, ignore_errors=True)
+            elif isinstance(error, NemoDeployError):
+                raise type(error)(
+                    f"{error} (What is finished so far is kept in {root}; the same command goes on "
+                    "from there.)"
+                ) from error
+            raise
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _take_up(root: Path, work: Work, inputs: str) -> None:
+    """Keep what lies in `root` if it was made from `inputs`, else begin anew."""
+    mark = root / "inputs"
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != inputs:
+        for left in root.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        write_atomically(mark, inputs.encode())
+    for directory in (work.content, work.state):
+        directory.mkdir(exist_ok=True)
+    clean(root)
+    clean(work.state)
 
 
 @contextmanager
@@ -41,8 +102,7 @@ def new_directory(target: Path) -> Iterator[Path]:
 
     Raises `BadInputError` when `target` already holds something or cannot be made.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise BadInputError(f"{target}: already holds something; choose another --out or remove it")
+    _require_free(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=target.parent))
@@ -51,13 +111,35 @@ def new_directory(target: Path) -> Iterator[Path]:
     try:
         work.chmod(0o755)
         yield work
-        sync_tree(work)
-        if target.exists():
-            target.rmdir()
-        work.rename(target)
-        sync(target.parent)
+        _become(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def resumable_directory(target: Path, inputs: str) -> Iterator[Work]:
+    """As `new_directory`, but what a killed run with the same `inputs` finished is there again.
+
+    Raises `BadInputError` also when another process makes the same target.
+    """
+    _require_free(target)
+    with resumable(target, inputs) as work:
+        _require_free(target)
+        yield work
+        _become(work.content, target)
+
+
+def _become(work: Path, target: Path) -> None:
+    sync_tree(work)
+    if target.exists():
+        target.rmdir()
+    work.rename(target)
+    sync(target.parent)
+
+
+def _require_free(target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise BadInputError(f"{target}: already holds something; choose another --out or remove it")
 
 
 def require_space(path: Path, needed: int) -> None:
@@ -71,13 +153,21 @@ def require_space(path: Path, needed: int) -> None:
         )
 
 
-def clean(path: Path) -> None:
-    """Remove what an interrupted run left in the bundle directory `path`."""
+def clean(path: Path, partial: bool = False) -> None:
+    """Remove what an interrupted run left in the directory `path`; with `partial`, also finished
+    parts that the next run could go on from."""
     for left in path.glob(f"{TEMPORARY}*"):
+        if left.name.startswith(PARTIAL) and not partial:
+            continue
         if left.is_dir():
             shutil.rmtree(left)
         else:
             left.unlink(missing_ok=True)
+
+
+def tree_bytes(path: Path) -> int:
+    """Bytes of all files below `path`."""
+    return sum((path / name).stat().st_size for name in list_files(path, path))
 
 
 def digest_of(value: object) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from .errors import RefusedError
+from .errors import RefusedError, UsageError
 from .spec import DTYPE_BYTES, Model, Role, TensorGroup
 
 
@@ -57,7 +57,7 @@ class Recipe:
             scales = ["weight_scale"] + ["input_scale"] * self.activation_scales
             weight = StoredTensor("weight", "F8_E4M3", group.shape)
             return (weight, *(StoredTensor(name, "F32", ()) for name in scales))
-        self._require_divisible(group)
+        self.require_divisible(group)
         groups = columns // self.group_size
         if self.format == "nvfp4":
             return (
@@ -70,17 +70,22 @@ class Recipe:
             StoredTensor("weight_scale", "F32", (rows, groups)),
         )
 
-    def _require_divisible(self, group: TensorGroup) -> None:
+    def require_divisible(self, group: TensorGroup) -> None:
+        """Raise `RefusedError` naming the tensor when groups do not divide its input width."""
         rows, columns = group.shape
-        if columns % self.group_size == 0 and rows % 2 == 0:
-            return
-        fitting = [size for size in (128, 64, 32) if columns % size == 0]
-        instead = f"group size {fitting[0]} divides it" if fitting else "use --quant fp8"
-        raise RefusedError(
-            f"{group.template.format(0)} [{rows}, {columns}] cannot be {self.key.upper()}: groups "
-            f"of {self.group_size} do not divide its input width (rule: group-size); what works "
-            f"instead: {instead}."
-        )
+        where = f"{group.template.format(0)} [{rows}, {columns}] cannot be {self.key.upper()}"
+        if columns % self.group_size:
+            fitting = [size for size in GROUP_SIZES if columns % size == 0]
+            instead = f"group size {fitting[-1]} divides it" if fitting else "--quant fp8"
+            raise RefusedError(
+                f"{where}: groups of {self.group_size} do not divide its input width (rule: "
+                f"group-size). What works instead: {instead}."
+            )
+        if rows % 2:
+            raise RefusedError(
+                f"{where}: its output width is odd, and two values share a byte (rule: "
+                "group-size). What works instead: --quant fp8."
+            )
 
     def weights_bytes(self, model: Model) -> int:
         """Bytes of all tensors of `model` in this format, scales included."""
@@ -94,35 +99,71 @@ class Recipe:
 
 EXPERT_ROLES: Final = frozenset({Role.EXPERT, Role.SHARED_EXPERT, Role.MLP})
 
+GROUP_SIZES: Final = (32, 64, 128)
+"""What `--group-size` may be for INT4; NVFP4's is 16 by definition."""
+
+FP8_LAYERS: Final[Mapping[str, tuple[frozenset[Role], str]]] = {
+    "conservative": (
+        EXPERT_ROLES,
+        "experts (and dense MLPs) FP8, as ModelOpt's conservative Mamba-MoE preset; "
+        "Mamba, attention, router, embeddings and head BF16",
+    ),
+    "aggressive": (
+        EXPERT_ROLES | {Role.MAMBA_PROJ},
+        "experts (and dense MLPs) and Mamba's projections FP8, as ModelOpt's aggressive Mamba-MoE "
+        "preset; attention, router, embeddings and head BF16",
+    ),
+}
+"""What `--fp8-layers` may be: the roles that become FP8, and a summary."""
+
+
+def _int4(group_size: int) -> Recipe:
+    summary = (
+        f"experts (and dense MLPs) INT4, group {group_size}; Mamba, attention, router, "
+        "embeddings and head BF16"
+    )
+    return Recipe("int4", "int4", "W4A16_AWQ", EXPERT_ROLES, group_size, summary=summary)
+
+
+def _fp8(layers: str) -> Recipe:
+    roles, summary = FP8_LAYERS[layers]
+    return Recipe("fp8", "fp8", "FP8", roles, activation_scales=True, summary=summary)
+
+
 RECIPES: Final[Mapping[str, Recipe]] = {
     recipe.key: recipe
     for recipe in (
         Recipe("bf16", "bf16", "", frozenset(), summary="as in the source checkpoint"),
-        Recipe(
-            "fp8",
-            "fp8",
-            "FP8",
-            EXPERT_ROLES,
-            activation_scales=True,
-            summary="experts (and dense MLPs) FP8, as ModelOpt's conservative Mamba-MoE preset; "
-            "Mamba, attention, router, embeddings and head BF16",
-        ),
-        Recipe(
-            "int4",
-            "int4",
-            "W4A16_AWQ",
-            EXPERT_ROLES,
-            group_size=64,
-            summary="experts (and dense MLPs) INT4, group 64, FP32 scales; Mamba, attention, "
-            "router, embeddings and head BF16",
-        ),
+        _fp8("conservative"),
+        _int4(64),
         Recipe(
             "nvfp4",
             "nvfp4",
             "W4A16_NVFP4",
             EXPERT_ROLES,
             group_size=16,
-            summary="experts (and dense MLPs) 4-bit float, group 16; for sizes only, not written",
+            summary="experts (and dense MLPs) NVFP4 (4-bit float, group 16), weights only; Mamba, "
+            "attention, router, embeddings and head BF16",
         ),
     )
 }
+"""The recipe of each `--quant`, as it is without further options."""
+
+
+def recipe_for(quant: str, group_size: int | None = None, fp8_layers: str | None = None) -> Recipe:
+    """The recipe of `--quant` (a key of `RECIPES`) with `--group-size` and `--fp8-layers`.
+
+    Raises `UsageError` for a value that does not exist or that the format has no use for.
+    """
+    if group_size is not None and group_size not in GROUP_SIZES:
+        known = ", ".join(map(str, GROUP_SIZES))
+        raise UsageError(f"--group-size {group_size}: known are {known}")
+    if fp8_layers is not None and fp8_layers not in FP8_LAYERS:
+        raise UsageError(f"--fp8-layers {fp8_layers!r}: known are {', '.join(FP8_LAYERS)}")
+    if group_size is not None and quant != "int4":
+        raise UsageError(f"--group-size belongs to --quant int4, not to {quant}")
+    if fp8_layers is not None and quant != "fp8":
+        raise UsageError(f"--fp8-layers belongs to --quant fp8, not to {quant}")
+    if group_size is not None:
+        return _int4(group_size)
+    return _fp8(fp8_layers) if fp8_layers is not None else RECIPES[quant]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint
-from ..errors import BadInputError
+from ..errors import BadInputError, UsageError
 from ..files import write_atomically
 from ..models import text
 from ..recipe import Recipe
@@ -75,16 +75,17 @@ def calibrate(
     file: Path | None = None,
     *,
     smooth: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     work: Path | None = None,
     on_layer: Callable[[int], None] | None = None,
 ) -> Calibration:
     """Run the calibration text through the model, one layer at a time.
 
     `file` is JSON lines (see `read_texts`); without it a small built-in set is used. `smooth`
-    searches INT4 smoothing scales. `work`, an existing directory, keeps what is done after each
-    layer; a run with the same arguments goes on from there. `on_layer` is told how many layers are
-    done. Raises `BadInputError` for an unusable file or a missing package.
+    searches INT4 smoothing scales. `device` is `cpu`, `cuda` or `auto`. `work`, an existing
+    directory, keeps what is done after each layer; a run with the same arguments goes on from
+    there. `on_layer` is told how many layers are done. Raises `BadInputError` for an unusable file
+    or a missing package.
     """
     try:
         from transformers import AutoTokenizer
@@ -97,12 +98,23 @@ def calibrate(
     tokens = sum(map(len, sequences))
     found = Calibration(str(file) if file else built_in, len(sequences), tokens)
     _restore(work, found)
-    for layer in layers(checkpoint, sequences, device=device, work=work):
+    for layer in layers(checkpoint, sequences, device=_device(device), work=work):
         _one_layer(layer, checkpoint, recipe, smooth, found)
         _keep(work, found)
         if on_layer:
             on_layer(layer.index + 1)
     return found
+
+
+def _device(name: str) -> str:
+    """The torch device that `--device` names. Raises `UsageError`, or `BadInputError` where it is
+    not there."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {name!r}: known are auto, cpu and cuda")
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise BadInputError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    return "cuda" if there and name != "cpu" else "cpu"
 
 
 def missing_package(error: ImportError) -> BadInputError:

@@ -1,16 +1,22 @@
-"""Encode and decode one tensor, in the layouts of NVIDIA ModelOpt's unified checkpoint.
+"""Encode and decode one tensor, in the layouts that engines read.
 
-Byte-equal to ModelOpt 0.47 (held by tests). Depends on torch alone: a copy of this file travels in
-every bundle, where the reference executor decodes with it.
+Byte-equal to ModelOpt 0.47 where the layout is ModelOpt's, decodable by the package
+`compressed-tensors` where it is vLLM's (both held by tests). Depends on torch alone: a copy of this
+file travels in every bundle, where the reference executor decodes with it.
 
 - FP8 E4M3, per tensor: `weight` float8_e4m3fn [N, K]; `weight_scale` f32 [] = amax / 448.
 - INT4, symmetric, groups of g along K: `weight` uint8 [N/2, K], low nibble row 2i and high nibble
   row 2i+1 in two's complement; `weight_scale` f32 [N, K/g] = the group's amax / 7.
+- The same integers packed along K: `weight_packed` int32 [N, K/8], eight values a word from the
+  low bits up, each plus 8; `weight_scale` bf16 [N, K/g].
+- NVFP4 (E2M1), groups of 16 along K: `weight` uint8 [N, K/2], low nibble first; `weight_scale`
+  float8_e4m3fn [N, K/16]; `weight_scale_2` f32 [] = amax / (6 x 448).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -22,11 +28,21 @@ FP8_MAX: Final = 448.0
 INT4_MAX: Final = 7.0
 """Scales map a group's largest magnitude to 7; -8 is only reached by rounding."""
 
-SCALE_SUFFIXES: Final = ("weight_scale", "input_scale", "k_scale", "v_scale")
+E2M1_MAX: Final = 6.0
+"""Largest E2M1 value."""
+
+E2M1_VALUES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""Magnitudes of the codes 0 to 7; code 8 + c is the negative of c."""
+
+NVFP4_GROUP: Final = 16
+
+SCALE_SUFFIXES: Final = (
+    "weight_scale", "weight_scale_2", "weight_shape", "input_scale", "k_scale", "v_scale",
+)  # fmt: skip
 """Tensors that describe a quantized neighbour and are no parameters of the model."""
 
-_ROWS_AT_ONCE: Final = 512
-"""Rows encoded together: bounds the float32 intermediate to a few MB whatever the tensor."""
+_ELEMENTS_AT_ONCE: Final = 1 << 18
+"""Values encoded together: the float32 intermediates of a block stay in a core's cache."""
 
 
 class EncodeError(ValueError):
@@ -44,10 +60,11 @@ def encode_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
     As in ModelOpt the quotient is taken in the weight's own dtype: dividing BF16 by a scalar rounds
     to BF16 before it rounds to E4M3. Raises `EncodeError` for NaN, infinite or all-zero weights.
     """
-    amax = weight.abs().amax()
-    _require_usable(amax, "the tensor")
-    scale = fp8_scale(amax)
-    return (weight / scale).to(torch.float8_e4m3fn), scale
+    scale = fp8_scale(_tensor_amax(weight))
+    stored = torch.empty_like(weight, dtype=torch.float8_e4m3fn)
+    for start, stop in _blocks(weight):
+        stored[start:stop] = weight[start:stop] / scale
+    return stored, scale
 
 
 def decode_fp8(stored: Tensor, scale: Tensor) -> Tensor:
@@ -62,25 +79,58 @@ def encode_int4(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     or infinite.
     """
     rows, columns = weight.shape
+    if rows % 2:
+        raise EncodeError(f"its output width {rows} is odd; two rows share a byte")
+    packed = weight.new_empty(rows // 2, columns, dtype=torch.uint8)
+
+    def pack(start: int, stop: int, values: Tensor) -> None:
+        pair = packed[start // 2 : stop // 2]
+        torch.bitwise_left_shift(values[1::2], 4, out=pair)
+        pair |= values[0::2] & 0x0F
+
+    return packed, _encode_groups(weight, group_size, torch.float32, pack)
+
+
+def encode_int4_columns(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+    """INT4 of `weight` [N, K], eight columns a word -> (int32 [N, K/8], scale bf16 [N, K/g]).
+
+    The integers are rounded against the scale as it is stored. Raises as `encode_int4`, and for a
+    group so small that its scale is zero in BF16.
+    """
+    rows, columns = weight.shape
+    packed = weight.new_empty(rows, columns // 2, dtype=torch.uint8)
+
+    def pack(start: int, stop: int, values: Tensor) -> None:
+        # Two neighbours as one 16-bit word: the shift brings the second beside the first.
+        words = values.add_(8).view(torch.int16)
+        packed[start:stop] = words | (words >> 4)
+
+    scale = _encode_groups(weight, group_size, torch.bfloat16, pack)
+    return packed.view(torch.int32), scale
+
+
+def _encode_groups(
+    weight: Tensor,
+    group_size: int,
+    scale_dtype: torch.dtype,
+    pack: Callable[[int, int, Tensor], None],
+) -> Tensor:
+    """Round `weight` to -8..7 per group, hand each block of rows to `pack(start, stop, values)`
+    as uint8 in two's complement; gives the scales [N, K/group_size]."""
+    rows, columns = weight.shape
     if columns % group_size:
         raise EncodeError(
             f"its input width {columns} is not a multiple of the group size {group_size}"
         )
-    if rows % 2:
-        raise EncodeError(f"its output width {rows} is odd; two rows share a byte")
-    packed = torch.empty(rows // 2, columns, dtype=torch.uint8)
-    scale = torch.empty(rows, columns // group_size, dtype=torch.float32)
-    for start in range(0, rows, _ROWS_AT_ONCE):
-        block = weight[start : start + _ROWS_AT_ONCE].float()
-        groups = block.view(block.shape[0], -1, group_size)
-        amax = groups.abs().amax(dim=-1)
-        _require_usable(amax, "a group")
-        block_scale = amax / INT4_MAX
-        nibbles = (groups / block_scale.unsqueeze(-1)).round_().clamp_(-8, 7).to(torch.int8)
-        nibbles = nibbles.view(torch.uint8).view(block.shape[0], columns) & 0x0F
-        packed[start // 2 : (start + block.shape[0]) // 2] = nibbles[0::2] | (nibbles[1::2] << 4)
-        scale[start : start + block.shape[0]] = block_scale
-    return packed, scale
+    scale = weight.new_empty(rows, columns // group_size, dtype=scale_dtype)
+    for start, stop in _blocks(weight):
+        groups = _float_copy(weight[start:stop]).view(stop - start, -1, group_size)
+        scale[start:stop] = groups.abs().amax(dim=-1) / INT4_MAX
+        groups /= scale[start:stop].float().unsqueeze(-1)
+        values = groups.round_().clamp_(-8, 7).to(torch.int8)
+        pack(start, stop, values.view(stop - start, columns).view(torch.uint8))
+    _require_usable_groups(scale, group_size)
+    return scale
 
 
 def decode_int4(packed: Tensor, scale: Tensor) -> Tensor:
@@ -88,14 +138,73 @@ def decode_int4(packed: Tensor, scale: Tensor) -> Tensor:
     low = (packed << 4).view(torch.int8) >> 4
     high = packed.view(torch.int8) >> 4
     nibbles = torch.stack((low, high), dim=1).view(-1, packed.shape[1])
-    groups = nibbles.view(*scale.shape, -1).float() * scale.float().unsqueeze(-1)
-    return groups.view(nibbles.shape)
+    return _scaled(nibbles.float(), scale)
 
 
-def decode(stored: Tensor, scale: Tensor) -> Tensor:
-    """Values of a quantized tensor of either format, told apart by dtype; float32."""
+def decode_int4_columns(packed: Tensor, scale: Tensor) -> Tensor:
+    """Values of an INT4 tensor: `packed` int32 [N, K/8], `scale` [N, K/g] -> float32 [N, K]."""
+    return _scaled(_halves(packed.view(torch.uint8)).float() - 8, scale)
+
+
+def encode_nvfp4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """NVFP4 of `weight` [N, K] -> (uint8 [N, K/2], scale float8_e4m3fn [N, K/16], scale_2 f32 []).
+
+    A group that is all zero gets the scale 1, as ModelOpt gives it. Raises `EncodeError` where K is
+    no multiple of 16, or for NaN, infinite or all-zero weights.
+    """
+    rows, columns = weight.shape
+    if columns % NVFP4_GROUP:
+        raise EncodeError(f"its input width {columns} is not a multiple of {NVFP4_GROUP}")
+    scale_2 = _tensor_amax(weight).float() / (E2M1_MAX * FP8_MAX)
+    packed = weight.new_empty(rows, columns // 2, dtype=torch.uint8)
+    scale = weight.new_empty(rows, columns // NVFP4_GROUP, dtype=torch.float8_e4m3fn)
+    for start, stop in _blocks(weight):
+        groups = _float_copy(weight[start:stop]).view(stop - start, -1, NVFP4_GROUP)
+        wanted = groups.abs().amax(dim=-1) / (E2M1_MAX * scale_2)
+        wanted[wanted == 0] = 1.0
+        scale[start:stop] = wanted.clamp_(2**-9, FP8_MAX)
+        groups /= (scale[start:stop].float() * scale_2).unsqueeze(-1)
+        words = _e2m1_codes(groups).view(stop - start, columns).view(torch.int16)
+        packed[start:stop] = words | (words >> 4)
+    return packed, scale, scale_2
+
+
+def _e2m1_codes(values: Tensor) -> Tensor:
+    """The nearest E2M1 code of each value, ties to the even one; uint8."""
+    magnitude = values.abs()
+    codes = torch.zeros_like(values, dtype=torch.uint8)
+    for index, (low, high) in enumerate(pairwise(E2M1_VALUES)):
+        middle = (low + high) / 2
+        codes += magnitude >= middle if index % 2 else magnitude > middle
+    codes += (values < 0).to(torch.uint8) << 3
+    return codes
+
+
+def decode_nvfp4(packed: Tensor, scale: Tensor, scale_2: Tensor) -> Tensor:
+    """Values of an NVFP4 tensor as `encode_nvfp4` gives it, float32 [N, K]."""
+    table = torch.tensor([*E2M1_VALUES, *(-value for value in E2M1_VALUES)])
+    return _scaled(table[_halves(packed).int()], scale.float() * scale_2.float())
+
+
+def _halves(packed: Tensor) -> Tensor:
+    """Nibbles of uint8 [N, B], low one first -> uint8 [N, 2B]."""
+    return torch.stack((packed & 0x0F, packed >> 4), dim=-1).view(packed.shape[0], -1)
+
+
+def _scaled(values: Tensor, scale: Tensor) -> Tensor:
+    """`values` [N, K] times the scale of their group, `scale` [N, K/g]; float32."""
+    groups = values.view(*scale.shape, -1) * scale.float().unsqueeze(-1)
+    return groups.view(values.shape)
+
+
+def decode(stored: Tensor, scale: Tensor, scale_2: Tensor | None = None) -> Tensor:
+    """Values of a quantized tensor of any format, told apart by dtype and scales; float32."""
+    if stored.dtype is torch.int32:
+        return decode_int4_columns(stored, scale)
     if stored.dtype is torch.uint8:
-        return decode_int4(stored, scale)
+        return (
+            decode_int4(stored, scale) if scale_2 is None else decode_nvfp4(stored, scale, scale_2)
+        )
     return decode_fp8(stored, scale)
 
 
@@ -111,14 +220,50 @@ def decode_checkpoint(
         prefix, _, suffix = name.rpartition(".")
         if suffix in SCALE_SUFFIXES:
             continue
-        if tensor.dtype in (torch.uint8, torch.float8_e4m3fn):
-            tensor = decode(tensor, tensors[f"{prefix}.weight_scale"]).to(dtype)
+        scale = tensors.get(f"{prefix}.weight_scale")
+        if scale is not None and suffix in ("weight", "weight_packed"):
+            name = f"{prefix}.weight"
+            tensor = decode(tensor, scale, tensors.get(f"{prefix}.weight_scale_2")).to(dtype)
         decoded[name] = tensor
     return decoded
 
 
-def _require_usable(amax: Tensor, what: str) -> None:
-    if not bool(torch.isfinite(amax).all()):
-        raise EncodeError(f"{what} holds NaN or infinite values")
-    if not bool((amax > 0).all()):
-        raise EncodeError(f"{what} is all zero and has no scale")
+def _float_copy(weight: Tensor) -> Tensor:
+    """`weight` as a float32 tensor of its own, to be worked on in place."""
+    return weight.to(torch.float32, copy=True)
+
+
+def _blocks(weight: Tensor) -> list[tuple[int, int]]:
+    """Row ranges of `weight` to be encoded one after the other; all but the last are even."""
+    rows, columns = weight.shape
+    step = max(2, _ELEMENTS_AT_ONCE // max(1, columns) // 2 * 2)
+    return [(start, min(rows, start + step)) for start in range(0, rows, step)]
+
+
+def _tensor_amax(weight: Tensor) -> Tensor:
+    """Largest magnitude of `weight`, in its dtype; refuses what has no usable one."""
+    low, high = torch.aminmax(weight)
+    amax = torch.maximum(-low, high)
+    if not bool(torch.isfinite(amax)):
+        raise EncodeError("it holds NaN or infinite values")
+    if not bool(amax > 0):
+        raise EncodeError("it is all zero and has no scale")
+    return amax
+
+
+def _require_usable_groups(scale: Tensor, group_size: int) -> None:
+    """Refuse the first group whose scale is no positive number, by its place."""
+    bad = ~(torch.isfinite(scale) & (scale > 0))
+    if not bool(bad.any()):
+        return
+    row, group = (int(index) for index in bad.nonzero()[0])
+    found = scale[row, group]
+    what = (
+        "is all zero, or too small, and has no scale"
+        if bool(torch.isfinite(found))
+        else "holds NaN or infinite values"
+    )
+    first = group * group_size
+    raise EncodeError(
+        f"the group in row {row}, columns {first} to {first + group_size - 1}, {what}"
+    )

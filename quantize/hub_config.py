@@ -16,6 +16,9 @@ MODELOPT_VERSION: Final = "0.47.0"
 """The ModelOpt release whose layout is written. Loaders look for `modelopt` as the producer."""
 
 
+_FP8: Final[Mapping[str, Any]] = {"dynamic": False, "num_bits": 8, "type": "float"}
+
+
 def ignored_modules(model: Model, recipe: Recipe) -> list[str]:
     """Modules that stay unquantized, hub names: whole layers as `backbone.layers.N.*`, single
     modules by name. Every entry matches at least one tensor, and none that is quantized."""
@@ -40,37 +43,44 @@ def _layer_of(name: str) -> str:
 
 
 def quantized_config(
-    config: Mapping[str, Any], recipe: Recipe, ignored: Iterable[str]
+    config: Mapping[str, Any], recipe: Recipe, ignored: Iterable[str], kv_scales: bool = False
 ) -> dict[str, Any]:
-    """`config` plus `quantization_config`."""
+    """`config` plus `quantization_config`; `kv_scales` says that an FP8 KV cache has its scales."""
     added: dict[str, Any] = {}
     if recipe.format == "fp8":
-        number = {"dynamic": False, "num_bits": 8, "type": "float"}
-        group = {"input_activations": number, "weights": number, "targets": ["Linear"]}
+        group = {"input_activations": _FP8, "weights": _FP8, "targets": ["Linear"]}
         added["config_groups"] = {"group_0": group}
+    elif recipe.format == "nvfp4":
+        weights = {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16}
+        added["config_groups"] = {"group_0": {"weights": weights, "targets": ["Linear"]}}
     else:
-        added |= _int4_fields(recipe)
+        added |= _group_fields(recipe)
+    added |= {"ignore": list(ignored), "quant_algo": recipe.quant_algo}
+    if kv_scales:
+        added["kv_cache_scheme"] = _FP8
     added |= {
-        "ignore": list(ignored),
-        "quant_algo": recipe.quant_algo,
         "producer": {"name": "modelopt", "version": MODELOPT_VERSION},
         "quant_method": "modelopt",
     }
     return {**config, "quantization_config": added}
 
 
-def hf_quant_config(recipe: Recipe, ignored: Iterable[str]) -> dict[str, Any]:
+def hf_quant_config(
+    recipe: Recipe, ignored: Iterable[str], kv_scales: bool = False
+) -> dict[str, Any]:
     """The content of `hf_quant_config.json`, which TensorRT-LLM reads first."""
     quantization: dict[str, Any] = {
         "quant_algo": recipe.quant_algo,
-        "kv_cache_quant_algo": None,
-        **(_int4_fields(recipe) if recipe.format == "int4" else {}),
+        "kv_cache_quant_algo": "FP8" if kv_scales else None,
+        **_group_fields(recipe),
         "exclude_modules": list(ignored),
     }
     producer = {"name": "modelopt", "version": MODELOPT_VERSION}
     return {"producer": producer, "quantization": quantization}
 
 
-def _int4_fields(recipe: Recipe) -> dict[str, Any]:
+def _group_fields(recipe: Recipe) -> dict[str, Any]:
+    if recipe.format != "int4":
+        return {"group_size": recipe.group_size} if recipe.group_size else {}
     # No `pre_quant_scale` tensor is ever written, and the entry says so.
     return {"group_size": recipe.group_size, "has_zero_point": False, "pre_quant_scale": False}

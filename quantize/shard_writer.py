@@ -1,6 +1,7 @@
-"""Write one safetensors file tensor by tensor, in any order, with memory for one tensor at a time.
+"""Write one safetensors file tensor by tensor, in any order and from any thread.
 
-The file is byte for byte what the safetensors library writes for the same tensors.
+The file is byte for byte what the safetensors library writes for the same tensors. It appears under
+its name when it is whole and safely on the disk, never before.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 from ..errors import BadInputError
+from ..files import TEMPORARY, sync
 from ..spec import DTYPE_BYTES
 
 DTYPE_ORDER: Final = (
@@ -37,70 +40,119 @@ class Entry:
         return int(math.prod(self.shape) * DTYPE_BYTES[self.dtype])
 
 
-class ShardWriter:
-    """A safetensors file under construction. Use as a context manager; `write` every entry once.
+def file_bytes(entries: Iterable[Entry]) -> int:
+    """Size of the file that holds `entries`, header included."""
+    ordered = _ordered(entries)
+    return len(_header(ordered)) + sum(entry.bytes for entry in ordered)
 
-    Raises `BadInputError` naming the file when the disk is full or an entry is left unwritten.
+
+class ShardWriter:
+    """A safetensors file under construction: write every entry, then `finish`, or `abandon`.
+
+    It grows under a temporary name in the directory `temporary` (that of `path` by default; the
+    same file system). As a context manager it finishes when the block ends well and abandons
+    otherwise. Raises `BadInputError` naming the file, and the tensor where there is one, when the
+    disk is full or an entry is left unwritten.
     """
 
-    def __init__(self, path: Path, entries: Iterable[Entry]) -> None:
+    def __init__(self, path: Path, entries: Iterable[Entry], temporary: Path | None = None) -> None:
         self.path = path
-        ordered = sorted(entries, key=lambda e: (-DTYPE_ORDER.index(e.dtype), e.name))
+        self._unfinished = (temporary or path.parent) / f"{TEMPORARY}{path.name}"
+        ordered = _ordered(entries)
+        header = _header(ordered)
         self._entries = {entry.name: entry for entry in ordered}
-        self._pending = set(self._entries)
-        header = self._header(ordered)
+        self._missing = {entry.name: entry.bytes for entry in ordered}
+        self._lock = threading.Lock()
         self._offsets: dict[str, int] = {}
-        position = len(header)
+        self.bytes = len(header)
         for entry in ordered:
-            self._offsets[entry.name] = position
-            position += entry.bytes
-        self._file = path.open("xb", buffering=0)
+            self._offsets[entry.name] = self.bytes
+            self.bytes += entry.bytes
         try:
-            os.posix_fallocate(self._file.fileno(), 0, position)
+            self._file = self._unfinished.open("wb", buffering=0)
         except OSError as error:
-            self._file.close()
+            raise self._failure("cannot be created", error) from error
+        try:
+            os.posix_fallocate(self._file.fileno(), 0, self.bytes)
+            self._write_at(0, header, "its header")
+        except OSError as error:
+            self.abandon()
             raise BadInputError(
-                f"{path}: no room for {position / 1e9:.2f} GB here ({error.strerror}); free some "
+                f"{path}: no room for {self.bytes / 1e9:.2f} GB here ({error.strerror}); free some "
                 "space or choose another --out"
             ) from error
-        self._write_at(0, header)
+        except BaseException:
+            self.abandon()
+            raise
 
-    @staticmethod
-    def _header(entries: Sequence[Entry]) -> bytes:
-        table: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        position = 0
-        for entry in entries:
-            span = [position, position + entry.bytes]
-            table[entry.name] = {
-                "dtype": entry.dtype,
-                "shape": list(entry.shape),
-                "data_offsets": span,
-            }
-            position = span[1]
-        text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
+    def write(self, name: str, data: bytes | bytearray | memoryview, offset: int = 0) -> None:
+        """Write raw bytes of tensor `name` from its byte `offset` on; each byte once."""
+        if offset + len(data) > self._entries[name].bytes:
+            raise ValueError(f"{name}: {offset + len(data)} bytes given, too many")
+        self._write_at(self._offsets[name] + offset, data, f"tensor {name}")
+        with self._lock:
+            self._missing[name] -= len(data)
 
-    def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
-        """Write the raw bytes of tensor `name`."""
-        entry = self._entries[name]
-        if len(data) != entry.bytes:
-            raise ValueError(f"{name}: {len(data)} bytes given, {entry.bytes} expected")
-        self._write_at(self._offsets[name], data)
-        self._pending.remove(name)
+    def finish(self) -> None:
+        """Flush the whole file to the disk, check its length, and give it its name."""
+        unwritten = sorted(name for name, count in self._missing.items() if count)
+        if unwritten:
+            self.abandon()
+            raise BadInputError(f"{self.path}: tensor {unwritten[0]} was never written whole")
+        try:
+            os.fsync(self._file.fileno())
+            size = os.fstat(self._file.fileno()).st_size
+            self._file.close()
+            if size != self.bytes:
+                raise BadInputError(f"{self.path}: {size} bytes came out, {self.bytes} were meant")
+            self._unfinished.rename(self.path)
+            sync(self.path.parent)
+        except OSError as error:
+            raise self._failure("cannot be completed", error) from error
 
-    def _write_at(self, position: int, data: bytes | bytearray | memoryview) -> None:
+    def abandon(self) -> None:
+        """Close and remove what there is so far."""
+        self._file.close()
+        self._unfinished.unlink(missing_ok=True)
+
+    def _write_at(self, position: int, data: bytes | bytearray | memoryview, what: str) -> None:
         view, done = memoryview(data), 0
         try:
             while done < len(view):
                 done += os.pwrite(self._file.fileno(), view[done:], position + done)
         except OSError as error:
-            raise BadInputError(f"{self.path}: cannot be written: {error.strerror}") from error
+            raise self._failure(f"cannot write {what}", error) from error
+
+    def _failure(self, what: str, error: OSError) -> BadInputError:
+        return BadInputError(
+            f"{self.path}: {what}: {error.strerror}; free some space or choose another --out"
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._file.close()
-        if kind is None and self._pending:
-            raise BadInputError(f"{self.path}: tensor {min(self._pending)} was never written")
+        if kind is None:
+            self.finish()
+        else:
+            self.abandon()
+
+
+def _ordered(entries: Iterable[Entry]) -> list[Entry]:
+    return sorted(entries, key=lambda e: (-DTYPE_ORDER.index(e.dtype), e.name))
+
+
+def _header(entries: Sequence[Entry]) -> bytes:
+    table: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for entry in entries:
+        span = [position, position + entry.bytes]
+        table[entry.name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": span,
+        }
+        position = span[1]
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

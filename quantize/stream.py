@@ -1,14 +1,18 @@
-"""Quantize a checkpoint shard by shard, with one tensor in memory at a time.
+"""Quantize a checkpoint shard by shard: read, encode and write overlap, memory stays bounded.
 
-Every output shard holds what became of one source shard, under the same file name.
+Every output shard holds what became of one source shard, under the same file name. It appears when
+it is whole and on the disk, and a run that was killed goes on after the last one.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,14 +20,16 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import INDEX_NAME, Checkpoint, TensorInfo
-from ..errors import BadInputError, RefusedError
+from ..errors import BadInputError
 from ..recipe import Recipe
-from ..spec import TensorGroup
 from . import formats
-from .hub_config import hf_quant_config, ignored_modules, quantized_config
-from .shard_writer import Entry, ShardWriter
-
-SOURCE_DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+from .job import SOURCE_DTYPES, Job, Shard, prepare, raw_bytes
+from .journal import Journal
+from .layouts import DEFAULT, Layout
+from .pipeline import Pipeline
+from .shard_reader import ShardReader
+from .shard_writer import ShardWriter
+from .smooth import Folding
 
 COMPANIONS: Final = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -32,15 +38,25 @@ COMPANIONS: Final = (
 )  # fmt: skip
 """Files that are carried over. Code (`*.py`) never is."""
 
+PIECE_BYTES: Final = 16 << 20
+"""Tensors that are only copied go in pieces of this size."""
+
+ShardSource = Callable[[Path], AbstractContextManager[Path]]
+"""Gives a source shard when it is needed, under the path that is yielded, and may let go of it when
+the block ends: then its output is safely on the disk. May be left in another thread."""
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a quantization wrote. Bytes are tensor bytes; `tensors` counts quantized weights."""
+    """What a quantization wrote. Bytes are tensor bytes; `tensors` counts quantized weights,
+    `kept_shards` those that an interrupted run had finished before."""
 
     recipe: str
+    layout: str
     tensors: int
     source_bytes: int
     written_bytes: int
+    kept_shards: int
 
 
 def quantize(
@@ -48,132 +64,231 @@ def quantize(
     recipe: Recipe,
     out: Path,
     *,
+    layout: Layout = DEFAULT,
     activation_amax: Mapping[str, float] | None = None,
-    fold: Callable[[str, Tensor], Tensor] | None = None,
-    on_bytes: Callable[[int], None] | None = None,
+    folding: Folding | None = None,
+    state: Path | None = None,
+    shard_source: ShardSource | None = None,
+    verify_sha256: Mapping[str, str] | None = None,
+    on_progress: Callable[[int, str], None] | None = None,
 ) -> Summary:
-    """Write `checkpoint` in the format of `recipe` into the existing, empty directory `out`.
+    """Write `checkpoint` in the format of `recipe` into the existing directory `out`.
 
-    `activation_amax` maps each quantized tensor's name to the largest input magnitude seen in
-    calibration; it is needed where the recipe has activation scales. `fold` gives what a tensor of
-    that name is to be before it is encoded or copied (see `smooth.Folding`). `on_bytes` is told how
-    many source bytes are done. Raises `BadInputError` naming file and tensor, `RefusedError` for
-    widths that do not divide or activation scales that are missing.
+    Args:
+        checkpoint: The source. Its shards need not be there yet if `shard_source` brings them.
+        recipe: Which tensors become what.
+        out: Empty, or with `state` what an interrupted run left there.
+        layout: How the result is laid out in files.
+        activation_amax: Largest input magnitude by name of each quantized weight, needed where the
+            recipe has activation scales; and by `...k_proj.k_scale` and `...v_proj.v_scale` the
+            largest key and value of each attention layer, where the KV cache is to be FP8.
+        folding: Smoothing scales, folded into the weights before they are rounded.
+        state: An existing directory that remembers finished shards; the same job with the same
+            `state` and `out` does not make them again.
+        shard_source: Entered before a shard's tensors are read, left when its output is safe.
+        verify_sha256: SHA-256 by shard name, checked while reading.
+        on_progress: Told how many source bytes are done, and the tensor that was last; called from
+            several threads, one at a time.
+
+    Raises `BadInputError` naming file and tensor, `RefusedError` for widths that do not divide or
+    activation scales that are missing.
     """
-    if checkpoint.is_quantized:
-        raise BadInputError(f"{checkpoint.path}: is quantized already; start from the BF16 model")
-    checkpoint.require_complete()
-    groups = {name: group for group in checkpoint.model.tensors() for name in group.names()}
-    scales = _input_scales(recipe, groups, activation_amax)
-    weight_map: dict[str, str] = {}
-    quantized = done = written = 0
-    for shard in checkpoint.shards:
-        infos = [info for info in checkpoint.tensors.values() if info.shard == shard]
-        entries = {info.name: _entries(info, groups[info.name], recipe) for info in infos}
-        flat = [entry for row in entries.values() for entry in row]
-        with ShardWriter(out / shard.name, flat) as writer:
-            for info in infos:
-                data = checkpoint.read(info.name)
-                if recipe.quantizes(groups[info.name]):
-                    _write_encoded(writer, info, _folded(info, data, fold), recipe, scales)
-                    quantized += 1
-                elif fold:
-                    writer.write(info.name, _copied(info, data, fold))
-                else:
-                    writer.write(info.name, data)
-                done += info.bytes
-                if on_bytes:
-                    on_bytes(done)
-        weight_map |= {entry.name: shard.name for entry in flat}
-        written += sum(entry.bytes for entry in flat)
-    _write_configuration(checkpoint, recipe, out, weight_map, written)
-    return Summary(recipe.key, quantized, checkpoint.bytes, written)
-
-
-def _entries(info: TensorInfo, group: TensorGroup, recipe: Recipe) -> list[Entry]:
-    """What the tensor `info` becomes in the output shard."""
-    if not recipe.quantizes(group):
-        return [Entry(info.name, info.dtype, info.shape)]
-    if info.dtype not in SOURCE_DTYPES:
-        raise BadInputError(
-            f"{info.shard}: tensor {info.name} has dtype {info.dtype}; it can be quantized from "
-            f"{', '.join(SOURCE_DTYPES)} only"
-        )
-    prefix = info.name.rpartition(".")[0]
-    return [Entry(f"{prefix}.{s.suffix}", s.dtype, s.shape) for s in recipe.stored(group)]
-
-
-def _input_scales(
-    recipe: Recipe, groups: Mapping[str, TensorGroup], amax: Mapping[str, float] | None
-) -> dict[str, Tensor]:
-    """Activation scale of each quantized tensor; all of them or none."""
-    if not recipe.activation_scales:
-        return {}
-    wanted = [name for name, group in groups.items() if recipe.quantizes(group)]
-    missing = [name for name in wanted if not (amax or {}).get(name, 0.0) > 0.0]
-    if amax is None or missing:
-        raise RefusedError(
-            f"{len(missing)} of {len(wanted)} activation scales are missing, first that of "
-            f"{missing[0]} (rule: fp8-activations): a checkpoint without them would load and "
-            "answer nonsense. Calibrate with more text, or use --quant int4, which needs none."
-        )
-    return {name: formats.fp8_scale(torch.tensor(amax[name])) for name in wanted}
-
-
-def _folded(
-    info: TensorInfo, data: bytearray, fold: Callable[[str, Tensor], Tensor] | None
-) -> Tensor:
-    """The tensor in `data`, with what is to be folded into it."""
-    tensor = torch.frombuffer(data, dtype=SOURCE_DTYPES[info.dtype]).view(info.shape)
-    return fold(info.name, tensor) if fold else tensor
-
-
-def _copied(
-    info: TensorInfo, data: bytearray, fold: Callable[[str, Tensor], Tensor]
-) -> bytearray | memoryview:
-    """The bytes of a tensor that keeps its dtype; untouched where nothing is folded into it."""
-    if info.dtype not in SOURCE_DTYPES:
-        return data
-    return _raw(_folded(info, data, fold).to(SOURCE_DTYPES[info.dtype]))
-
-
-def _write_encoded(
-    writer: ShardWriter,
-    info: TensorInfo,
-    weight: Tensor,
-    recipe: Recipe,
-    input_scales: Mapping[str, Tensor],
-) -> None:
+    job = prepare(checkpoint, recipe, layout, activation_amax, folding)
+    journal = Journal(out, state, job.identity())
+    kept = len(journal)
+    progress = _Progress(on_progress)
+    source = shard_source or nullcontext
+    unfinished: set[_Output] = set()
     try:
-        if recipe.format == "fp8":
-            stored, scale = formats.encode_fp8(weight)
-        else:
-            stored, scale = formats.encode_int4(weight, recipe.group_size)
+        with Pipeline() as pipeline:
+            for shard in job.shards:
+                if shard.name in journal:
+                    progress.add(shard.source_bytes, shard.infos[-1].name if shard.infos else "")
+                    continue
+                pipeline.begin_shard()
+                output = _Output(job, shard, out, state, journal, pipeline, progress, unfinished)
+                path = output.enter(source(shard.path))
+                _feed(output, path, (verify_sha256 or {}).get(shard.name), pipeline)
+    except BaseException as error:
+        for output in list(unfinished):
+            output.abandon(error)
+        raise
+    _write_configuration(job, out)
+    return Summary(
+        recipe.key, layout.key, job.quantized_count, checkpoint.bytes, job.written_bytes, kept
+    )
+
+
+def bytes_needed(checkpoint: Checkpoint, recipe: Recipe, layout: Layout = DEFAULT) -> int:
+    """Bytes of all files that `quantize` will write: shards, and what is carried over.
+
+    Raises as `quantize` for a checkpoint that cannot be quantized so.
+    """
+    # Scales of activations take a few bytes a tensor; any value stands for what calibration finds.
+    amax = {
+        name: 1.0
+        for group in checkpoint.model.tensors()
+        if recipe.quantizes(group)
+        for name in group.names()
+    }
+    job = prepare(checkpoint, recipe, layout, amax)
+    carried = [checkpoint.path / name for name in (*COMPANIONS, "config.json", INDEX_NAME)]
+    return job.file_bytes + sum(path.stat().st_size for path in carried if path.is_file())
+
+
+class _Progress:
+    """Source bytes done, added up from all threads."""
+
+    def __init__(self, listener: Callable[[int, str], None] | None) -> None:
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._done = 0
+
+    def add(self, count: int, tensor: str) -> None:
+        with self._lock:
+            self._done += count
+            if self._listener:
+                self._listener(self._done, tensor)
+
+
+class _Output:
+    """An output shard that is being written; completes itself when its last piece is done.
+
+    `unfinished` has it until then.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        shard: Shard,
+        out: Path,
+        state: Path | None,
+        journal: Journal,
+        pipeline: Pipeline,
+        progress: _Progress,
+        unfinished: set[_Output],
+    ) -> None:
+        self.job, self.shard = job, shard
+        self._journal, self._pipeline, self._progress = journal, pipeline, progress
+        self._unfinished = unfinished
+        self._out, self._temporary = out / shard.name, state
+        self._source = ExitStack()
+        self._writer: ShardWriter | None = None
+        self._pieces = 1  # the reader's own: the shard is not complete while it reads
+        self._lock = threading.Lock()
+        unfinished.add(self)
+
+    def enter(self, source: AbstractContextManager[Path]) -> Path:
+        """Wait for the source shard and begin the file; gives the path to read from."""
+        path = self._source.enter_context(source)
+        self._writer = ShardWriter(self._out, self.shard.flat_entries(), self._temporary)
+        return path
+
+    @property
+    def writer(self) -> ShardWriter:
+        assert self._writer is not None, "entered before anything is written"
+        return self._writer
+
+    def expect(self) -> None:
+        """One more piece is on its way."""
+        with self._lock:
+            self._pieces += 1
+
+    def done(self, info: TensorInfo | None, count: int) -> None:
+        """A piece of `count` source bytes of `info` is written (None: the reader is through)."""
+        if info:
+            self._progress.add(count, info.name)
+        with self._lock:
+            self._pieces -= 1
+            if self._pieces:
+                return
+        self.writer.finish()
+        self._journal.add(self.shard.name, self.writer.bytes)
+        self._unfinished.remove(self)
+        self._source.close()
+        self._pipeline.end_shard()
+
+    def abandon(self, error: BaseException) -> None:
+        """Remove what was written and tell the source shard why. No worker runs any more."""
+        if self._writer:
+            self._writer.abandon()
+        self._source.__exit__(type(error), error, error.__traceback__)
+
+
+def _feed(output: _Output, path: Path, sha256: str | None, pipeline: Pipeline) -> None:
+    """Read a shard from front to back and have its pieces encoded or copied."""
+    with ShardReader(path, sha256) as reader:
+        for info, offset, length in _pieces(output.job, output.shard):
+            pipeline.reserve(length)
+            data = reader.read(info, offset, length)
+            output.expect()
+            pipeline.submit(length, partial(_process, output, info, offset, data))
+        reader.finish()
+    pipeline.submit(0, partial(output.done, None, 0))
+
+
+def _pieces(job: Job, shard: Shard) -> Iterator[tuple[TensorInfo, int, int]]:
+    """Tensor, offset and length of each piece: whole tensors where values matter."""
+    for info in shard.infos:
+        if job.changes(info.name):
+            yield info, 0, info.bytes
+            continue
+        for offset in range(0, max(1, info.bytes), PIECE_BYTES):
+            yield info, offset, min(PIECE_BYTES, info.bytes - offset)
+
+
+def _process(output: _Output, info: TensorInfo, offset: int, data: bytearray) -> None:
+    job, writer = output.job, output.writer
+    if not job.changes(info.name):
+        _require_numbers(info, data)
+        writer.write(info.name, data, offset)
+    else:
+        prefix = info.name.rpartition(".")[0]
+        for name, tensor in _changed(job, info, data).items():
+            writer.write(f"{prefix}.{name}", raw_bytes(tensor))
+    if offset + len(data) == info.bytes:
+        for name, scale in job.scales.get(info.name, {}).items():
+            writer.write(name, raw_bytes(scale))
+    output.done(info, len(data))
+
+
+def _changed(job: Job, info: TensorInfo, data: bytearray) -> Mapping[str, Tensor]:
+    """What becomes of a tensor that is encoded, or only folded, by suffix."""
+    dtype = SOURCE_DTYPES[info.dtype]
+    weight = torch.frombuffer(data, dtype=dtype).view(info.shape)
+    if job.folding:
+        weight = job.folding(info.name, weight)
+    if not job.quantizes(info.name):
+        return {info.name.rpartition(".")[2]: weight.to(dtype)}
+    try:
+        return job.layout.encode(weight, job.recipe)
     except formats.EncodeError as error:
         raise BadInputError(f"{info.shard}: tensor {info.name}: {error}") from error
-    prefix = info.name.rpartition(".")[0]
-    writer.write(f"{prefix}.weight", _raw(stored))
-    writer.write(f"{prefix}.weight_scale", _raw(scale))
-    if info.name in input_scales:
-        writer.write(f"{prefix}.input_scale", _raw(input_scales[info.name]))
 
 
-def _raw(tensor: Tensor) -> memoryview:
-    """A tensor's bytes without a copy."""
-    return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+def _require_numbers(info: TensorInfo, data: bytearray) -> None:
+    """Refuse NaN and infinity in what is only copied, too: the model would answer nonsense."""
+    if info.dtype not in SOURCE_DTYPES or not data:
+        return
+    low, high = torch.aminmax(torch.frombuffer(data, dtype=SOURCE_DTYPES[info.dtype]))
+    if not bool(torch.isfinite(low) & torch.isfinite(high)):
+        raise BadInputError(f"{info.shard}: tensor {info.name} holds NaN or infinite values")
 
 
-def _write_configuration(
-    checkpoint: Checkpoint, recipe: Recipe, out: Path, weight_map: Mapping[str, str], size: int
-) -> None:
-    config = dict(checkpoint.config)
+def _write_configuration(job: Job, out: Path) -> None:
+    checkpoint, recipe = job.checkpoint, job.recipe
+    files: Mapping[str, Mapping[str, object]] = {"config.json": checkpoint.config}
     if recipe.format != "bf16":
-        ignored = ignored_modules(checkpoint.model, recipe)
-        config = quantized_config(config, recipe, ignored)
-        _write_json(out / "hf_quant_config.json", hf_quant_config(recipe, ignored))
-    _write_json(out / "config.json", config)
+        kv_scales = job.has_kv_scales
+        files = job.layout.configuration(checkpoint.config, checkpoint.model, recipe, kv_scales)
+    for name, content in files.items():
+        _write_json(out / name, content)
     if (checkpoint.path / INDEX_NAME).is_file():
-        index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
+        weight_map = {
+            entry.name: shard.name for shard in job.shards for entry in shard.flat_entries()
+        }
+        total = {"total_size": job.written_bytes}
+        index = {"metadata": total, "weight_map": dict(sorted(weight_map.items()))}
         _write_json(out / INDEX_NAME, index)
     for name in COMPANIONS:
         if (checkpoint.path / name).is_file():

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,17 +12,11 @@ from ..build import engine, support
 from ..build import plan as planner
 from ..bundle import RECORD_NAME, STAGES, Bundle, building
 from ..checkpoint import Checkpoint
-from ..files import digest_of, require_space, sha256
+from ..files import Work, digest_of
 from ..models import gpu
-from ..recipe import RECIPES, Recipe
 from ..spec import Deployment, Plan, Workload
 from .progress import Progress, Silent
-from .quantize import (
-    quantize_into,
-    recipe_named,
-    require_packages,
-    require_smoothable,
-)
+from .quantize import Options, fingerprint, options_for, quantize_into
 from .source import Source, resolve
 
 BUNDLES: Final = Path("dist")
@@ -36,9 +29,7 @@ class Job:
 
     source: Source
     plan: Plan
-    recipe: Recipe
-    calibration: Path | None
-    smooth: bool
+    options: Options
     out: Path
 
     @property
@@ -48,6 +39,7 @@ class Job:
     @property
     def header(self) -> dict[str, Any]:
         """What `bundle.json` says besides stages and files."""
+        calibration = self.options.calibration
         return {
             "name": self.out_name,
             "model_name": self.source.slug,
@@ -57,8 +49,8 @@ class Job:
                 "gpu": self.plan.gpu,
                 "gpus": self.plan.gpus,
                 "quant": self.plan.quant["requested"],
-                "calibration": str(self.calibration) if self.calibration else None,
-                "smooth": self.smooth,
+                "calibration": str(calibration) if calibration else None,
+                "smooth": self.options.smooth,
             },
             "backend": self.plan.backend,
             "needs": list(self.plan.needs),
@@ -81,8 +73,10 @@ def prepare(
     quant_name: str,
     workload: Workload,
     out: Path | None = None,
+    *,
     calibration: Path | None = None,
-    smooth: bool = False,
+    smooth: bool | None = None,
+    device: str = "auto",
 ) -> Job:
     """Decide a build. Raises `RefusedError` for what cannot be served, `BadInputError` for a
     checkpoint that is not here or not whole."""
@@ -90,12 +84,10 @@ def prepare(
     source = resolve(checkpoint)
     plan = planner.plan(source.model, target, quant, workload)
     planner.require_buildable(plan)
-    recipe = recipe_named(quant_name)
-    require_smoothable(recipe, smooth)
-    require_packages(recipe, smooth)
+    options = options_for(quant_name, calibration=calibration, smooth=smooth, device=device)
     source.require_checkpoint().require_complete()
     out = out or BUNDLES / bundle_name(source.slug, plan)
-    return Job(source, plan, recipe, calibration, smooth, out)
+    return Job(source, plan, options, out)
 
 
 def dry_run(job: Job) -> list[dict[str, Any]]:
@@ -116,18 +108,12 @@ def dry_run(job: Job) -> list[dict[str, Any]]:
 def build(job: Job, progress: Progress | None = None) -> dict[str, Any]:
     """Make the bundle, or what is missing or outdated of it; gives what `build --json` prints."""
     progress = progress or Silent()
-    stages = _stages(job, progress)
     made = []
-    if not (job.out / "checkpoint").exists():
-        require_space(job.out, job.plan.weights_bytes)
     with building(job.out, job.header) as bundle:
-        for stage in stages:
-            if bundle.stage_is_current(stage.name, stage.inputs):
-                continue
-            if stage.name != "checkpoint":
-                progress.step(stage.name)
-            bundle.run_stage(stage.name, stage.inputs, stage.make)
-            made.append(stage.name)
+        for stage in _stages(job, progress):
+            if not bundle.stage_is_current(stage.name, stage.inputs):
+                stage.make(bundle)
+                made.append(stage.name)
     return {
         "bundle": str(job.out),
         "name": bundle.name,
@@ -145,23 +131,21 @@ def build(job: Job, progress: Progress | None = None) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """A stage: the digest of all it depends on, how to make it, and what it holds."""
+    """A stage: the digest of all it depends on, what it holds, and what makes it."""
 
     name: str
     inputs: str
-    make: Callable[[Path], Mapping[str, Any] | None]
     what: str
+    make: Callable[[Bundle], None]
 
 
 def _stages(job: Job, progress: Progress) -> list[_Stage]:
     """The stages in order. A stage's digest covers the code's version too."""
     deployment = _deployment(job)
-    described = asdict(deployment)
+    described = _inputs(asdict(deployment))
 
-    def checkpoint(dest: Path) -> dict[str, Any]:
-        return quantize_into(
-            job.checkpoint, job.recipe, dest, job.calibration, job.smooth, progress
-        )
+    def quantized(work: Work) -> dict[str, Any]:
+        return quantize_into(job.checkpoint, job.options, work, progress)
 
     def model_repository(dest: Path) -> None:
         from .. import triton_repo
@@ -173,19 +157,39 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
 
         manifests.emit(dest, deployment)
 
-    weights = f"{job.plan.weights_bytes / 1e9:.2f} GB of tensors: {job.recipe.summary}"
-    repository = f"Triton model {deployment.model_name} for {deployment.image}"
-    manifests = f"kustomize tree for {', '.join(deployment.gpu.product_labels)}"
+    def quick(name: str, inputs: str, what: str, make: Callable[[Path], None]) -> _Stage:
+        def run(bundle: Bundle) -> None:
+            progress.step(name)
+            bundle.run_stage(name, inputs, make)
+
+        return _Stage(name, inputs, what, run)
+
+    checkpoint = _inputs({**fingerprint(job.checkpoint), **job.options.identity()})
     return [
-        _Stage("checkpoint", _inputs(_fingerprint(job)), checkpoint, weights),
         _Stage(
+            "checkpoint",
+            checkpoint,
+            f"{job.plan.weights_bytes / 1e9:.2f} GB of tensors: {job.options.recipe.summary}",
+            lambda bundle: bundle.resume_stage("checkpoint", checkpoint, quantized),
+        ),
+        quick(
             "engine",
             _inputs(engine.describe(job.plan), dict(job.plan.llm_args)),
-            lambda dest: engine.emit(dest, job.plan),
             f"LLM arguments for {job.plan.backend}, SM{job.plan.sm}",
+            lambda dest: engine.emit(dest, job.plan),
         ),
-        _Stage("model_repository", _inputs(described), model_repository, repository),
-        _Stage("k8s", _inputs(described), k8s, manifests),
+        quick(
+            "model_repository",
+            described,
+            f"Triton model {deployment.model_name} for {deployment.image}",
+            model_repository,
+        ),
+        quick(
+            "k8s",
+            described,
+            f"kustomize tree for {', '.join(deployment.gpu.product_labels)}",
+            k8s,
+        ),
     ]
 
 
@@ -205,24 +209,3 @@ def _deployment(job: Job) -> Deployment:
 
 def _inputs(*parts: object) -> str:
     return digest_of([__version__, *parts])
-
-
-def _fingerprint(job: Job) -> dict[str, Any]:
-    """What the quantized checkpoint depends on. Shards count by header, size and time of change:
-    hashing 63 GB at every run would be no quick look."""
-    shards = []
-    for shard in job.checkpoint.shards:
-        status = shard.stat()
-        with shard.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = hashlib.sha256(file.read(length)).hexdigest()
-        shards.append([shard.name, status.st_size, status.st_mtime_ns, header])
-    others = [
-        [path.name, sha256(path)]
-        for path in sorted(job.checkpoint.path.iterdir())
-        if path.is_file() and path.suffix in (".json", ".jinja", ".model", ".txt")
-    ]
-    calibration = sha256(job.calibration) if job.calibration else None
-    recipe = asdict(RECIPES[job.recipe.key]) | {"roles": sorted(job.recipe.roles)}
-    options = {"recipe": recipe, "calibration": calibration, "smooth": job.smooth}
-    return {"shards": shards, "files": others, **options}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import hashlib
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import __version__
 from ..build.plan import quant_named
-from ..errors import BadInputError, RefusedError, UsageError
-from ..files import new_directory, require_space
-from ..recipe import RECIPES, Recipe
+from ..errors import BadInputError, UsageError
+from ..files import Work, digest_of, require_space, resumable_directory, sha256, tree_bytes
+from ..quantize.layouts import DEFAULT, Layout, layout_for
+from ..recipe import Recipe, recipe_for
 from .progress import Progress, Silent
 from .source import resolve
 
@@ -18,86 +21,147 @@ if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
 
 
-def recipe_named(name: str) -> Recipe:
-    """The recipe for `--quant name`. Raises `RefusedError` for a format that is not written."""
-    quant = quant_named(name)
-    if quant.key == "nvfp4":
-        raise RefusedError(
-            "NVFP4 is not written by this version (rule: nvfp4-encoder). What works instead: "
-            "--quant fp8, --quant int4, or NVIDIA's own NVFP4 checkpoint"
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to quantize. `smooth` folds activation-aware scales into INT4 experts."""
+
+    recipe: Recipe
+    layout: Layout = DEFAULT
+    calibration: Path | None = None
+    smooth: bool = False
+    device: str = "auto"
+
+    @property
+    def calibrates(self) -> bool:
+        return self.recipe.activation_scales or self.smooth
+
+    def identity(self) -> dict[str, Any]:
+        """All of them that the result depends on."""
+        return {
+            "recipe": asdict(self.recipe) | {"roles": sorted(self.recipe.roles)},
+            "layout": self.layout.key,
+            "calibration": sha256(self.calibration) if self.calibration else None,
+            "smooth": self.smooth,
+        }
+
+
+def options_for(
+    quant: str,
+    *,
+    layout: str = DEFAULT.key,
+    group_size: int | None = None,
+    fp8_layers: str | None = None,
+    calibration: Path | None = None,
+    smooth: bool | None = None,
+    device: str = "auto",
+) -> Options:
+    """The options that a command line gives; `smooth` None means: wherever it does something.
+
+    Raises `UsageError` and `RefusedError` for what does not go together, `BadInputError` for a
+    calibration file or a package that is not there.
+    """
+    recipe = recipe_for(quant_named(quant).key, group_size, fp8_layers)
+    if smooth and recipe.format != "int4":
+        raise UsageError(f"--smooth is for --quant int4; {recipe.key} has no groups to protect")
+    smooths = recipe.format == "int4" if smooth is None else smooth
+    options = Options(recipe, layout_for(layout, recipe), calibration, smooths, device)
+    if calibration is not None and not options.calibrates:
+        raise UsageError(
+            f"--calibration is of no use here: {recipe.key} without smoothing needs none"
         )
-    return RECIPES[quant.key]
+    if calibration is not None and not calibration.is_file():
+        raise BadInputError(f"{calibration}: there is no such calibration file")
+    _require_packages(options)
+    return options
 
 
-def require_packages(recipe: Recipe, smooth: bool) -> None:
+def _require_packages(options: Options) -> None:
     """Raise `BadInputError` naming a package that this work needs and that is not installed."""
     needed = ["torch"]
-    if recipe.activation_scales or smooth:
+    if options.calibrates:
         needed += ["transformers", "safetensors"]
-    if recipe.activation_scales:
+    if options.recipe.activation_scales:
         needed.append("modelopt")
     for name in needed:
         if find_spec(name) is None:
+            plain = "; or do without calibration: --no-smooth" if options.smooth else ""
             raise BadInputError(
                 f"quantizing needs the package {name}; install it with "
-                "pip install 'nemotron-deploy[quantize]'"
+                f"pip install 'nemotron-deploy[quantize]'{plain if name != 'torch' else ''}"
             )
 
 
-def require_smoothable(recipe: Recipe, smooth: bool) -> None:
-    """Raise `UsageError` when smoothing is asked for where it does nothing."""
-    if smooth and recipe.format != "int4":
-        raise UsageError(f"--smooth is for --quant int4; {recipe.key} has no groups to protect")
-
-
 def quantize(
-    checkpoint: str,
-    quant_name: str,
-    out: Path,
-    calibration: Path | None = None,
-    smooth: bool = False,
-    progress: Progress | None = None,
+    checkpoint: str, options: Options, out: Path, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Quantize `checkpoint` into the new directory `out`; gives what `quantize --json` prints.
 
-    `smooth` folds activation-aware scales into INT4 experts. Raises `UsageError` for other formats.
+    An interrupted run leaves what it finished beside `out`; the same call goes on from there.
     """
-    recipe = recipe_named(quant_name)
-    require_smoothable(recipe, smooth)
-    require_packages(recipe, smooth)
     opened = resolve(checkpoint).require_checkpoint()
-    require_space(out, recipe.weights_bytes(opened.model))
-    with new_directory(out) as work:
-        record = quantize_into(opened, recipe, work, calibration, smooth, progress or Silent())
-    return {"out": str(out), **record}
+    inputs = digest_of([__version__, fingerprint(opened), options.identity()])
+    with resumable_directory(out, inputs) as work:
+        record = quantize_into(opened, options, work, progress or Silent())
+    readers = [asdict(reader) for reader in options.layout.readers(options.recipe)]
+    return {"out": str(out), **record, "readers": readers}
 
 
 def quantize_into(
-    checkpoint: Checkpoint,
-    recipe: Recipe,
-    out: Path,
-    calibration: Path | None,
-    smooth: bool,
-    progress: Progress,
+    checkpoint: Checkpoint, options: Options, work: Work, progress: Progress
 ) -> dict[str, Any]:
-    """Quantize into the existing, empty directory `out`, calibrating first where needed."""
+    """Quantize into the directory `work.content`, calibrating first where needed.
+
+    What an interrupted run finished in `work` is not done again.
+    """
     from ..quantize.calibrate import calibrate
+    from ..quantize.stream import bytes_needed
     from ..quantize.stream import quantize as stream
 
+    recipe, layout = options.recipe, options.layout
+    needed = bytes_needed(checkpoint, recipe, layout)
+    require_space(work.content, needed - tree_bytes(work.content))
     measured = None
-    if recipe.activation_scales or smooth:
+    if options.calibrates:
         advance = progress.step("calibrate", len(checkpoint.model.pattern), unit="layers")
-        measured = calibrate(checkpoint, recipe, calibration, smooth=smooth, on_layer=advance)
+        measured = calibrate(
+            checkpoint,
+            recipe,
+            options.calibration,
+            smooth=options.smooth,
+            device=options.device,
+            work=work.state,
+            on_layer=advance,
+        )
     advance = progress.step("quantize", checkpoint.bytes, unit="bytes")
     summary = stream(
         checkpoint,
         recipe,
-        out,
+        work.content,
+        layout=layout,
         activation_amax=measured.amax if measured else None,
-        fold=measured.folding if measured and smooth else None,
-        on_bytes=advance,
+        folding=measured.folding if measured and options.smooth else None,
+        state=work.state,
+        on_progress=lambda done, _: advance(done),
     )
     record: dict[str, Any] = {**asdict(summary), "format": recipe.summary}
     if measured:
         record["calibration"] = measured.record()
     return record
+
+
+def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What tells a checkpoint from another. Shards count by header, size and time of change:
+    hashing 63 GB at every run would be no quick look."""
+    shards = []
+    for shard in checkpoint.shards:
+        status = shard.stat()
+        with shard.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = hashlib.sha256(file.read(length)).hexdigest()
+        shards.append([shard.name, status.st_size, status.st_mtime_ns, header])
+    others = [
+        [path.name, sha256(path)]
+        for path in sorted(checkpoint.path.iterdir())
+        if path.is_file() and path.suffix in (".json", ".jinja", ".model", ".txt")
+    ]
+    return {"shards": shards, "files": others}

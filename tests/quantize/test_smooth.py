@@ -78,7 +78,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Quantized:
 
     def run(source: Path, found: Calibration | None) -> dict[str, Tensor]:
         out = tmp_path_factory.mktemp("int4")
-        quantize(Checkpoint.open(source), INT4, out, fold=found.folding if found else None)
+        quantize(Checkpoint.open(source), INT4, out, folding=found.folding if found else None)
         stored = load_file(out / "model.safetensors")
         return decode_checkpoint(stored, dtype=torch.float32)
 
@@ -124,7 +124,7 @@ def test_smoothing_undoes_planted_outliers(outliers: Path, quantized: Quantized)
 
 def test_other_tensors_stay_as_they_are(tmp_path: Path) -> None:
     found = calibrate(Checkpoint.open(TINY), INT4, smooth=True)
-    quantize(Checkpoint.open(TINY), INT4, tmp_path, fold=found.folding)
+    quantize(Checkpoint.open(TINY), INT4, tmp_path, folding=found.folding)
     ours, source = load_file(tmp_path / "model.safetensors"), load_file(TINY / "model.safetensors")
     for name, tensor in source.items():
         if name in found.folding.inputs or name in found.folding.outputs:

@@ -32,7 +32,12 @@ def damaged(path: Path, **tensors: torch.Tensor) -> Checkpoint:
 
 def test_int4_decodes_close_to_the_source(tmp_path: Path) -> None:
     seen: list[int] = []
-    summary = quantize(Checkpoint.open(TINY), RECIPES["int4"], tmp_path, on_bytes=seen.append)
+    summary = quantize(
+        Checkpoint.open(TINY),
+        RECIPES["int4"],
+        tmp_path,
+        on_progress=lambda done, _: seen.append(done),
+    )
     source = load_file(TINY / "model.safetensors")
     decoded = formats.decode_checkpoint(load_file(tmp_path / "model.safetensors"))
     assert {n: (t.shape, t.dtype) for n, t in decoded.items()} == {
@@ -90,7 +95,7 @@ def test_unusable_weights_are_refused_by_name(
     checkpoint = damaged(tiny_copy, **{EXPERT: weight})
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(BadInputError, match=f"{EXPERT}: a group .*{message}"):
+    with pytest.raises(BadInputError, match=f"{EXPERT}: the group .*{message}"):
         quantize(checkpoint, RECIPES["int4"], out)
 
 

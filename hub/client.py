@@ -1,0 +1,170 @@
+"""Talking to the hub through huggingface_hub, which finds the user's token in its own places."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..checkpoint import MAX_HEADER_BYTES
+from ..errors import BadInputError
+from .faults import explained, was_interrupted
+from .meter import Tally
+from .name import HubName
+
+TIMEOUT_S: Final = 20.0
+ATTEMPTS: Final = 3
+"""Downloads of one file, each of which huggingface_hub already resumes several times."""
+
+FIRST_READ: Final = 128 * 1024
+"""Bytes asked for at first of a shard: its whole header, nearly always."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of a repository as the hub lists it. Its content is known by `sha256` (large files)
+    or by `git_blob`, git's SHA-1 of small ones."""
+
+    name: str
+    bytes: int
+    sha256: str | None = None
+    git_blob: str | None = None
+
+    @property
+    def digest(self) -> str | None:
+        return self.sha256 or self.git_blob
+
+    def record(self) -> dict[str, Any]:
+        """Size and digest as they are recorded."""
+        kind = "sha256" if self.sha256 else "git_blob"
+        return {"bytes": self.bytes, kind: self.digest}
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A model repository at one commit, with the files in its top folder."""
+
+    name: HubName
+    commit: str
+    files: Mapping[str, HubFile]
+
+
+def list_repository(name: HubName) -> Repository:
+    """Ask the hub which commit `name` is and what is in it. Raises `BadInputError`."""
+    with explained(name):
+        info = _hub().HfApi().model_info(
+            name.repository, revision=name.revision, files_metadata=True, timeout=TIMEOUT_S
+        )  # fmt: skip
+        files = {
+            row.rfilename: HubFile(
+                row.rfilename, int(row.size), row.lfs.sha256 if row.lfs else None, row.blob_id
+            )
+            for row in info.siblings or ()
+            if Path(row.rfilename).name == row.rfilename and row.size is not None
+        }
+        if not isinstance(info.sha, str) or len(info.sha) != 40:
+            raise ValueError("no commit")
+    return Repository(name, info.sha, files)
+
+
+def read_header(repository: Repository, file: HubFile) -> bytes:
+    """The header of a safetensors file, by asking for the first bytes of the file only."""
+    first = _read_range(repository, file, 0, min(FIRST_READ, file.bytes))
+    length = int.from_bytes(first[:8], "little")
+    if len(first) < 8 or length > min(file.bytes - 8, MAX_HEADER_BYTES):
+        raise BadInputError(
+            f"{repository.name}: {file.name} is no safetensors file (header of {length} bytes in a "
+            f"file of {file.bytes})"
+        )
+    rest = 8 + length - len(first)
+    if rest > 0:
+        first += _read_range(repository, file, len(first), rest)
+    return first[8 : 8 + length]
+
+
+def _read_range(repository: Repository, file: HubFile, start: int, length: int) -> bytes:
+    """Bytes `start` to `start + length` of a file. Reads no more than that, whatever is sent."""
+    hub = _hub()
+    url = hub.hf_hub_url(repository.name.repository, file.name, revision=repository.commit)
+    headers = hub.utils.build_hf_headers() | {
+        "Range": f"bytes={start}-{start + length - 1}",
+        "Accept-Encoding": "identity",
+    }
+    data = bytearray()
+    with (
+        explained(repository.name, file.name),
+        hub.utils.get_session().stream(
+            "GET", url, headers=headers, timeout=TIMEOUT_S, follow_redirects=True
+        ) as answer,
+    ):
+        hub.utils.hf_raise_for_status(answer)
+        if start and answer.status_code != 206:
+            raise ValueError("ranges are not served")
+        for chunk in answer.iter_bytes():
+            data += chunk
+            if len(data) >= length:
+                break
+    if len(data) < length:
+        raise BadInputError(
+            f"{repository.name}: {file.name}: the hub sent {len(data)} of {length} bytes of its "
+            "header; try again"
+        )
+    return bytes(data[:length])
+
+
+def download(
+    repository: Repository,
+    file: HubFile,
+    folder: Path | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Path:
+    """Fetch one file into huggingface_hub's cache, or into `folder`; gives its path.
+
+    A file that is there already is not fetched again. A dropped connection is resumed a bounded
+    number of times. `on_bytes` is told how many bytes came (or were lost) since it was last told.
+    Raises `BadInputError`; `StoppedError` once `stop` is set.
+    """
+    tally = Tally(on_bytes, stop)
+    with explained(repository.name, file.name):
+        for attempt in range(ATTEMPTS):
+            try:
+                path = _hub().hf_hub_download(
+                    repository.name.repository,
+                    file.name,
+                    revision=repository.commit,
+                    local_dir=folder,
+                    tqdm_class=tally.bar_class(),
+                )
+                return Path(path)
+            except Exception as error:
+                tally.take_back()
+                if attempt + 1 == ATTEMPTS or not was_interrupted(error):
+                    raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def cache_folder(repository: str) -> Path:
+    """Where huggingface_hub keeps that repository."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+
+
+def _hub() -> Any:
+    """huggingface_hub, quiet, and with each file in the repository's own folder of the cache."""
+    os.environ.setdefault("HF_HUB_DISABLE_SHARED_BLOBS", "1")
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise BadInputError(
+            "reaching the hub needs the package huggingface_hub; install it with "
+            "pip install 'nemotron-deploy[quantize]'"
+        ) from error
+    # Its warnings would show signed addresses; what matters of them becomes our own message.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    return huggingface_hub

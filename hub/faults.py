@@ -1,0 +1,130 @@
+"""What can go wrong with the hub, each kind as one message that says what to do next."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import BadInputError
+from .name import HubName
+
+
+class UnreachableError(BadInputError):
+    """The hub cannot be reached, or must not be: what is here already may still serve."""
+
+
+class ChangedError(BadInputError):
+    """A file is not the one the hub says it has."""
+
+
+@contextmanager
+def explained(name: HubName, file: str | None = None) -> Iterator[None]:
+    """Turn whatever huggingface_hub raises about `file` of `name` into a `BadInputError`.
+
+    Nothing of the original message is repeated: it may hold a signed address.
+    """
+    import httpx
+    from huggingface_hub import errors as hub
+
+    where = f"{name}: {file}" if file else str(name)
+    try:
+        yield
+    except (BadInputError, KeyboardInterrupt):
+        raise
+    except hub.LocalEntryNotFoundError as error:
+        raise _explain(error.__cause__ or error, name, where) from error
+    except (hub.OfflineModeIsEnabled, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        raise _explain(error, name, where) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadInputError(
+            f"{where}: {_endpoint()} gave no answer that a hub gives; is HF_ENDPOINT right?"
+        ) from error
+
+
+def _explain(error: BaseException, name: HubName, where: str) -> BadInputError:
+    import httpx
+    from huggingface_hub import errors as hub
+
+    if isinstance(error, hub.OfflineModeIsEnabled):
+        return _unreachable(where, name, "HF_HUB_OFFLINE is set")
+    if isinstance(error, hub.HfHubHTTPError):
+        return BadInputError(f"{where}: {_refusal(error, name)}")
+    if isinstance(error, hub.FileMetadataError):
+        return BadInputError(
+            f"{where}: {_endpoint()} gave no commit or ETag for it; is HF_ENDPOINT right?"
+        )
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+        return _unreachable(where, name, "no connection")
+    if isinstance(error, httpx.HTTPError) or _was_cut(error):
+        return UnreachableError(
+            f"{where}: the connection to {_endpoint()} dropped and could not be resumed; run the "
+            "same command again, what has arrived is kept"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return BadInputError(
+            f"{where}: the disk is full; free some space, or set HF_HUB_CACHE to another disk, or "
+            "use --low-disk; what has arrived is kept"
+        )
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return BadInputError(f"{where}: cannot be fetched: {reason}")
+
+
+def _refusal(error: BaseException, name: HubName) -> str:
+    """What a hub's error status means."""
+    from huggingface_hub import errors as hub
+
+    assert isinstance(error, hub.HfHubHTTPError)
+    status = error.response.status_code
+    if isinstance(error, hub.GatedRepoError):
+        return (
+            f"this repository is gated: accept its terms at {_endpoint()}/{name.repository}, then "
+            "log in with `hf auth login`"
+        )
+    if isinstance(error, hub.RevisionNotFoundError):
+        return f"has no revision {name.revision!r}; its page lists branches, tags and commits"
+    if isinstance(error, hub.RemoteEntryNotFoundError):
+        return "the repository has no such file at this revision"
+    if status == 401:
+        return (
+            "the hub wants to know who asks (401): it is private or gated, or does not exist; "
+            "check the name and log in with `hf auth login`"
+        )
+    if status == 403:
+        return (
+            "access is forbidden (403): ask its owner for it, and log in with `hf auth login` "
+            "using a token that may read it"
+        )
+    if status == 404:
+        return "no such directory here and no such repository on the hub; check the name"
+    if status == 429:
+        return "the hub answers that it was asked too often (429); wait some minutes, or log in"
+    return f"the hub answered with status {status}; try again later"
+
+
+def _unreachable(where: str, name: HubName, reason: str) -> UnreachableError:
+    folder = name.repository.rpartition("/")[2]
+    return UnreachableError(
+        f"{where}: {_endpoint()} cannot be reached ({reason}). Offline, `inspect` and `plan` "
+        "answer for known models, `tiny` works everywhere, and so does a local directory: on a "
+        f"machine with a network `hf download {name.repository} --revision {name.revision} "
+        f"--local-dir {folder}`, then --checkpoint {folder}"
+    )
+
+
+def was_interrupted(error: BaseException) -> bool:
+    """Whether a download failed in a way that another attempt may get over."""
+    import httpx
+
+    return isinstance(error, httpx.ReadError | httpx.ReadTimeout) or _was_cut(error)
+
+
+def _was_cut(error: BaseException) -> bool:
+    # huggingface_hub's own length check is a plain OSError without a number.
+    return type(error) is OSError and error.errno is None
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT

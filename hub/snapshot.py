@@ -1,0 +1,152 @@
+"""A model repository at one commit: its configuration and headers here, its weights maybe not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from ..checkpoint import INDEX_NAME, PICKLE_SUFFIXES, Checkpoint, RemoteShard, find_shards
+from ..errors import BadInputError
+from ..files import sha256
+from .client import HubFile, Repository, cache_folder, download, list_repository, read_header
+from .faults import UnreachableError
+from .name import HubName
+from .verified import Verified
+
+CONFIGURATION: Final = ("config.json", INDEX_NAME)
+
+COMPANIONS: Final = (
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
+    "chat_template.json",
+)  # fmt: skip
+"""What is fetched besides configuration and shards. Code (`*.py`) and pickles never are."""
+
+MAX_SMALL_BYTES: Final = 200_000_000
+"""No configuration or tokenizer is larger; Nano's tokenizer.json has 17 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`folder` is the snapshot in huggingface_hub's cache; `remote` are the shards not in it."""
+
+    repository: Repository
+    folder: Path
+    checkpoint: Checkpoint
+    remote: tuple[RemoteShard, ...]
+
+    @property
+    def shards(self) -> tuple[HubFile, ...]:
+        return tuple(self.repository.files[shard.name] for shard in self.checkpoint.shards)
+
+    @property
+    def files(self) -> tuple[HubFile, ...]:
+        """All that is fetched, the small files first."""
+        listed = self.repository.files
+        small = tuple(listed[name] for name in (*CONFIGURATION, *COMPANIONS) if name in listed)
+        return (*small, *self.shards)
+
+    def with_shards_in(self, folder: Path) -> Snapshot:
+        """The same, with the shards that are not in the cache arriving in `folder`."""
+        remote = tuple(replace(shard, path=folder / shard.path.name) for shard in self.remote)
+        checkpoint = Checkpoint.open(self.folder, remote)
+        return replace(self, checkpoint=checkpoint, remote=remote)
+
+    def record(self, computed: bool = False) -> dict[str, Any]:
+        """Repository, commit and each file's size and hash; with `computed`, the SHA-256 of small
+        files too, which must be here then."""
+        files: dict[str, Mapping[str, Any]] = {file.name: file.record() for file in self.files}
+        if computed:
+            for file in self.files:
+                if not file.sha256:
+                    digest = sha256(self.folder / file.name)
+                    files[file.name] = {"bytes": file.bytes, "sha256": digest}
+        name = self.repository.name
+        return {
+            "repository": name.repository,
+            "revision": name.revision,
+            "commit": self.repository.commit,
+            "files": files,
+        }
+
+
+def open_snapshot(name: HubName) -> Snapshot:
+    """Find the commit of `name` and read configuration and headers, over the network where they
+    are not in the cache. Offline, a snapshot that is in the cache whole serves as well.
+
+    Raises `BadInputError` for a repository that does not exist or holds no safetensors model, and
+    `UnreachableError`.
+    """
+    try:
+        repository = list_repository(name)
+    except UnreachableError:
+        cached = _cached(name)
+        if cached is None:
+            raise
+        repository = cached
+    folder = cache_folder(name.repository) / "snapshots" / repository.commit
+    _require_model(repository)
+    listed = repository.files
+    for needed in CONFIGURATION:
+        if needed in listed:
+            fetch_small(repository, listed[needed])
+    names, _ = find_shards(folder, listed)
+    unlisted = [shard for shard in names if shard not in listed]
+    if unlisted:
+        raise BadInputError(f"{name}: {INDEX_NAME} names {unlisted[0]}, which is not in it")
+    remote = tuple(
+        RemoteShard(folder / shard, listed[shard].bytes, read_header(repository, listed[shard]))
+        for shard in names
+        if not has_whole(folder, listed[shard])
+    )
+    return Snapshot(repository, folder, Checkpoint.open(folder, remote), remote)
+
+
+def has_whole(folder: Path, file: HubFile) -> bool:
+    """Whether `folder` has `file` in its full size. Its hash is checked when it is used."""
+    path = folder / file.name
+    return path.is_file() and path.stat().st_size == file.bytes
+
+
+def fetch_small(repository: Repository, file: HubFile) -> Path:
+    """Fetch a configuration or tokenizer file into the cache, and check it."""
+    if file.bytes > MAX_SMALL_BYTES:
+        raise BadInputError(
+            f"{repository.name}: {file.name} has {file.bytes} bytes, too many for such a file"
+        )
+    path = download(repository, file)
+    Verified(cache_folder(repository.name.repository)).check(repository, path, file)
+    return path
+
+
+def _require_model(repository: Repository) -> None:
+    names = repository.files
+    if any(name.endswith(".safetensors") for name in names) and CONFIGURATION[0] in names:
+        return
+    pickles = sorted(name for name in names if Path(name).suffix in PICKLE_SUFFIXES)
+    if pickles:
+        raise BadInputError(
+            f"{repository.name}: has pickle weights only ({pickles[0]}); they can run code and are "
+            "never loaded. Choose a repository with safetensors files"
+        )
+    missing = "config.json" if CONFIGURATION[0] not in names else "*.safetensors"
+    raise BadInputError(f"{repository.name}: has no {missing} in its top folder, so no model")
+
+
+def _cached(name: HubName) -> Repository | None:
+    """What the cache holds of `name`. Its blobs carry the hub's hashes as their names."""
+    folder = cache_folder(name.repository)
+    reference = folder / "refs" / name.revision
+    commit = reference.read_text(encoding="utf-8") if reference.is_file() else name.revision
+    snapshot = folder / "snapshots" / commit
+    if len(commit) != 40 or not (snapshot / CONFIGURATION[0]).is_file():
+        return None
+    files = {}
+    for path in snapshot.iterdir():
+        if path.is_symlink() and path.is_file():
+            blob = path.readlink().name
+            hashes = (blob, None) if len(blob) == 64 else (None, blob)
+            files[path.name] = HubFile(path.name, path.stat().st_size, *hashes)
+    return Repository(name, commit, files)

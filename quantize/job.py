@@ -1,0 +1,225 @@
+"""What is to be done, decided before a weight is read: names, shapes, scales, and their place."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..checkpoint import Checkpoint, TensorInfo
+from ..errors import BadInputError, RefusedError
+from ..recipe import Recipe
+from ..spec import Role, TensorGroup
+from . import formats
+from .layouts import Layout
+from .shard_writer import Entry, file_bytes
+from .smooth import Folding
+
+SOURCE_DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A source shard and what each of its tensors becomes, in the order of the file."""
+
+    path: Path
+    infos: tuple[TensorInfo, ...]
+    entries: Mapping[str, tuple[Entry, ...]]
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def source_bytes(self) -> int:
+        return sum(info.bytes for info in self.infos)
+
+    def flat_entries(self) -> Iterator[Entry]:
+        """Every tensor of the output shard."""
+        for entries in self.entries.values():
+            yield from entries
+
+
+@dataclass(frozen=True)
+class Job:
+    """A quantization, decided. `scales` are the scalar tensors that calibration adds: by weight,
+    then by their own full name."""
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    layout: Layout
+    groups: Mapping[str, TensorGroup]
+    scales: Mapping[str, Mapping[str, Tensor]]
+    folding: Folding | None
+
+    def quantizes(self, name: str) -> bool:
+        """Whether the tensor `name` is encoded."""
+        return self.recipe.quantizes(self.groups[name])
+
+    def changes(self, name: str) -> bool:
+        """Whether the tensor `name` is anything but copied."""
+        return self.quantizes(name) or name in self._folded
+
+    @cached_property
+    def _folded(self) -> frozenset[str]:
+        if self.folding is None:
+            return frozenset()
+        return frozenset(self.folding.inputs) | frozenset(self.folding.outputs)
+
+    @property
+    def quantized_count(self) -> int:
+        return sum(self.quantizes(name) for name in self.groups)
+
+    @property
+    def has_kv_scales(self) -> bool:
+        return any(name.endswith(KV_SUFFIXES) for row in self.scales.values() for name in row)
+
+    @cached_property
+    def shards(self) -> tuple[Shard, ...]:
+        by_shard: dict[Path, list[TensorInfo]] = {path: [] for path in self.checkpoint.shards}
+        for info in self.checkpoint.tensors.values():
+            by_shard[info.shard].append(info)
+        return tuple(
+            Shard(path, tuple(infos), {info.name: self._entries(info) for info in infos})
+            for path, infos in by_shard.items()
+        )
+
+    def _entries(self, info: TensorInfo) -> tuple[Entry, ...]:
+        """What the tensor `info` becomes in the output shard."""
+        added = tuple(Entry(name, "F32", ()) for name in self.scales.get(info.name, {}))
+        if self.changes(info.name) and info.dtype not in SOURCE_DTYPES:
+            raise BadInputError(
+                f"{info.shard}: tensor {info.name} has dtype {info.dtype}; it can be quantized "
+                f"from {', '.join(SOURCE_DTYPES)} only"
+            )
+        if not self.quantizes(info.name):
+            return (Entry(info.name, info.dtype, info.shape), *added)
+        prefix = info.name.rpartition(".")[0]
+        stored = (
+            Entry(f"{prefix}.{tensor.suffix}", tensor.dtype, tensor.shape)
+            for tensor in self.layout.stored(self.recipe, self.groups[info.name])
+            if tensor.suffix != "input_scale"
+        )
+        return (*stored, *added)
+
+    @property
+    def written_bytes(self) -> int:
+        """Tensor bytes of the result."""
+        return sum(entry.bytes for shard in self.shards for entry in shard.flat_entries())
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the result's shards as files."""
+        return sum(file_bytes(shard.flat_entries()) for shard in self.shards)
+
+    def identity(self) -> dict[str, Any]:
+        """All that the bytes of a finished shard depend on, but for the source's own bytes."""
+        tensors = [
+            [info.name, info.dtype, info.shape, info.shard.name, info.start]
+            for info in self.checkpoint.tensors.values()
+        ]
+        scales = {name: float(scale) for row in self.scales.values() for name, scale in row.items()}
+        return {
+            "version": __version__,
+            "recipe": asdict(self.recipe) | {"roles": sorted(self.recipe.roles)},
+            "layout": self.layout.key,
+            "tensors": tensors,
+            "scales": scales,
+            "folding": _digest_of_folding(self.folding),
+        }
+
+
+KV_SUFFIXES: Final = (".k_scale", ".v_scale")
+
+
+def prepare(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    layout: Layout,
+    amax: Mapping[str, float] | None = None,
+    folding: Folding | None = None,
+) -> Job:
+    """Decide a quantization; the arguments are those of `stream.quantize`.
+
+    Raises `BadInputError` for a checkpoint that is quantized already, incomplete or of other
+    dtypes, `RefusedError` for widths that do not divide and scales that are missing or have no place.
+    """
+    if checkpoint.is_quantized:
+        raise BadInputError(f"{checkpoint.path}: is quantized already; start from the BF16 model")
+    checkpoint.require_complete()
+    groups = {name: group for group in checkpoint.model.tensors() for name in group.names()}
+    scales = _input_scales(recipe, groups, amax or {})
+    for name, row in _kv_scales(layout, groups, amax or {}).items():
+        scales.setdefault(name, {}).update(row)
+    job = Job(checkpoint, recipe, layout, groups, scales, folding)
+    _ = job.shards  # refuses dtypes and widths now
+    return job
+
+
+def _input_scales(
+    recipe: Recipe, groups: Mapping[str, TensorGroup], amax: Mapping[str, float]
+) -> dict[str, dict[str, Tensor]]:
+    """Activation scale of each quantized tensor; all of them or none."""
+    if not recipe.activation_scales:
+        return {}
+    wanted = [name for name, group in groups.items() if recipe.quantizes(group)]
+    missing = [name for name in wanted if not amax.get(name, 0.0) > 0.0]
+    if missing:
+        raise RefusedError(
+            f"{len(missing)} of {len(wanted)} activation scales are missing, first that of "
+            f"{missing[0]} (rule: fp8-activations): a checkpoint without them would load and "
+            "answer nonsense. Calibrate with more text, or use --quant int4, which needs none."
+        )
+    return {name: {f"{name.rpartition('.')[0]}.input_scale": _scale(amax[name])} for name in wanted}
+
+
+def _kv_scales(
+    layout: Layout, groups: Mapping[str, TensorGroup], amax: Mapping[str, float]
+) -> dict[str, dict[str, Tensor]]:
+    """Scales of the FP8 KV cache, by the projection beside which they stand; all or none."""
+    wanted = {}
+    for name, group in groups.items():
+        for side in ("k", "v"):
+            if group.role is Role.ATTENTION and name.endswith(f".{side}_proj.weight"):
+                wanted[name] = f"{name.rpartition('.')[0]}.{side}_scale"
+    given = {name for name in amax if name.endswith(KV_SUFFIXES)}
+    if not given:
+        return {}
+    missing = [name for name in wanted.values() if not amax.get(name, 0.0) > 0.0]
+    if missing:
+        raise RefusedError(
+            f"{len(missing)} of {len(wanted)} KV-cache scales are missing, first {missing[0]} "
+            "(rule: fp8-kv): all attention layers need one, or none. Calibrate with more text."
+        )
+    if not layout.kv_scales:
+        raise RefusedError(
+            f"--layout {layout.key} has no place for KV-cache scales (rule: fp8-kv); what works "
+            "instead: --layout modelopt"
+        )
+    return {weight: {scale: _scale(amax[scale])} for weight, scale in wanted.items()}
+
+
+def _scale(amax: float) -> Tensor:
+    return formats.fp8_scale(torch.tensor(amax))
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """A tensor's bytes, without a copy where it is contiguous."""
+    return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+
+
+def _digest_of_folding(folding: Folding | None) -> str:
+    digest = hashlib.sha256()
+    for side in (folding.inputs, folding.outputs) if folding else ():
+        for name, scale in sorted(side.items()):
+            digest.update(f"{name}:{tuple(scale.shape)}:".encode())
+            digest.update(raw_bytes(scale.detach().cpu()))
+        digest.update(b"|")
+    return digest.hexdigest()

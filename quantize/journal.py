@@ -1,0 +1,50 @@
+"""Which output shards are finished: what a run that was killed leaves for the next one."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Final
+
+from ..files import digest_of, write_atomically
+
+JOURNAL: Final = "shards.json"
+
+
+class Journal:
+    """Finished shards of one job in the directory `out`, recorded in the directory `state`.
+
+    A shard is recorded after it is safely on the disk. A record of another job counts for nothing.
+    Without `state` nothing is kept, and nothing is found.
+    """
+
+    def __init__(self, out: Path, state: Path | None, job: object) -> None:
+        self._path = state / JOURNAL if state else None
+        self._job = digest_of(job)
+        self._lock = threading.Lock()
+        self._finished = {
+            name: size
+            for name, size in self._read().items()
+            if (out / name).is_file() and (out / name).stat().st_size == size
+        }
+
+    def _read(self) -> dict[str, int]:
+        if self._path is None or not self._path.is_file():
+            return {}
+        record = json.loads(self._path.read_text(encoding="utf-8"))
+        return dict(record["shards"]) if record["job"] == self._job else {}
+
+    def __contains__(self, shard: str) -> bool:
+        return shard in self._finished
+
+    def __len__(self) -> int:
+        return len(self._finished)
+
+    def add(self, shard: str, size: int) -> None:
+        """Record that `shard`, `size` bytes long, is finished."""
+        with self._lock:
+            self._finished[shard] = size
+            if self._path is not None:
+                record = {"job": self._job, "shards": self._finished}
+                write_atomically(self._path, json.dumps(record).encode())

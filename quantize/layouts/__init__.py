@@ -1,0 +1,39 @@
+"""How a quantized checkpoint is laid out in files: one entry a layout.
+
+A layout is a record in a file of its own, listed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ...errors import RefusedError, UsageError
+from ...recipe import Recipe
+from . import compressed_tensors, modelopt
+from .base import Layout, Reader, weights_bytes
+
+__all__ = ["DEFAULT", "LAYOUTS", "Layout", "Reader", "layout_for", "weights_bytes"]
+
+LAYOUTS: Final[Mapping[str, Layout]] = {
+    layout.key: layout for layout in (modelopt.LAYOUT, compressed_tensors.LAYOUT)
+}
+
+DEFAULT: Final = modelopt.LAYOUT
+
+
+def layout_for(name: str, recipe: Recipe) -> Layout:
+    """The layout of `--layout name`, which must be able to hold what `recipe` writes.
+
+    Raises `UsageError` for an unknown name, `RefusedError` where the layout lacks the format.
+    """
+    layout = LAYOUTS.get(name)
+    if layout is None:
+        raise UsageError(f"--layout {name!r}: known are {', '.join(LAYOUTS)}")
+    if recipe.format not in layout.formats:
+        fitting = [other.key for other in LAYOUTS.values() if recipe.format in other.formats]
+        raise RefusedError(
+            f"--layout {layout.key} holds {', '.join(sorted(layout.formats))}, not {recipe.key} "
+            f"(rule: layout). What works instead: --layout {', '.join(fitting)}."
+        )
+    return layout

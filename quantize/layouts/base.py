@@ -1,0 +1,53 @@
+"""What a layout is. Nothing here needs torch until a tensor is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...recipe import Recipe, StoredTensor
+from ...spec import Model, TensorGroup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """An engine that reads what was written. `serve` is its command with `{path}` for the
+    directory, empty where this project's own bundle is the way."""
+
+    engine: str
+    serve: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One way to lay a quantized checkpoint out.
+
+    `formats` are the recipe formats it can hold, `kv_scales` says whether it has a place for the
+    scales of an FP8 KV cache. `stored` gives what a quantized tensor group becomes (it raises
+    `RefusedError` where widths do not divide), `encode` the tensors themselves by the same
+    suffixes, `configuration` the JSON files by name, from the source's `config.json`, the model,
+    the recipe and whether there are KV scales.
+    """
+
+    key: str
+    formats: frozenset[str]
+    kv_scales: bool
+    stored: Callable[[Recipe, TensorGroup], tuple[StoredTensor, ...]]
+    encode: Callable[[Tensor, Recipe], Mapping[str, Tensor]]
+    configuration: Callable[[Mapping[str, Any], Model, Recipe, bool], Mapping[str, dict[str, Any]]]
+    readers: Callable[[Recipe], tuple[Reader, ...]]
+
+
+def weights_bytes(layout: Layout, recipe: Recipe, model: Model) -> int:
+    """Bytes of all tensors of `model` in this format and layout, scales included."""
+    total = 0
+    for group in model.tensors():
+        if recipe.quantizes(group):
+            total += group.count * sum(stored.bytes for stored in layout.stored(recipe, group))
+        else:
+            total += group.bytes
+    return total

@@ -1,0 +1,116 @@
+"""vLLM's pack-quantized layout of INT4 weights, as the package `compressed-tensors` defines it.
+
+The one layout of which a released engine runs INT4 experts of this model on A100 and H100.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from ...recipe import Recipe, StoredTensor
+from ...spec import Model, Role, TensorGroup
+from .base import Layout, Reader
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VERSION: Final = "0.20.0"
+"""The release of `compressed-tensors` that the result was tested with."""
+
+FORMAT: Final = "pack-quantized"
+
+_READERS: Final = (
+    Reader(
+        "vLLM from 0.24 on (A100, H100 and other GPUs from SM80 on; several GPUs by expert "
+        "parallelism)",
+        "vllm serve {path} --mamba-backend triton --reasoning-parser nemotron_v3 "
+        "--enable-expert-parallel",
+    ),
+)
+
+
+def _stored(recipe: Recipe, group: TensorGroup) -> tuple[StoredTensor, ...]:
+    recipe.require_divisible(group)
+    rows, columns = group.shape
+    return (
+        StoredTensor("weight_packed", "I32", (rows, columns // 8)),
+        StoredTensor("weight_scale", "BF16", (rows, columns // recipe.group_size)),
+        StoredTensor("weight_shape", "I64", (2,)),
+    )
+
+
+def _encode(weight: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+    import torch
+
+    from .. import formats
+
+    packed, scale = formats.encode_int4_columns(weight, recipe.group_size)
+    shape = torch.tensor(weight.shape, dtype=torch.int64)
+    return {"weight_packed": packed, "weight_scale": scale, "weight_shape": shape}
+
+
+def ignored_patterns(model: Model, recipe: Recipe) -> list[str]:
+    """Patterns of the modules that stay unquantized.
+
+    vLLM matches them after it has renamed the checkpoint's prefix, so they begin where all
+    spellings agree: `mixer.` inside a layer. Each matches a tensor, none matches a quantized one.
+    """
+    patterns: set[str] = set()
+    for group in model.tensors():
+        if recipe.quantizes(group) or len(group.shape) < 2:
+            continue
+        module = group.template.rpartition(".")[0]
+        if group.role is Role.MTP:
+            patterns.add(r"re:(.*\.)?mtp\..*")
+        elif group.role is Role.EMBEDDING:
+            patterns.add(r"re:.*(embeddings|embed_tokens)$")
+        elif ".mixer." in module:
+            patterns.add(rf"re:.*mixer\.{re.escape(module.partition('.mixer.')[2])}$")
+        else:
+            patterns.add(rf"re:.*{re.escape(module)}$")
+    return sorted(patterns)
+
+
+def _configuration(
+    config: Mapping[str, Any], model: Model, recipe: Recipe, kv_scales: bool
+) -> dict[str, dict[str, Any]]:
+    weights = {
+        "num_bits": 4,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group",
+        "group_size": recipe.group_size,
+        "dynamic": False,
+    }
+    # Target and ignore list, not a pattern of our projections: vLLM also looks up the scheme of a
+    # `gate_proj`, which this model does not have, and wants it to be the same.
+    scheme = {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": None,
+        "output_activations": None,
+        "format": FORMAT,
+    }
+    quantization = {
+        "quant_method": "compressed-tensors",
+        "format": FORMAT,
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": scheme},
+        "ignore": ignored_patterns(model, recipe),
+        "kv_cache_scheme": None,
+        "version": VERSION,
+    }
+    return {"config.json": {**config, "quantization_config": quantization}}
+
+
+LAYOUT: Final = Layout(
+    key="compressed-tensors",
+    formats=frozenset({"int4"}),
+    kv_scales=False,
+    stored=_stored,
+    encode=_encode,
+    configuration=_configuration,
+    readers=lambda recipe: _READERS,
+)

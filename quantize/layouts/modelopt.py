@@ -1,0 +1,55 @@
+"""NVIDIA ModelOpt's unified checkpoint: what TensorRT-LLM reads. FP8, INT4 and NVFP4."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from ...recipe import Recipe
+from ...spec import Model
+from .. import hub_config
+from .base import Layout, Reader
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_READERS: Final[Mapping[str, tuple[Reader, ...]]] = {
+    "bf16": (Reader("TensorRT-LLM", "trtllm-serve {path}"), Reader("vLLM", "vllm serve {path}")),
+    "fp8": (Reader("TensorRT-LLM", "trtllm-serve {path}"), Reader("vLLM", "vllm serve {path}")),
+    "int4": (Reader("TensorRT-LLM with the INT4 plugin of a nemo-deploy bundle"),),
+    "nvfp4": (Reader("TensorRT-LLM from 1.3 on", "trtllm-serve {path}"),),
+}
+
+
+def _encode(weight: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+    from .. import formats
+
+    if recipe.format == "fp8":
+        stored, scale = formats.encode_fp8(weight)
+        return {"weight": stored, "weight_scale": scale}
+    if recipe.format == "nvfp4":
+        stored, scale, scale_2 = formats.encode_nvfp4(weight)
+        return {"weight": stored, "weight_scale": scale, "weight_scale_2": scale_2}
+    stored, scale = formats.encode_int4(weight, recipe.group_size)
+    return {"weight": stored, "weight_scale": scale}
+
+
+def _configuration(
+    config: Mapping[str, Any], model: Model, recipe: Recipe, kv_scales: bool
+) -> dict[str, dict[str, Any]]:
+    ignored = hub_config.ignored_modules(model, recipe)
+    return {
+        "config.json": hub_config.quantized_config(config, recipe, ignored, kv_scales),
+        "hf_quant_config.json": hub_config.hf_quant_config(recipe, ignored, kv_scales),
+    }
+
+
+LAYOUT: Final = Layout(
+    key="modelopt",
+    formats=frozenset({"bf16", "fp8", "int4", "nvfp4"}),
+    kv_scales=True,
+    stored=lambda recipe, group: recipe.stored(group),
+    encode=_encode,
+    configuration=_configuration,
+    readers=lambda recipe: _READERS[recipe.format],
+)
