@@ -62,6 +62,10 @@ SmoothOption = Annotated[
         show_default=False,
     ),
 ]
+HeldoutOption = Annotated[
+    Path | None,
+    typer.Option("--heldout", help="Text to judge quality by, as --calibration. Runs the model."),
+]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="Where calibration runs: auto, cpu or cuda.")
 ]
@@ -115,8 +119,12 @@ def plan(
 
 @app.command()
 def quantize(
-    quant: QuantOption,
-    out: Annotated[Path, typer.Option("--out", help="A new directory for the result.")],
+    quant: Annotated[
+        str | None, typer.Option("--quant", help="bf16, fp8, int4 or nvfp4.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new directory for the result.")
+    ] = None,
     checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
     layout: Annotated[
         str, typer.Option("--layout", help="modelopt, or compressed-tensors (INT4 for vLLM).")
@@ -130,10 +138,27 @@ def quantize(
     ] = None,
     calibration: CalibrationOption = None,
     smooth: SmoothOption = None,
+    heldout: HeldoutOption = None,
     device: DeviceOption = "auto",
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare",
+            help="Instead of --quant: what formats cost, as fp8,int4,int4-plain.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a checkpoint in another format, shard by shard; an interrupted run goes on."""
+    if compare is not None:
+        unused = {"--quant": quant, "--group-size": group_size, "--fp8-layers": fp8_layers}
+        for option, value in unused.items():
+            if value is not None:
+                raise UsageError(f"--compare names formats itself; leave {option} out")
+        _compare(checkpoint, compare, out, calibration, heldout, device, as_json)
+        return
+    if quant is None or out is None:
+        raise UsageError(f"give {'--quant, or --compare' if quant is None else '--out'}")
     from .verbs.quantize import options_for
     from .verbs.quantize import quantize as work
 
@@ -145,6 +170,7 @@ def quantize(
         calibration=calibration,
         smooth=smooth,
         device=device,
+        heldout=heldout,
     )
     with _progress(as_json) as progress:
         record = work(checkpoint, options, out, progress)
@@ -152,6 +178,34 @@ def quantize(
         from .views.results import quantization
 
         quantization(_console(), record)
+
+
+def _compare(
+    checkpoint: str,
+    formats: str,
+    out: Path | None,
+    calibration: Path | None,
+    heldout: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    from .verbs.quality import brief
+    from .verbs.quality import compare as work
+
+    with _progress(as_json) as progress:
+        report = work(
+            checkpoint,
+            formats,
+            out=out,
+            calibration=calibration,
+            heldout=heldout,
+            device=device,
+            progress=progress,
+        )
+    if not _printed(as_json, brief(report)):
+        from .views.quality import comparison
+
+        comparison(_console(), report, out)
 
 
 @app.command()
@@ -167,6 +221,7 @@ def build(
     concurrency: ConcurrencyOption = None,
     calibration: CalibrationOption = None,
     smooth: SmoothOption = None,
+    heldout: HeldoutOption = None,
     device: DeviceOption = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
@@ -186,6 +241,7 @@ def build(
         calibration=calibration,
         smooth=smooth,
         device=device,
+        heldout=heldout,
     )
     if dry_run:
         steps = verb.dry_run(job)

@@ -87,18 +87,10 @@ def calibrate(
     there. `on_layer` is told how many layers are done. Raises `BadInputError` for an unusable file
     or a missing package.
     """
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise missing_package(error) from error
-    tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=False)
-    texts = read_texts(file, tokenizer) if file else list(text.documents(0, BUILT_IN_SAMPLES))
-    sequences = [ids for sample in texts if (ids := tokenizer(sample).input_ids[:MAX_TOKENS])]
-    built_in = f"built-in: {BUILT_IN_SAMPLES} generated sequences, seed 0"
-    tokens = sum(map(len, sequences))
-    found = Calibration(str(file) if file else built_in, len(sequences), tokens)
+    source, sequences = read_sequences(checkpoint, file)
+    found = Calibration(source, len(sequences), sum(map(len, sequences)))
     _restore(work, found)
-    for layer in layers(checkpoint, sequences, device=_device(device), work=work):
+    for layer in layers(checkpoint, sequences, device=device_named(device), work=work):
         _one_layer(layer, checkpoint, recipe, smooth, found)
         _keep(work, found)
         if on_layer:
@@ -106,7 +98,27 @@ def calibrate(
     return found
 
 
-def _device(name: str) -> str:
+def read_sequences(
+    checkpoint: Checkpoint, file: Path | None, split: text.Split = "train"
+) -> tuple[str, list[list[int]]]:
+    """Where the text is from, and the token ids of `file`'s texts or of the built-in ones.
+
+    Sequences are cut at `MAX_TOKENS`. Raises as `calibrate`.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise missing_package(error) from error
+    tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=False)
+    if file:
+        source, texts = str(file), read_texts(file, tokenizer)
+    else:
+        source = f"built-in: {BUILT_IN_SAMPLES} generated sequences, {split}, seed 0"
+        texts = list(text.documents(0, BUILT_IN_SAMPLES, split=split))
+    return source, [ids for sample in texts if (ids := tokenizer(sample).input_ids[:MAX_TOKENS])]
+
+
+def device_named(name: str) -> str:
     """The torch device that `--device` names. Raises `UsageError`, or `BadInputError` where it is
     not there."""
     if name not in ("auto", "cpu", "cuda"):

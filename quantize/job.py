@@ -149,7 +149,8 @@ def prepare(
     """Decide a quantization; the arguments are those of `stream.quantize`.
 
     Raises `BadInputError` for a checkpoint that is quantized already, incomplete or of other
-    dtypes, `RefusedError` for widths that do not divide and scales that are missing or have no place.
+    dtypes, `RefusedError` for widths that do not divide, and for scales that are missing or have no
+    place.
     """
     if checkpoint.is_quantized:
         raise BadInputError(f"{checkpoint.path}: is quantized already; start from the BF16 model")

@@ -84,26 +84,39 @@ def layers(
         _keep(work, index + 1, hidden)
 
 
-def load_block(checkpoint: Checkpoint, config: Any, index: int) -> Any:
-    """Decoder layer `index` as transformers' own class, in BF16, with the checkpoint's weights."""
+def load_block(
+    checkpoint: Checkpoint,
+    config: Any,
+    index: int,
+    dtype: torch.dtype = torch.bfloat16,
+    transform: Callable[[str, Tensor], Tensor] | None = None,
+) -> Any:
+    """Decoder layer `index` as transformers' own class, in `dtype`, with the checkpoint's weights,
+    or with what `transform(name, tensor)` makes of them."""
     from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHBlock
 
+    def read(name: str) -> Tensor:
+        tensor = read_tensor(checkpoint, name)
+        tensor = transform(name, tensor) if transform else tensor
+        return tensor.to(torch.float32 if name.endswith(KEPT_FLOAT32) else dtype)
+
     prefix = f"backbone.layers.{index}."
-    state: dict[str, Tensor] = {}
-    for name in checkpoint.tensors:
-        if name.startswith(prefix) and ".experts." not in name:
-            tensor = read_tensor(checkpoint, name)
-            short = name.removeprefix(prefix)
-            state[short] = tensor.float() if name.endswith(KEPT_FLOAT32) else tensor.bfloat16()
+    state = {
+        name.removeprefix(prefix): read(name)
+        for name in checkpoint.tensors
+        if name.startswith(prefix) and ".experts." not in name
+    }
     moe = checkpoint.model.moe
     if checkpoint.model.pattern[index] == "E" and moe is not None:
         for projection in ("up_proj", "down_proj"):
-            state[f"mixer.experts.{projection}"] = torch.stack(
-                [
-                    read_tensor(checkpoint, f"{prefix}mixer.experts.{k}.{projection}.weight")
-                    for k in range(moe.num_experts)
-                ]
-            ).bfloat16()
+            names = [
+                f"{prefix}mixer.experts.{k}.{projection}.weight" for k in range(moe.num_experts)
+            ]
+            first = read(names[0])
+            fused = first.new_empty(len(names), *first.shape)
+            for row, name in zip(fused, names, strict=True):
+                row.copy_(read(name))
+            state[f"mixer.experts.{projection}"] = fused
     with torch.device("meta"):
         make: Any = NemotronHBlock
         block = make(config, index)
@@ -114,8 +127,9 @@ def load_block(checkpoint: Checkpoint, config: Any, index: int) -> Any:
 
 def transformers_config(checkpoint: Checkpoint) -> Any:
     """The configuration for transformers' native class; remote code is never followed."""
-    from transformers import NemotronHConfig
+    from transformers import NemotronHConfig, logging
 
+    logging.set_verbosity_error()  # it would advise on kernels that nobody here wants
     left_out = ("auto_map", "quantization_config")
     fields = {key: value for key, value in checkpoint.config.items() if key not in left_out}
     config = NemotronHConfig(**fields)

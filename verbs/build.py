@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from ..files import Work, digest_of
 from ..models import gpu
 from ..spec import Deployment, Plan, Workload
 from .progress import Progress, Silent
+from .quality import files
 from .quantize import Options, fingerprint, options_for, quantize_into
 from .source import Source, resolve
 
@@ -77,6 +79,7 @@ def prepare(
     calibration: Path | None = None,
     smooth: bool | None = None,
     device: str = "auto",
+    heldout: Path | None = None,
 ) -> Job:
     """Decide a build. Raises `RefusedError` for what cannot be served, `BadInputError` for a
     checkpoint that is not here or not whole."""
@@ -84,7 +87,9 @@ def prepare(
     source = resolve(checkpoint)
     plan = planner.plan(source.model, target, quant, workload)
     planner.require_buildable(plan)
-    options = options_for(quant_name, calibration=calibration, smooth=smooth, device=device)
+    options = options_for(
+        quant_name, calibration=calibration, smooth=smooth, device=device, heldout=heldout
+    )
     source.require_checkpoint().require_complete()
     out = out or BUNDLES / bundle_name(source.slug, plan)
     return Job(source, plan, options, out)
@@ -144,8 +149,11 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
     deployment = _deployment(job)
     described = _inputs(asdict(deployment))
 
-    def quantized(work: Work) -> dict[str, Any]:
-        return quantize_into(job.checkpoint, job.options, work, progress)
+    def quantized(bundle: Bundle, work: Work) -> dict[str, Any]:
+        record, report = quantize_into(job.checkpoint, job.options, work, progress)
+        for name, content in files(report).items() if report else ():
+            bundle.add_report(name, content)
+        return record
 
     def model_repository(dest: Path) -> None:
         from .. import triton_repo
@@ -170,7 +178,9 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
             "checkpoint",
             checkpoint,
             f"{job.plan.weights_bytes / 1e9:.2f} GB of tensors: {job.options.recipe.summary}",
-            lambda bundle: bundle.resume_stage("checkpoint", checkpoint, quantized),
+            lambda bundle: bundle.resume_stage(
+                "checkpoint", checkpoint, partial(quantized, bundle)
+            ),
         ),
         quick(
             "engine",

@@ -15,6 +15,7 @@ from ..files import Work, digest_of, require_space, resumable_directory, sha256,
 from ..quantize.layouts import DEFAULT, Layout, layout_for
 from ..recipe import Recipe, recipe_for
 from .progress import Progress, Silent
+from .quality import REPORT, brief, measure, write
 from .source import resolve
 
 if TYPE_CHECKING:
@@ -23,13 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to quantize. `smooth` folds activation-aware scales into INT4 experts."""
+    """How to quantize. `smooth` folds activation-aware scales into INT4 experts; with `heldout`, a
+    text file, the result is run beside its source whatever its size."""
 
     recipe: Recipe
     layout: Layout = DEFAULT
     calibration: Path | None = None
     smooth: bool = False
     device: str = "auto"
+    heldout: Path | None = None
 
     @property
     def calibrates(self) -> bool:
@@ -54,6 +57,7 @@ def options_for(
     calibration: Path | None = None,
     smooth: bool | None = None,
     device: str = "auto",
+    heldout: Path | None = None,
 ) -> Options:
     """The options that a command line gives; `smooth` None means: wherever it does something.
 
@@ -64,13 +68,14 @@ def options_for(
     if smooth and recipe.format != "int4":
         raise UsageError(f"--smooth is for --quant int4; {recipe.key} has no groups to protect")
     smooths = recipe.format == "int4" if smooth is None else smooth
-    options = Options(recipe, layout_for(layout, recipe), calibration, smooths, device)
+    options = Options(recipe, layout_for(layout, recipe), calibration, smooths, device, heldout)
     if calibration is not None and not options.calibrates:
         raise UsageError(
             f"--calibration is of no use here: {recipe.key} without smoothing needs none"
         )
-    if calibration is not None and not calibration.is_file():
-        raise BadInputError(f"{calibration}: there is no such calibration file")
+    for file in (calibration, heldout):
+        if file is not None and not file.is_file():
+            raise BadInputError(f"{file}: there is no such text file")
     _require_packages(options)
     return options
 
@@ -101,15 +106,18 @@ def quantize(
     opened = resolve(checkpoint).require_checkpoint()
     inputs = digest_of([__version__, fingerprint(opened), options.identity()])
     with resumable_directory(out, inputs) as work:
-        record = quantize_into(opened, options, work, progress or Silent())
-    readers = [asdict(reader) for reader in options.layout.readers(options.recipe)]
-    return {"out": str(out), **record, "readers": readers}
+        record, report = quantize_into(opened, options, work, progress or Silent())
+        if report is not None:
+            (work.content / REPORT).mkdir(exist_ok=True)
+            write(work.content / REPORT, report)
+    return {"out": str(out), **record, "quality": brief(report) if report else None}
 
 
 def quantize_into(
     checkpoint: Checkpoint, options: Options, work: Work, progress: Progress
-) -> dict[str, Any]:
-    """Quantize into the directory `work.content`, calibrating first where needed.
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Quantize into the directory `work.content`, calibrating first where needed; gives the record
+    and, unless nothing was quantized, the quality report.
 
     What an interrupted run finished in `work` is not done again.
     """
@@ -144,9 +152,12 @@ def quantize_into(
         on_progress=lambda done, _: advance(done),
     )
     record: dict[str, Any] = {**asdict(summary), "format": recipe.summary}
+    record["readers"] = [asdict(reader) for reader in layout.readers(recipe)]
     if measured:
         record["calibration"] = measured.record()
-    return record
+    quantized = recipe.format != "bf16"
+    report = measure(checkpoint, options, summary, measured, progress) if quantized else None
+    return record, report
 
 
 def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:

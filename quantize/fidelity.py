@@ -1,0 +1,224 @@
+"""How close a quantized model stays to its source, on held-out text, layer by layer.
+
+The source and every variant run side by side, each with its own activations and one layer in memory
+at a time, so a model of any size can be compared on a machine that holds one of its layers. All
+arithmetic is float32: what is seen is the quantization, not the rounding of a particular engine.
+FP8 activations and an FP8 KV cache are rounded as the scales say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import Checkpoint
+from ..recipe import Recipe
+from . import formats
+from .layerwise import Layer, load_block, read_tensor, transformers_config
+from .layouts import DEFAULT, Layout
+from .smooth import Folding
+
+KL_TOKENS: Final = 256
+"""Tokens whose logits are held at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to quantize: what `stream.quantize` would be given."""
+
+    key: str
+    recipe: Recipe
+    layout: Layout = DEFAULT
+    amax: Mapping[str, float] = field(default_factory=dict)
+    folding: Folding = field(default_factory=Folding)
+
+
+@dataclass(slots=True)
+class Fidelity:
+    """What a variant costs. `kl` is the mean divergence per token from the source's distribution,
+    nats; `top1` the share of tokens whose likeliest successor is the same; `layer_errors` the
+    relative error of the hidden state after each layer."""
+
+    perplexity: float = math.nan
+    kl: float = math.nan
+    top1: float = math.nan
+    layer_errors: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Comparison:
+    """`results` in the order of the variants."""
+
+    tokens: int
+    perplexity: float
+    results: list[Fidelity]
+
+
+def memory_needed(checkpoint: Checkpoint, variants: int, tokens: int) -> int:
+    """Bytes that `compare` takes: the largest layer in float32 and once more in its stored dtype
+    while it is read, or the head; and the activations of the source and all variants."""
+    layers: dict[str, int] = {}
+    for name, info in checkpoint.tensors.items():
+        values = math.prod(info.shape)
+        layer = ".".join(name.split(".")[:3]) if ".layers." in name else name
+        layers[layer] = layers.get(layer, 0) + values * 4 + info.bytes
+    hidden = checkpoint.model.hidden_size * tokens * 4 * (variants + 2)
+    logits = checkpoint.model.vocab_size * KL_TOKENS * 4 * 6
+    return max(layers.values()) + hidden + logits
+
+
+def compare(
+    checkpoint: Checkpoint,
+    variants: Sequence[Stored],
+    sequences: Sequence[Sequence[int]],
+    *,
+    device: str = "cpu",
+    on_layer: Callable[[int], None] | None = None,
+) -> Comparison:
+    """Run token ids `sequences` through the source and the variants.
+
+    `on_layer` is told how many layers are done.
+    """
+    config = transformers_config(checkpoint)
+    table = read_tensor(checkpoint, "backbone.embeddings.weight")
+    inputs = [table[torch.tensor([ids])].float().to(device) for ids in sequences]
+    del table
+    source = inputs
+    runs = [list(inputs) for _ in variants]
+    results = [Fidelity() for _ in variants]
+    for index, letter in enumerate(checkpoint.model.pattern):
+        block = load_block(checkpoint, config, index, torch.float32).to(device)
+        source = Layer(index, letter, block, source).run()
+        del block
+        for variant, run, result in zip(variants, runs, results, strict=True):
+            block = load_block(checkpoint, config, index, torch.float32, variant).to(device)
+            _round_activations(block, index, variant.variant)
+            run[:] = Layer(index, letter, block, run).run()
+            del block
+            result.layer_errors.append(_relative_error(run, source))
+        if on_layer:
+            on_layer(index + 1)
+    perplexity = _heads(checkpoint, sequences, source, runs, results, device)
+    return Comparison(sum(map(len, sequences)), perplexity, results)
+
+
+class Stored:
+    """What the tensors of a checkpoint become when a variant folds, stores and reads them again.
+
+    `errors` collects the relative Frobenius error of every quantized tensor that was asked for,
+    against what it was after folding.
+    """
+
+    def __init__(self, variant: Variant, checkpoint: Checkpoint) -> None:
+        self.variant = variant
+        self.errors: dict[str, float] = {}
+        self.quantized: Final = frozenset(
+            name
+            for group in checkpoint.model.tensors()
+            if variant.recipe.quantizes(group)
+            for name in group.names()
+        )
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        """The values that an engine would compute with."""
+        folded = self.variant.folding(name, tensor)
+        if name not in self.quantized:
+            return folded.to(tensor.dtype)
+        decoded, exact = self._decoded(folded), folded.float()
+        self.errors[name] = float((decoded - exact).norm() / exact.norm())
+        return decoded
+
+    def _decoded(self, weight: Tensor) -> Tensor:
+        stored = self.variant.layout.encode(weight, self.variant.recipe)
+        packed = stored["weight_packed"] if "weight_packed" in stored else stored["weight"]
+        return formats.decode(packed, stored["weight_scale"], stored.get("weight_scale_2"))
+
+
+def _round_activations(block: Any, index: int, variant: Variant) -> None:
+    """Have the layer `block` round its inputs, and its keys and values, as the scales say."""
+    prefix = f"backbone.layers.{index}."
+    for name, module in block.named_modules():
+        path = f"{prefix}{name}"
+        if amax := variant.amax.get(f"{path}.weight"):
+            module.register_forward_pre_hook(_on_input(amax))
+        for side in ("k", "v"):
+            if amax := variant.amax.get(f"{path}.{side}_scale"):
+                module.register_forward_hook(_on_output(amax))
+        # All experts of a layer share one scale a projection, and they are one fused module.
+        if amax := variant.amax.get(f"{path}.0.up_proj.weight"):
+            module.register_forward_pre_hook(_on_input(amax))
+        if amax := variant.amax.get(f"{path}.0.down_proj.weight"):
+            module.act_fn.register_forward_hook(_on_output(amax))
+
+
+def _on_input(amax: float) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    return lambda module, args: (_rounded(args[0], amax), *args[1:])
+
+
+def _on_output(amax: float) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    return lambda module, args, output: _rounded(output, amax)
+
+
+def _rounded(values: Tensor, amax: float) -> Tensor:
+    """`values` as FP8 with the scale of a largest magnitude `amax`, saturating."""
+    scale = amax / formats.FP8_MAX
+    limited = (values / scale).clamp(-formats.FP8_MAX, formats.FP8_MAX)
+    return limited.to(torch.float8_e4m3fn).to(values.dtype) * scale
+
+
+def _relative_error(run: Iterable[Tensor], source: Iterable[Tensor]) -> float:
+    error = power = 0.0
+    for ours, exact in zip(run, source, strict=True):
+        error += float((ours - exact).square().sum())
+        power += float(exact.square().sum())
+    return math.sqrt(error / power)
+
+
+def _heads(
+    checkpoint: Checkpoint,
+    sequences: Sequence[Sequence[int]],
+    source: Sequence[Tensor],
+    runs: Sequence[Sequence[Tensor]],
+    results: Sequence[Fidelity],
+    device: str,
+) -> float:
+    """Fill in what the next-token distributions say; gives the source's perplexity."""
+    head = "backbone.embeddings.weight" if checkpoint.model.tied else "lm_head.weight"
+    table = read_tensor(checkpoint, head).float().to(device)
+    norm = read_tensor(checkpoint, "backbone.norm_f.weight").float().to(device)
+    epsilon = float(checkpoint.config["layer_norm_epsilon"])
+
+    def log_probabilities(hidden: Tensor) -> Tensor:
+        scaled = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + epsilon) * norm
+        return (scaled @ table.T).log_softmax(-1)
+
+    loss = 0.0
+    sums = [[0.0, 0.0, 0.0] for _ in runs]
+    tokens = sum(map(len, sequences))
+    targets = tokens - len(sequences)
+    for number, ids in enumerate(sequences):
+        for start in range(0, len(ids), KL_TOKENS):
+            part = slice(start, start + KL_TOKENS)
+            following = torch.tensor(ids[part.start + 1 : part.stop + 1], device=device)
+            exact = log_probabilities(source[number][0, part])
+            loss += _loss(exact, following)
+            for run, row in zip(runs, sums, strict=True):
+                ours = log_probabilities(run[number][0, part])
+                row[0] += _loss(ours, following)
+                row[1] += float((exact.exp() * (exact - ours)).sum())
+                row[2] += int((exact.argmax(-1) == ours.argmax(-1)).sum())
+    for result, (total, divergence, same) in zip(results, sums, strict=True):
+        result.perplexity = math.exp(total / targets)
+        result.kl, result.top1 = divergence / tokens, same / tokens
+    return math.exp(loss / targets)
+
+
+def _loss(log_probabilities: Tensor, following: Tensor) -> float:
+    """Sum of the negative log-probabilities of the tokens that follow, nats."""
+    count = len(following)
+    return -float(log_probabilities[:count].gather(-1, following[:, None]).sum())

@@ -1,0 +1,50 @@
+"""What `--compare` names: a format and, after dashes, how it differs from the usual."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ..errors import UsageError
+from ..recipe import FP8_LAYERS, GROUP_SIZES, RECIPES, Recipe, recipe_for
+
+PLAIN: Final = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A variant by name, not yet calibrated."""
+
+    key: str
+    recipe: Recipe
+    smooth: bool
+
+    @property
+    def calibrates(self) -> bool:
+        return self.recipe.activation_scales or self.smooth
+
+
+def named(text: str) -> tuple[Named, ...]:
+    """The variants of a comma-separated list: `fp8`, `fp8-aggressive`, `nvfp4`, `int4`, which is
+    smoothed, `int4-plain`, which is not, and `int4-32`, `int4-128-plain` for other group sizes.
+
+    Raises `UsageError` for a name that is none, or that stands there twice.
+    """
+    keys = [part.strip() for part in text.split(",")]
+    if len(set(keys)) != len(keys):
+        raise UsageError(f"--compare {text}: a format stands there twice")
+    return tuple(_variant(key) for key in keys)
+
+
+def _variant(key: str) -> Named:
+    quant, *rest = key.split("-")
+    group = next((size for size in GROUP_SIZES if str(size) in rest), None)
+    layers = next((name for name in FP8_LAYERS if name in rest), None)
+    plain = PLAIN in rest
+    known = {str(group), layers, PLAIN if quant == "int4" else None}
+    if quant not in RECIPES or quant == "bf16" or not set(rest) <= known:
+        raise UsageError(
+            f"--compare: {key!r} is no format; known are fp8, fp8-aggressive, nvfp4, int4, "
+            "int4-plain (without smoothing), int4-32 and int4-128 (group sizes), int4-32-plain"
+        )
+    return Named(key, recipe_for(quant, group, layers), quant == "int4" and not plain)
