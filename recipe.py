@@ -44,6 +44,11 @@ class Recipe:
     activation_scales: bool = False
     summary: str = field(default="", compare=False)
 
+    @property
+    def kv_dtype(self) -> str:
+        """What the KV cache holds: FP8 where calibration gives its scales, too."""
+        return "F8_E4M3" if self.activation_scales else "BF16"
+
     def quantizes(self, group: TensorGroup) -> bool:
         return group.role in self.roles and len(group.shape) == 2
 

@@ -23,7 +23,12 @@ MAX_NUM_TOKENS: Final = 8192
 
 
 def llm_args(
-    *, max_batch_size: int, max_seq_len: int, workload: Workload, moe_backend: str
+    *,
+    max_batch_size: int,
+    max_seq_len: int,
+    workload: Workload,
+    moe_backend: str,
+    kv_dtype: str = "BF16",
 ) -> dict[str, Any]:
     """The arguments to serve a Nemotron-H model with on the PyTorch backend.
 
@@ -43,7 +48,7 @@ def llm_args(
         "max_num_tokens": MAX_NUM_TOKENS,
         "enable_chunked_prefill": True,
         "kv_cache_config": {
-            "dtype": "auto",
+            "dtype": "fp8" if kv_dtype == "F8_E4M3" else "auto",
             "enable_block_reuse": False,
             "free_gpu_memory_fraction": FREE_GPU_MEMORY_FRACTION,
             "mamba_ssm_cache_dtype": "float32",

@@ -23,7 +23,6 @@ CUDA_GRAPH_BYTES: Final = int(1.39 * GIB)
 """Captured graphs; the same log."""
 
 STATE_DTYPE: Final = "F32"
-KV_DTYPE: Final = "BF16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ def memory(model: Model, recipe: Recipe, gpu: Gpu, gpus: int) -> Memory:
     return Memory(
         terms,
         free,
-        kv_per_token=-(-model.kv_bytes_per_token(KV_DTYPE) // kv_split),
+        kv_per_token=-(-model.kv_bytes_per_token(recipe.kv_dtype) // kv_split),
         state_per_sequence=-(-model.state_bytes_per_sequence(STATE_DTYPE) // gpus),
     )
 

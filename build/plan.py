@@ -10,7 +10,7 @@ from ..recipe import RECIPES
 from ..spec import QUANTS, Gpu, Model, Plan, Quant, Workload
 from . import support
 from .llm_args import llm_args
-from .memory import KV_DTYPE, STATE_DTYPE, Memory, memory
+from .memory import STATE_DTYPE, Memory, memory
 from .speed import estimate
 
 DEFAULT_CONTEXT: Final = 32768
@@ -48,6 +48,7 @@ def plan(model: Model, gpu: Gpu, quant: Quant, workload: Workload) -> Plan:
             max_seq_len=context,
             workload=workload,
             moe_backend=runtime["moe_backend"],
+            kv_dtype=recipe.kv_dtype,
         )
     return Plan(
         model=model.name,
@@ -64,7 +65,7 @@ def plan(model: Model, gpu: Gpu, quant: Quant, workload: Workload) -> Plan:
         image=runtime["image"],
         trtllm_versions=runtime["trtllm_versions"],
         weights_bytes=recipe.weights_bytes(model),
-        kv_bytes_per_token=model.kv_bytes_per_token(KV_DTYPE),
+        kv_bytes_per_token=model.kv_bytes_per_token(recipe.kv_dtype),
         state_bytes_per_sequence=model.state_bytes_per_sequence(STATE_DTYPE),
         memory=room.terms,
         free_bytes=room.free,

@@ -7,7 +7,7 @@ from typing import Final
 
 from ..recipe import Recipe
 from ..spec import Estimate, Gpu, Model, Role, Workload
-from .memory import KV_DTYPE, STATE_DTYPE
+from .memory import STATE_DTYPE
 
 BANDWIDTH_EFFICIENCY: Final = 0.7
 COMPUTE_EFFICIENCY: Final = 0.4
@@ -33,7 +33,7 @@ def estimate(
     terms = {
         "experts": _touched_expert_bytes(model, recipe, concurrency) / bandwidth,
         "other_weights": _other_bytes(model, recipe) / bandwidth,
-        "attention": concurrency * length * model.kv_bytes_per_token(KV_DTYPE) / bandwidth,
+        "attention": concurrency * length * model.kv_bytes_per_token(recipe.kv_dtype) / bandwidth,
         "state": concurrency * state / bandwidth,
         "overhead": len(model.pattern) * OVERHEAD_S_PER_LAYER,
     }

@@ -127,9 +127,11 @@ def load_block(
 
 def transformers_config(checkpoint: Checkpoint) -> Any:
     """The configuration for transformers' native class; remote code is never followed."""
-    from transformers import NemotronHConfig, logging
+    from transformers import NemotronHConfig
+    from transformers.utils import logging
 
-    logging.set_verbosity_error()  # it would advise on kernels that nobody here wants
+    quiet: Any = logging.set_verbosity_error
+    quiet()  # it would advise on kernels that nobody here wants
     left_out = ("auto_map", "quantization_config")
     fields = {key: value for key, value in checkpoint.config.items() if key not in left_out}
     config = NemotronHConfig(**fields)

@@ -12,7 +12,7 @@ from ..recipe import Recipe
 from .fidelity import Comparison, Fidelity
 
 SCHEMA: Final = 1
-WORST: Final = 10
+WORST: Final = 5
 """Tensors named as the ones with the largest error."""
 
 

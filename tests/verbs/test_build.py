@@ -51,6 +51,12 @@ def test_a_bundle_has_all_its_parts_and_verifies(bundle: Path) -> None:
     assert not any(path.is_symlink() for path in bundle.rglob("*"))
 
 
+def test_a_bundle_says_what_quantization_cost(bundle: Path) -> None:
+    report = json.loads((bundle / "report/quality.json").read_text())
+    assert report["formats"][0]["fidelity"]["kl"] > 0
+    assert {"report/quality.json", "report/quality.html"} <= set(Bundle.open(bundle).files)
+
+
 def test_building_again_does_nothing(bundle: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*")}
     assert build(job(bundle))["made"] == []
