@@ -129,12 +129,9 @@ class Stored:
         folded = self.variant.folding(name, tensor)
         if name not in self.quantized:
             return folded.to(tensor.dtype)
-        decoded, exact = self._decoded(folded), folded.float()
-        self.errors[name] = float((decoded - exact).norm() / exact.norm())
-        return decoded
-
-    def _decoded(self, weight: Tensor) -> Tensor:
-        stored = self.variant.layout.encode(weight, self.variant.recipe)
+        deviation = formats.Deviation()
+        stored = self.variant.layout.encode(folded, self.variant.recipe, deviation)
+        self.errors[name] = deviation.relative
         packed = stored["weight_packed"] if "weight_packed" in stored else stored["weight"]
         return formats.decode(packed, stored["weight_scale"], stored.get("weight_scale_2"))
 

@@ -15,7 +15,9 @@ file travels in every bundle, where the reference executor decodes with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
@@ -45,6 +47,24 @@ _ELEMENTS_AT_ONCE: Final = 1 << 18
 """Values encoded together: the float32 intermediates of a block stay in a core's cache."""
 
 
+@dataclass(slots=True)
+class Deviation:
+    """How far stored values are from exact ones: sums of squares, over one or more tensors."""
+
+    error: float = 0.0
+    power: float = 0.0
+
+    @property
+    def relative(self) -> float:
+        """The Frobenius norm of the error over that of the exact values."""
+        return math.sqrt(self.error / self.power) if self.power else 0.0
+
+    def add(self, other: Deviation) -> None:
+        """Count `other` in."""
+        self.error += other.error
+        self.power += other.power
+
+
 class EncodeError(ValueError):
     """A tensor cannot be encoded: its shape does not divide, or its values are not usable."""
 
@@ -54,16 +74,20 @@ def fp8_scale(amax: Tensor) -> Tensor:
     return amax.float() / FP8_MAX
 
 
-def encode_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
+def encode_fp8(weight: Tensor, deviation: Deviation | None = None) -> tuple[Tensor, Tensor]:
     """FP8 of `weight` [N, K] -> (float8_e4m3fn [N, K], scale f32 []).
 
     As in ModelOpt the quotient is taken in the weight's own dtype: dividing BF16 by a scalar rounds
-    to BF16 before it rounds to E4M3. Raises `EncodeError` for NaN, infinite or all-zero weights.
+    to BF16 before it rounds to E4M3. `deviation`, here and below, is told what rounding cost.
+    Raises `EncodeError` for NaN, infinite or all-zero weights.
     """
     scale = fp8_scale(_tensor_amax(weight))
     stored = torch.empty_like(weight, dtype=torch.float8_e4m3fn)
     for start, stop in _blocks(weight):
         stored[start:stop] = weight[start:stop] / scale
+        if deviation is not None:
+            exact = weight[start:stop].float()
+            _count(deviation, stored[start:stop].float().mul_(scale).sub_(exact), exact)
     return stored, scale
 
 
@@ -72,7 +96,9 @@ def decode_fp8(stored: Tensor, scale: Tensor) -> Tensor:
     return stored.float() * scale.float()
 
 
-def encode_int4(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+def encode_int4(
+    weight: Tensor, group_size: int, deviation: Deviation | None = None
+) -> tuple[Tensor, Tensor]:
     """INT4 of `weight` [N, K] -> (uint8 [N/2, K], scale f32 [N, K/group_size]).
 
     Raises `EncodeError` where N is odd, K is no multiple of the group, or a group is all zero, NaN
@@ -88,10 +114,12 @@ def encode_int4(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
         torch.bitwise_left_shift(values[1::2], 4, out=pair)
         pair |= values[0::2] & 0x0F
 
-    return packed, _encode_groups(weight, group_size, torch.float32, pack)
+    return packed, _encode_groups(weight, group_size, torch.float32, pack, deviation)
 
 
-def encode_int4_columns(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+def encode_int4_columns(
+    weight: Tensor, group_size: int, deviation: Deviation | None = None
+) -> tuple[Tensor, Tensor]:
     """INT4 of `weight` [N, K], eight columns a word -> (int32 [N, K/8], scale bf16 [N, K/g]).
 
     The integers are rounded against the scale as it is stored. Raises as `encode_int4`, and for a
@@ -105,7 +133,7 @@ def encode_int4_columns(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor
         words = values.add_(8).view(torch.int16)
         packed[start:stop] = words | (words >> 4)
 
-    scale = _encode_groups(weight, group_size, torch.bfloat16, pack)
+    scale = _encode_groups(weight, group_size, torch.bfloat16, pack, deviation)
     return packed.view(torch.int32), scale
 
 
@@ -114,6 +142,7 @@ def _encode_groups(
     group_size: int,
     scale_dtype: torch.dtype,
     pack: Callable[[int, int, Tensor], None],
+    deviation: Deviation | None,
 ) -> Tensor:
     """Round `weight` to -8..7 per group, hand each block of rows to `pack(start, stop, values)`
     as uint8 in two's complement; gives the scales [N, K/group_size]."""
@@ -126,8 +155,14 @@ def _encode_groups(
     for start, stop in _blocks(weight):
         groups = _float_copy(weight[start:stop]).view(stop - start, -1, group_size)
         scale[start:stop] = groups.abs().amax(dim=-1) / INT4_MAX
-        groups /= scale[start:stop].float().unsqueeze(-1)
-        values = groups.round_().clamp_(-8, 7).to(torch.int8)
+        steps = scale[start:stop].float().unsqueeze(-1)
+        if deviation is not None:
+            deviation.power += _squares(groups)
+        groups /= steps
+        rounded = groups.round().clamp_(-8, 7)
+        if deviation is not None:
+            deviation.error += _squares(groups.sub_(rounded).mul_(steps))
+        values = rounded.to(torch.int8)
         pack(start, stop, values.view(stop - start, columns).view(torch.uint8))
     _require_usable_groups(scale, group_size)
     return scale
@@ -146,7 +181,9 @@ def decode_int4_columns(packed: Tensor, scale: Tensor) -> Tensor:
     return _scaled(_halves(packed.view(torch.uint8)).float() - 8, scale)
 
 
-def encode_nvfp4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def encode_nvfp4(
+    weight: Tensor, deviation: Deviation | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """NVFP4 of `weight` [N, K] -> (uint8 [N, K/2], scale float8_e4m3fn [N, K/16], scale_2 f32 []).
 
     A group that is all zero gets the scale 1, as ModelOpt gives it. Raises `EncodeError` where K is
@@ -166,6 +203,10 @@ def encode_nvfp4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         groups /= (scale[start:stop].float() * scale_2).unsqueeze(-1)
         words = _e2m1_codes(groups).view(stop - start, columns).view(torch.int16)
         packed[start:stop] = words | (words >> 4)
+        if deviation is not None:
+            exact = weight[start:stop].float()
+            found = decode_nvfp4(packed[start:stop], scale[start:stop], scale_2)
+            _count(deviation, found.sub_(exact), exact)
     return packed, scale, scale_2
 
 
@@ -226,6 +267,17 @@ def decode_checkpoint(
             tensor = decode(tensor, scale, tensors.get(f"{prefix}.weight_scale_2")).to(dtype)
         decoded[name] = tensor
     return decoded
+
+
+def _count(deviation: Deviation, difference: Tensor, exact: Tensor) -> None:
+    deviation.error += _squares(difference)
+    deviation.power += _squares(exact)
+
+
+def _squares(values: Tensor) -> float:
+    """Sum of the squares of float32 values."""
+    flat = values.view(-1)
+    return float(torch.dot(flat, flat))
 
 
 def _float_copy(weight: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Final, Self
 
 from ..checkpoint import TensorInfo
 from ..errors import BadInputError
+from ..untrusted import open_inside
 
 _HASHED_AT_ONCE: Final = 1 << 24
 
@@ -26,18 +27,23 @@ class ShardReader:
         self._digest = hashlib.sha256() if sha256 else None
         self._position = 0
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file = open_inside(path)
         except FileNotFoundError:
             raise BadInputError(f"{path}: this shard is missing; fetch it again") from None
         except OSError as error:
             raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
+        self._descriptor = self._file.fileno()
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+        self._file.close()
+
+    def fileno(self) -> int:
+        """The open file's descriptor."""
+        return self._descriptor
 
     def read(self, info: TensorInfo, offset: int, length: int) -> bytearray:
         """`length` bytes of the tensor `info` from its byte `offset` on."""

@@ -23,6 +23,7 @@ from ..checkpoint import INDEX_NAME, Checkpoint, TensorInfo
 from ..errors import BadInputError
 from ..recipe import Recipe
 from . import formats
+from .formats import Deviation
 from .job import SOURCE_DTYPES, Job, Shard, prepare, raw_bytes
 from .journal import Journal
 from .layouts import DEFAULT, Layout
@@ -41,6 +42,8 @@ COMPANIONS: Final = (
 PIECE_BYTES: Final = 16 << 20
 """Tensors that are only copied go in pieces of this size."""
 
+Listener = Callable[[int, str, float], None]
+
 ShardSource = Callable[[Path], AbstractContextManager[Path]]
 """Gives a source shard when it is needed, under the path that is yielded, and may let go of it when
 the block ends: then its output is safely on the disk. May be left in another thread."""
@@ -49,7 +52,8 @@ the block ends: then its output is safely on the disk. May be left in another th
 @dataclass(frozen=True, slots=True)
 class Summary:
     """What a quantization wrote. Bytes are tensor bytes; `tensors` counts quantized weights,
-    `kept_shards` those that an interrupted run had finished before."""
+    `kept_shards` output shards that an interrupted run had finished before. `errors` are the
+    relative Frobenius errors of the quantized tensors, by source name."""
 
     recipe: str
     layout: str
@@ -57,6 +61,7 @@ class Summary:
     source_bytes: int
     written_bytes: int
     kept_shards: int
+    errors: Mapping[str, float]
 
 
 def quantize(
@@ -70,7 +75,7 @@ def quantize(
     state: Path | None = None,
     shard_source: ShardSource | None = None,
     verify_sha256: Mapping[str, str] | None = None,
-    on_progress: Callable[[int, str], None] | None = None,
+    on_progress: Listener | None = None,
 ) -> Summary:
     """Write `checkpoint` in the format of `recipe` into the existing directory `out`.
 
@@ -87,8 +92,8 @@ def quantize(
             `state` and `out` does not make them again.
         shard_source: Entered before a shard's tensors are read, left when its output is safe.
         verify_sha256: SHA-256 by shard name, checked while reading.
-        on_progress: Told how many source bytes are done, and the tensor that was last; called from
-            several threads, one at a time.
+        on_progress: Told how many source bytes are done, the tensor that was last, and the relative
+            error of all that this run has encoded; called from several threads, one at a time.
 
     Raises `BadInputError` naming file and tensor, `RefusedError` for widths that do not divide or
     activation scales that are missing.
@@ -101,21 +106,28 @@ def quantize(
     unfinished: set[_Output] = set()
     try:
         with Pipeline() as pipeline:
+            run = _Run(job, out, state, journal, pipeline, progress, unfinished)
             for shard in job.shards:
                 if shard.name in journal:
                     progress.add(shard.source_bytes, shard.infos[-1].name if shard.infos else "")
                     continue
                 pipeline.begin_shard()
-                output = _Output(job, shard, out, state, journal, pipeline, progress, unfinished)
+                output = _Output(run, shard)
                 path = output.enter(source(shard.path))
-                _feed(output, path, (verify_sha256 or {}).get(shard.name), pipeline)
+                _feed(output, path, (verify_sha256 or {}).get(shard.name))
     except BaseException as error:
         for output in list(unfinished):
             output.abandon(error)
         raise
     _write_configuration(job, out)
     return Summary(
-        recipe.key, layout.key, job.quantized_count, checkpoint.bytes, job.written_bytes, kept
+        recipe.key,
+        layout.key,
+        job.quantized_count,
+        checkpoint.bytes,
+        job.written_bytes,
+        kept,
+        journal.errors,
     )
 
 
@@ -137,51 +149,53 @@ def bytes_needed(checkpoint: Checkpoint, recipe: Recipe, layout: Layout = DEFAUL
 
 
 class _Progress:
-    """Source bytes done, added up from all threads."""
+    """Source bytes done, and what rounding cost, added up from all threads."""
 
-    def __init__(self, listener: Callable[[int, str], None] | None) -> None:
+    def __init__(self, listener: Listener | None) -> None:
         self._listener = listener
         self._lock = threading.Lock()
         self._done = 0
+        self._deviation = Deviation()
 
-    def add(self, count: int, tensor: str) -> None:
+    def add(self, count: int, tensor: str, deviation: Deviation | None = None) -> None:
         with self._lock:
             self._done += count
+            if deviation is not None:
+                self._deviation.add(deviation)
             if self._listener:
-                self._listener(self._done, tensor)
+                self._listener(self._done, tensor, self._deviation.relative)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What all output shards of one quantization share; `unfinished` has those under way."""
+
+    job: Job
+    out: Path
+    state: Path | None
+    journal: Journal
+    pipeline: Pipeline
+    progress: _Progress
+    unfinished: set[_Output]
 
 
 class _Output:
-    """An output shard that is being written; completes itself when its last piece is done.
+    """An output shard that is being written; completes itself when its last piece is done."""
 
-    `unfinished` has it until then.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        shard: Shard,
-        out: Path,
-        state: Path | None,
-        journal: Journal,
-        pipeline: Pipeline,
-        progress: _Progress,
-        unfinished: set[_Output],
-    ) -> None:
-        self.job, self.shard = job, shard
-        self._journal, self._pipeline, self._progress = journal, pipeline, progress
-        self._unfinished = unfinished
-        self._out, self._temporary = out / shard.name, state
+    def __init__(self, run: _Run, shard: Shard) -> None:
+        self.run, self.shard = run, shard
         self._source = ExitStack()
         self._writer: ShardWriter | None = None
+        self._errors: dict[str, float] = {}
         self._pieces = 1  # the reader's own: the shard is not complete while it reads
         self._lock = threading.Lock()
-        unfinished.add(self)
+        run.unfinished.add(self)
 
     def enter(self, source: AbstractContextManager[Path]) -> Path:
         """Wait for the source shard and begin the file; gives the path to read from."""
         path = self._source.enter_context(source)
-        self._writer = ShardWriter(self._out, self.shard.flat_entries(), self._temporary)
+        target = self.run.out / self.shard.name
+        self._writer = ShardWriter(target, self.shard.flat_entries(), self.run.state)
         return path
 
     @property
@@ -194,19 +208,24 @@ class _Output:
         with self._lock:
             self._pieces += 1
 
-    def done(self, info: TensorInfo | None, count: int) -> None:
-        """A piece of `count` source bytes of `info` is written (None: the reader is through)."""
-        if info:
-            self._progress.add(count, info.name)
+    def done(self, info: TensorInfo, count: int, deviation: Deviation | None) -> None:
+        """A piece of `count` source bytes of `info` is written."""
+        if deviation is not None:
+            self._errors[info.name] = deviation.relative
+        self.run.progress.add(count, info.name, deviation)
+        self.end_piece()
+
+    def end_piece(self) -> None:
+        """One piece less is under way; after the last one the shard is finished."""
         with self._lock:
             self._pieces -= 1
             if self._pieces:
                 return
         self.writer.finish()
-        self._journal.add(self.shard.name, self.writer.bytes)
-        self._unfinished.remove(self)
+        self.run.journal.add(self.shard.name, self.writer.bytes, self._errors)
+        self.run.unfinished.remove(self)
         self._source.close()
-        self._pipeline.end_shard()
+        self.run.pipeline.end_shard()
 
     def abandon(self, error: BaseException) -> None:
         """Remove what was written and tell the source shard why. No worker runs any more."""
@@ -215,16 +234,18 @@ class _Output:
         self._source.__exit__(type(error), error, error.__traceback__)
 
 
-def _feed(output: _Output, path: Path, sha256: str | None, pipeline: Pipeline) -> None:
+def _feed(output: _Output, path: Path, sha256: str | None) -> None:
     """Read a shard from front to back and have its pieces encoded or copied."""
+    job, pipeline = output.run.job, output.run.pipeline
     with ShardReader(path, sha256) as reader:
-        for info, offset, length in _pieces(output.job, output.shard):
+        job.checkpoint.require_unchanged(path, reader.fileno())
+        for info, offset, length in _pieces(job, output.shard):
             pipeline.reserve(length)
             data = reader.read(info, offset, length)
             output.expect()
             pipeline.submit(length, partial(_process, output, info, offset, data))
         reader.finish()
-    pipeline.submit(0, partial(output.done, None, 0))
+    pipeline.submit(0, output.end_piece)
 
 
 def _pieces(job: Job, shard: Shard) -> Iterator[tuple[TensorInfo, int, int]]:
@@ -238,21 +259,24 @@ def _pieces(job: Job, shard: Shard) -> Iterator[tuple[TensorInfo, int, int]]:
 
 
 def _process(output: _Output, info: TensorInfo, offset: int, data: bytearray) -> None:
-    job, writer = output.job, output.writer
+    job, writer = output.run.job, output.writer
+    deviation = Deviation() if job.quantizes(info.name) else None
     if not job.changes(info.name):
         _require_numbers(info, data)
         writer.write(info.name, data, offset)
     else:
         prefix = info.name.rpartition(".")[0]
-        for name, tensor in _changed(job, info, data).items():
+        for name, tensor in _changed(job, info, data, deviation).items():
             writer.write(f"{prefix}.{name}", raw_bytes(tensor))
     if offset + len(data) == info.bytes:
         for name, scale in job.scales.get(info.name, {}).items():
             writer.write(name, raw_bytes(scale))
-    output.done(info, len(data))
+    output.done(info, len(data), deviation)
 
 
-def _changed(job: Job, info: TensorInfo, data: bytearray) -> Mapping[str, Tensor]:
+def _changed(
+    job: Job, info: TensorInfo, data: bytearray, deviation: Deviation | None
+) -> Mapping[str, Tensor]:
     """What becomes of a tensor that is encoded, or only folded, by suffix."""
     dtype = SOURCE_DTYPES[info.dtype]
     weight = torch.frombuffer(data, dtype=dtype).view(info.shape)
@@ -261,7 +285,7 @@ def _changed(job: Job, info: TensorInfo, data: bytearray) -> Mapping[str, Tensor
     if not job.quantizes(info.name):
         return {info.name.rpartition(".")[2]: weight.to(dtype)}
     try:
-        return job.layout.encode(weight, job.recipe)
+        return job.layout.encode(weight, job.recipe, deviation)
     except formats.EncodeError as error:
         raise BadInputError(f"{info.shard}: tensor {info.name}: {error}") from error
 

@@ -41,7 +41,11 @@ def _variant(key: str) -> Named:
     group = next((size for size in GROUP_SIZES if str(size) in rest), None)
     layers = next((name for name in FP8_LAYERS if name in rest), None)
     plain = PLAIN in rest
-    known = {"int4": {str(group), PLAIN}, "fp8": {layers}}.get(quant, set())
+    known: set[str | None] = set()
+    if quant == "int4":
+        known = {str(group), PLAIN}
+    elif quant == "fp8":
+        known = {layers}
     if quant not in RECIPES or quant == "bf16" or not set(rest) <= known:
         raise UsageError(
             f"--compare: {key!r} is no format; known are fp8, fp8-aggressive, nvfp4, int4, "

@@ -149,15 +149,22 @@ def quantize_into(
         activation_amax=measured.amax if measured else None,
         folding=measured.folding if measured and options.smooth else None,
         state=work.state,
-        on_progress=lambda done, _: advance(done),
+        on_progress=lambda done, tensor, error: advance(done, _note(tensor, error)),
     )
     record: dict[str, Any] = {**asdict(summary), "format": recipe.summary}
+    del record["errors"]  # thousands of them: they are in the report
     record["readers"] = [asdict(reader) for reader in layout.readers(recipe)]
     if measured:
         record["calibration"] = measured.record()
     quantized = recipe.format != "bf16"
     report = measure(checkpoint, options, summary, measured, progress) if quantized else None
     return record, report
+
+
+def _note(tensor: str, error: float) -> str:
+    """What a progress bar says of the tensor at hand and the error so far."""
+    short = tensor.removeprefix("backbone.").removesuffix(".weight")
+    return f"{short}, error {error:.2%}" if error else short
 
 
 def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:

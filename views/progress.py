@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,7 +19,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from ..verbs.progress import Advance
 from .parts import amount
+
+LINE_EVERY_S: Final = 10.0
+"""Seconds between two plain lines of one step."""
 
 _TITLES: Final = {
     "checkpoint": "Quantized checkpoint",
@@ -41,6 +45,33 @@ class _Rate(ProgressColumn):
         return Text(shown, style="dim")
 
 
+class _Note(ProgressColumn):
+    """What a step is at, in what is left of the line."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["note"], style="dim", no_wrap=True, overflow="ellipsis")
+
+
+class _Lines:
+    """A step where nothing can be redrawn: a plain line now and then."""
+
+    def __init__(self, console: Console, total: int, unit: str) -> None:
+        self._console, self._total, self._unit = console, total, unit
+        self._begun = self._said = time.monotonic()
+
+    def __call__(self, done: int, note: str = "", /) -> None:
+        now = time.monotonic()
+        if not done or not self._total or now - self._said < LINE_EVERY_S:
+            return
+        self._said = now
+        rate = done / (now - self._begun)
+        left = (self._total - done) / rate
+        shown = f"{amount(rate)}/s" if self._unit == "bytes" else f"{rate:.1f} {self._unit}/s"
+        behind = f"  {note}" if note else ""
+        share = done / self._total
+        self._console.print(f"  {share:.0%}  {shown}  {left:.0f} s left{behind}", markup=False)
+
+
 class Shown:
     """The `verbs.progress.Progress` of a command line. A context manager."""
 
@@ -54,6 +85,7 @@ class Shown:
             _Rate(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            _Note(),
             console=console,
             disable=not console.is_terminal,
         )
@@ -72,21 +104,25 @@ class Shown:
             self._finish()
         self._bars.stop()
 
-    def step(self, name: str, total: int = 0, unit: str = "") -> Callable[[int], None]:
+    def step(self, name: str, total: int = 0, unit: str = "") -> Advance:
         """Begin a step; the one before it is done."""
         self._finish()
         title = _TITLES.get(name, name[:1].upper() + name[1:])
         if not self._console.is_terminal:
             self._console.print(title)
-            return lambda _: None
-        task = self._bars.add_task(title, total=total or None, unit=unit)
+            return _Lines(self._console, total, unit)
+        task = self._bars.add_task(title, total=total or None, unit=unit, note="")
         self._current = task
-        return lambda done: self._bars.update(task, completed=done)
+
+        def advance(done: int, note: str = "", /) -> None:
+            self._bars.update(task, completed=done, note=note)
+
+        return advance
 
     def _finish(self) -> None:
         if self._current is None:
             return
         task = self._bars.tasks[self._current]
         total = task.total or max(task.completed, 1)
-        self._bars.update(task.id, total=total, completed=total)
+        self._bars.update(task.id, total=total, completed=total, note="")
         self._current = None

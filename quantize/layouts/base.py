@@ -12,6 +12,8 @@ from ...spec import Model, TensorGroup
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..formats import Deviation
+
 
 @dataclass(frozen=True, slots=True)
 class Reader:
@@ -29,15 +31,15 @@ class Layout:
     `formats` are the recipe formats it can hold, `kv_scales` says whether it has a place for the
     scales of an FP8 KV cache. `stored` gives what a quantized tensor group becomes (it raises
     `RefusedError` where widths do not divide), `encode` the tensors themselves by the same
-    suffixes, `configuration` the JSON files by name, from the source's `config.json`, the model,
-    the recipe and whether there are KV scales.
+    suffixes, telling a `Deviation` what it cost, `configuration` the JSON files by name, from the
+    source's `config.json`, the model, the recipe and whether there are KV scales.
     """
 
     key: str
     formats: frozenset[str]
     kv_scales: bool
     stored: Callable[[Recipe, TensorGroup], tuple[StoredTensor, ...]]
-    encode: Callable[[Tensor, Recipe], Mapping[str, Tensor]]
+    encode: Callable[[Tensor, Recipe, Deviation | None], Mapping[str, Tensor]]
     configuration: Callable[[Mapping[str, Any], Model, Recipe, bool], Mapping[str, dict[str, Any]]]
     readers: Callable[[Recipe], tuple[Reader, ...]]
 

@@ -16,6 +16,8 @@ from .base import Layout, Reader
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..formats import Deviation
+
 VERSION: Final = "0.20.0"
 """The release of `compressed-tensors` that the result was tested with."""
 
@@ -41,12 +43,14 @@ def _stored(recipe: Recipe, group: TensorGroup) -> tuple[StoredTensor, ...]:
     )
 
 
-def _encode(weight: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+def _encode(
+    weight: Tensor, recipe: Recipe, deviation: Deviation | None = None
+) -> dict[str, Tensor]:
     import torch
 
     from .. import formats
 
-    packed, scale = formats.encode_int4_columns(weight, recipe.group_size)
+    packed, scale = formats.encode_int4_columns(weight, recipe.group_size, deviation)
     shape = torch.tensor(weight.shape, dtype=torch.int64)
     return {"weight_packed": packed, "weight_scale": scale, "weight_shape": shape}
 

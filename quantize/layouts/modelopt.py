@@ -13,6 +13,8 @@ from .base import Layout, Reader
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..formats import Deviation
+
 _READERS: Final[Mapping[str, tuple[Reader, ...]]] = {
     "bf16": (Reader("TensorRT-LLM", "trtllm-serve {path}"), Reader("vLLM", "vllm serve {path}")),
     "fp8": (Reader("TensorRT-LLM", "trtllm-serve {path}"), Reader("vLLM", "vllm serve {path}")),
@@ -21,16 +23,18 @@ _READERS: Final[Mapping[str, tuple[Reader, ...]]] = {
 }
 
 
-def _encode(weight: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+def _encode(
+    weight: Tensor, recipe: Recipe, deviation: Deviation | None = None
+) -> dict[str, Tensor]:
     from .. import formats
 
     if recipe.format == "fp8":
-        stored, scale = formats.encode_fp8(weight)
+        stored, scale = formats.encode_fp8(weight, deviation)
         return {"weight": stored, "weight_scale": scale}
     if recipe.format == "nvfp4":
-        stored, scale, scale_2 = formats.encode_nvfp4(weight)
+        stored, scale, scale_2 = formats.encode_nvfp4(weight, deviation)
         return {"weight": stored, "weight_scale": scale, "weight_scale_2": scale_2}
-    stored, scale = formats.encode_int4(weight, recipe.group_size)
+    stored, scale = formats.encode_int4(weight, recipe.group_size, deviation)
     return {"weight": stored, "weight_scale": scale}
 
 

@@ -36,7 +36,7 @@ def test_int4_decodes_close_to_the_source(tmp_path: Path) -> None:
         Checkpoint.open(TINY),
         RECIPES["int4"],
         tmp_path,
-        on_progress=lambda done, _: seen.append(done),
+        on_progress=lambda done, *_: seen.append(done),
     )
     source = load_file(TINY / "model.safetensors")
     decoded = formats.decode_checkpoint(load_file(tmp_path / "model.safetensors"))
