@@ -24,6 +24,7 @@ from ..errors import BadInputError, UsageError
 from ..files import write_atomically
 from ..models import text
 from ..recipe import Recipe
+from ..spec import Role
 from .layerwise import Layer, layers
 from .smooth import Choice, Folding, report, smooth_layer
 
@@ -145,7 +146,8 @@ def _one_layer(
         if smooth:
             smooth_layer(layer, recipe.group_size, found.folding)
         counts = _count_tokens(layer)  # from here on: the search has used the router too
-    if recipe.activation_scales and layer.letter != "M":
+    rounds_mamba = Role.MAMBA_PROJ in recipe.roles
+    if recipe.activation_scales and (layer.letter != "M" or rounds_mamba):
         outputs, amax = _ranges(layer)
         found.amax |= _by_tensor(layer, checkpoint, recipe, amax)
     else:

@@ -31,20 +31,38 @@ class Exported:
     config: dict[str, Any]
 
 
-def _experts_only(cfg: dict[str, Any], group_size: int) -> dict[str, Any]:
-    """A ModelOpt configuration narrowed to the modules our INT4 recipe quantizes."""
+def _weights_only(cfg: dict[str, Any], group_size: int) -> dict[str, Any]:
+    """A ModelOpt configuration narrowed to the modules that our 4-bit recipes quantize."""
     cfg = copy.deepcopy(cfg)
     for row in cfg["quant_cfg"]:
-        if row["quantizer_name"] == "*weight_quantizer":
+        if row["quantizer_name"] == "*weight_quantizer" and group_size:
             row["cfg"]["block_sizes"][-1] = group_size
     for name in ("q_proj", "k_proj", "v_proj", "o_proj", "mixer.in_proj", "mixer.out_proj"):
         cfg["quant_cfg"].append({"quantizer_name": f"*{name}*", "enable": False})
     return cfg
 
 
+def _configuration(quant: str) -> dict[str, Any]:
+    """What ModelOpt is to do for `fp8`, `fp8-aggressive`, `int4` (or `int4-32`) and `nvfp4`."""
+    import modelopt.torch.quantization as mtq
+
+    kind, _, rest = quant.partition("-")
+    if kind == "int4":
+        return _weights_only(mtq.INT4_BLOCKWISE_WEIGHT_ONLY_CFG, int(rest or 64))
+    if kind == "nvfp4":
+        return _weights_only(mtq.W4A16_NVFP4_CFG, 0)
+    presets = {
+        "": mtq.MAMBA_MOE_FP8_CONSERVATIVE_CFG,
+        "aggressive": mtq.MAMBA_MOE_FP8_AGGRESSIVE_CFG,
+    }
+    return dict(
+        mtq.update_quant_cfg_with_kv_cache_quant(presets[rest], mtq.FP8_KV_CFG["quant_cfg"])
+    )
+
+
 @pytest.fixture(scope="session")
 def modelopt_export(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
-    """Gives ModelOpt's export for a format, `fp8` or `int4`."""
+    """Gives ModelOpt's export for a format (see `_configuration`)."""
     import modelopt.torch.export.unified_export_hf as unified
     import modelopt.torch.quantization as mtq
     from modelopt.torch.export import export_hf_checkpoint
@@ -63,16 +81,13 @@ def modelopt_export(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     def export(quant: str) -> Exported:
         model = NemotronHForCausalLM.from_pretrained(TINY, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(TINY)
-        cfg = mtq.MAMBA_MOE_FP8_CONSERVATIVE_CFG
-        if quant == "int4":
-            cfg = _experts_only(mtq.INT4_BLOCKWISE_WEIGHT_ONLY_CFG, group_size=64)
 
         def forward(loaded: Any) -> None:
             for sample in text.documents(0, 64):
                 with torch.inference_mode():
                     loaded(torch.tensor([tokenizer(sample).input_ids[:512]]), use_cache=False)
 
-        mtq.quantize(model, cfg, forward if quant == "fp8" else None)
+        mtq.quantize(model, _configuration(quant), forward if quant.startswith("fp8") else None)
         out: Path = tmp_path_factory.mktemp(f"modelopt-{quant}")
         unified.get_experts_list = tolerant
         try:

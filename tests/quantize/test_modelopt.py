@@ -13,20 +13,24 @@ import torch
 from safetensors.torch import load_file
 
 from nemotron_deploy.checkpoint import Checkpoint
+from nemotron_deploy.errors import RefusedError
 from nemotron_deploy.models import TINY
 from nemotron_deploy.quantize.calibrate import calibrate
 from nemotron_deploy.quantize.stream import quantize
-from nemotron_deploy.recipe import RECIPES
+from nemotron_deploy.quantize.variants import named
+
+FORMATS = ["int4", "int4-32", "fp8", "fp8-aggressive", "nvfp4"]
 
 
-@pytest.fixture(scope="module", params=["int4", "fp8"])
+@pytest.fixture(scope="module", params=FORMATS)
 def both(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     modelopt_export: Callable[[str], Any],
 ) -> tuple[Path, Any]:
     """Our output directory and ModelOpt's export, in one format."""
-    checkpoint, recipe = Checkpoint.open(TINY), RECIPES[request.param]
+    checkpoint, (variant,) = Checkpoint.open(TINY), named(request.param)
+    recipe = variant.recipe
     amax = calibrate(checkpoint, recipe).amax if recipe.activation_scales else None
     out = tmp_path_factory.mktemp(f"ours-{request.param}")
     quantize(checkpoint, recipe, out, activation_amax=amax)
@@ -59,6 +63,7 @@ def test_configuration_says_the_same(both: tuple[Path, Any]) -> None:
     for key in ("quant_algo", "quant_method", "producer"):
         assert added[key] == theirs.config[key]
     assert added.get("config_groups") == theirs.config.get("config_groups")
+    assert added.get("kv_cache_scheme") == theirs.config.get("kv_cache_scheme")
     hf_quant = json.loads((out / "hf_quant_config.json").read_text())
     ours = hf_quant["quantization"]
     assert ours.pop("exclude_modules") == added["ignore"]
@@ -83,3 +88,12 @@ def test_ignore_lists_resolve_to_the_same_modules(both: tuple[Path, Any]) -> Non
     for entry in ours:
         assert matched([entry]), f"{entry} resolves to nothing"
         assert all(ord(letter) >= 32 for letter in entry)
+
+
+def test_groups_that_do_not_divide_are_refused_by_name(tmp_path: Path) -> None:
+    (variant,) = named("int4-128")
+    with pytest.raises(
+        RefusedError, match=r"experts\.0\.down_proj\.weight .*group size 64"
+    ):
+        quantize(Checkpoint.open(TINY), variant.recipe, tmp_path)
+    assert not list(tmp_path.iterdir())
