@@ -61,7 +61,7 @@ def resumable(target: Path, inputs: str) -> Iterator[Work]:
     When the block fails and has finished nothing, nothing stays. The caller moves `content` into
     place inside the block. Raises `BadInputError` when another process makes the same target.
     """
-    root = target.parent / f"{PARTIAL}{target.name}"
+    root = _partial_of(target)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -81,6 +81,10 @@ def resumable(target: Path, inputs: str) -> Iterator[Work]:
                 ) from error
             raise
         shutil.rmtree(root, ignore_errors=True)
+
+
+def _partial_of(target: Path) -> Path:
+    return target.parent / f"{PARTIAL}{target.name}"
 
 
 def _take_up(root: Path, work: Work, inputs: str) -> None:
@@ -122,6 +126,9 @@ def resumable_directory(target: Path, inputs: str) -> Iterator[Work]:
 
     Raises `BadInputError` also when another process makes the same target.
     """
+    root = _partial_of(target)
+    if target.exists() and root.is_dir() and not (root / "content").exists():
+        shutil.rmtree(root, ignore_errors=True)  # killed just after it had finished
     _require_free(target)
     with resumable(target, inputs) as work:
         _require_free(target)
@@ -183,9 +190,13 @@ def sha256(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `path` so that it holds its old content or all of the new one, even after a crash."""
-    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    """Write `path` so that it holds its old content or all of the new one, even after a crash.
+
+    Raises `BadInputError` naming the file when the disk is full or refuses.
+    """
+    temporary: str | None = None
     try:
+        descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
@@ -193,8 +204,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         Path(temporary).replace(path)
         sync(path.parent)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise BadInputError(f"{path}: cannot be written: {error.strerror}") from error
         raise
 
 

@@ -47,12 +47,12 @@ class Journal:
     def errors(self) -> dict[str, float]:
         """Relative error of every quantized tensor of the finished shards."""
         rows = self._finished.values()
-        return {name: error for row in rows for name, error in row["errors"].items()}
+        return dict(sorted(pair for row in rows for pair in row["errors"].items()))
 
     def add(self, shard: str, size: int, errors: Mapping[str, float]) -> None:
         """Record that `shard`, `size` bytes long, is finished."""
         with self._lock:
-            self._finished[shard] = {"bytes": size, "errors": dict(sorted(errors.items()))}
+            self._finished[shard] = {"bytes": size, "errors": dict(errors)}
             if self._path is not None:
                 record = {"job": self._job, "shards": self._finished}
                 write_atomically(self._path, json.dumps(record).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -146,22 +147,24 @@ class _Run:
     def __init__(
         self, checkpoint: Checkpoint, file: Path | None, device: str, progress: Progress
     ) -> None:
-        from ..quantize.calibrate import read_sequences
-
-        self._checkpoint, self._device, self._progress = checkpoint, device, progress
-        source, self._sequences = read_sequences(checkpoint, file, "heldout")
-        self._tokens = sum(map(len, self._sequences))
-        self._source = source
+        self._checkpoint, self._file = checkpoint, file
+        self._device, self._progress = device, progress
         self.compared: Comparison | None = None
         self.heldout: dict[str, Any] | None = None
         self.missing: str | None = None
+
+    @cached_property
+    def _text(self) -> tuple[str, list[list[int]]]:
+        from ..quantize.calibrate import read_sequences
+
+        return read_sequences(self._checkpoint, self._file, "heldout")
 
     def fits(self, variants: int) -> bool:
         """Whether memory allows; `missing` says so where it does not."""
         from ..quantize.fidelity import memory_needed
 
-        needed = memory_needed(self._checkpoint, variants, self._tokens)
-        available = available_memory()
+        tokens = sum(map(len, self._text[1]))
+        needed, available = memory_needed(self._checkpoint, variants, tokens), available_memory()
         if needed <= available:
             return True
         self.missing = (
@@ -176,18 +179,19 @@ class _Run:
         from ..quantize.calibrate import device_named
         from ..quantize.fidelity import compare
 
+        source, sequences = self._text
         advance = self._progress.step("compare", len(self._checkpoint.model.pattern), "layers")
         self.compared = compare(
             self._checkpoint,
             stored,
-            self._sequences,
+            sequences,
             device=device_named(self._device),
             on_layer=advance,
         )
         self.heldout = {
-            "source": self._source,
-            "sequences": len(self._sequences),
-            "tokens": self._tokens,
+            "source": source,
+            "sequences": len(sequences),
+            "tokens": self.compared.tokens,
         }
 
     def result(self, index: int) -> Fidelity | None:
