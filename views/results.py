@@ -15,27 +15,52 @@ from .parts import BAD, GOOD, amount, facts, heading, show
 
 
 def quantization(console: Console, record: dict[str, Any]) -> None:
-    """Where a quantized checkpoint lies and how small it became."""
+    """Where a quantized checkpoint lies, how small it became, what it cost, and what reads it."""
     ratio = record["source_bytes"] / max(1, record["written_bytes"])
     size = f"{amount(record['source_bytes'])} to {amount(record['written_bytes'])} ({ratio:.2f}x)"
+    kept = record["kept_shards"]
     rows: list[tuple[str, RenderableType]] = [
         ("format", record["format"]),
         ("tensors", f"{record['tensors']:,} quantized"),
         ("size", size),
     ]
+    if kept:
+        rows.append(("resumed", f"{kept} shards were finished before"))
     if "calibration" in record:
         used = record["calibration"]
         text = f"{used['sequences']} sequences, {used['tokens']:,} tokens; {used['source']}"
         rows.append(("calibration", text))
         if used["experts_without_tokens"]:
             rows.append(("", f"{used['experts_without_tokens']} experts saw no token of it"))
-        rows += [("smoothing", _smoothing(row)) for row in used["smoothing"]]
+        if used["smoothing"]:
+            rows.append(("smoothing", _smoothing(used["smoothing"])))
+    if record["quality"]:
+        rows.append(("quality", _quality(record["quality"])))
+        rows.append(("", f"{record['out']}/report/quality.html"))
+    for reader in record["readers"]:
+        rows.append(("reads it", reader["engine"]))
+        if reader["serve"]:
+            rows.append(("", reader["serve"].format(path=record["out"])))
     show(console, heading("Quantized", record["out"]), facts(rows))
 
 
-def _smoothing(row: dict[str, Any]) -> str:
-    before, after = row["output_error_plain"], row["output_error_smoothed"]
-    return f"layer {row['layer']}: output error of the experts {before:.2%} to {after:.2%}"
+def _smoothing(rows: list[dict[str, Any]]) -> str:
+    before = sum(row["output_error_plain"] for row in rows) / len(rows)
+    after = sum(row["output_error_smoothed"] for row in rows) / len(rows)
+    return f"output error of {len(rows)} expert layers {before:.2%} to {after:.2%} on average"
+
+
+def _quality(report: dict[str, Any]) -> str:
+    (row,) = report["formats"]
+    weights = f"error of the weights {row['weight_error']['mean']:.2%}"
+    found = row["fidelity"]
+    if found is None:
+        return f"{weights}; answers were not compared"
+    return (
+        f"{weights}, KL divergence {found['kl']:.2e} nats a token, same top token "
+        f"{found['top1']:.1%}, perplexity {report['source']['perplexity']:.4g} to "
+        f"{found['perplexity']:.4g}"
+    )
 
 
 def dry_run(console: Console, out: str, steps: list[dict[str, Any]]) -> None:
