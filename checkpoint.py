@@ -30,8 +30,12 @@ INDEX_NAME: Final = "model.safetensors.index.json"
 SINGLE_NAME: Final = "model.safetensors"
 PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
-FOREIGN_MAGIC: Final = {b"GGUF": "a GGUF file", b"PK\3\4": "a pickle", b"\x80": "a pickle"}
-"""How files begin that are sometimes given a safetensors file's name (PK: torch.save's archive)."""
+FOREIGN_MAGIC: Final = {
+    b"GGUF": "a GGUF file",
+    b"PK\3\4": "a pickle",  # torch.save's archive
+    **{bytes((0x80, protocol)): "a pickle" for protocol in range(2, 6)},
+}
+"""How files begin that are sometimes given a safetensors file's name."""
 
 MAX_HEADER_BYTES: Final = 8_000_000
 """Longest header. The format allows 100 MB, which take gigabytes as Python objects; all 42,683

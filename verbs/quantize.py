@@ -104,6 +104,7 @@ def quantize(
     An interrupted run leaves what it finished beside `out`; the same call goes on from there.
     """
     opened = resolve(checkpoint).require_checkpoint()
+    opened.require_complete()  # before anything heavy is imported
     inputs = digest_of([__version__, fingerprint(opened), options.identity()])
     with resumable_directory(out, inputs) as work:
         record, report = quantize_into(opened, options, work, progress or Silent())
