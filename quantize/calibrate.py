@@ -11,7 +11,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,8 +25,11 @@ from ..files import write_atomically
 from ..models import text
 from ..recipe import Recipe
 from ..spec import Role
+from ..tokenizer_file import TOKENIZER_NAME, encode
+from ..untrusted import parse_json
 from .layerwise import Layer, layers
 from .smooth import Choice, Folding, report, smooth_layer
+from .templates import ChatTemplate
 
 BUILT_IN_SAMPLES: Final = 64
 MAX_TOKENS: Final = 512
@@ -106,17 +109,14 @@ def read_sequences(
 
     Sequences are cut at `MAX_TOKENS`. Raises as `calibrate`.
     """
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise missing_package(error) from error
-    tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=False)
-    if file:
-        source, texts = str(file), read_texts(file, tokenizer)
-    else:
-        source = f"built-in: {BUILT_IN_SAMPLES} generated sequences, {split}, seed 0"
-        texts = list(text.documents(0, BUILT_IN_SAMPLES, split=split))
-    return source, [ids for sample in texts if (ids := tokenizer(sample).input_ids[:MAX_TOKENS])]
+    with ChatTemplate(checkpoint.path) as template:
+        if file:
+            source, texts = str(file), read_texts(file, template)
+        else:
+            source = f"built-in: {BUILT_IN_SAMPLES} generated sequences, {split}, seed 0"
+            texts = list(text.documents(0, BUILT_IN_SAMPLES, split=split))
+    encoded = encode(checkpoint.path / TOKENIZER_NAME, texts, MAX_TOKENS)
+    return source, [ids for ids in encoded if ids]
 
 
 def device_named(name: str) -> str:
@@ -258,10 +258,10 @@ def _restore(work: Path | None, found: Calibration) -> None:
     found.folding.choices = {row["layer"]: Choice(**row) for row in facts["choices"]}
 
 
-def read_texts(file: Path, tokenizer: Any) -> list[str]:
+def read_texts(file: Path, template: ChatTemplate) -> list[str]:
     """Calibration texts of a JSON-lines file: each line has `text`, `prompt` or `messages`.
 
-    `messages` go through the tokenizer's chat template. Raises `BadInputError` naming the line.
+    `messages` go through the checkpoint's chat template. Raises `BadInputError` naming the line.
     """
     texts = []
     try:
@@ -270,16 +270,16 @@ def read_texts(file: Path, tokenizer: Any) -> list[str]:
         raise BadInputError(f"{file}: cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
         if line.strip():
-            texts.append(_text_of(line, f"{file}, line {number}", tokenizer))
+            texts.append(_text_of(line, f"{file}, line {number}", template))
     if not texts:
         raise BadInputError(f"{file}: holds no calibration text")
     return texts
 
 
-def _text_of(line: str, where: str, tokenizer: Any) -> str:
+def _text_of(line: str, where: str, template: ChatTemplate) -> str:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = parse_json(line.encode())
+    except ValueError as error:
         raise BadInputError(f"{where}: not JSON: {error}") from error
     if not isinstance(row, dict):
         raise BadInputError(f"{where}: holds no JSON object")
@@ -287,9 +287,9 @@ def _text_of(line: str, where: str, tokenizer: Any) -> str:
         if isinstance(row.get(key), str) and row[key]:
             return str(row[key])
     messages = row.get("messages")
-    if not isinstance(messages, Sequence) or not messages:
+    if not isinstance(messages, list) or not messages:
         raise BadInputError(f"{where}: has none of `text`, `prompt` and `messages`")
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except Exception as error:
-        raise BadInputError(f"{where}: the chat template refused `messages`: {error}") from error
+        return template.apply_chat_template(messages)
+    except BadInputError as error:
+        raise BadInputError(f"{where}: {error}") from error

@@ -53,15 +53,12 @@ class ChatTemplate:
     def __exit__(self, *_: object) -> None:
         self._worker.close()
 
-    def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], tokenize: bool = False
-    ) -> str:
-        """`messages` as text; named and called as in transformers (`tokenize` must be False).
+    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """`messages` as text, without a generation prompt; named as in transformers.
 
         Raises `BadInputError` when there is no template, or when it is refused: it reaches for what
         it may not, fails, or runs past a limit.
         """
-        assert not tokenize
         self._request = self._request or self._read()
         try:
             return str(self._worker.ask(self._request | {"messages": messages}))

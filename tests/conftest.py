@@ -12,6 +12,8 @@ from hypothesis import settings
 
 from nemotron_deploy.models import TINY
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch is there
+
 # Shared machines are slow at times; no test is about speed.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
