@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup demo test test-cluster check format golden picture benchmark tiny clean
+.PHONY: help setup demo test test-cluster fuzz check format golden picture benchmark tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -28,6 +28,9 @@ test: setup  ## unit and end-to-end tests
 
 test-cluster: setup  ## tests against a real Kubernetes API server (KUBEBUILDER_ASSETS)
 	$(BIN)/python -m pytest -m cluster tests/cluster
+
+fuzz: setup  ## fuzz what reads checkpoints; FUZZ_SECONDS=600 for each of three targets
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(BIN)/python -m pytest tests/fuzz -q
 
 check: setup .typing/nemotron_deploy  ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

@@ -31,8 +31,8 @@ def rendered(folder: Path, template: str, **config: object) -> str:
     "template",
     [
         (TINY / "chat_template.jinja").read_text(),
-        "{% for m in messages %}{{ bos_token }}{{ m.role }}: {{ m['content'] | trim }}\n{%endfor%}",
-        "{% for m in messages %}\n {% if m.role == 'user' %}\n{{ m | tojson }}\n {%endif%}\n{%endfor%}",
+        "{% for m in messages %}{{ bos_token }}{{ m.role }} {{ m.content|trim }}\n{%endfor%}",
+        "{% for m in messages %}\n {% if m.role == 'user' %}\n{{ m|tojson }}\n {%endif%}{%endfor%}",
         "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{{ m.role }}{%endfor%}",
         "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{%endfor%}"
         "{{ ns.n }}",
@@ -83,7 +83,9 @@ def test_what_a_template_may_not_do(tmp_path: Path, template: str, why: str) -> 
 
 
 def test_a_refused_conversation_does_not_end_the_renderer(tmp_path: Path) -> None:
-    template = "{% if messages[0].role != 'user' %}{{ 10 ** (10 ** 8) }}{% endif %}good"
+    template = (
+        "{% if messages[0].role != 'user' %}{{ 9 ** (messages | length * 9**8) }}{% endif %}good"
+    )
     (tmp_path / "chat_template.jinja").write_text(template)
     with ChatTemplate(tmp_path) as found:
         with pytest.raises(BadInputError):
