@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from nemotron_deploy.checkpoint import Checkpoint
@@ -22,29 +22,13 @@ from nemotron_deploy.recipe import RECIPES
 INT4 = RECIPES["int4"]
 
 
+plant = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "planted.py"))["plant"]
+
+
 @pytest.fixture(scope="module")
 def outliers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny` with planted outlier channels: some norm channels divided by a power of two, all that
-    reads them multiplied by it. The same function to the bit, and hard on plain rounding."""
-    folder = Path(shutil.copytree(TINY, tmp_path_factory.mktemp("planted") / "tiny"))
-    tensors = load_file(folder / "model.safetensors")
-    generator = torch.Generator().manual_seed(3)
-    for layer, letter in enumerate(Checkpoint.open(TINY).model.pattern):
-        if letter != "E":
-            continue
-        prefix = f"backbone.layers.{layer}."
-        scale = torch.ones(tensors[f"{prefix}norm.weight"].shape)
-        chosen = torch.randperm(len(scale), generator=generator)[:6]
-        scale[chosen] = 2.0 ** torch.randint(3, 6, (6,), generator=generator)
-        for name in tensors:
-            if name == f"{prefix}norm.weight":
-                tensors[name] = (tensors[name].float() / scale).bfloat16()
-            elif name.startswith(f"{prefix}mixer") and name.endswith(
-                ("gate.weight", "up_proj.weight")
-            ):
-                tensors[name] = (tensors[name].float() * scale).bfloat16()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+    """`tiny` with planted outlier channels."""
+    return Path(plant(TINY, tmp_path_factory.mktemp("planted") / "tiny"))
 
 
 def log_probabilities(checkpoint: Path, weights: dict[str, Tensor]) -> Tensor:

@@ -33,7 +33,7 @@ def rendered(folder: Path, template: str, **config: object) -> str:
         (TINY / "chat_template.jinja").read_text(),
         "{% for m in messages %}{{ bos_token }}{{ m.role }} {{ m.content|trim }}\n{%endfor%}",
         "{% for m in messages %}\n {% if m.role == 'user' %}\n{{ m|tojson }}\n {%endif%}{%endfor%}",
-        "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{{ m.role }}{%endfor%}",
+        "{% for m in messages %}{% if loop.index > 2 %}{% break %}{%endif%}{{ m.role }}{%endfor%}",
         "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{%endfor%}"
         "{{ ns.n }}",
         "{% macro say(x) %}[{{ x }}]{% endmacro %}{{ say(messages[0].content) }}",
