@@ -9,7 +9,7 @@ from ..spec import QUANTS, Model, Plan, Workload
 from .plan import plan
 
 _CELLS: Final = {"supported": "yes", "needs": "with the plugin¹"}
-_REFUSALS: Final = {"memory": "too large", "nvfp4-encoder": "not written²"}
+_REFUSALS: Final = {"memory": "too large", "nvfp4-image": "no image²"}
 
 
 def support_table(model: Model) -> str:
