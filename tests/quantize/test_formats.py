@@ -108,3 +108,42 @@ def test_a_checkpoint_decodes_to_parameters_under_their_names() -> None:
     assert set(decoded) == {"a.weight", "b.weight", "norm.weight"}
     assert decoded["norm.weight"] is norm
     assert torch.equal(decoded["a.weight"], formats.decode_int4(packed, scale).bfloat16())
+
+
+def test_the_fast_decoding_of_e4m3_is_exact() -> None:
+    codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    values = codes.float()
+    finite = torch.isfinite(values)
+    assert int(finite.sum()) == 254
+    assert torch.equal(formats.finite_e4m3(codes)[finite], values[finite])
+
+
+@given(
+    rows=st.integers(1, 5).map(lambda n: 2 * n),
+    groups=st.integers(1, 4),
+    scale=st.floats(1e-6, 1e4),
+    seed=st.integers(0, 2**31),
+    kind=st.sampled_from(["fp8", "int4", "int4 columns", "nvfp4"]),
+    dtype=st.sampled_from([torch.bfloat16, torch.float32]),
+)
+def test_what_an_encoder_says_it_cost_is_what_decoding_shows(
+    rows: int, groups: int, scale: float, seed: int, kind: str, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = (torch.randn(rows, groups * 64, generator=generator) * scale).to(dtype)
+    before = weight.clone()
+    deviation = formats.Deviation()
+    if kind == "fp8":
+        decoded = formats.decode(*formats.encode_fp8(weight, deviation))
+    elif kind == "nvfp4":
+        decoded = formats.decode(*formats.encode_nvfp4(weight, deviation))
+    else:
+        encode = formats.encode_int4 if kind == "int4" else formats.encode_int4_columns
+        decoded = formats.decode(*encode(weight, 64, deviation))
+    assert torch.equal(weight, before), "an encoder changed its input"
+    exact = weight.float()
+    expected = float((decoded - exact).norm() / exact.norm())
+    assert deviation.relative == pytest.approx(expected, rel=1e-4, abs=1e-7)
+    other = formats.Deviation(deviation.error, deviation.power)
+    other.add(deviation)
+    assert other.relative == pytest.approx(deviation.relative)
