@@ -10,9 +10,8 @@ inverse can be hidden somewhere. In this architecture it can, so a runtime needs
   `up_proj` takes `/ sqrt(u_i)`. A row's scale costs INT4 nothing: its group scales absorb it.
 
 Strengths are searched per layer and side on calibration activations, as AWQ does (arXiv
-2306.00978): scale = (root mean square of the
-activation) ^ strength; the mean square, because rare large activations are what hurts after relu2.
-Strength 0 is plain rounding.
+2306.00978): scale = (root mean square of the activation) ^ strength; the mean square, because rare
+large activations are what hurts after relu2. Strength 0 is plain rounding.
 """
 
 from __future__ import annotations
@@ -78,12 +77,21 @@ class Folding:
 
 @dataclass(slots=True)
 class _Expert:
-    """One expert's weights [I, H], [H, I], and the inputs [T, H] that it saw."""
+    """One expert's weights [I, H], [H, I] as stored, and the inputs [T, H] that it saw."""
 
     prefix: str
-    up: Tensor
-    down: Tensor
+    stored_up: Tensor
+    stored_down: Tensor
     inputs: Tensor
+
+    @property
+    def up(self) -> Tensor:
+        """Float32, made when it is needed: those of all experts at once would double the layer."""
+        return self.stored_up.float()
+
+    @property
+    def down(self) -> Tensor:
+        return self.stored_down.float()
 
 
 def smooth_layer(layer: Layer, group_size: int, folding: Folding) -> Choice:
@@ -145,11 +153,11 @@ def _experts(layer: Layer, norm_output: Tensor, seen: Tensor) -> list[_Expert]:
     for number in range(mixer.experts.num_experts):
         inputs = _thinned(latent[seen[:, number]])
         up, down = mixer.experts.up_proj[number], mixer.experts.down_proj[number]
-        found.append(_Expert(f"{prefix}.experts.{number}", up.float(), down.float(), inputs))
+        found.append(_Expert(f"{prefix}.experts.{number}", up, down, inputs))
     shared = mixer.shared_experts
     up, down = shared.up_proj.weight, shared.down_proj.weight
     name = f"{prefix}.shared_experts"
-    found.append(_Expert(name, up.float(), down.float(), _thinned(norm_output)))
+    found.append(_Expert(name, up, down, _thinned(norm_output)))
     return found
 
 
@@ -186,20 +194,21 @@ def _expert_side(expert: _Expert, hidden_scale: Tensor, group_size: int) -> _Sid
     Judged by the expert's own quantized `up_proj`, so that errors add up as they will.
     """
     if not len(expert.inputs):
-        ones = torch.ones(expert.down.shape[1])
+        ones = torch.ones(expert.stored_down.shape[1])
         return _Side(0.0, ones, 0.0, 0.0, 0.0)
-    exact = torch.relu(expert.inputs @ expert.up.T).square()
+    exact_up, exact_down = expert.up, expert.down
+    exact = torch.relu(expert.inputs @ exact_up.T).square()
     strength, scale = _best(
-        _rms(exact), lambda tried: _output_error(expert.down, exact, tried, group_size)
+        _rms(exact), lambda tried: _output_error(exact_down, exact, tried, group_size)
     )
-    wanted = exact @ expert.down.T
+    wanted = exact @ exact_down.T
     results = []
     for up_scale, down_scale in (
         (torch.ones_like(hidden_scale), torch.ones_like(scale)),
         (hidden_scale, scale),
     ):
-        up = _rounded(expert.up, up_scale, group_size)
-        down = _rounded(expert.down, down_scale, group_size)
+        up = _rounded(exact_up, up_scale, group_size)
+        down = _rounded(exact_down, down_scale, group_size)
         reached = torch.relu(expert.inputs @ up.T).square() @ down.T
         results.append(float((reached - wanted).square().sum()))
     return _Side(strength, scale, results[0], results[1], float(wanted.square().sum()))
