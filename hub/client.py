@@ -167,4 +167,7 @@ def _hub() -> Any:
         ) from error
     # Its warnings would show signed addresses; what matters of them becomes our own message.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    from .reset import make_resumable
+
+    make_resumable(huggingface_hub.get_session())
     return huggingface_hub
