@@ -28,6 +28,13 @@ from .untrusted import (
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 SINGLE_NAME: Final = "model.safetensors"
+COMPANIONS: Final = (
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
+    "chat_template.json",
+)  # fmt: skip
+"""What belongs to a model besides configuration and shards. Code (`*.py`) never does."""
+
 PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 FOREIGN_MAGIC: Final = {
@@ -93,10 +100,13 @@ class Checkpoint:
     """Of each shard that was here, what tells whether it is still the file that was checked."""
 
     @classmethod
-    def open(cls, path: Path, remote: Sequence[RemoteShard] = ()) -> Checkpoint:
+    def open(
+        cls, path: Path, remote: Sequence[RemoteShard] = (), name: str | None = None
+    ) -> Checkpoint:
         """Read configuration and headers of the checkpoint directory `path`.
 
         `remote` stands in for shards that are not in `path`; `read` works once they have arrived.
+        The model is called `name`, or else after the directory.
         Raises `BadInputError` or `RefusedError` (another architecture) naming file, tensor or key.
         """
         if not path.is_dir():
@@ -104,7 +114,7 @@ class Checkpoint:
         require_links_inside(path)
         config = read_json(path / "config.json")
         _require_no_consent(path / "config.json", config)
-        model = read_model(config, path.name)
+        model = read_model(config, name or path.name)
         elsewhere = {shard.path.name: shard for shard in remote}
         names, weight_map = find_shards(path, elsewhere)
         shards = tuple(elsewhere[n].path if n in elsewhere else path / n for n in names)

@@ -39,7 +39,7 @@ app = typer.Typer(
 
 CheckpointOption = Annotated[
     str,
-    typer.Option("--checkpoint", help="A directory, a known model's name, or `tiny`."),
+    typer.Option("--checkpoint", help="A directory, a hub's owner/name[@revision], or `tiny`."),
 ]
 GpuOption = Annotated[str, typer.Option("--gpu", help="For example h100, a100, a100-40gb, l40s.")]
 QuantOption = Annotated[str, typer.Option("--quant", help="bf16, fp8, int4 or nvfp4.")]
@@ -70,6 +70,13 @@ DeviceOption = Annotated[
     str, typer.Option("--device", help="Where calibration runs: auto, cpu or cuda.")
 ]
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory.")]
+LowDiskOption = Annotated[
+    bool,
+    typer.Option(
+        "--low-disk",
+        help="Fetch and encode shard by shard, and let go of each. INT4, without smoothing.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
@@ -140,6 +147,7 @@ def quantize(
     smooth: SmoothOption = None,
     heldout: HeldoutOption = None,
     device: DeviceOption = "auto",
+    low_disk: LowDiskOption = False,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -151,7 +159,12 @@ def quantize(
 ) -> None:
     """Write a checkpoint in another format, shard by shard; an interrupted run goes on."""
     if compare is not None:
-        unused = {"--quant": quant, "--group-size": group_size, "--fp8-layers": fp8_layers}
+        unused = {
+            "--quant": quant,
+            "--group-size": group_size,
+            "--fp8-layers": fp8_layers,
+            "--low-disk": low_disk or None,
+        }
         for option, value in unused.items():
             if value is not None:
                 raise UsageError(f"--compare names formats itself; leave {option} out")
@@ -159,8 +172,10 @@ def quantize(
         return
     if quant is None or out is None:
         raise UsageError(f"give {'--quant, or --compare' if quant is None else '--out'}")
+    from .verbs.fetching import fetch_plan
     from .verbs.quantize import options_for
     from .verbs.quantize import quantize as work
+    from .verbs.source import open_source
 
     options = options_for(
         quant,
@@ -171,9 +186,12 @@ def quantize(
         smooth=smooth,
         device=device,
         heldout=heldout,
+        low_disk=low_disk,
     )
+    source = open_source(checkpoint)
+    _show_fetch(fetch_plan(source, options))
     with _progress(as_json) as progress:
-        record = work(checkpoint, options, out, progress)
+        record = work(source, options, out, progress)
     if not _printed(as_json, record):
         from .views.results import quantization
 
@@ -223,6 +241,7 @@ def build(
     smooth: SmoothOption = None,
     heldout: HeldoutOption = None,
     device: DeviceOption = "auto",
+    low_disk: LowDiskOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
@@ -242,14 +261,18 @@ def build(
         smooth=smooth,
         device=device,
         heldout=heldout,
+        low_disk=low_disk,
     )
+    fetch = verb.to_fetch(job)
     if dry_run:
         steps = verb.dry_run(job)
-        if not _printed(as_json, {"bundle": str(job.out), "stages": steps}):
+        if not _printed(as_json, {"bundle": str(job.out), "stages": steps, "fetch": fetch}):
             from .views.results import dry_run as view
 
+            _show_fetch(fetch)
             view(_console(), str(job.out), steps)
         return
+    _show_fetch(fetch)
     with _progress(as_json) as progress:
         record = verb.build(job, progress)
     if not _printed(as_json, record):
@@ -381,6 +404,14 @@ def _printed(as_json: bool, value: dict[str, Any]) -> bool:
     if as_json:
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
     return as_json
+
+
+def _show_fetch(plan: dict[str, Any] | None) -> None:
+    """Show on standard error what is to be fetched, before it is."""
+    if plan:
+        from .views.hub import fetch_plan
+
+        fetch_plan(_console(stderr=True), plan)
 
 
 def _console(stderr: bool = False) -> Console:

@@ -7,22 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ..checkpoint import INDEX_NAME, PICKLE_SUFFIXES, Checkpoint, RemoteShard, find_shards
+from ..checkpoint import (
+    COMPANIONS,
+    INDEX_NAME,
+    PICKLE_SUFFIXES,
+    Checkpoint,
+    RemoteShard,
+    find_shards,
+)
 from ..errors import BadInputError
-from ..files import sha256
+from ..files import sha256, write_atomically
 from .client import HubFile, Repository, cache_folder, download, list_repository, read_header
 from .faults import UnreachableError
 from .name import HubName
 from .verified import Verified
 
 CONFIGURATION: Final = ("config.json", INDEX_NAME)
-
-COMPANIONS: Final = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
-    "chat_template.json",
-)  # fmt: skip
-"""What is fetched besides configuration and shards. Code (`*.py`) and pickles never are."""
 
 MAX_SMALL_BYTES: Final = 200_000_000
 """No configuration or tokenizer is larger; Nano's tokenizer.json has 17 MB."""
@@ -51,16 +51,21 @@ class Snapshot:
     def with_shards_in(self, folder: Path) -> Snapshot:
         """The same, with the shards that are not in the cache arriving in `folder`."""
         remote = tuple(replace(shard, path=folder / shard.path.name) for shard in self.remote)
-        checkpoint = Checkpoint.open(self.folder, remote)
+        checkpoint = Checkpoint.open(self.folder, remote, self.checkpoint.model.name)
         return replace(self, checkpoint=checkpoint, remote=remote)
+
+    def arrived(self) -> Snapshot:
+        """The same, once all shards are in the cache; their headers are read there again."""
+        checkpoint = Checkpoint.open(self.folder, name=self.checkpoint.model.name)
+        return replace(self, checkpoint=checkpoint, remote=())
 
     def record(self, computed: bool = False) -> dict[str, Any]:
         """Repository, commit and each file's size and hash; with `computed`, the SHA-256 of small
-        files too, which must be here then."""
+        files too, where they are here."""
         files: dict[str, Mapping[str, Any]] = {file.name: file.record() for file in self.files}
         if computed:
             for file in self.files:
-                if not file.sha256:
+                if not file.sha256 and has_whole(self.folder, file):
                     digest = sha256(self.folder / file.name)
                     files[file.name] = {"bytes": file.bytes, "sha256": digest}
         name = self.repository.name
@@ -72,9 +77,11 @@ class Snapshot:
         }
 
 
-def open_snapshot(name: HubName) -> Snapshot:
+def open_snapshot(name: HubName, model: str | None = None) -> Snapshot:
     """Find the commit of `name` and read configuration and headers, over the network where they
     are not in the cache. Offline, a snapshot that is in the cache whole serves as well.
+
+    The model is called `model`, or else after the repository.
 
     Raises `BadInputError` for a repository that does not exist or holds no safetensors model, and
     `UnreachableError`.
@@ -92,6 +99,7 @@ def open_snapshot(name: HubName) -> Snapshot:
     for needed in CONFIGURATION:
         if needed in listed:
             fetch_small(repository, listed[needed])
+    _remember(name, repository.commit)
     names, _ = find_shards(folder, listed)
     unlisted = [shard for shard in names if shard not in listed]
     if unlisted:
@@ -101,7 +109,8 @@ def open_snapshot(name: HubName) -> Snapshot:
         for shard in names
         if not has_whole(folder, listed[shard])
     )
-    return Snapshot(repository, folder, Checkpoint.open(folder, remote), remote)
+    called = model or name.repository.rpartition("/")[2]
+    return Snapshot(repository, folder, Checkpoint.open(folder, remote, called), remote)
 
 
 def has_whole(folder: Path, file: HubFile) -> bool:
@@ -136,7 +145,8 @@ def _require_model(repository: Repository) -> None:
 
 
 def _cached(name: HubName) -> Repository | None:
-    """What the cache holds of `name`. Its blobs carry the hub's hashes as their names."""
+    """What the cache holds of `name`, if that is a whole model. Its blobs carry the hub's hashes
+    as their names."""
     folder = cache_folder(name.repository)
     reference = folder / "refs" / name.revision
     commit = reference.read_text(encoding="utf-8") if reference.is_file() else name.revision
@@ -149,4 +159,16 @@ def _cached(name: HubName) -> Repository | None:
             blob = path.readlink().name
             hashes = (blob, None) if len(blob) == 64 else (None, blob)
             files[path.name] = HubFile(path.name, path.stat().st_size, *hashes)
-    return Repository(name, commit, files)
+    try:
+        shards, _ = find_shards(snapshot, files)
+    except BadInputError:
+        return None
+    return Repository(name, commit, files) if files.keys() >= set(shards) else None
+
+
+def _remember(name: HubName, commit: str) -> None:
+    """Note in the cache which commit the revision is, as huggingface_hub does, for offline use."""
+    reference = cache_folder(name.repository) / "refs" / name.revision
+    if name.revision != commit:
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(reference, commit.encode())

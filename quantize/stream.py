@@ -19,7 +19,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ..checkpoint import INDEX_NAME, Checkpoint, TensorInfo
+from ..checkpoint import COMPANIONS, INDEX_NAME, Checkpoint, TensorInfo
 from ..errors import BadInputError
 from ..recipe import Recipe
 from . import formats
@@ -31,13 +31,6 @@ from .pipeline import Pipeline
 from .shard_reader import ShardReader
 from .shard_writer import ShardWriter
 from .smooth import Folding
-
-COMPANIONS: Final = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
-    "chat_template.json",
-)  # fmt: skip
-"""Files that are carried over. Code (`*.py`) never is."""
 
 PIECE_BYTES: Final = 16 << 20
 """Tensors that are only copied go in pieces of this size."""

@@ -12,14 +12,14 @@ from .. import __version__
 from ..build import engine, support
 from ..build import plan as planner
 from ..bundle import RECORD_NAME, STAGES, Bundle, building
-from ..checkpoint import Checkpoint
 from ..files import Work, digest_of
 from ..models import gpu
 from ..spec import Deployment, Plan, Workload
+from .fetching import fetch_plan
 from .progress import Progress, Silent
 from .quality import files
-from .quantize import Options, fingerprint, options_for, quantize_into
-from .source import Source, resolve
+from .quantize import Options, options_for, quantize_into, require_low_disk_source
+from .source import Source, opened, resolve
 
 BUNDLES: Final = Path("dist")
 """Where bundles go when `--out` is not given."""
@@ -33,10 +33,6 @@ class Job:
     plan: Plan
     options: Options
     out: Path
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return self.source.require_checkpoint()
 
     @property
     def header(self) -> dict[str, Any]:
@@ -80,24 +76,32 @@ def prepare(
     smooth: bool | None = None,
     device: str = "auto",
     heldout: Path | None = None,
+    low_disk: bool = False,
 ) -> Job:
-    """Decide a build. Raises `RefusedError` for what cannot be served, `BadInputError` for a
-    checkpoint that is not here or not whole."""
+    """Decide a build. Raises `RefusedError` for what cannot be served, before the hub is asked for
+    anything of a known model, and `BadInputError` for a checkpoint that is not to be had or not
+    whole."""
     target, quant = gpu(gpu_name), planner.quant_named(quant_name)
     source = resolve(checkpoint)
     plan = planner.plan(source.model, target, quant, workload)
     planner.require_buildable(plan)
     options = options_for(
-        quant_name, calibration=calibration, smooth=smooth, device=device, heldout=heldout
+        quant_name,
+        calibration=calibration,
+        smooth=smooth,
+        device=device,
+        heldout=heldout,
+        low_disk=low_disk,
     )
-    source.require_checkpoint().require_complete()
+    source = opened(source)
+    source.opened.require_complete()
+    require_low_disk_source(source, options)
     out = out or BUNDLES / bundle_name(source.slug, plan)
     return Job(source, plan, options, out)
 
 
 def dry_run(job: Job) -> list[dict[str, Any]]:
     """What `build` would do: every stage, and whether it would be made or is there already."""
-    stages = _stages(job, Silent())
     bundle = Bundle.open(job.out) if (job.out / RECORD_NAME).exists() else None
     return [
         {
@@ -106,8 +110,14 @@ def dry_run(job: Job) -> list[dict[str, Any]]:
             else "make",
             "what": stage.what,
         }
-        for stage in stages
+        for stage in _stages(job, Silent())
     ]  # fmt: skip
+
+
+def to_fetch(job: Job) -> dict[str, Any] | None:
+    """What `build` would fetch from the hub (see `fetching.fetch_plan`), or None for nothing."""
+    stages = dry_run(job)
+    return fetch_plan(job.source, job.options) if stages[0]["action"] == "make" else None
 
 
 def build(job: Job, progress: Progress | None = None) -> dict[str, Any]:
@@ -150,7 +160,7 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
     described = _inputs(asdict(deployment))
 
     def quantized(bundle: Bundle, work: Work) -> dict[str, Any]:
-        record, report = quantize_into(job.checkpoint, job.options, work, progress)
+        record, report = quantize_into(job.source, job.options, work, progress)
         for name, content in files(report).items() if report else ():
             bundle.add_report(name, content)
         return record
@@ -172,7 +182,7 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
 
         return _Stage(name, inputs, what, run)
 
-    checkpoint = _inputs({**fingerprint(job.checkpoint), **job.options.identity()})
+    checkpoint = _inputs({**job.source.fingerprint(), **job.options.identity()})
     return [
         _Stage(
             "checkpoint",

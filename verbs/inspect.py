@@ -31,7 +31,7 @@ def inspect(name: str) -> dict[str, Any]:
     embedding = roles[Role.EMBEDDING]
     return {
         "model": source.slug,
-        "source": str(checkpoint.path) if checkpoint else "packaged configuration",
+        "source": source.place,
         "weights": checkpoint is not None,
         "architecture": ARCHITECTURE,
         "quantization": (model.config.get("quantization_config") or {}).get("quant_algo"),

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 from ..files import new_directory
 from ..quantize.layouts import DEFAULT, Layout, weights_bytes
 from ..quantize.variants import named
+from .fetching import fetched
 from .progress import Progress, Silent
-from .source import resolve
+from .source import open_source
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
@@ -51,8 +52,9 @@ def compare(
     from ..quantize.fidelity import Stored
 
     progress, variants = progress or Silent(), named(formats)
-    opened = resolve(checkpoint).require_checkpoint()
-    opened.require_complete()
+    source = open_source(checkpoint)
+    source.opened.require_complete()
+    opened = fetched(source, progress).opened
     calibrations = [
         calibrate(
             opened,
@@ -95,22 +97,28 @@ def compare(
 
 def measure(
     checkpoint: Checkpoint,
+    asked: str | None,
     options: Options,
     summary: Summary,
     found: Calibration | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The report on what `stream.quantize` wrote; models of some size are run on request only."""
+    """The report on what `stream.quantize` wrote; models of some size are run on request only.
+
+    `asked` is how `--checkpoint` named the source, or None when its weights are gone again.
+    """
     from ..quantize import quality
     from ..quantize.fidelity import Stored
 
     recipe = options.recipe
     run = _Run(checkpoint, options.heldout, options.device, progress)
-    if options.heldout or checkpoint.model.parameters_total <= RUN_BELOW:
+    if asked is None:
+        run.missing = _LET_GO
+    elif options.heldout or checkpoint.model.parameters_total <= RUN_BELOW:
         if run.fits(1):
             run.compare([Stored(variant_of(recipe.key, recipe, options.layout, found), checkpoint)])
     else:
-        run.missing = _not_run(checkpoint, recipe.key)
+        run.missing = _not_run(asked, recipe.key)
     record = found.record() if found else None
     entry = quality.format_entry(
         recipe.key, recipe, summary.written_bytes, summary.errors, record, run.result(0)
@@ -221,11 +229,18 @@ def _weights_only(checkpoint: Checkpoint, stored: Sequence[Stored], progress: Pr
         advance(done)
 
 
-def _not_run(checkpoint: Checkpoint, key: str) -> str:
+_LET_GO: Final = (
+    "Perplexity, divergence and agreement are missing: --low-disk lets go of the source's weights, "
+    "beside which the model would be run. With the disk for them, nemo-deploy quantize --compare "
+    "measures them."
+)
+
+
+def _not_run(asked: str, key: str) -> str:
     return (
         "Perplexity, divergence and agreement are missing: models of over "
         f"{RUN_BELOW / 1e9:.0f} billion parameters are not run unasked. nemo-deploy quantize "
-        f"--compare {key} --checkpoint {checkpoint.path.name} measures them layer by layer; "
+        f"--compare {key} --checkpoint {asked} measures them layer by layer; "
         "--heldout gives it text of your own."
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,22 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..build.plan import quant_named
-from ..errors import BadInputError, UsageError
-from ..files import Work, digest_of, require_space, resumable_directory, sha256, tree_bytes
+from ..errors import BadInputError, RefusedError, UsageError
+from ..files import Work, digest_of, resumable_directory, sha256
 from ..quantize.layouts import DEFAULT, Layout, layout_for
 from ..recipe import Recipe, recipe_for
-from .progress import Progress, Silent
+from .fetching import weights
+from .progress import Advance, Progress, Silent
 from .quality import REPORT, brief, measure, write
-from .source import resolve
+from .source import Source, open_source
 
 if TYPE_CHECKING:
-    from ..checkpoint import Checkpoint
+    from ..quantize.calibrate import Calibration
+    from ..quantize.stream import Summary
+    from .fetching import Weights
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to quantize. `smooth` folds activation-aware scales into INT4 experts; with `heldout`, a
-    text file, the result is run beside its source whatever its size."""
+    text file, the result is run beside its source whatever its size. `low_disk` lets go of each
+    shard that is fetched once its output is safe."""
 
     recipe: Recipe
     layout: Layout = DEFAULT
@@ -33,6 +36,7 @@ class Options:
     smooth: bool = False
     device: str = "auto"
     heldout: Path | None = None
+    low_disk: bool = False
 
     @property
     def calibrates(self) -> bool:
@@ -58,6 +62,7 @@ def options_for(
     smooth: bool | None = None,
     device: str = "auto",
     heldout: Path | None = None,
+    low_disk: bool = False,
 ) -> Options:
     """The options that a command line gives; `smooth` None means: wherever it does something.
 
@@ -67,8 +72,12 @@ def options_for(
     recipe = recipe_for(quant_named(quant).key, group_size, fp8_layers)
     if smooth and recipe.format != "int4":
         raise UsageError(f"--smooth is for --quant int4; {recipe.key} has no groups to protect")
-    smooths = recipe.format == "int4" if smooth is None else smooth
-    options = Options(recipe, layout_for(layout, recipe), calibration, smooths, device, heldout)
+    if low_disk:
+        _require_one_reading(recipe, smooth, heldout)
+    smooths = recipe.format == "int4" and not low_disk if smooth is None else smooth
+    options = Options(
+        recipe, layout_for(layout, recipe), calibration, smooths, device, heldout, low_disk
+    )
     if calibration is not None and not options.calibrates:
         raise UsageError(
             f"--calibration is of no use here: {recipe.key} without smoothing needs none"
@@ -78,6 +87,26 @@ def options_for(
             raise BadInputError(f"{file}: there is no such text file")
     _require_packages(options)
     return options
+
+
+def _require_one_reading(recipe: Recipe, smooth: bool | None, heldout: Path | None) -> None:
+    """Raise `RefusedError` for what reads the weights before or after they are encoded."""
+    why = "needs all weights at once, and --low-disk lets go of each shard once it is encoded"
+    if recipe.activation_scales:
+        raise RefusedError(
+            f"--low-disk with --quant {recipe.key} (rule: low-disk): its calibration {why}. What "
+            "works instead: --quant int4 --low-disk, or leave --low-disk out"
+        )
+    if smooth:
+        raise RefusedError(
+            f"--low-disk with --smooth (rule: low-disk): its calibration {why}. What works "
+            "instead: --no-smooth, or leave --low-disk out"
+        )
+    if heldout is not None:
+        raise RefusedError(
+            f"--low-disk with --heldout (rule: low-disk): running the model {why}. What works "
+            "instead: leave one of the two out"
+        )
 
 
 def _require_packages(options: Options) -> None:
@@ -97,90 +126,130 @@ def _require_packages(options: Options) -> None:
 
 
 def quantize(
-    checkpoint: str, options: Options, out: Path, progress: Progress | None = None
+    checkpoint: str | Source, options: Options, out: Path, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Quantize `checkpoint` into the new directory `out`; gives what `quantize --json` prints.
 
     An interrupted run leaves what it finished beside `out`; the same call goes on from there.
     """
-    opened = resolve(checkpoint).require_checkpoint()
-    opened.require_complete()  # before anything heavy is imported
-    inputs = digest_of([__version__, fingerprint(opened), options.identity()])
+    source = checkpoint if isinstance(checkpoint, Source) else open_source(checkpoint)
+    source.opened.require_complete()  # before anything heavy is imported
+    require_low_disk_source(source, options)
+    inputs = digest_of([__version__, source.fingerprint(), options.identity()])
     with resumable_directory(out, inputs) as work:
-        record, report = quantize_into(opened, options, work, progress or Silent())
+        record, report = quantize_into(source, options, work, progress or Silent())
         if report is not None:
             (work.content / REPORT).mkdir(exist_ok=True)
             write(work.content / REPORT, report)
     return {"out": str(out), **record, "quality": brief(report) if report else None}
 
 
+def require_low_disk_source(source: Source, options: Options) -> None:
+    """Raise `RefusedError` for `--low-disk` with shards that are the user's own."""
+    if options.low_disk and source.snapshot is None:
+        raise RefusedError(
+            f"--low-disk with {source.asked} (rule: low-disk): its files are here already and are "
+            "never removed. What works instead: leave --low-disk out, or name a repository of the "
+            "hub, owner/name[@revision]"
+        )
+
+
 def quantize_into(
-    checkpoint: Checkpoint, options: Options, work: Work, progress: Progress
+    source: Source, options: Options, work: Work, progress: Progress
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Quantize into the directory `work.content`, calibrating first where needed; gives the record
-    and, unless nothing was quantized, the quality report.
+    """Quantize into the directory `work.content`, fetching and calibrating first where needed;
+    gives the record and, unless nothing was quantized, the quality report.
 
     What an interrupted run finished in `work` is not done again.
     """
-    from ..quantize.calibrate import calibrate
-    from ..quantize.stream import bytes_needed
-    from ..quantize.stream import quantize as stream
-
     recipe, layout = options.recipe, options.layout
-    needed = bytes_needed(checkpoint, recipe, layout)
-    require_space(work.content, needed - tree_bytes(work.content))
-    measured = None
-    if options.calibrates:
-        advance = progress.step("calibrate", len(checkpoint.model.pattern), unit="layers")
-        measured = calibrate(
-            checkpoint,
-            recipe,
-            options.calibration,
-            smooth=options.smooth,
-            device=options.device,
-            work=work.state,
-            on_layer=advance,
-        )
-    advance = progress.step("quantize", checkpoint.bytes, unit="bytes")
-    summary = stream(
-        checkpoint,
-        recipe,
-        work.content,
-        layout=layout,
-        activation_amax=measured.amax if measured else None,
-        folding=measured.folding if measured and options.smooth else None,
-        state=work.state,
-        on_progress=lambda done, tensor, error: advance(done, _note(tensor, error)),
-    )
+    told = _Told()
+    with weights(source, options, work, progress, told.arrived) as here:
+        measured = _calibrated(here, options, work, progress)
+        told.advance = progress.step("quantize", here.checkpoint.bytes, unit="bytes")
+        told.to_fetch = here.to_fetch
+        summary = _stream(source, here, options, measured, work, told)
     record: dict[str, Any] = {**asdict(summary), "format": recipe.summary}
     del record["errors"]  # thousands of them: they are in the report
     record["readers"] = [asdict(reader) for reader in layout.readers(recipe)]
+    record["source"] = source.snapshot.record(computed=True) if source.snapshot else None
     if measured:
         record["calibration"] = measured.record()
-    quantized = recipe.format != "bf16"
-    report = measure(checkpoint, options, summary, measured, progress) if quantized else None
-    return record, report
+    if recipe.format == "bf16":
+        return record, None
+    asked = None if here.passing else source.asked
+    return record, measure(here.checkpoint, asked, options, summary, measured, progress)
+
+
+def _calibrated(
+    here: Weights, options: Options, work: Work, progress: Progress
+) -> Calibration | None:
+    if not options.calibrates:
+        return None
+    from ..quantize.calibrate import calibrate
+
+    return calibrate(
+        here.checkpoint,
+        options.recipe,
+        options.calibration,
+        smooth=options.smooth,
+        device=options.device,
+        work=work.state,
+        on_layer=progress.step("calibrate", len(here.checkpoint.model.pattern), unit="layers"),
+    )
+
+
+def _stream(
+    source: Source,
+    here: Weights,
+    options: Options,
+    measured: Calibration | None,
+    work: Work,
+    told: _Told,
+) -> Summary:
+    from ..quantize.stream import quantize as stream
+
+    return stream(
+        here.checkpoint,
+        options.recipe,
+        work.content,
+        layout=options.layout,
+        activation_amax=measured.amax if measured else None,
+        folding=measured.folding if measured and options.smooth else None,
+        state=work.state,
+        shard_source=here.hold,
+        verify_sha256=source.shard_sha256,
+        on_progress=told.encoded,
+    )
+
+
+class _Told:
+    """Progress of encoding and, where it goes on at the same time, of fetching, as one."""
+
+    def __init__(self) -> None:
+        self.advance: Advance = lambda done, note="", /: None
+        self.to_fetch = 0
+        self._done = self._fetched = 0
+        self._note = ""
+
+    def arrived(self, count: int) -> None:
+        """So many more bytes were fetched (or were lost)."""
+        self._fetched += count
+        self._tell()
+
+    def encoded(self, done: int, tensor: str, error: float) -> None:
+        """`done` source bytes are encoded, last those of `tensor`."""
+        self._done, self._note = done, _note(tensor, error)
+        self._tell()
+
+    def _tell(self) -> None:
+        note = self._note
+        if self.to_fetch:
+            note = f"fetched {self._fetched / 1e9:.2f} of {self.to_fetch / 1e9:.2f} GB  {note}"
+        self.advance(self._done, note)
 
 
 def _note(tensor: str, error: float) -> str:
     """What a progress bar says of the tensor at hand and the error so far."""
     short = tensor.removeprefix("backbone.").removesuffix(".weight")
     return f"{short}, error {error:.2%}" if error else short
-
-
-def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What tells a checkpoint from another. Shards count by header, size and time of change:
-    hashing 63 GB at every run would be no quick look."""
-    shards = []
-    for shard in checkpoint.shards:
-        status = shard.stat()
-        with shard.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = hashlib.sha256(file.read(length)).hexdigest()
-        shards.append([shard.name, status.st_size, status.st_mtime_ns, header])
-    others = [
-        [path.name, sha256(path)]
-        for path in sorted(checkpoint.path.iterdir())
-        if path.is_file() and path.suffix in (".json", ".jinja", ".model", ".txt")
-    ]
-    return {"shards": shards, "files": others}

@@ -1,58 +1,133 @@
-"""What `--checkpoint` names: `tiny`, a local directory, or a known model without weights."""
+"""What `--checkpoint` names: `tiny`, a local directory, a known model, or a repository of the hub.
+
+A known model's configuration is packaged, so that nothing is asked of a network until its weights
+are needed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Checkpoint
 from ..errors import BadInputError
+from ..files import sha256
+from ..hub.name import parse_name
+from ..hub.recorded import recorded_sha256
 from ..models import HUB_IDS, TINY, known_model
 from ..spec import Model
+
+if TYPE_CHECKING:
+    from ..hub.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A resolved `--checkpoint`. `checkpoint` is None for a known model without weights here."""
+    """A resolved `--checkpoint`.
+
+    `checkpoint` is None for a known model that was not looked for at the hub. `snapshot` is what
+    was found there: then the checkpoint has its headers, but shards may still be elsewhere.
+    """
 
     asked: str
     slug: str
     model: Model
     checkpoint: Checkpoint | None
+    snapshot: Snapshot | None = None
 
-    def require_checkpoint(self) -> Checkpoint:
-        """The opened checkpoint. Raises `BadInputError` that says how to get the weights."""
-        if self.checkpoint is None:
-            hub = next((hub for hub, short in HUB_IDS.items() if short == self.slug), self.asked)
-            raise BadInputError(
-                f"{self.asked}: its weights are not here. Fetch them with `hf download {hub} "
-                f"--local-dir {self.slug}` and pass --checkpoint {self.slug}"
-            )
+    @property
+    def opened(self) -> Checkpoint:
+        assert self.checkpoint is not None, "made by open_source"
         return self.checkpoint
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        if self.snapshot is not None:
+            return f"{self.snapshot.repository.name.repository}@{self.snapshot.repository.commit}"
+        return str(self.checkpoint.path) if self.checkpoint else "packaged configuration"
+
+    @property
+    def shard_sha256(self) -> Mapping[str, str]:
+        """SHA-256 by shard name, where the hub lists it or recorded it beside the files."""
+        if self.snapshot is not None:
+            return {file.name: file.sha256 for file in self.snapshot.shards if file.sha256}
+        return recorded_sha256(self.opened.shards)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this source from another.
+
+        That of a repository is its commit and the hashes that the hub lists. Of local shards it is
+        header, size and time of change: hashing 63 GB at every run would be no quick look.
+        """
+        if self.snapshot is None:
+            return _local_fingerprint(self.opened)
+        record = self.snapshot.record()
+        return {key: record[key] for key in ("repository", "commit", "files")}
 
 
 def resolve(name: str) -> Source:
-    """Find what `name` means: a directory first, then `tiny`, then a known hub id or short name.
+    """Find what `name` means: a directory first, then `tiny`, then a known hub id or short name,
+    and then any other `owner/name[@revision]`, whose configuration and headers are fetched.
 
-    Raises `BadInputError` for anything else.
+    Raises `BadInputError` for anything else, and where the hub cannot answer.
     """
     if name == "tiny" and not Path(name).is_dir():
-        return _opened(name, TINY)
+        return _local(name, TINY)
     if Path(name).is_dir():
-        return _opened(name, Path(name))
+        return _local(name, Path(name))
     model = known_model(name)
-    if model is None:
-        raise BadInputError(
-            f"{name}: no such directory and no model known by name (known: tiny, "
-            f"{', '.join(HUB_IDS.values())})"
-        )
-    return Source(name, model.name, model, None)
+    return _at_hub(name) if model is None else Source(name, model.name, model, None)
 
 
-def _opened(asked: str, path: Path) -> Source:
+def open_source(name: str) -> Source:
+    """As `resolve`, with the checkpoint opened: a known model is looked for at the hub, too."""
+    return opened(resolve(name))
+
+
+def opened(source: Source) -> Source:
+    """`source` with its checkpoint opened, at the hub where it is not here."""
+    return source if source.checkpoint is not None else _at_hub(source.asked)
+
+
+def _local(asked: str, path: Path) -> Source:
     checkpoint = Checkpoint.open(path.resolve())
     return Source(asked, slug(checkpoint.path.name), checkpoint.model, checkpoint)
+
+
+def _at_hub(asked: str) -> Source:
+    ids = {name: hub for hub, short in HUB_IDS.items() for name in (short, hub.lower())}
+    name = parse_name(ids.get(asked.lower(), asked))
+    if name is None:
+        raise BadInputError(
+            f"{asked}: no such directory, no model known by name (known: tiny, "
+            f"{', '.join(HUB_IDS.values())}) and no owner/name[@revision] of the hub"
+        )
+    from ..hub.snapshot import open_snapshot
+
+    called = slug(name.repository.rpartition("/")[2])
+    snapshot = open_snapshot(name, called)
+    return Source(asked, called, snapshot.checkpoint.model, snapshot.checkpoint, snapshot)
+
+
+def _local_fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
+    shards = []
+    for shard in checkpoint.shards:
+        status = shard.stat()
+        with shard.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = hashlib.sha256(file.read(length)).hexdigest()
+        shards.append([shard.name, status.st_size, status.st_mtime_ns, header])
+    others = [
+        [path.name, sha256(path)]
+        for path in sorted(checkpoint.path.iterdir())
+        if path.is_file() and path.suffix in (".json", ".jinja", ".model", ".txt")
+    ]
+    return {"shards": shards, "files": others}
 
 
 def slug(name: str) -> str:

@@ -34,11 +34,13 @@ _RESOLVE = re.compile(
 
 @dataclass(frozen=True)
 class Request:
-    """One request: `file` is empty for the listing; `start` is where its range begins."""
+    """One request: `file` is empty for the listing; `start` is where its range begins, and `whole`
+    says that it has no end before the file's."""
 
     method: str
     file: str
     start: int
+    whole: bool
     authorization: str | None
     signed: bool
 
@@ -81,14 +83,22 @@ class StandIn:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def fetched(self) -> list[str]:
-        """The files of which a body was asked for, in order."""
-        return [row.file for row in self.requests if row.method == "GET" and row.file]
+    def downloads(self) -> list[Request]:
+        """Requests for a file, or the rest of one; neither redirections nor headers."""
+        return [
+            row
+            for row in self.requests
+            if row.method == "GET" and row.file and row.whole
+            if row.signed or not is_large(Path(row.file))
+        ]
 
-    def bodies(self, file: str) -> list[int]:
-        """Where each request for the body of `file` began."""
-        rows = [row for row in self.requests if row.method == "GET" and row.file == file]
-        return [row.start for row in rows]
+    def fetched(self) -> list[str]:
+        """The files that were downloaded, in order."""
+        return [row.file for row in self.downloads()]
+
+    def starts(self, file: str) -> list[int]:
+        """Where each download of `file` began."""
+        return [row.start for row in self.downloads() if row.file == file]
 
     def commit(self, repository: str) -> str:
         """A commit hash that changes with any file."""
@@ -156,11 +166,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "")
 
     def _note(self, file: str, signed: bool) -> None:
-        start = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         row = Request(
             self.command,
             unquote(file),
-            int(start[1]) if start else 0,
+            int(span[1]) if span else 0,
+            not (span and span[2]),
             self.headers.get("Authorization"),
             signed,
         )

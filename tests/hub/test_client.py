@@ -53,7 +53,7 @@ def test_a_file_arrives_as_it_is_and_is_fetched_once(hub: StandIn, sharded: Path
     assert path.read_bytes() == (sharded / SHARD).read_bytes()
     assert sum(counted) == path.stat().st_size
     assert download(repository, repository.files[SHARD]) == path
-    assert hub.bodies(SHARD) == [0]
+    assert hub.starts(SHARD) == [0]
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -67,7 +67,7 @@ def test_a_dropped_connection_is_resumed_where_it_broke(
     counted: list[int] = []
     path = download(repository, repository.files[SHARD], on_bytes=counted.append)
     assert path.read_bytes() == (sharded / SHARD).read_bytes()
-    starts = hub.bodies(SHARD)
+    starts = hub.starts(SHARD)
     assert starts[0] == 0
     assert 0 < starts[1] < starts[2]
     assert sum(counted) == path.stat().st_size
