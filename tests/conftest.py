@@ -14,6 +14,9 @@ from nemotron_deploy.models import TINY
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch is there
 
+# No test asks the real hub for anything; those of `hub/` have a stand-in.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 # Shared machines are slow at times; no test is about speed.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")

@@ -5,17 +5,54 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Final
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from nemotron_deploy import cli
 from nemotron_deploy.models import TINY
 from nemotron_deploy.tests.hub.stand_in import StandIn
 
 REPOSITORY: Final = "example/nemotron-h-small"
-SHARDS: Final = 4
+NAMES: Final = [f"model-{number:05}-of-00004.safetensors" for number in range(1, 5)]
+INT4: Final = ("--quant", "int4", "--no-smooth")
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: str) -> Done:
+    """`nemo-deploy` with these arguments, in this process."""
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = cli.run(list(arguments))
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Files of a quantized checkpoint by name, but for its report."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def expected(sharded: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What quantizing the same files from a local directory gives."""
+    from nemotron_deploy.verbs.quantize import options_for, quantize
+
+    out = tmp_path_factory.mktemp("expected") / "int4"
+    quantize(str(sharded), options_for("int4", smooth=False), out)
+    return contents(out)
 
 
 @pytest.fixture(scope="session")
@@ -27,9 +64,8 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
     weight_map = {}
-    for number in range(SHARDS):
-        shard = f"model-{number + 1:05}-of-{SHARDS:05}.safetensors"
-        part = names[number::SHARDS]
+    for number, shard in enumerate(NAMES):
+        part = names[number :: len(NAMES)]
         save_file({name: tensors[name] for name in part}, folder / shard, {"format": "pt"})
         weight_map |= dict.fromkeys(part, shard)
     index = {"metadata": {}, "weight_map": dict(sorted(weight_map.items(), key=lambda row: row[1]))}
@@ -55,6 +91,7 @@ def hub(sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv("HF_ENDPOINT", stand_in.url)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub-home"))
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", stand_in.url)
     monkeypatch.setattr(
         constants,

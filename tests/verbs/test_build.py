@@ -160,7 +160,7 @@ def test_builds_killed_at_random_moments_are_completed_by_the_next(
     assert killed
     subprocess.run([*BUILD, str(out)], check=True, capture_output=True)
     assert not failing(out)
-    assert sorted(os.listdir(out)) == ["bundle.json", *sorted(STAGES)]
+    assert sorted(os.listdir(out)) == sorted(["bundle.json", "report", *STAGES])
     assert Bundle.open(out).files == Bundle.open(bundle).files
 
 
