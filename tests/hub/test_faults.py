@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.hub.client import cache_folder
+from nemotron_deploy.errors import BadInputError
+from nemotron_deploy.hub.client import cache_folder, download, list_repository
+from nemotron_deploy.hub.name import HubName
 from nemotron_deploy.tests.hub.conftest import INT4, NAMES, REPOSITORY, contents, run
 from nemotron_deploy.tests.hub.stand_in import SIGNATURE, StandIn
 
@@ -78,8 +80,8 @@ def test_refusals_exit_4_and_leave_nothing(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(("out", ".nemo"))]
 
 
-def test_a_disk_that_fills_up_is_said(hub: StandIn, tmp_path: Path) -> None:
-    """A file system limit stands in for the disk: writing beyond it fails as a full disk does."""
+def test_a_file_that_cannot_grow_is_said(hub: StandIn, tmp_path: Path) -> None:
+    """A limit of the process (EFBIG): what a disk quota or a FAT file system does."""
     out, limit = tmp_path / "out", 600_000
 
     def limited() -> None:
@@ -116,6 +118,20 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def test_a_disk_that_fills_up_is_said(
+    hub: StandIn, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = small_disk(1_000_000)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(disk / "cache"))
+    repository = list_repository(HubName(REPOSITORY))
+    with (
+        pytest.warns(UserWarning, match="Not enough free disk space"),
+        pytest.raises(BadInputError, match=rf"{NAMES[0]}: the disk is full; free some space"),
+    ):
+        download(repository, repository.files[NAMES[0]])
+    assert not list(disk.rglob("*.incomplete"))
+
+
 def test_low_disk_works_where_the_whole_does_not_fit(
     hub: StandIn, expected: dict[str, bytes], small_disk: Callable[[int], Path],
     sharded: Path, monkeypatch: pytest.MonkeyPatch,
@@ -123,8 +139,7 @@ def test_low_disk_works_where_the_whole_does_not_fit(
     shards = [(sharded / name).stat().st_size for name in NAMES]
     output = sum(map(len, expected.values()))
     disk = small_disk(output + max(shards) + 300_000)
-    for variable in ("HF_HUB_CACHE",):
-        monkeypatch.setattr(f"huggingface_hub.constants.{variable}", str(disk / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(disk / "cache"))
     done = run(*quantize_command(disk / "out"))
     assert done.returncode == 4
     assert "use --low-disk" in done.stderr
@@ -143,12 +158,11 @@ def test_a_killed_low_disk_run_goes_on_with_the_missing_shards_only(
     environment = os.environ | {"HF_HUB_OFFLINE": "0"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     begun = time.monotonic()
-    finished = tmp_path / ".nemo-deploy-partial-out" / "content"
-    while not all((finished / name).exists() for name in NAMES[:2]):
+    partial = tmp_path / ".nemo-deploy-partial-out"
+    while not all(name in _journal(partial / "state") for name in NAMES[:2]):
         assert process.poll() is None
         assert time.monotonic() - begun < 120
         time.sleep(0.05)
-    time.sleep(0.5)  # the journal follows the file
     process.kill()
     process.wait()
     hub.faults.hold.pop(NAMES[2]).set()
@@ -157,4 +171,9 @@ def test_a_killed_low_disk_run_goes_on_with_the_missing_shards_only(
     assert done.returncode == 0, done.stderr
     assert sorted(set(hub.fetched()) & set(NAMES)) == NAMES[2:]
     assert contents(out) == expected
-    assert not finished.exists()
+    assert not partial.exists()
+
+
+def _journal(state: Path) -> str:
+    """What a run remembers of finished shards."""
+    return "".join(path.read_text() for path in state.glob("*.json"))
