@@ -59,12 +59,12 @@ def _explain(error: BaseException, name: HubName, where: str) -> BadInputError:
     if isinstance(error, httpx.HTTPError) or _was_cut(error):
         return UnreachableError(
             f"{where}: the connection to {_endpoint()} dropped and could not be resumed; run the "
-            "same command again, what has arrived is kept"
+            "same command again, files that arrived whole are kept"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return BadInputError(
             f"{where}: the disk is full; free some space, or set HF_HUB_CACHE to another disk, or "
-            "use --low-disk; what has arrived is kept"
+            "use --low-disk; files that arrived whole are kept"
         )
     reason = getattr(error, "strerror", None) or type(error).__name__
     return BadInputError(f"{where}: cannot be fetched: {reason}")
