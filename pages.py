@@ -137,5 +137,6 @@ def _colour(index: int) -> str:
 
 def _round_up(value: float) -> float:
     """The next 1, 2, 4, 5 or 8 times a power of ten."""
+    value = max(value, 1e-300)
     power = 10.0 ** math.floor(math.log10(value))
     return next(m * power for m in (1, 2, 4, 5, 8, 10) if m * power >= value * 0.999)

@@ -108,7 +108,10 @@ def _handle(request: Mapping[str, Any]) -> Any:
 def _loaded(path: Path) -> Any:
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()  # whole texts, whatever the file was saved with
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _check_ids(path: Path, vocab_size: int) -> None:

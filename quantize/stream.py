@@ -238,6 +238,7 @@ def _feed(output: _Output, path: Path, sha256: str | None) -> None:
             output.expect()
             pipeline.submit(length, partial(_process, output, info, offset, data))
         reader.finish()
+        job.checkpoint.require_unchanged(path, reader.fileno())
     pipeline.submit(0, output.end_piece)
 
 
