@@ -5,7 +5,7 @@ checkpoint in the page cache; imports are not timed.
 
 - ours: `quantize.stream.quantize`, reading, encoding, writing and flushing, errors measured;
 - ModelOpt 0.47: load, `mtq.quantize`, `export_hf_checkpoint` (with its crash on fused experts
-  patched as in tests/quantize/conftest.py); FP8 without activation scales, for which it would have
+  patched as in tests/quantize/conftest.py), flush; FP8 without activation scales, for which it would have
   to run the model, while ours writes given ones;
 - copy: read every byte of the source, write as many bytes as ours wrote, flush.
 """
@@ -35,6 +35,12 @@ TARGETS = {
 MEMORY_TARGET_GB, GROWTH_TARGET = 0.5, 1.05
 SMOOTHING_TARGET, FP8_TARGET = 0.7, 0.1
 BLOCK = 16 << 20
+MODELOPT_ROUNDS = 3
+NOTES = (
+    "FP8's divergence is that of weights, activations and KV cache, all rounded to E4M3's three bits "
+    "of mantissa; its square grows with the sum of their squared errors, INT4's with that of its "
+    "weights alone. Scales are ModelOpt's to the byte, so there is nothing to choose."
+)
 
 
 class Anonymous:
@@ -108,6 +114,9 @@ def modelopt(quant: str, source: Path, out: Path) -> dict[str, Any]:
     model = NemotronHForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
     mtq.quantize(model, cfg)
     export_hf_checkpoint(model, export_dir=out)
+    for path in out.iterdir():  # which it leaves to the kernel; the others flush
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
     return {"seconds": time.perf_counter() - begun, "anonymous": memory.peak}
 
 
@@ -153,7 +162,11 @@ def compare_speed(quant: str, source: Path, work: Path, rounds: int) -> dict[str
             result = once(contender, quant, source, out)
             seconds[contender].append(result["seconds"])
             anonymous += [result["anonymous"]] if "anonymous" in result else []
-    reference = once("modelopt", quant, source, theirs)
+    references = [once("modelopt", quant, source, theirs) for _ in range(MODELOPT_ROUNDS)]
+    reference = {
+        "seconds": statistics.median(row["seconds"] for row in references),
+        "anonymous": max(row["anonymous"] for row in references),
+    }
     fastest = {name: statistics.median(values) for name, values in seconds.items()}
     target = TARGETS[quant]
     speedup = reference["seconds"] / fastest["ours"]
@@ -168,7 +181,7 @@ def compare_speed(quant: str, source: Path, work: Path, rounds: int) -> dict[str
         "seconds": {
             "ours": [round(value, 2) for value in seconds["ours"]],
             "copy": [round(value, 2) for value in seconds["copy"]],
-            "modelopt": round(reference["seconds"], 2),
+            "modelopt": [round(row["seconds"], 2) for row in references],
         },
         "peak_anonymous_gb": round(max(anonymous) / 1e9, 3),
         "modelopt_peak_anonymous_gb": round(reference["anonymous"] / 1e9, 3),
@@ -215,6 +228,7 @@ def compare_quality(work: Path) -> dict[str, Any]:
         smoothed, fp8 = kl["int4"] / kl["int4-plain"], kl["fp8"] / kl["int4-plain"]
         found[name] = {
             "kl": {key: float(f"{value:.3g}") for key, value in kl.items()},
+            "weight_error": {row["key"]: round(row["weight_error"]["mean"], 4) for row in rows},
             "smoothed_to_plain": round(smoothed, 3),
             "met_smoothing": smoothed <= SMOOTHING_TARGET,
             "fp8_to_plain_int4": round(fp8, 3),
@@ -225,7 +239,7 @@ def compare_quality(work: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--one", nargs=4, metavar=("CONTENDER", "QUANT", "SOURCE", "OUT"))
     parser.add_argument("--work", type=Path, help="where to put some 12 GB; default: temporary")
     arguments = parser.parse_args()
@@ -256,6 +270,7 @@ def main() -> None:
             "larger_source_gb": round(larger / 1e9, 3),
             "formats": formats,
             "quality": compare_quality(work),
+            "notes": NOTES,
             "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
         }
     print(json.dumps(report))

@@ -43,6 +43,9 @@ SCALE_SUFFIXES: Final = (
 )  # fmt: skip
 """Tensors that describe a quantized neighbour and are no parameters of the model."""
 
+E4M3_SHIFT: Final = 256.0
+"""FP16's exponent bias over E4M3's, as a factor."""
+
 _ELEMENTS_AT_ONCE: Final = 1 << 18
 """Values encoded together: the float32 intermediates of a block stay in a core's cache."""
 
@@ -87,19 +90,20 @@ def encode_fp8(weight: Tensor, deviation: Deviation | None = None) -> tuple[Tens
         stored[start:stop] = weight[start:stop] / scale
         if deviation is not None:
             exact = weight[start:stop].float()
-            values = finite_e4m3(stored[start:stop])
-            _count(deviation, torch.sub(exact, values, alpha=float(scale)), exact)
+            values = shifted_e4m3(stored[start:stop])
+            _count(deviation, exact.sub(values, alpha=float(scale) * E4M3_SHIFT), exact)
     return stored, scale
 
 
-def finite_e4m3(stored: Tensor) -> Tensor:
-    """Float32 values of E4M3 numbers that are not NaN, ten times faster than torch's own cast.
+def shifted_e4m3(stored: Tensor) -> Tensor:
+    """Values of E4M3 numbers that are not NaN, over `E4M3_SHIFT`; float32, ten times faster than
+    torch's own cast.
 
-    Sign, exponent and mantissa are moved to where FP16 has them, whose exponent counts from 2^-15
-    instead of 2^-7.
+    Sign, exponent and mantissa are moved to where FP16 has them, whose exponents begin at -15
+    instead of -7.
     """
-    bits = (stored.view(torch.int8).to(torch.int16) << 7) & ~0x4000
-    return bits.view(torch.float16).float().mul_(256.0)
+    bits = stored.view(torch.int8).to(torch.int16)
+    return bits.bitwise_left_shift_(7).bitwise_and_(~0x4000).view(torch.float16).float()
 
 
 def decode_fp8(stored: Tensor, scale: Tensor) -> Tensor:

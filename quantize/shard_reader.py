@@ -45,16 +45,14 @@ class ShardReader:
         """The open file's descriptor."""
         return self._descriptor
 
-    def read(self, info: TensorInfo, offset: int, length: int) -> bytearray:
-        """`length` bytes of the tensor `info` from its byte `offset` on."""
+    def read(self, info: TensorInfo, offset: int, data: bytearray) -> None:
+        """Fill `data` with the bytes of the tensor `info` from its byte `offset` on."""
         if self._digest:
             self._hash_up_to(info.start + offset)
-        data = bytearray(length)
         self._fill(memoryview(data), info.start + offset, f"tensor {info.name}")
         if self._digest:
             self._digest.update(data)
-            self._position += length
-        return data
+            self._position += len(data)
 
     def finish(self) -> None:
         """Check the SHA-256 of the whole shard, if one was given."""
