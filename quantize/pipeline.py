@@ -15,7 +15,7 @@ from typing import Final, Self
 
 import torch
 
-DEFAULT_BYTES: Final = 96 << 20
+DEFAULT_BYTES: Final = 64 << 20
 """Source bytes that may be read and not yet written."""
 
 MAX_OPEN_SHARDS: Final = 2
