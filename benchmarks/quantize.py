@@ -37,9 +37,9 @@ SMOOTHING_TARGET, FP8_TARGET = 0.7, 0.1
 BLOCK = 16 << 20
 MODELOPT_ROUNDS = 3
 NOTES = (
-    "FP8's divergence is that of weights, activations and KV cache, all rounded to E4M3's three bits "
-    "of mantissa; its square grows with the sum of their squared errors, INT4's with that of its "
-    "weights alone. Scales are ModelOpt's to the byte, so there is nothing to choose."
+    "FP8's divergence is that of weights, activations and KV cache, all rounded to E4M3's three "
+    "bits of mantissa; its square grows with the sum of their squared errors, INT4's with that of "
+    "its weights alone. Scales are ModelOpt's to the byte, so there is nothing to choose."
 )
 
 

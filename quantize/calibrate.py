@@ -22,18 +22,11 @@ from torch import Tensor, nn
 from ..checkpoint import Checkpoint
 from ..errors import BadInputError, UsageError
 from ..files import write_atomically
-from ..models import text
 from ..recipe import Recipe
 from ..spec import Role
-from ..tokenizer_file import TOKENIZER_NAME, encode
-from ..untrusted import parse_json
 from .layerwise import Layer, layers
 from .smooth import Choice, Folding, report, smooth_layer
-from .templates import ChatTemplate
-
-BUILT_IN_SAMPLES: Final = 64
-MAX_TOKENS: Final = 512
-"""Longest calibration sequence, as in ModelOpt's own default."""
+from .texts import read_sequences
 
 KEPT: Final = "found.safetensors"
 
@@ -85,7 +78,7 @@ def calibrate(
 ) -> Calibration:
     """Run the calibration text through the model, one layer at a time.
 
-    `file` is JSON lines (see `read_texts`); without it a small built-in set is used. `smooth`
+    `file` is JSON lines (see `texts.read_texts`); without it a small built-in set is used. `smooth`
     searches INT4 smoothing scales. `device` is `cpu`, `cuda` or `auto`. `work`, an existing
     directory, keeps what is done after each layer; a run with the same arguments goes on from
     there. `on_layer` is told how many layers are done. Raises `BadInputError` for an unusable file
@@ -100,23 +93,6 @@ def calibrate(
         if on_layer:
             on_layer(layer.index + 1)
     return found
-
-
-def read_sequences(
-    checkpoint: Checkpoint, file: Path | None, split: text.Split = "train"
-) -> tuple[str, list[list[int]]]:
-    """Where the text is from, and the token ids of `file`'s texts or of the built-in ones.
-
-    Sequences are cut at `MAX_TOKENS`. Raises as `calibrate`.
-    """
-    with ChatTemplate(checkpoint.path) as template:
-        if file:
-            source, texts = str(file), read_texts(file, template)
-        else:
-            source = f"built-in: {BUILT_IN_SAMPLES} generated sequences, {split}, seed 0"
-            texts = list(text.documents(0, BUILT_IN_SAMPLES, split=split))
-    encoded = encode(checkpoint.path / TOKENIZER_NAME, texts, MAX_TOKENS)
-    return source, [ids for ids in encoded if ids]
 
 
 def device_named(name: str) -> str:
@@ -256,40 +232,3 @@ def _restore(work: Path | None, found: Calibration) -> None:
     found.amax = facts["amax"]
     found.expert_tokens = {int(layer): row for layer, row in facts["expert_tokens"].items()}
     found.folding.choices = {row["layer"]: Choice(**row) for row in facts["choices"]}
-
-
-def read_texts(file: Path, template: ChatTemplate) -> list[str]:
-    """Calibration texts of a JSON-lines file: each line has `text`, `prompt` or `messages`.
-
-    `messages` go through the checkpoint's chat template. Raises `BadInputError` naming the line.
-    """
-    texts = []
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{file}: cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            texts.append(_text_of(line, f"{file}, line {number}", template))
-    if not texts:
-        raise BadInputError(f"{file}: holds no calibration text")
-    return texts
-
-
-def _text_of(line: str, where: str, template: ChatTemplate) -> str:
-    try:
-        row = parse_json(line.encode())
-    except ValueError as error:
-        raise BadInputError(f"{where}: not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise BadInputError(f"{where}: holds no JSON object")
-    for key in ("text", "prompt"):
-        if isinstance(row.get(key), str) and row[key]:
-            return str(row[key])
-    messages = row.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise BadInputError(f"{where}: has none of `text`, `prompt` and `messages`")
-    try:
-        return template.apply_chat_template(messages)
-    except BadInputError as error:
-        raise BadInputError(f"{where}: {error}") from error

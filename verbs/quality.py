@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..files import new_directory
 from ..quantize.layouts import DEFAULT, Layout, weights_bytes
+from ..quantize.texts import read_sequences
 from ..quantize.variants import named
 from .fetching import fetched
 from .progress import Progress, Silent
@@ -163,8 +164,6 @@ class _Run:
 
     @cached_property
     def _text(self) -> tuple[str, list[list[int]]]:
-        from ..quantize.calibrate import read_sequences
-
         return read_sequences(self._checkpoint, self._file, "heldout")
 
     def fits(self, variants: int) -> bool:

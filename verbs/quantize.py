@@ -12,6 +12,8 @@ from ..build.plan import quant_named
 from ..errors import BadInputError, RefusedError, UsageError
 from ..files import Work, digest_of, resumable_directory, sha256
 from ..quantize.layouts import DEFAULT, Layout, layout_for
+from ..quantize.templates import ChatTemplate
+from ..quantize.texts import read_texts
 from ..recipe import Recipe, recipe_for
 from .fetching import weights
 from .progress import Advance, Progress, Silent
@@ -134,6 +136,7 @@ def quantize(
     """
     source = checkpoint if isinstance(checkpoint, Source) else open_source(checkpoint)
     source.opened.require_complete()  # before anything heavy is imported
+    _require_texts(source, options)
     require_low_disk_source(source, options)
     inputs = digest_of([__version__, source.fingerprint(), options.identity()])
     with resumable_directory(out, inputs) as work:
@@ -142,6 +145,16 @@ def quantize(
             (work.content / REPORT).mkdir(exist_ok=True)
             write(work.content / REPORT, report)
     return {"out": str(out), **record, "quality": brief(report) if report else None}
+
+
+def _require_texts(source: Source, options: Options) -> None:
+    """Raise `BadInputError` for text of the user's that cannot be read or rendered, early."""
+    if source.snapshot is not None:  # its chat template may not be here yet
+        return
+    with ChatTemplate(source.opened.path) as template:
+        for file in (options.calibration, options.heldout):
+            if file is not None:
+                read_texts(file, template)
 
 
 def require_low_disk_source(source: Source, options: Options) -> None:

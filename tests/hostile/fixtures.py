@@ -171,6 +171,15 @@ def _exploding(fields: dict[str, Any]) -> None:
     fields["normalizer"] = {"type": "Sequence", "normalizers": steps}
 
 
+def template(source: str) -> Maker:
+    def make(path: Path) -> None:
+        (path / "chat_template.jinja").write_text(source)
+        turns = [{"role": "user", "content": "a"}]
+        (path / "text.jsonl").write_text(json.dumps({"messages": turns}))
+
+    return make
+
+
 EMPTY: Final = b'{"a":' + entry() + b"}"
 
 CASES: Final = (
@@ -229,6 +238,19 @@ CASES: Final = (
     Case("M10 configuration of 30 MB", config_text(b" " * 30_000_000 + b"{}"), "too large"),
     Case("M10 configuration that is no text", config_text(bytes(range(256))), "not readable"),
     Case("M10 NaN", config_text(b'{"a": NaN}'), "NaN"),
+    Case("M11 a template that reaches for Python",
+         template("{{ cycler.__init__.__globals__.os.mkdir('harmed') }}"), "SecurityError",
+         "calibrate"),
+    Case("M11 a template that changes what it is given",
+         template("{{ messages.append(messages) }}"), "SecurityError", "calibrate"),
+    Case("M12 a template that never ends",
+         template("{% for a in range(99999) %}{% for b in range(99999) %}{%endfor%}{%endfor%}"),
+         "it took more than", "calibrate"),
+    Case("M12 a template that multiplies for ever", template("{{ 9 ** (messages|length * 9**9) }}"),
+         "it took more than", "calibrate"),
+    Case("M12 a template that needs a gigabyte", template("{{ 'a' * 10**9 }}"), "memory",
+         "calibrate"),
+    Case("M12 a template of 10 MB", template(" " * 10**7), "longer than", "calibrate"),
     Case("M13 a pattern that backtracks without end", tokenizer(_endless), "refused", "quantize"),
     Case("M13 patterns that take for ever", tokenizer(_slow), "it took more than", "quantize"),
     Case("M13 text that explodes", tokenizer(_exploding), "refused", "quantize"),

@@ -57,8 +57,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         shutil.copytree(TINY, path)
         case.make(path)
         rest = ["--quant", "int4", "--out", str(root / f"{number}-out")]
-        arguments = ["--checkpoint", str(path), *(rest if case.command == "quantize" else ())]
-        commands.append(deploy(case.command, *arguments))
+        if case.command == "calibrate":
+            rest += ["--calibration", str(path / "text.jsonl")]
+        verb = "inspect" if case.command == "inspect" else "quantize"
+        commands.append(
+            deploy(verb, "--checkpoint", str(path), *(rest if verb != "inspect" else ()))
+        )
     idle, *found = measured(commands)
     by_name = {case.name: row for case, row in zip(fixtures.CASES, found, strict=True)}
     return {"idle": idle, "root": root, **by_name}

@@ -13,7 +13,7 @@ from torch import Tensor
 from nemotron_deploy.checkpoint import Checkpoint
 from nemotron_deploy.errors import UsageError
 from nemotron_deploy.models import TINY
-from nemotron_deploy.quantize.calibrate import calibrate, read_sequences
+from nemotron_deploy.quantize.calibrate import calibrate
 from nemotron_deploy.quantize.fidelity import (
     Comparison,
     Stored,
@@ -24,6 +24,7 @@ from nemotron_deploy.quantize.fidelity import (
 from nemotron_deploy.quantize.formats import decode_checkpoint
 from nemotron_deploy.quantize.layerwise import transformers_config
 from nemotron_deploy.quantize.stream import quantize
+from nemotron_deploy.quantize.texts import read_sequences
 from nemotron_deploy.quantize.variants import named
 from nemotron_deploy.recipe import RECIPES
 

@@ -10,8 +10,8 @@ import pytest
 from nemotron_deploy.checkpoint import Checkpoint
 from nemotron_deploy.errors import BadInputError
 from nemotron_deploy.models import TINY, text
-from nemotron_deploy.quantize.calibrate import read_sequences
 from nemotron_deploy.quantize.templates import MAX_OUTPUT, MAX_TEMPLATE_BYTES, ChatTemplate
+from nemotron_deploy.quantize.texts import read_sequences
 
 TURNS = [
     {"role": "system", "content": "Be brief. <&> é"},
