@@ -81,7 +81,7 @@ class Recipe:
         where = f"{group.template.format(0)} [{rows}, {columns}] cannot be {self.key.upper()}"
         if columns % self.group_size:
             fitting = [size for size in GROUP_SIZES if columns % size == 0]
-            instead = f"group size {fitting[-1]} divides it" if fitting else "--quant fp8"
+            instead = f"--group-size {fitting[-1]}, which does" if fitting else "--quant fp8"
             raise RefusedError(
                 f"{where}: groups of {self.group_size} do not divide its input width (rule: "
                 f"group-size). What works instead: {instead}."

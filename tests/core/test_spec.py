@@ -150,5 +150,5 @@ def test_a_group_that_does_not_divide_is_refused_with_the_tensor() -> None:
     from dataclasses import replace
 
     recipe = replace(RECIPES["int4"], group_size=128)
-    with pytest.raises(RefusedError, match=r"experts\.0\.down_proj.*1856.*group size 64"):
+    with pytest.raises(RefusedError, match=r"experts\.0\.down_proj.*1856.*--group-size 64"):
         recipe.weights_bytes(nano())

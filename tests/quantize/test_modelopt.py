@@ -92,6 +92,6 @@ def test_ignore_lists_resolve_to_the_same_modules(both: tuple[Path, Any]) -> Non
 
 def test_groups_that_do_not_divide_are_refused_by_name(tmp_path: Path) -> None:
     (variant,) = named("int4-128")
-    with pytest.raises(RefusedError, match=r"experts\.0\.down_proj\.weight .*group size 64"):
+    with pytest.raises(RefusedError, match=r"experts\.0\.down_proj\.weight .*--group-size 64"):
         quantize(Checkpoint.open(TINY), variant.recipe, tmp_path)
     assert not list(tmp_path.iterdir())
