@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import threading
 
 
@@ -35,10 +33,3 @@ class Buffers:
         """Give back a buffer that nothing refers to any more."""
         with self._lock:
             self._free.append(buffer)
-
-
-def give_back_memory() -> None:
-    """Return what the C library keeps for later to the system: each worker's own share of it would
-    otherwise grow slowly over a long run. Does nothing where the library has no such call."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)

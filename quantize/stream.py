@@ -23,7 +23,7 @@ from ..checkpoint import COMPANIONS, INDEX_NAME, Checkpoint, TensorInfo
 from ..errors import BadInputError
 from ..recipe import Recipe
 from . import formats
-from .buffers import Buffers, give_back_memory
+from .buffers import Buffers
 from .formats import Deviation
 from .job import SOURCE_DTYPES, Job, Shard, prepare, raw_bytes
 from .journal import Journal
@@ -222,7 +222,6 @@ class _Output:
         self.run.journal.add(self.shard.name, self.writer.bytes, self._errors)
         self.run.unfinished.remove(self)
         self._source.close()
-        give_back_memory()
         self.run.pipeline.end_shard()
 
     def abandon(self, error: BaseException) -> None:
