@@ -15,6 +15,8 @@ from typing import Final, Self
 
 import torch
 
+from .buffers import Buffers
+
 DEFAULT_BYTES: Final = 64 << 20
 """Source bytes that may be read and not yet written."""
 
@@ -23,7 +25,7 @@ MAX_OPEN_SHARDS: Final = 2
 
 
 class Pipeline:
-    """Workers for one producer, which reserves bytes, reads them, and submits work on them.
+    """Workers for one producer, which borrows a buffer, fills it, and submits work on it.
 
     The first error of any worker ends the whole: it is raised from the producer's next call, or
     from the end of the `with` block. Use as a context manager; afterwards no worker runs.
@@ -33,6 +35,7 @@ class Pipeline:
         # One more than cores: writing waits for the disk at times.
         self._pool = ThreadPoolExecutor(workers or _cores() + 1, "nemo-deploy")
         self._limit = limit
+        self._buffers = Buffers(limit)
         self._used = self._shards = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -50,30 +53,35 @@ class Pipeline:
             self._shards -= 1
             self._changed.notify_all()
 
-    def reserve(self, size: int) -> None:
-        """Wait until `size` more bytes may be held; one piece alone may exceed the limit."""
+    def borrow(self, size: int) -> bytearray:
+        """A buffer with any content, once `size` more bytes may be held; one piece alone may exceed
+        the limit."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._error or not self._used or self._used + size <= self._limit
             )
             self._raise()
             self._used += size
+        return self._buffers.take(size)
 
-    def submit(self, size: int, work: Callable[[], None]) -> None:
-        """Have a worker do `work`, which gives the `size` reserved bytes back when it ends."""
-        self._pool.submit(self._run, size, work)
+    def submit(self, work: Callable[[], None], borrowed: bytearray | None = None) -> None:
+        """Have a worker do `work`; when it ends, nothing may refer to the `borrowed` buffer."""
+        self._pool.submit(self._run, work, borrowed)
 
-    def _run(self, size: int, work: Callable[[], None]) -> None:
+    def _run(self, work: Callable[[], None], borrowed: bytearray | None) -> None:
         try:
             if self._error is None:
                 work()
         except BaseException as error:
             with self._changed:
                 self._error = self._error or error
-        finally:
-            with self._changed:
-                self._used -= size
                 self._changed.notify_all()
+        finally:
+            if borrowed is not None:
+                self._buffers.give(borrowed)
+                with self._changed:
+                    self._used -= len(borrowed)
+                    self._changed.notify_all()
 
     def _raise(self) -> None:
         if self._error is not None:

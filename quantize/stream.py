@@ -23,12 +23,11 @@ from ..checkpoint import COMPANIONS, INDEX_NAME, Checkpoint, TensorInfo
 from ..errors import BadInputError
 from ..recipe import Recipe
 from . import formats
-from .buffers import Buffers
 from .formats import Deviation
 from .job import SOURCE_DTYPES, Job, Shard, prepare, raw_bytes
 from .journal import Journal
 from .layouts import DEFAULT, Layout
-from .pipeline import DEFAULT_BYTES, Pipeline
+from .pipeline import Pipeline
 from .shard_reader import ShardReader
 from .shard_writer import ShardWriter
 from .smooth import Folding
@@ -100,9 +99,7 @@ def quantize(
     unfinished: set[_Output] = set()
     try:
         with Pipeline() as pipeline:
-            run = _Run(
-                job, out, state, journal, pipeline, Buffers(DEFAULT_BYTES), progress, unfinished
-            )
+            run = _Run(job, out, state, journal, pipeline, progress, unfinished)
             for shard in job.shards:
                 if shard.name in journal:
                     progress.add(shard.source_bytes, shard.infos[-1].name if shard.infos else "")
@@ -171,7 +168,6 @@ class _Run:
     state: Path | None
     journal: Journal
     pipeline: Pipeline
-    buffers: Buffers
     progress: _Progress
     unfinished: set[_Output]
 
@@ -237,14 +233,13 @@ def _feed(output: _Output, path: Path, sha256: str | None) -> None:
     with ShardReader(path, sha256) as reader:
         job.checkpoint.require_unchanged(path, reader.fileno())
         for info, offset, length in _pieces(job, output.shard):
-            pipeline.reserve(length)
-            data = output.run.buffers.take(length)
+            data = pipeline.borrow(length)
             reader.read(info, offset, data)
             output.expect()
-            pipeline.submit(length, partial(_process, output, info, offset, data))
+            pipeline.submit(partial(_process, output, info, offset, data), data)
         reader.finish()
         job.checkpoint.require_unchanged(path, reader.fileno())
-    pipeline.submit(0, output.end_piece)
+    pipeline.submit(output.end_piece)
 
 
 def _pieces(job: Job, shard: Shard) -> Iterator[tuple[TensorInfo, int, int]]:
@@ -270,7 +265,6 @@ def _process(output: _Output, info: TensorInfo, offset: int, data: bytearray) ->
     if offset + len(data) == info.bytes:
         for name, scale in job.scales.get(info.name, {}).items():
             writer.write(name, raw_bytes(scale))
-    output.run.buffers.give(data)
     output.done(info, len(data), deviation)
 
 
