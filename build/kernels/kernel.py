@@ -1,0 +1,267 @@
+"""The kernels, in the Triton language. `steps.py` says which run for a layer, and over what.
+
+One product serves `up` and `down` of routed and shared experts alike:
+
+    out[row, n] = act(sum over k of W[expert(row), n, k] * x[row // DIVISOR, k])
+
+computed transposed, weights on the left: the tile is [BLOCK_N outputs, BLOCK_M rows]. Sums are
+FP32; a group's scale multiplies the FP32 sum of that group, never a weight, so that weights enter
+the matrix instructions as the exact integers -8..7.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from . import packing
+
+_BLOCK_K = tl.constexpr(packing.BLOCK_K)
+_DEPTH = tl.constexpr(packing.DEPTH)
+
+PAIRS = tl.constexpr(0)
+"""Block b is pair b alone: few tokens, whose experts hardly ever meet. No sorting."""
+
+SORTED = tl.constexpr(1)
+"""Block b is BLOCK_M slots of one expert, as `place` laid them out."""
+
+DENSE = tl.constexpr(2)
+"""Block b is BLOCK_M neighbouring rows, all of expert 0."""
+
+
+@triton.constexpr_function
+def magic(dtype):
+    """(bits, offset): `nibble | bits` read as `dtype` is nibble + offset - 8, exactly."""
+    return (0x4300, 136) if dtype == tl.bfloat16 else (0x6400, 1032)
+
+
+@triton.constexpr_function
+def plane_ptx(plane, dtype):
+    """PTX for two neighbouring words at once: their nibbles number `plane` as two floats -8..7.
+
+    The shift carries bits of the upper word into the lower one; the mask drops them. BF16 has no
+    addition before SM 90, so the offset goes away in a fused multiply-add with 1.
+    """
+    shift = f"shr.u32 t, $1, {4 * plane};" if plane else "mov.b32 t, $1;"
+    if dtype == tl.bfloat16:
+        bits, last = "0x43004300", "mov.b32 o, 0xC308C308; fma.rn.bf16x2 $0, t, u, o;"
+    else:
+        bits, last = "0x64006400", "mov.b32 o, 0xE408E408; add.rn.f16x2 $0, t, o;"
+    return (
+        "{ .reg .b32 t, u, o; mov.b32 u, 0x3F803F80; "
+        f"{shift} lop3.b32 t, t, 0x000F000F, {bits}, 0xEA; {last} }}"
+    )
+
+
+@triton.jit
+def _plane(words, PLANE: tl.constexpr, DTYPE: tl.constexpr, PORTABLE: tl.constexpr):
+    """Plane PLANE of `words` as floats. PORTABLE: without inline PTX, for the interpreter."""
+    if PORTABLE:
+        bits = ((words >> (4 * PLANE)) & 0xF) | magic(DTYPE)[0]
+        return bits.to(tl.int16).to(DTYPE, bitcast=True) - magic(DTYPE)[1]
+    elif DTYPE == tl.bfloat16:
+        return tl.inline_asm_elementwise(
+            plane_ptx(PLANE, DTYPE), "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2
+        )
+    else:
+        return tl.inline_asm_elementwise(
+            plane_ptx(PLANE, DTYPE), "=r,r", [words], dtype=tl.float16, is_pure=True, pack=2
+        )
+
+
+@triton.jit
+def _half(words, FIRST: tl.constexpr, DTYPE: tl.constexpr, PORTABLE: tl.constexpr):
+    """Planes FIRST and FIRST + 1 side by side: [N, 32]."""
+    planes = tl.join(
+        _plane(words, FIRST, DTYPE, PORTABLE), _plane(words, FIRST + 1, DTYPE, PORTABLE)
+    )
+    return tl.reshape(tl.permute(planes, (0, 2, 1)), (words.shape[0], 2 * _DEPTH))
+
+
+@triton.jit
+def _block(words, DTYPE: tl.constexpr, PORTABLE: tl.constexpr):
+    """The four planes side by side: [N, 64]. Registers only: the compiler moves nothing."""
+    even = tl.join(_plane(words, 0, DTYPE, PORTABLE), _plane(words, 2, DTYPE, PORTABLE))
+    odd = tl.join(_plane(words, 1, DTYPE, PORTABLE), _plane(words, 3, DTYPE, PORTABLE))
+    planes = tl.permute(tl.join(even, odd), (0, 2, 3, 1))
+    return tl.reshape(planes, (words.shape[0], 4 * _DEPTH))
+
+
+@triton.jit(do_not_specialize=["rows", "first_expert", "num_experts"])
+def grouped(
+    x, words, scale, out, experts, slots, rows, first_expert, num_experts,
+    N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr, DIVISOR: tl.constexpr,
+    RELU2: tl.constexpr, MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    STAGES: tl.constexpr, UNROLL: tl.constexpr, HALVES: tl.constexpr, PORTABLE: tl.constexpr,
+):  # fmt: skip
+    """out [rows, N] = act(x [.., K] @ W[expert].T) for the rows of every block.
+
+    `words` int16 [E, K'/64, N, 16] and `scale` float32 [E, K'/GROUP, N] as `packing` makes them.
+    `experts`: in mode PAIRS the chosen expert of each row, counted from `first_expert`, of which
+    `num_experts` lie here; in mode SORTED each block's expert, `num_experts` or more for a block
+    that is not used. `slots`: in mode SORTED each slot's row, `rows` for a slot that is not used.
+    Rows of experts that are not here are left unwritten.
+    """
+    tiles: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    blocks: tl.constexpr = (K + _BLOCK_K - 1) // _BLOCK_K
+    group_rows: tl.constexpr = (blocks * _BLOCK_K + GROUP - 1) // GROUP
+    dtype: tl.constexpr = x.dtype.element_ty
+
+    block = tl.program_id(0) // tiles
+    lane = tl.arange(0, BLOCK_M)
+    if MODE == PAIRS:
+        expert = tl.load(experts + block) - first_expert
+        row = block + lane
+        used = lane == 0
+    elif MODE == SORTED:
+        expert = tl.load(experts + block)
+        row = tl.load(slots + block * BLOCK_M + lane)
+        used = row < rows
+    else:
+        expert = 0
+        row = block * BLOCK_M + lane
+        used = row < rows
+    if (expert < 0) | (expert >= num_experts):
+        return
+    expert = tl.cast(expert, tl.int64)
+
+    n = (tl.program_id(0) % tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
+    depth = tl.arange(0, _DEPTH)
+    k = tl.arange(0, _BLOCK_K // 2 if HALVES else _BLOCK_K)
+    words_at = words + expert * (blocks * N * _DEPTH) + n[:, None] * _DEPTH + depth[None, :]
+    scale_at = scale + expert * (group_rows * N) + n
+    x_at = x + (row // DIVISOR).to(tl.int64)[None, :] * K + k[:, None]
+
+    total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    for step in tl.range(0, blocks, num_stages=STAGES, loop_unroll_factor=UNROLL):
+        if N % BLOCK_N == 0:
+            packed = tl.load(words_at)
+        else:
+            packed = tl.load(words_at, mask=n[:, None] < N, other=0)
+        if GROUP < _BLOCK_K:
+            factors = tl.load(scale_at, mask=n < N, other=0.0)
+            more_factors = tl.load(scale_at + N, mask=n < N, other=0.0)
+            scale_at += 2 * N
+        elif GROUP == _BLOCK_K:
+            factors = tl.load(scale_at, mask=n < N, other=0.0)
+            scale_at += N
+        else:
+            factors = tl.load(scale_at + (step * _BLOCK_K // GROUP) * N, mask=n < N, other=0.0)
+
+        if HALVES:
+            first = tl.load(x_at, mask=used[None, :], other=0.0)
+            inside = used[None, :]
+            if blocks * _BLOCK_K != K:  # the last half block is filling
+                inside = inside & (k[:, None] + (step * _BLOCK_K + 2 * _DEPTH) < K)
+            second = tl.load(x_at + 2 * _DEPTH, mask=inside, other=0.0)
+            part = tl.dot(_half(packed, 0, dtype, PORTABLE), first)
+            if GROUP < _BLOCK_K:
+                total += part * factors[:, None]
+                part = tl.dot(_half(packed, 2, dtype, PORTABLE), second)
+                total += part * more_factors[:, None]
+            else:
+                part = tl.dot(_half(packed, 2, dtype, PORTABLE), second, part)
+                total += part * factors[:, None]
+        else:
+            values = tl.load(x_at, mask=used[None, :], other=0.0)
+            total += tl.dot(_block(packed, dtype, PORTABLE), values) * factors[:, None]
+        words_at += N * _DEPTH
+        x_at += _BLOCK_K
+
+    if RELU2:
+        total = tl.maximum(total, 0.0)
+        total = total * total
+    out_at = out + row.to(tl.int64)[None, :] * N + n[:, None]
+    tl.store(out_at, total.to(out.dtype.element_ty), mask=used[None, :] & (n[:, None] < N))
+
+
+@triton.jit
+def _chosen(ids, pairs, first_expert, num_experts, CHUNK: tl.constexpr, COLUMNS: tl.constexpr):
+    """(pair numbers [CHUNK] of this program, whether pair i chose expert j [CHUNK, COLUMNS])."""
+    pair = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    expert = tl.load(ids + pair, mask=pair < pairs, other=0) - first_expert
+    here = (pair < pairs) & (expert >= 0) & (expert < num_experts)
+    columns = tl.arange(0, COLUMNS)
+    return pair, (expert[:, None] == columns[None, :]) & here[:, None]
+
+
+@triton.jit(do_not_specialize=["pairs", "first_expert", "num_experts"])
+def count(
+    ids, counts, pairs, first_expert, num_experts, CHUNK: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """counts int32 [chunks, num_experts]: how often a chunk of `ids` names each expert."""
+    _, hit = _chosen(ids, pairs, first_expert, num_experts, CHUNK, COLUMNS)
+    column = tl.arange(0, COLUMNS)
+    at = counts + tl.program_id(0) * num_experts + column
+    tl.store(at, tl.sum(hit.to(tl.int32), axis=0), mask=column < num_experts)
+
+
+@triton.jit(do_not_specialize=["pairs", "first_expert", "num_experts", "chunks", "blocks"])
+def place(
+    ids, counts, slots, block_experts, pairs, first_expert, num_experts, chunks, blocks,
+    CHUNK: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_M: tl.constexpr, COUNTED: tl.constexpr,
+):  # fmt: skip
+    """Sort pairs by expert, stably, into blocks of BLOCK_M slots that hold one expert each.
+
+    `slots` int32 [blocks * BLOCK_M]: a pair's number, or `pairs` where an expert's last block is
+    not full. `block_experts` int32 [blocks]: a block's expert, at least `num_experts` for unused
+    ones, whose slots are left unwritten. COUNTED: `counts` holds what `count` made; otherwise there
+    is one chunk, counted here. Every slot is written by one program once, so order cannot matter.
+    """
+    chunk = tl.program_id(0)
+    pair, hit = _chosen(ids, pairs, first_expert, num_experts, CHUNK, COLUMNS)
+    hits = hit.to(tl.int32)
+    column = tl.arange(0, COLUMNS)
+    before = tl.zeros((COLUMNS,), tl.int32)
+    total = tl.zeros((COLUMNS,), tl.int32)
+    if COUNTED:
+        for first in range(0, chunks, 16):
+            other = first + tl.arange(0, 16)
+            inside = (other[:, None] < chunks) & (column[None, :] < num_experts)
+            at = counts + other[:, None] * num_experts + column[None, :]
+            tile = tl.load(at, mask=inside, other=0)
+            total += tl.sum(tile, axis=0)
+            before += tl.sum(tl.where(other[:, None] < chunk, tile, 0), axis=0)
+    else:
+        total += tl.sum(hits, axis=0)
+
+    used = (total + BLOCK_M - 1) // BLOCK_M
+    end = tl.cumsum(used, axis=0)
+    start = (end - used) * BLOCK_M
+    rank = tl.cumsum(hits, axis=0) - 1
+    slot = tl.sum(tl.where(hit, rank + (start + before)[None, :], 0), axis=1)
+    tl.store(slots + slot, pair, mask=tl.sum(hits, axis=1) > 0)
+
+    if chunk == 0:
+        free = (start + total)[:, None] + tl.arange(0, BLOCK_M)[None, :]
+        nobody = tl.zeros((COLUMNS, BLOCK_M), tl.int32) + pairs
+        tl.store(slots + free, nobody, mask=free < (end * BLOCK_M)[:, None])
+        for first in range(0, blocks, 16):
+            block = first + tl.arange(0, 16)
+            done = (end[None, :] <= block[:, None]).to(tl.int32)
+            tl.store(block_experts + block, tl.sum(done, axis=1), mask=block < blocks)
+
+
+@triton.jit(do_not_specialize=["first_expert", "num_experts"])
+def combine(
+    partial, ids, weights, out, first_expert, num_experts,
+    N: tl.constexpr, TOP_K: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """out [T, N] = sum over a token's experts of weight * partial [T * TOP_K, N], in FP32.
+
+    Always in the order of the choices, so the same input gives the same bits. Rows of experts that
+    are not here are not read: nobody wrote them.
+    """
+    tiles: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    token = (tl.program_id(0) // tiles).to(tl.int64)
+    n = (tl.program_id(0) % tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
+    total = tl.zeros((BLOCK_N,), tl.float32)
+    for choice in tl.static_range(TOP_K):
+        pair = token * TOP_K + choice
+        expert = tl.load(ids + pair) - first_expert
+        here = (expert >= 0) & (expert < num_experts)
+        weight = tl.load(weights + pair, mask=here, other=0.0)
+        stop = tl.where(here, N, 0)
+        values = tl.load(partial + pair * N + n, mask=n < stop, other=0.0)
+        total += weight * values.to(tl.float32)
+    tl.store(out + token * N + n, total.to(out.dtype.element_ty), mask=n < N)

@@ -1,0 +1,158 @@
+"""Kernels compiled before: check a store, load it on the serving node, launch from it.
+
+    open_store(directory, device=0)     # before the first request, outside of any graph capture
+
+A store for another SM version, or made from other sources than these, is not used: that is said
+once, in one line, and kernels are then compiled where they run. A store whose files are not what
+its index says is damaged, and refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import launch
+from .aot import FORMAT, INDEX, source_digest, variant
+from .driver import CudaDriver, Driver, DriverError
+from .steps import Step
+
+log = logging.getLogger(__name__)
+
+
+class StoreError(RuntimeError):
+    """A damaged store; the message names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One kernel, ready to launch."""
+
+    function: int
+    threads: int
+    shared: int
+    parameters: tuple[str, ...]
+
+
+class CubinStore:
+    """The kernels of one store, all loaded at once: a graph capture must not load any."""
+
+    def __init__(self, kernels: Mapping[str, Loaded], driver: Driver) -> None:
+        self._kernels = kernels
+        self._driver = driver
+
+    def __len__(self) -> int:
+        return len(self._kernels)
+
+    def launch(self, step: Step, types: tuple[str, ...], values: tuple[Tensor | int, ...]) -> bool:
+        """Launch on the current stream; False where no stored kernel fits."""
+        kernel = self._kernels.get(_key(variant(step, types)))
+        if kernel is None:
+            return False
+        given = [value if isinstance(value, int) else value.data_ptr() for value in values]
+        # The last two are Triton's scratch memory, which these kernels do not use.
+        arguments = (*given, 0, 0)
+        stream = torch.cuda.current_stream().cuda_stream
+        self._driver.launch(
+            kernel.function,
+            step.programs,
+            kernel.threads,
+            kernel.shared,
+            stream,
+            arguments,
+            kernel.parameters,
+        )
+        return True
+
+
+def open_store(
+    directory: Path, device: int = 0, driver: Driver | None = None, sm: int | None = None
+) -> CubinStore | None:
+    """Load all of a store's kernels and use them for `device` from now on.
+
+    Gives None, and says why, where kernels have to be compiled here instead: another SM version
+    than `sm` (by default the device's), other sources, a driver that does not take the cubins.
+    Raises StoreError for a damaged store.
+    """
+    index = read_index(directory)
+    here = sm if sm is not None else launch.sm_of(device)
+    reason = _unusable(index, here)
+    if reason is None:
+        try:
+            driver = driver or CudaDriver()
+            store = CubinStore(_load_all(directory, index, driver), driver)
+        except DriverError as error:
+            reason = str(error)
+        else:
+            launch.use(store, device)
+            log.info("%d stored kernels for SM %d loaded from %s", len(store), here, directory)
+            return store
+    log.warning("stored kernels in %s are not used: %s; compiling here", directory, reason)
+    return None
+
+
+def read_index(directory: Path) -> dict[str, Any]:
+    """A store's index. Raises StoreError where it is missing or cannot be read."""
+    path = directory / INDEX
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); build the engine again") from error
+    if not isinstance(index, dict) or not isinstance(index.get("kernels"), list):
+        raise StoreError(f"{path}: is no index of kernels; build the engine again")
+    return index
+
+
+def read_cubin(directory: Path, record: Mapping[str, Any]) -> bytes:
+    """A record's cubin, checked against its digest. Raises StoreError where it differs."""
+    name = str(record["file"])
+    path = directory / name
+    if Path(name).name != name:
+        raise StoreError(f"{directory / INDEX}: {name!r} is no plain file name")
+    try:
+        cubin = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error}); build the engine again") from error
+    if hashlib.sha256(cubin).hexdigest() != record["sha256"]:
+        raise StoreError(f"{path}: is not the file that was built (its digest differs)")
+    return cubin
+
+
+def _unusable(index: Mapping[str, Any], sm: int) -> str | None:
+    """Why these kernels are none for this device and these sources; None where they are."""
+    if index.get("format") != FORMAT:
+        return f"their index has format {index.get('format')}, this version reads {FORMAT}"
+    if index.get("sm") != sm:
+        return f"they were compiled for SM {index.get('sm')}, this device is SM {sm}"
+    if index.get("source") != source_digest():
+        return "they were compiled from another version of the kernels"
+    return None
+
+
+def _load_all(directory: Path, index: Mapping[str, Any], driver: Driver) -> dict[str, Loaded]:
+    kernels = {}
+    for record in index["kernels"]:
+        cubin = read_cubin(directory, record)
+        shared = int(record["shared_bytes"])
+        kernels[_key({name: record[name] for name in _IDENTITY})] = Loaded(
+            driver.load(cubin, record["symbol"], shared),
+            32 * int(record["warps"]),
+            shared,
+            tuple(record["parameters"]),
+        )
+    return kernels
+
+
+_IDENTITY = ("kernel", "constants", "types", "warps", "stages")
+
+
+def _key(identity: Mapping[str, Any]) -> str:
+    return json.dumps(identity, sort_keys=True)

@@ -1,0 +1,223 @@
+"""Which kernels run for a layer, in which order, with which constants and buffers. Pure Python.
+
+The op launches what stands here and the ahead-of-time compiler compiles what stands here, so the
+two cannot differ. Everything follows from shapes: nothing depends on what the tensors hold, so no
+step waits for the host and a CUDA graph can capture them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Final
+
+from .configs import Tile, tile_for
+
+BLOCK_K: Final = 64
+"""Input width of a packed block (`packing.BLOCK_K`; this module does without torch)."""
+
+PAIRS: Final = 0
+SORTED: Final = 1
+DENSE: Final = 2
+
+ACTIVATION: Final = "activation"
+"""The dtype of the hidden states, whichever it is."""
+
+_OPERAND_TYPES: Final[Mapping[str, str]] = {
+    "hidden": ACTIVATION, "out": ACTIVATION, "inner": ACTIVATION,
+    "up": "i16", "down": "i16", "up_scale": "fp32", "down_scale": "fp32",
+    "expert_ids": "i32", "expert_weights": "fp32",
+}  # fmt: skip
+
+_PAIRS_SHARE: Final = 0.1
+"""Unsorted while at most this part of the weights is expected to be read twice."""
+
+_COMBINE_N: Final = 512
+_ONE_HOT: Final = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One layer's experts on one rank: widths, how many, how many a token chooses, group size."""
+
+    hidden: int
+    width: int
+    experts: int
+    top_k: int
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Working memory: its shape and its dtype (`i32`, `fp32` or `activation`)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def values(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One launch. `operands` in the kernel's order: a tensor's name, or a number's."""
+
+    kernel: str
+    programs: int
+    operands: tuple[tuple[str, str | int], ...]
+    constants: tuple[tuple[str, int], ...]
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What runs for one call, and the working memory it needs."""
+
+    steps: tuple[Step, ...]
+    buffers: Mapping[str, Buffer]
+    tile: Tile
+
+    def type_of(self, operand: str) -> str:
+        """The dtype of a tensor operand."""
+        buffer = self.buffers.get(operand)
+        return buffer.dtype if buffer else _OPERAND_TYPES[operand]
+
+
+FIRST_EXPERT: Final = "first_expert"
+"""An operand's name whose number the caller gives."""
+
+
+def block_limit(pairs: int, experts: int, block_m: int) -> int:
+    """The most blocks that `pairs` choices can fill, whatever they are.
+
+    An expert with c > 0 rows takes ceil(c / m) <= 1 + (c - 1) / m blocks; summed over the n <=
+    min(experts, pairs) that have any, n + (pairs - n) / m, which is largest for the largest n.
+    """
+    hit = min(experts, pairs)
+    return hit + (pairs - hit) // block_m
+
+
+def routed(shape: Shape, tokens: int, sm: int, tile: Tile | None = None) -> Steps:
+    """The steps of `tokens` > 0 tokens through their routed experts.
+
+    `tile`: another one than the table's, which also means that pairs are sorted.
+    """
+    pairs = tokens * shape.top_k
+    # Two of the choices fall on one expert with probability 1 / experts: so many are read again.
+    alone = tile is None and (pairs - 1) / (2 * shape.experts) <= _PAIRS_SHARE
+    tile = tile or tile_for(sm, 1 if alone else pairs / shape.experts)
+    buffers = {
+        "inner": Buffer((pairs, shape.width), ACTIVATION),
+        "partial": Buffer((pairs, shape.hidden), ACTIVATION if tile.narrow_partials else "fp32"),
+    }
+    if alone:
+        ordering: tuple[Step, ...] = ()
+        blocks, mode, lists = pairs, PAIRS, ("expert_ids", "expert_ids")
+    else:
+        blocks, mode, lists = (
+            block_limit(pairs, shape.experts, tile.block_m),
+            SORTED,
+            ("block_experts", "slots"),
+        )
+        buffers["slots"] = Buffer((blocks * tile.block_m,), "i32")
+        buffers["block_experts"] = Buffer((blocks,), "i32")
+        ordering = _ordering(shape, pairs, blocks, tile, buffers)
+    up = _product("up", shape, tile, mode, blocks, pairs, lists, ("hidden", "inner"))
+    down = _product("down", shape, tile, mode, blocks, pairs, lists, ("inner", "partial"))
+    return Steps((*ordering, up, down, _combine(shape, tokens)), buffers, tile)
+
+
+def shared(shape: Shape, tokens: int, sm: int, tile: Tile | None = None) -> Steps:
+    """The steps of `tokens` > 0 tokens through the one expert that all of them share."""
+    tile = tile or tile_for(sm, tokens)
+    blocks = -(-tokens // tile.block_m)
+    buffers = {"inner": Buffer((tokens, shape.width), ACTIVATION)}
+    lists = ("inner", "inner")  # not read
+    up = _product("up", shape, tile, DENSE, blocks, tokens, lists, ("hidden", "inner"))
+    down = _product("down", shape, tile, DENSE, blocks, tokens, lists, ("inner", "out"))
+    return Steps((up, down), buffers, tile)
+
+
+def _ordering(
+    shape: Shape, pairs: int, blocks: int, tile: Tile, buffers: dict[str, Buffer]
+) -> tuple[Step, ...]:
+    """Sort the pairs by expert; more than a chunk of them are counted first."""
+    columns = 1 << max(0, shape.experts - 1).bit_length()
+    chunk = max(16, min(128, _ONE_HOT // columns))
+    chunks = -(-pairs // chunk)
+    counted = chunks > 1
+    numbers: tuple[tuple[str, str | int], ...] = (
+        ("pairs", pairs), ("first_expert", FIRST_EXPERT), ("num_experts", shape.experts),
+    )  # fmt: skip
+    sizes = (("CHUNK", chunk), ("COLUMNS", columns))
+    counts = "counts" if counted else "slots"
+    place = Step(
+        "place",
+        chunks,
+        (
+            ("ids", "expert_ids"), ("counts", counts), ("slots", "slots"),
+            ("block_experts", "block_experts"), *numbers, ("chunks", chunks), ("blocks", blocks),
+        ),
+        (*sizes, ("BLOCK_M", tile.block_m), ("COUNTED", int(counted))),
+        warps=8,
+        stages=2,
+    )  # fmt: skip
+    if not counted:
+        return (place,)
+    buffers["counts"] = Buffer((chunks, shape.experts), "i32")
+    operands = (("ids", "expert_ids"), ("counts", "counts"), *numbers)
+    return (Step("count", chunks, operands, sizes, warps=8, stages=2), place)
+
+
+def _product(
+    name: str,
+    shape: Shape,
+    tile: Tile,
+    mode: int,
+    blocks: int,
+    rows: int,
+    lists: tuple[str, str],
+    ends: tuple[str, str],
+) -> Step:
+    """The product with `up` or `down`, from buffer `ends[0]` to `ends[1]`."""
+    up = name == "up"
+    n, k = (shape.width, shape.hidden) if up else (shape.hidden, shape.width)
+    # An odd number of blocks would leave one to a loop of its own that nothing overlaps.
+    unroll = tile.unroll if -(-k // BLOCK_K) % 2 == 0 else 1
+    stages = 1 + -(-(tile.stages - 1) // unroll)
+    return Step(
+        "grouped",
+        blocks * -(-n // tile.block_n),
+        (
+            ("x", ends[0]), ("words", name), ("scale", f"{name}_scale"), ("out", ends[1]),
+            ("experts", lists[0]), ("slots", lists[1]), ("rows", rows),
+            ("first_expert", FIRST_EXPERT), ("num_experts", shape.experts),
+        ),
+        (
+            ("N", n), ("K", k), ("GROUP", shape.group),
+            ("DIVISOR", shape.top_k if up and mode != DENSE else 1),
+            ("RELU2", int(up)), ("MODE", mode), ("BLOCK_M", tile.block_m),
+            ("BLOCK_N", tile.block_n), ("STAGES", stages),
+            ("UNROLL", unroll), ("HALVES", int(tile.halves or shape.group < BLOCK_K)),
+        ),
+        tile.warps,
+        stages,
+    )  # fmt: skip
+
+
+def _combine(shape: Shape, tokens: int) -> Step:
+    """The weighted sum over a token's experts."""
+    return Step(
+        "combine",
+        tokens * -(-shape.hidden // _COMBINE_N),
+        (
+            ("partial", "partial"), ("ids", "expert_ids"), ("weights", "expert_weights"),
+            ("out", "out"), ("first_expert", FIRST_EXPERT), ("num_experts", shape.experts),
+        ),
+        (("N", shape.hidden), ("TOP_K", shape.top_k), ("BLOCK_N", _COMBINE_N)),
+        warps=2,
+        stages=2,
+    )  # fmt: skip

@@ -1,0 +1,65 @@
+"""Random layers, and what they must give: the product in float64 on dequantized weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nemotron_deploy.build import kernels
+from nemotron_deploy.quantize.formats import decode_int4
+
+BOUND = 0.01
+"""Largest relative error: |out - reference| / |reference|."""
+
+Stored = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def stored(count: int, hidden: int, width: int, group: int, seed: int = 0) -> Stored:
+    """Random stored weights: every byte value occurs, so every pair of nibbles does."""
+    source = torch.Generator().manual_seed(seed)
+
+    def matrix(rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        packed = torch.randint(
+            0, 256, (count, rows // 2, columns), dtype=torch.uint8, generator=source
+        )
+        return packed, torch.rand(count, rows, columns // group, generator=source) / 8 + 0.01
+
+    return (*matrix(width, hidden), *matrix(hidden, width))
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Weights as stored and packed."""
+
+    weights: Stored
+    experts: kernels.PackedExperts
+
+    @classmethod
+    def random(cls, count: int, hidden: int, width: int, group: int, seed: int = 0) -> Layer:
+        weights = stored(count, hidden, width, group, seed)
+        return cls(weights, kernels.pack(*weights))
+
+    def expected(self, hidden: Tensor, ids: Tensor, weights: Tensor, first: int = 0) -> Tensor:
+        """Float64 [T, H], from the stored tensors by the stored layout's own decoder."""
+        up, up_scale, down, down_scale = self.weights
+        total = torch.zeros(hidden.shape, dtype=torch.float64)
+        for expert in range(up.shape[0]):
+            token, choice = (ids - first == expert).nonzero(as_tuple=True)
+            inner = hidden[token].double() @ decode_int4(up[expert], up_scale[expert]).double().T
+            part = inner.relu().square() @ decode_int4(down[expert], down_scale[expert]).double().T
+            total.index_add_(0, token, part * weights[token, choice].double().unsqueeze(1))
+        return total
+
+
+def activations(tokens: int, hidden: int, seed: int = 0) -> Tensor:
+    """FP16 [T, H], small enough that relu2 stays far from FP16's largest number."""
+    source = torch.Generator().manual_seed(seed)
+    return (torch.randn(tokens, hidden, generator=source) / 8).half()
+
+
+def relative_error(out: Tensor, expected: Tensor) -> float:
+    """|out - expected| / |expected|; 0 where both are all zero; NaN where `out` holds one."""
+    difference = (out.double() - expected).norm()
+    return float(difference / expected.norm()) if expected.any() else float(difference)

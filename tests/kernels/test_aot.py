@@ -1,0 +1,191 @@
+"""Compiled ahead of time, for every SM version, without a GPU; and what the checks refuse.
+
+Compiling needs a process whose Triton does not interpret; one a session does it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemotron_deploy.build.kernels import aot, configs, load, machine, steps
+
+NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64)
+SHARED = steps.Shape(hidden=2688, width=3712, experts=1, top_k=1, group=64)
+
+START = """
+import sys
+from pathlib import Path
+from nemotron_deploy.build.kernels import aot, configs, steps
+nano = steps.Shape(2688, 1856, 128, 6, 64)
+folder = Path(sys.argv[1])
+"""
+
+SCRIPTS = (
+    """
+aot.build(folder / "80", nano, 80)
+for sm in (86, 89):  # the same tiles as 80: one decode size shows that their target is accepted
+    aot.build(folder / str(sm), nano, sm, most_tokens=2)
+""",
+    """
+aot.build(folder / "90", nano, 90)
+small = steps.Shape(1056, 800, 5, 2, 32)
+aot.build(folder / "small", small, 90, dtypes=("fp16",), most_tokens=2)
+wide = steps.Shape(1024, 1280, 300, 8, 128)
+common = steps.Shape(1024, 2560, 1, 1, 128)
+aot.build(folder / "wide", wide, 80, shared_shape=common, most_tokens=2)
+tiny = steps.Shape(128, 192, 12, 2, 64)
+aot.build(folder / "tiny", tiny, 80, most_tokens=1)
+""",
+)
+
+AGAIN = "aot.build(folder, nano, 86, most_tokens=2)"
+
+SPILLING = """
+configs.TILES[80] = ((float("inf"), configs.Tile(128, 256, 8, 3)),)
+aot.build(folder, nano, 80, most_tokens=1)
+"""
+
+
+def start(script: str, folder: Path, cache: Path) -> subprocess.Popen[str]:
+    """Run `script` in a process whose Triton compiles, with a cache of its own."""
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    path = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(
+        [sys.executable, "-c", START + script, str(folder)],
+        env=kept | {"PYTHONPATH": path, "TRITON_CACHE_DIR": str(cache)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of stores: Nano for each SM version, and three other shapes."""
+    folder = tmp_path_factory.mktemp("stores")
+    for process in [start(script, folder, folder / "cache") for script in SCRIPTS]:
+        _, told = process.communicate()
+        assert process.returncode == 0, told[-2000:]
+    return folder
+
+
+def products(folder: Path) -> list[dict[str, Any]]:
+    return [k for k in load.read_index(folder)["kernels"] if k["kernel"] == "grouped"]
+
+
+@pytest.mark.parametrize("sm", sorted(configs.SHARED_LIMIT))
+def test_every_kernel_keeps_within_its_gpu(stores: Path, sm: int) -> None:
+    index = load.read_index(stores / str(sm))
+    assert index["sm"] == sm
+    assert index["run_on_a_gpu"] is False
+    for record in index["kernels"]:
+        assert record["local_bytes"] == 0
+        used = record["shared_bytes"] + record["static_shared_bytes"]
+        assert used <= configs.SHARED_LIMIT[sm]
+        assert 32 * record["warps"] * record["registers"] <= configs.REGISTERS
+        assert load.read_cubin(stores / str(sm), record)[:4] == b"\x7fELF"
+
+
+def test_matrix_instructions_are_the_chosen_ones(stores: Path) -> None:
+    assert {tuple(record["matrix"]) for record in products(stores / "80")} == {("mma",)}
+    hopper = {
+        record["constants"]["BLOCK_M"]: record["matrix"] for record in products(stores / "90")
+    }
+    assert hopper == {8: ["mma"], 16: ["mma"], 32: ["wgmma"], 64: ["wgmma"], 128: ["wgmma"]}
+
+
+@pytest.mark.parametrize("store", ["80", "86", "89", "90", "small", "wide"])
+def test_weights_come_sixteen_bytes_at_a_time(stores: Path, store: str) -> None:
+    for record in products(stores / store):
+        constants, widths = record["constants"], record["loop_load_widths"]
+        threads = 32 * record["warps"]
+        words = constants["UNROLL"] * constants["BLOCK_N"] * 32
+        assert widths["16"] * 16 * threads >= words
+        narrow = sum(int(width) * times for width, times in widths.items() if width != "16")
+        assert narrow * threads < words, "what is narrow is too little to be the weights"
+
+
+@pytest.mark.parametrize("sm", [80, 90])
+def test_whatever_is_launched_is_compiled(sm: int) -> None:
+    compiled = {
+        load._key(aot.variant(step, types))
+        for step, types, _ in aot.variants(NANO, SHARED, sm, "bf16", aot.MOST_TOKENS)
+    }
+    for tokens in (1, 2, 4, 5, 21, 22, 64, 85, 86, 300, 4096, aot.MOST_TOKENS):
+        for plan in (steps.routed(NANO, tokens, sm), steps.shared(SHARED, tokens, sm)):
+            for step in plan.steps:
+                types = aot.operand_types(step, plan, "bf16")
+                assert load._key(aot.variant(step, types)) in compiled
+
+
+def test_compiling_twice_gives_the_same_store(stores: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    assert start(AGAIN, again, tmp_path / "cache").wait() == 0
+    first = {path.name: path.read_bytes() for path in (stores / "86").iterdir()}
+    assert first == {path.name: path.read_bytes() for path in again.iterdir()}
+
+
+GOOD = machine.Machine(
+    registers=64,
+    stack=0,
+    local=0,
+    static_shared=0,
+    spill_instructions=0,
+    loop={"HMMA": 8},
+    loads={16: 3, 4: 1},
+    matrix=("mma",),
+)
+TILE = {"BLOCK_M": 8, "BLOCK_N": 64, "UNROLL": 1, "GROUP": 64, "HALVES": 0, "K": 2688}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"local": 8}, "registers spill"),
+        ({"stack": 16}, "registers spill"),
+        ({"spill_instructions": 2}, "registers spill"),
+        ({"static_shared": 90_000}, "shared memory"),
+        ({"matrix": ("wgmma",)}, "mma is expected"),
+        ({"matrix": ()}, "mma is expected"),
+        ({"loads": {16: 2, 4: 1}}, "2 loads of 16 bytes"),
+        ({"loads": {16: 3, 4: 9}}, "36 bytes a thread in narrow loads"),
+    ],
+)
+def test_machine_code_that_falls_short_is_refused(change: dict[str, Any], message: str) -> None:
+    def found(report: machine.Machine) -> str:
+        faults = machine.faults(report, 86, shared=16_640)
+        return "; ".join(faults + machine.product_faults(report, "mma", TILE, threads=64))
+
+    assert found(GOOD) == ""
+    assert message in found(replace(GOOD, **change))
+
+
+def test_a_tile_that_spills_is_refused(tmp_path: Path) -> None:
+    """The real compiler on a tile known to be too large: nothing is written."""
+    process = start(SPILLING, tmp_path / "store", tmp_path / "cache")
+    _, told = process.communicate()
+    assert process.returncode != 0
+    assert "registers spill" in told
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_model_too_small_for_a_loop_compiles_too(stores: Path) -> None:
+    assert len(products(stores / "tiny")) == 2
+
+
+def test_an_unknown_sm_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="SM 75 is none of"):
+        aot.build(tmp_path, NANO, 75)
+
+
+def test_the_index_is_readable_json(stores: Path) -> None:
+    text = (stores / "80" / aot.INDEX).read_text()
+    assert json.loads(text)["routed"]["hidden"] == 2688
+    assert str(stores) not in text

@@ -1,0 +1,204 @@
+"""Stored kernels on a serving node, with a driver that is a fake: what it is told is recorded.
+
+The fakes imitate cuda.h's cuModuleLoadData, cuModuleGetFunction, cuFuncSetAttribute and
+cuLaunchKernel; `test_the_real_calls` goes through ctypes into a library built from C.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from nemotron_deploy.build.kernels import aot, driver, launch, load, steps
+
+SHAPE = steps.Shape(hidden=128, width=64, experts=4, top_k=2, group=64)
+BYTES = b"\x7fELF of a fake"
+
+
+class FakeDriver:
+    """Records what it is asked to load and to launch."""
+
+    def __init__(self) -> None:
+        self.loaded: list[tuple[bytes, str, int]] = []
+        self.launched: list[tuple[Any, ...]] = []
+
+    def load(self, cubin: bytes, symbol: str, shared: int) -> int:
+        self.loaded.append((cubin, symbol, shared))
+        return 1000 + len(self.loaded)
+
+    def launch(self, *arguments: Any) -> None:
+        self.launched.append(arguments)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store as `aot.build` writes it, without machine code: one kernel for `up` of one token."""
+    plan = steps.routed(SHAPE, 1, 90)
+    step = next(step for step in plan.steps if step.kernel == "grouped")
+    types = launch.operand_types(step, plan, "bf16")
+    (tmp_path / "grouped-1.cubin").write_bytes(BYTES)
+    record = aot.variant(step, types) | {
+        "file": "grouped-1.cubin",
+        "sha256": hashlib.sha256(BYTES).hexdigest(),
+        "symbol": "grouped",
+        "parameters": ["u64"] * 6 + ["u32"] * 3 + ["u64"] * 2,
+        "shared_bytes": 16_640,
+    }
+    index = {"format": aot.FORMAT, "sm": 90, "source": aot.source_digest(), "kernels": [record]}
+    (tmp_path / aot.INDEX).write_text(json.dumps(index))
+    return tmp_path
+
+
+def change(store: Path, **entries: object) -> None:
+    path = store / aot.INDEX
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+@pytest.fixture
+def stream(monkeypatch: pytest.MonkeyPatch) -> int:
+    fake = SimpleNamespace(cuda_stream=0xABCDEF012345)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: fake)
+    monkeypatch.setattr(launch, "_stores", {})
+    return fake.cuda_stream
+
+
+def test_a_stored_kernel_is_launched_with_its_arguments(store: Path, stream: int) -> None:
+    fake = FakeDriver()
+    opened = load.open_store(store, driver=fake, sm=90)
+    assert opened is not None
+    assert fake.loaded == [(BYTES, "grouped", 16_640)]
+    plan = steps.routed(SHAPE, 1, 90)
+    step = next(step for step in plan.steps if step.kernel == "grouped")
+    types = launch.operand_types(step, plan, "bf16")
+    tensors = [torch.zeros(4) for _ in range(6)]
+    assert opened.launch(step, types, (*tensors, 2, 0, 4))
+    (told,) = fake.launched
+    pointers = [tensor.data_ptr() for tensor in tensors]
+    assert told == (
+        1001, step.programs, 64, 16_640, stream, (*pointers, 2, 0, 4, 0, 0),
+        ("u64",) * 6 + ("u32",) * 3 + ("u64",) * 2,
+    )  # fmt: skip
+
+
+def test_what_is_not_stored_is_left_to_the_compiler(store: Path, stream: int) -> None:
+    fake = FakeDriver()
+    opened = load.open_store(store, driver=fake, sm=90)
+    assert opened is not None
+    plan = steps.routed(SHAPE, 1, 90)
+    combine = plan.steps[-1]
+    assert not opened.launch(combine, launch.operand_types(combine, plan, "bf16"), ())
+    step = plan.steps[0]
+    assert not opened.launch(step, launch.operand_types(step, plan, "fp16"), ())
+    assert not fake.launched
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"sm": 80}, "compiled for SM 80, this device is SM 90"),
+        ({"source": "0" * 64}, "another version of the kernels"),
+        ({"format": 99}, "format 99"),
+    ],
+)
+def test_a_store_for_something_else_is_passed_over_and_says_so(
+    store: Path, entries: dict[str, object], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    change(store, **entries)
+    fake = FakeDriver()
+    with caplog.at_level(logging.WARNING):
+        assert load.open_store(store, driver=fake, sm=90) is None
+    (line,) = caplog.messages
+    assert reason in line
+    assert "compiling here" in line
+    assert not fake.loaded
+
+
+def test_a_driver_that_does_not_take_it_is_said(
+    store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise driver.DriverError(
+            "cuModuleLoadData failed: CUDA_ERROR_UNSUPPORTED_PTX_VERSION (222)"
+        )
+
+    fake = FakeDriver()
+    monkeypatch.setattr(fake, "load", refuse)
+    assert load.open_store(store, driver=fake, sm=90) is None
+    assert "CUDA_ERROR_UNSUPPORTED_PTX_VERSION" in caplog.text
+
+
+def test_a_damaged_store_is_refused(store: Path) -> None:
+    (store / "grouped-1.cubin").write_bytes(BYTES + b"?")
+    with pytest.raises(load.StoreError, match=r"grouped-1\.cubin.*digest differs"):
+        load.open_store(store, driver=FakeDriver(), sm=90)
+    (store / "grouped-1.cubin").unlink()
+    with pytest.raises(load.StoreError, match="cannot be read"):
+        load.open_store(store, driver=FakeDriver(), sm=90)
+    record = json.loads((store / aot.INDEX).read_text())["kernels"][0]
+    change(store, kernels=[record | {"file": "../elsewhere.cubin"}])
+    with pytest.raises(load.StoreError, match="no plain file name"):
+        load.open_store(store, driver=FakeDriver(), sm=90)
+    (store / aot.INDEX).write_text("{")
+    with pytest.raises(load.StoreError, match=r"kernels\.json: cannot be read"):
+        load.open_store(store, driver=FakeDriver(), sm=90)
+
+
+def test_without_a_driver_there_is_one_line() -> None:
+    with pytest.raises(driver.DriverError, match="no CUDA driver here"):
+        driver.CudaDriver("libcuda-that-is-not-there.so")
+
+
+LIBRARY = """
+#include <stdint.h>
+#include <string.h>
+uint64_t seen[32];
+int cuModuleLoadData(void **module, const void *image) {
+    *module = (void *)0x7f0000000011;
+    return memcmp(image, "good", 4) ? 209 : 0;
+}
+int cuModuleGetFunction(void **function, void *module, const char *name) {
+    *function = (void *)0x7f0000000022;
+    return module == (void *)0x7f0000000011 && !strcmp(name, "grouped") ? 0 : 500;
+}
+int cuFuncSetAttribute(void *function, int attribute, int value) {
+    seen[30] = attribute; seen[31] = value;
+    return function != (void *)0x7f0000000022;
+}
+int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+                   unsigned bz, unsigned shared, void *stream, void **params, void **extra) {
+    uint64_t told[] = {(uint64_t)function, gx, gy, gz, bx, by, bz, shared, (uint64_t)stream,
+                       *(uint64_t *)params[0], *(uint32_t *)params[1], (uint64_t)extra};
+    memcpy(seen, told, sizeof told);
+    return 0;
+}
+int cuGetErrorName(int status, const char **name) { *name = "CUDA_ERROR_OF_A_FAKE"; return 0; }
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc for the fake libcuda")
+def test_the_real_calls(tmp_path: Path) -> None:
+    source = tmp_path / "cuda.c"
+    source.write_text(LIBRARY)
+    library = tmp_path / "libcuda.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
+    cuda = driver.CudaDriver(str(library))
+    function = cuda.load(b"good", "grouped", 65_536)
+    seen = (driver.ctypes.c_uint64 * 32).in_dll(cuda._cuda, "seen")
+    assert (seen[30], seen[31]) == (driver.MAX_DYNAMIC_SHARED, 65_536)
+    cuda.launch(function, 174, 64, 65_536, 0xABCDEF012345, (0x7F1122334455, -1), ("u64", "u32"))
+    assert list(seen[:12]) == [
+        0x7F0000000022, 174, 1, 1, 64, 1, 1, 65_536, 0xABCDEF012345, 0x7F1122334455, 0xFFFFFFFF, 0,
+    ]  # fmt: skip
+    with pytest.raises(driver.DriverError, match=r"cuModuleLoadData .*OF_A_FAKE \(209\)"):
+        cuda.load(b"bad!", "grouped", 0)
+    with pytest.raises(driver.DriverError, match="cuModuleGetFunction failed"):
+        cuda.load(b"good", "other", 0)

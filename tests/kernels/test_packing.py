@@ -1,0 +1,92 @@
+"""The kernels' weight layout: invertible, decoded as the stored layout is, and documented truly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nemotron_deploy.build.kernels import packing
+from nemotron_deploy.quantize.formats import decode_int4
+from nemotron_deploy.tests.kernels.layers import stored
+
+shapes = st.sampled_from(packing.GROUPS).flatmap(
+    lambda group: st.tuples(
+        st.integers(1, 4),
+        st.integers(1, 4).map(lambda n: n * group),
+        st.integers(1, 4).map(lambda n: n * group),
+        st.just(group),
+        st.integers(0, 2**31),
+    )
+)
+
+
+@given(shapes)
+def test_unpacking_gives_the_stored_bytes_back(shape: tuple[int, int, int, int, int]) -> None:
+    given_tensors = stored(*shape)
+    for before, after in zip(
+        given_tensors, packing.unpack(packing.pack(*given_tensors)), strict=True
+    ):
+        assert after.dtype is before.dtype
+        assert torch.equal(after, before)
+
+
+@given(shapes)
+def test_packed_weights_decode_to_the_stored_values(
+    shape: tuple[int, int, int, int, int],
+) -> None:
+    up, up_scale, down, down_scale = stored(*shape)
+    packed = packing.pack(up, up_scale, down, down_scale)
+    for expert in range(packed.count):
+        ours = packing.decode(
+            packed.up[expert], packed.up_scale[expert], packed.hidden, packed.group
+        )
+        assert torch.equal(ours, decode_int4(up[expert], up_scale[expert]))
+        ours = packing.decode(
+            packed.down[expert], packed.down_scale[expert], packed.width, packed.group
+        )
+        assert torch.equal(ours, decode_int4(down[expert], down_scale[expert]))
+
+
+def test_a_word_holds_four_values_sixteen_apart() -> None:
+    up, up_scale, down, down_scale = stored(2, 128, 64, 64)
+    packed = packing.pack(up, up_scale, down, down_scale)
+    ones = torch.ones_like(up_scale[1])
+    values = decode_int4(up[1], ones)
+    for block, row, i in ((0, 0, 0), (1, 63, 15), (1, 5, 7)):
+        word = int(packed.up[1, block, row, i]) & 0xFFFF
+        for j in range(4):
+            assert (word >> 4 * j & 0xF) - 8 == values[row, 64 * block + 16 * j + i]
+
+
+def test_an_odd_multiple_of_32_is_filled_with_zeros() -> None:
+    packed = packing.pack(*stored(1, 96, 32, 32))
+    assert packed.up.shape == (1, 2, 32, 16)
+    assert packed.up_scale.shape == (1, 4, 32)
+    assert not packed.up_scale[:, 3].any()
+    whole = packing.decode(packed.up[0], packed.up_scale[0] + 1, 128, 32)
+    assert not whole[:, 96:].any()
+
+
+def test_the_layout_costs_no_bytes_where_widths_are_whole_blocks() -> None:
+    tensors = stored(3, 128, 192, 64)
+    assert packing.pack(*tensors).bytes == sum(tensor.nbytes for tensor in tensors)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"up": torch.zeros(2, 32, 128)}, "up is torch.float32"),
+        ({"down": torch.zeros(2, 64, 128, dtype=torch.uint8)}, "down is"),
+        ({"up_scale": torch.ones(2, 64, 3)}, "up_scale is"),
+        ({"up_scale": torch.ones(2, 64, 2, dtype=torch.float64)}, "up_scale is torch.float64"),
+        ({"down_scale": torch.ones(2, 128, 2)}, "different group sizes"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(change: dict[str, Tensor], message: str) -> None:
+    names = ("up", "up_scale", "down", "down_scale")
+    tensors = dict(zip(names, stored(2, 128, 64, 64), strict=True)) | change
+    with pytest.raises(packing.PackError, match=message):
+        packing.pack(**tensors)
