@@ -128,7 +128,7 @@ def main() -> None:
     report["predicted"] = {"estimate": True, "assumed_gap_us": arguments.gap_us}
     for sm in arguments.sm:
         compiled, rows = {}, []
-        for step, types, tile in aot.variants(NANO, None, sm, "bf16", max(TOKENS)):
+        for step, types, tile in aot.variants(NANO, [], sm, ["bf16"], max(TOKENS)):
             begun = time.perf_counter()
             item = aot.compile_step(step, types, tile, sm)
             rows.append(describe(item, time.perf_counter() - begun, sm))

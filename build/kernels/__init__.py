@@ -9,6 +9,6 @@ compiler's reports, speed by nothing.
 """
 
 from .op import moe, shared
-from .packing import PackedExperts, PackError, pack, unpack
+from .packing import PackedExperts, PackError, pack, shapes, unpack
 
-__all__ = ["PackError", "PackedExperts", "moe", "pack", "shared", "unpack"]
+__all__ = ["PackError", "PackedExperts", "moe", "pack", "shapes", "shared", "unpack"]

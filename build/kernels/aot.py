@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +33,10 @@ MOST_TOKENS: Final = 16_384
 """Token counts up to which every variant is compiled by default."""
 
 _SOURCES: Final = ("configs.py", "kernel.py", "packing.py", "steps.py")
+
+
+Variant = tuple[Step, tuple[str, ...], Tile]
+"""What is compiled: a launch, its operands' types, and the tile it was made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +78,19 @@ def variant(step: Step, types: Iterable[str]) -> dict[str, Any]:
 
 
 def variants(
-    routed_shape: Shape, shared_shape: Shape | None, sm: int, dtype: str, most_tokens: int
-) -> Iterator[tuple[Step, tuple[str, ...], Tile]]:
-    """Every variant that some number of tokens from 1 to `most_tokens` launches, once each."""
+    routed_shape: Shape,
+    shared_shapes: Sequence[Shape],
+    sm: int,
+    dtypes: Sequence[str],
+    most_tokens: int,
+) -> Iterator[Variant]:
+    """Every variant that some number of tokens from 1 to `most_tokens` launches, once each.
+
+    `shared_shapes`: those of the shared experts, one for each width that a rank may hold.
+    """
     seen = set()
-    for plan in _plans(routed_shape, shared_shape, sm, most_tokens):
-        for step in plan.steps:
+    for plan in _plans(routed_shape, shared_shapes, sm, most_tokens):
+        for step, dtype in product(plan.steps, dtypes):
             types = operand_types(step, plan, dtype)
             key = (step.kernel, step.constants, types, step.warps, step.stages)
             if key not in seen:
@@ -84,11 +98,11 @@ def variants(
                 yield step, types, plan.tile
 
 
-def _plans(shape: Shape, common: Shape | None, sm: int, most_tokens: int) -> Iterator[Steps]:
+def _plans(shape: Shape, common: Sequence[Shape], sm: int, most_tokens: int) -> Iterator[Steps]:
     for tokens in range(1, most_tokens + 1):
         yield routed(shape, tokens, sm)
-        if common is not None:
-            yield shared(common, tokens, sm)
+        for other in common:
+            yield shared(other, tokens, sm)
 
 
 def compile_step(step: Step, types: tuple[str, ...], tile: Tile, sm: int) -> Compiled:
@@ -135,25 +149,27 @@ def build(
     routed_shape: Shape,
     sm: int,
     *,
-    shared_shape: Shape | None = None,
-    dtypes: tuple[str, ...] = ("bf16",),
+    shared_shapes: Sequence[Shape] = (),
+    dtypes: Sequence[str] = ("bf16",),
     most_tokens: int = MOST_TOKENS,
+    workers: int = 0,
+    on_compiled: Callable[[int, int], None] | None = None,
 ) -> list[Compiled]:
     """Compile all variants for `sm` into `directory`, which is made; what it holds is replaced.
 
-    The index is written last, so a directory without one is none. Raises ValueError for an SM
-    version that is not known, MachineError where a kernel's machine code falls short.
+    `workers` processes do it, which do not interpret whatever TRITON_INTERPRET says here; with 0 it
+    is done in this one. `on_compiled` is told how many of how many are done. The index is written
+    last, so a directory without one is none. Raises ValueError for an SM version that is not known,
+    MachineError where a kernel's machine code falls short.
     """
     if sm not in SHARED_LIMIT:
         raise ValueError(f"SM {sm} is none of {sorted(SHARED_LIMIT)}")
-    # Given explicitly to every compilation; the default only makes triton 3.9 warn.
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
-    compiled = [
-        compile_step(step, types, tile, sm)
-        for dtype in dtypes
-        for step, types, tile in variants(routed_shape, shared_shape, sm, dtype, most_tokens)
-    ]
-    compiled = list({_key(item): item for item in compiled}.values())
+    wanted = list(variants(routed_shape, shared_shapes, sm, dtypes, most_tokens))
+    compiled = []
+    for item in _compile_all(wanted, sm, workers):
+        compiled.append(item)
+        if on_compiled:
+            on_compiled(len(compiled), len(wanted))
     directory.mkdir(parents=True, exist_ok=True)
     (directory / INDEX).unlink(missing_ok=True)
     for old in directory.glob("*.cubin"):
@@ -166,7 +182,7 @@ def build(
         "sm": sm,
         "source": source_digest(),
         "routed": asdict(routed_shape),
-        "shared": asdict(shared_shape) if shared_shape else None,
+        "shared": [asdict(shape) for shape in shared_shapes],
         "dtypes": list(dtypes),
         "most_tokens": most_tokens,
         "run_on_a_gpu": False,
@@ -176,8 +192,27 @@ def build(
     return compiled
 
 
-def _key(item: Compiled) -> str:
-    return json.dumps(variant(item.step, item.types), sort_keys=True)
+def _compile_all(wanted: Sequence[Variant], sm: int, workers: int) -> Iterator[Compiled]:
+    """In the order of `wanted`."""
+    if not workers:
+        _use_compiler()
+        yield from (compile_step(*variant, sm) for variant in wanted)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_use_compiler) as pool:
+        jobs = [pool.submit(compile_step, *variant, sm) for variant in wanted]
+        try:
+            yield from (job.result() for job in jobs)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _use_compiler() -> None:
+    """Before triton is imported. FP fusion is given with every compilation; its default moves, and
+    triton 3.9 warns where the variable is not set."""
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    os.environ.pop("TRITON_INTERPRET", None)
 
 
 def _record(item: Compiled) -> dict[str, Any]:

@@ -71,6 +71,23 @@ class PackedExperts:
         return sum(tensor.nbytes for tensor in tensors)
 
 
+def shapes(
+    count: int, hidden: int, width: int, group: int
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of each tensor of `PackedExperts`, by its name."""
+
+    def matrix(rows: int, columns: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        wide = padded(columns)
+        scales = max(columns // group, wide // group)
+        return [
+            ((count, wide // BLOCK_K, rows, DEPTH), torch.int16),
+            ((count, scales, rows), torch.float32),
+        ]
+
+    names = ("up", "up_scale", "down", "down_scale")
+    return dict(zip(names, matrix(width, hidden) + matrix(hidden, width), strict=True))
+
+
 def pack(up: Tensor, up_scale: Tensor, down: Tensor, down_scale: Tensor) -> PackedExperts:
     """Stored weights, stacked over experts, in the kernels' layout; on the device they are on.
 

@@ -1,14 +1,10 @@
 """Compiled ahead of time, for every SM version, without a GPU; and what the checks refuse.
 
-Compiling needs a process whose Triton does not interpret; one a session does it.
+Worker processes compile, as in `build`: Triton interprets in this one.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,59 +16,28 @@ from nemotron_deploy.build.kernels import aot, configs, load, machine, steps
 NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64)
 SHARED = steps.Shape(hidden=2688, width=3712, experts=1, top_k=1, group=64)
 
-START = """
-import sys
-from pathlib import Path
-from nemotron_deploy.build.kernels import aot, configs, steps
-nano = steps.Shape(2688, 1856, 128, 6, 64)
-folder = Path(sys.argv[1])
-"""
+SMALL = steps.Shape(1056, 800, 5, 2, 32)
+WIDE = steps.Shape(1024, 1280, 300, 8, 128)
+WIDE_SHARED = steps.Shape(1024, 2560, 1, 1, 128)
+TINY = steps.Shape(128, 192, 12, 2, 64)
 
-SCRIPTS = (
-    """
-aot.build(folder / "80", nano, 80)
-for sm in (86, 89):  # the same tiles as 80: one decode size shows that their target is accepted
-    aot.build(folder / str(sm), nano, sm, most_tokens=2)
-""",
-    """
-aot.build(folder / "90", nano, 90)
-small = steps.Shape(1056, 800, 5, 2, 32)
-aot.build(folder / "small", small, 90, dtypes=("fp16",), most_tokens=2)
-wide = steps.Shape(1024, 1280, 300, 8, 128)
-common = steps.Shape(1024, 2560, 1, 1, 128)
-aot.build(folder / "wide", wide, 80, shared_shape=common, most_tokens=2)
-tiny = steps.Shape(128, 192, 12, 2, 64)
-aot.build(folder / "tiny", tiny, 80, most_tokens=1)
-""",
-)
-
-AGAIN = "aot.build(folder, nano, 86, most_tokens=2)"
-
-SPILLING = """
-configs.TILES[80] = ((float("inf"), configs.Tile(128, 256, 8, 3)),)
-aot.build(folder, nano, 80, most_tokens=1)
-"""
-
-
-def start(script: str, folder: Path, cache: Path) -> subprocess.Popen[str]:
-    """Run `script` in a process whose Triton compiles, with a cache of its own."""
-    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    path = os.pathsep.join(path for path in sys.path if path)
-    return subprocess.Popen(
-        [sys.executable, "-c", START + script, str(folder)],
-        env=kept | {"PYTHONPATH": path, "TRITON_CACHE_DIR": str(cache)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+WORKERS = 2
 
 
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of stores: Nano for each SM version, and three other shapes."""
     folder = tmp_path_factory.mktemp("stores")
-    for process in [start(script, folder, folder / "cache") for script in SCRIPTS]:
-        _, told = process.communicate()
-        assert process.returncode == 0, told[-2000:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(folder / "cache"))
+        for sm in (80, 90):
+            aot.build(folder / str(sm), NANO, sm, workers=WORKERS)
+        for sm in (86, 89):  # the tiles of 80: one decode size shows that their target is accepted
+            aot.build(folder / str(sm), NANO, sm, most_tokens=2, workers=WORKERS)
+        few: Any = {"workers": WORKERS, "most_tokens": 2}
+        aot.build(folder / "small", SMALL, 90, dtypes=("fp16",), **few)
+        aot.build(folder / "wide", WIDE, 80, shared_shapes=[WIDE_SHARED], **few)
+        aot.build(folder / "tiny", TINY, 80, **few)
     return folder
 
 
@@ -116,7 +81,7 @@ def test_weights_come_sixteen_bytes_at_a_time(stores: Path, store: str) -> None:
 def test_whatever_is_launched_is_compiled(sm: int) -> None:
     compiled = {
         load._key(aot.variant(step, types))
-        for step, types, _ in aot.variants(NANO, SHARED, sm, "bf16", aot.MOST_TOKENS)
+        for step, types, _ in aot.variants(NANO, [SHARED], sm, ["bf16"], aot.MOST_TOKENS)
     }
     for tokens in (1, 2, 4, 5, 21, 22, 64, 85, 86, 300, 4096, aot.MOST_TOKENS):
         for plan in (steps.routed(NANO, tokens, sm), steps.shared(SHARED, tokens, sm)):
@@ -125,11 +90,18 @@ def test_whatever_is_launched_is_compiled(sm: int) -> None:
                 assert load._key(aot.variant(step, types)) in compiled
 
 
-def test_compiling_twice_gives_the_same_store(stores: Path, tmp_path: Path) -> None:
+def test_compiling_twice_gives_the_same_store(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    told: list[tuple[int, int]] = []
     again = tmp_path / "again"
-    assert start(AGAIN, again, tmp_path / "cache").wait() == 0
+    aot.build(
+        again, NANO, 86, most_tokens=2, workers=WORKERS, on_compiled=lambda *n: told.append(n)
+    )
     first = {path.name: path.read_bytes() for path in (stores / "86").iterdir()}
     assert first == {path.name: path.read_bytes() for path in again.iterdir()}
+    assert told == [(n, len(told)) for n in range(1, len(told) + 1)]
 
 
 GOOD = machine.Machine(
@@ -167,25 +139,14 @@ def test_machine_code_that_falls_short_is_refused(change: dict[str, Any], messag
     assert message in found(replace(GOOD, **change))
 
 
-def test_a_tile_that_spills_is_refused(tmp_path: Path) -> None:
+def test_a_tile_that_spills_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real compiler on a tile known to be too large: nothing is written."""
-    process = start(SPILLING, tmp_path / "store", tmp_path / "cache")
-    _, told = process.communicate()
-    assert process.returncode != 0
-    assert "registers spill" in told
+    monkeypatch.setitem(configs.TILES, 80, ((float("inf"), configs.Tile(128, 256, 8, 3)),))
+    with pytest.raises(machine.MachineError, match="registers spill"):
+        aot.build(tmp_path / "store", NANO, 80, most_tokens=1, workers=1)
     assert not (tmp_path / "store").exists()
 
 
-def test_a_model_too_small_for_a_loop_compiles_too(stores: Path) -> None:
-    assert len(products(stores / "tiny")) == 2
-
-
-def test_an_unknown_sm_version_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_sm_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="SM 75 is none of"):
-        aot.build(tmp_path, NANO, 75)
-
-
-def test_the_index_is_readable_json(stores: Path) -> None:
-    text = (stores / "80" / aot.INDEX).read_text()
-    assert json.loads(text)["routed"]["hidden"] == 2688
-    assert str(stores) not in text
+        aot.build(tmp_path / "store", NANO, 75)

@@ -1,0 +1,195 @@
+"""The modules that stand where TensorRT-LLM would create experts of its own.
+
+Upstream's loader visits modules that own parameters directly and hands each the tensors below its
+name: `load_weights([{suffix: tensor}])`. Its mapper for Nemotron-H calls a routed expert's
+`up_proj` `w1` and its `down_proj` `w2`, and adds an empty `w3`, unless the MoE backend is VANILLA
+(checkpoints/hf/nemotron_h_weight_mapper.py @05b033a); both spellings are read. Tensors may be lazy
+slices, so they are indexed with `[:]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .. import kernels
+from .sharding import columns_of, experts_of
+
+Weights = Mapping[str, Any]
+
+_NAMES: Final = {"up": ("w1", "up_proj"), "down": ("w2", "down_proj")}
+
+
+class WeightError(ValueError):
+    """A tensor of the checkpoint is missing or not what it should be; the message names it."""
+
+
+class Routing(Protocol):
+    """Upstream's routing methods (modules/fused_moe/routing.py @blob 51828280080)."""
+
+    def apply(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Expert numbers int32 [T, k] and their weights float32 [T, k] for logits [T, experts]."""
+
+
+class Int4Module(nn.Module):
+    """Packed INT4 weights as parameters of this module itself, which is how upstream finds it.
+
+    Memory is allocated as upstream does it, by `torch.empty` under whatever device mode is set, and
+    nothing is computed before weights arrive.
+    """
+
+    up: Tensor
+    up_scale: Tensor
+    down: Tensor
+    down_scale: Tensor
+
+    def __init__(self, name: str, count: int, hidden: int, width: int, group: int) -> None:
+        super().__init__()
+        self.name, self.hidden, self.width, self.group = name, hidden, width, group
+        self.loaded = False
+        for key, (shape, dtype) in kernels.shapes(count, hidden, width, group).items():
+            setattr(self, key, nn.Parameter(torch.empty(shape, dtype=dtype), requires_grad=False))
+
+    @property
+    def packed(self) -> kernels.PackedExperts:
+        """The parameters as the kernels take them."""
+        return kernels.PackedExperts(
+            self.up, self.up_scale, self.down, self.down_scale, self.hidden, self.width, self.group
+        )
+
+    def _store(self, place: int, get: Callable[[str, str], Tensor]) -> None:
+        """Pack one expert into `place`; `get(part, suffix)` gives its stored tensors."""
+        device = self.up.device
+        stored = {
+            key: get(part, suffix).to(device).unsqueeze(0)
+            for key, part, suffix in (
+                ("up", "up", "weight"), ("up_scale", "up", "weight_scale"),
+                ("down", "down", "weight"), ("down_scale", "down", "weight_scale"),
+            )
+        }  # fmt: skip
+        try:
+            packed = kernels.pack(**stored)
+        except kernels.PackError as error:
+            raise WeightError(f"{self.name}: expert {place}: {error}") from None
+        if (packed.hidden, packed.width, packed.group) != (self.hidden, self.width, self.group):
+            raise WeightError(
+                f"{self.name}: expert {place} is {packed.width} wide on {packed.hidden} in groups "
+                f"of {packed.group}; {self.width} on {self.hidden} in groups of {self.group} is "
+                "expected"
+            )
+        for key in stored:
+            getattr(self, key).data[place].copy_(getattr(packed, key)[0])
+
+    def _find(self, weights: Weights, prefix: str, part: str, suffix: str) -> Tensor:
+        for spelling in _NAMES[part]:
+            if (found := weights.get(f"{prefix}{spelling}.{suffix}")) is not None:
+                tensor: Tensor = found[:]
+                return tensor
+        raise WeightError(
+            f"{self.name}.{prefix}{_NAMES[part][1]}.{suffix} is missing from the checkpoint"
+        )
+
+
+class RoutedExperts(Int4Module):
+    """One rank's routed experts of one layer, in place of what `create_moe` returns.
+
+    Takes `create_moe`'s arguments that matter here (modeling_nemotron_h.py @00620eb, NemotronHMOE)
+    and is called as its result is: `experts(hidden, router_logits, all_rank_num_tokens=...,
+    use_dp_padding=...)`. The result is this rank's part of the sum.
+    """
+
+    def __init__(
+        self,
+        *,
+        routing: Routing,
+        experts: int,
+        hidden: int,
+        width: int,
+        group: int,
+        rank: int,
+        ranks: int,
+        layer: int,
+    ) -> None:
+        own = experts_of(experts, rank, ranks)
+        name = f"model.layers.{layer}.mixer.experts"
+        super().__init__(name, len(own), hidden, width, group)
+        self.routing, self.own = routing, own
+
+    def load_weights(self, weights: Sequence[Weights]) -> None:
+        """Pack this rank's experts. Raises `WeightError` naming what is missing or wrong."""
+        (tensors,) = weights
+        for place, expert in enumerate(self.own):
+            self._store(
+                place,
+                lambda part, suffix, expert=expert: self._find(  # type: ignore[misc]
+                    tensors, f"{expert}.", part, suffix
+                ),
+            )
+        self.loaded = True
+
+    def forward(self, hidden_states: Tensor, router_logits: Tensor, **_: object) -> Tensor:
+        """hidden_states [..., H], router_logits [T, experts] -> [..., H]."""
+        ids, weights = self.routing.apply(router_logits)
+        out = kernels.moe(
+            hidden_states.reshape(-1, self.hidden),
+            ids.to(torch.int32),
+            weights.to(torch.float32),
+            self.packed,
+            self.own.start,
+        )
+        return out.view(hidden_states.shape)
+
+
+class SharedExpert(Int4Module):
+    """One rank's part of one layer's shared expert, in place of upstream's `MLP`.
+
+    `up` is split by output rows and `down` by input columns, so the ranks' results add up.
+    """
+
+    def __init__(
+        self, *, hidden: int, width: int, group: int, rank: int, ranks: int, layer: int
+    ) -> None:
+        own = columns_of(width, group, rank, ranks)
+        name = f"model.layers.{layer}.mixer.shared_experts"
+        super().__init__(name, 1, hidden, len(own), group)
+        self.own, self.whole = own, width
+
+    def load_weights(self, weights: Sequence[Weights]) -> None:
+        """Pack this rank's columns. Raises `WeightError` naming what is missing or wrong."""
+        (tensors,) = weights
+        # Two output rows share a byte, and a group's columns share a scale.
+        pairs = slice(self.own.start // 2, self.own.stop // 2)
+        rows = slice(self.own.start, self.own.stop)
+        groups = slice(self.own.start // self.group, self.own.stop // self.group)
+        part = {
+            ("up", "weight"): (pairs, slice(None)),
+            ("up", "weight_scale"): (rows, slice(None)),
+            ("down", "weight"): (slice(None), rows),
+            ("down", "weight_scale"): (slice(None), groups),
+        }
+        sizes = {
+            ("up", "weight"): (self.whole // 2, self.hidden),
+            ("up", "weight_scale"): (self.whole, self.hidden // self.group),
+            ("down", "weight"): (self.hidden // 2, self.whole),
+            ("down", "weight_scale"): (self.hidden, self.whole // self.group),
+        }
+
+        def get(name: str, suffix: str) -> Tensor:
+            tensor = self._find(tensors, "", name, suffix)
+            if tuple(tensor.shape) != sizes[name, suffix]:
+                raise WeightError(
+                    f"{self.name}.{_NAMES[name][1]}.{suffix} is {list(tensor.shape)}; "
+                    f"{list(sizes[name, suffix])} is expected"
+                )
+            return tensor[part[name, suffix]].contiguous()
+
+        self._store(0, get)
+        self.loaded = True
+
+    def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
+        """hidden_states [..., H] -> [..., H]."""
+        out = kernels.shared(hidden_states.reshape(-1, self.hidden), self.packed)
+        return out.view(hidden_states.shape)

@@ -1,0 +1,120 @@
+"""The model that TensorRT-LLM finds under the checkpoint's architecture once this is imported.
+
+`register_auto_model` keeps the last registration of a name in older versions and lets external
+modules win in newer ones; upstream's own module is imported first, here, so this one is last.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any, Final
+
+import tensorrt_llm
+import torch
+from tensorrt_llm._torch.models import modeling_nemotron_h as upstream
+from tensorrt_llm._torch.models.modeling_utils import register_auto_model
+from torch import nn
+
+from ..kernels.load import open_store
+from . import seam, settings
+from .experts import Int4Module, RoutedExperts, SharedExpert, WeightError
+
+log = logging.getLogger(__name__)
+
+PACKAGE: Final = Path(__file__).resolve().parents[1]
+"""`engine/plugin/nemo_deploy_int4`."""
+
+KERNELS: Final = PACKAGE.parents[1] / "kernels"
+"""`engine/kernels`."""
+
+seam.require(upstream, tensorrt_llm.__version__)
+SETTINGS: Final = settings.read(PACKAGE)
+
+
+class UnsupportedError(ValueError):
+    """A way to run the model that the plugin does not know; the message says what does work."""
+
+
+@register_auto_model("NemotronHForCausalLM")
+class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[misc]
+    """TensorRT-LLM's Nemotron-H, with INT4 experts in the layers that `format.json` names."""
+
+    def __init__(self, model_config: Any) -> None:
+        _require_supported(model_config)
+        create_moe, mlp = upstream.create_moe, upstream.MLP
+
+        def experts(**given: Any) -> nn.Module:
+            if given["layer_idx"] not in SETTINGS.routed_layers:
+                return create_moe(**given)  # type: ignore[no-any-return]
+            if given["reduce_results"] or given["bias"]:
+                raise UnsupportedError("INT4 experts neither have a bias nor add up over ranks")
+            mapping = given["model_config"].mapping
+            return RoutedExperts(
+                routing=given["routing_method"],
+                experts=given["num_experts"],
+                hidden=given["hidden_size"],
+                width=given["intermediate_size"],
+                group=SETTINGS.group_size,
+                rank=mapping.moe_ep_rank,
+                ranks=mapping.moe_ep_size,
+                layer=given["layer_idx"],
+            )
+
+        def shared(**given: Any) -> nn.Module:
+            if given["layer_idx"] not in SETTINGS.shared_layers:
+                return mlp(**given)  # type: ignore[no-any-return]
+            mapping = given["config"].mapping
+            return SharedExpert(
+                hidden=given["hidden_size"],
+                width=given["intermediate_size"],
+                group=SETTINGS.group_size,
+                rank=mapping.tp_rank,
+                ranks=mapping.tp_size,
+                layer=given["layer_idx"],
+            )
+
+        with seam.rebound(upstream, create_moe=experts, MLP=shared):
+            super().__init__(model_config)
+        made = [module for module in self.modules() if isinstance(module, Int4Module)]
+        wanted = len(SETTINGS.routed_layers) + len(SETTINGS.shared_layers)
+        if len(made) != wanted:
+            raise UnsupportedError(
+                f"TensorRT-LLM {tensorrt_llm.__version__} made {len(made)} of {wanted} groups of "
+                f"experts through the plugin, which was written against {seam.VERSIONS}"
+            )
+
+    # Newer loaders look at the signature for what they may pass.
+    @functools.wraps(upstream.NemotronHForCausalLM.load_weights)
+    def load_weights(self, *given: Any, **named: Any) -> None:
+        """Upstream's; then checks that all weights came, and loads the kernels."""
+        super().load_weights(*given, **named)
+        empty = [m.name for m in self.modules() if isinstance(m, Int4Module) and not m.loaded]
+        if empty:
+            raise WeightError(f"TensorRT-LLM loaded no weights into {', '.join(empty)}")
+        _open_kernels()
+
+
+def _require_supported(model_config: Any) -> None:
+    mapping = model_config.mapping
+    if mapping.enable_attention_dp:
+        raise UnsupportedError("the INT4 plugin does not run with attention data parallelism")
+    if mapping.moe_ep_size != mapping.tp_size:
+        raise UnsupportedError(
+            f"INT4 experts are split by expert: set moe_expert_parallel_size to "
+            f"{mapping.tp_size}, the number of GPUs, instead of {mapping.moe_ep_size}"
+        )
+
+
+def _open_kernels() -> None:
+    """Load the stored kernels for this process' GPU: a graph capture must find them loaded."""
+    if not torch.cuda.is_available():
+        return
+    device = torch.cuda.current_device()
+    major, minor = torch.cuda.get_device_capability(device)
+    store = KERNELS / f"sm_{10 * major + minor}"
+    if store.is_dir():
+        open_store(store, device)
+    else:
+        log.warning("no kernels were built for SM %d%d: compiling them here", major, minor)
