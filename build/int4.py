@@ -1,0 +1,133 @@
+"""What an INT4 engine holds beside arguments: the plugin, and its kernels compiled for one SM."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import BadInputError
+from ..recipe import Recipe
+from ..spec import Check, Model, Plan, Role
+from .llm_args import MAX_NUM_TOKENS
+from .plugin import settings
+from .plugin.sharding import columns_of, experts_of
+
+PLUGIN: Final = "plugin"
+KERNELS: Final = "kernels"
+INDEX: Final = "kernels.json"
+
+ROLES: Final = frozenset({Role.EXPERT, Role.SHARED_EXPERT})
+"""What the plugin runs in INT4."""
+
+_ROOM: Final = Path(__file__).parent
+_ENTRY: Final = '''"""Nemotron-H with INT4 experts for TensorRT-LLM; importing this registers it."""
+
+from .plugin.model import Int4NemotronHForCausalLM
+from .plugin.view import checkpoint_view
+
+__all__ = ["Int4NemotronHForCausalLM", "checkpoint_view"]
+'''
+
+
+def runs(model: Model, recipe: Recipe) -> bool:
+    """Whether the plugin runs all that `recipe` makes INT4 of `model`: experts, no dense MLP."""
+    return recipe.format == "int4" and quantized_roles(model, recipe) <= ROLES
+
+
+def quantized_roles(model: Model, recipe: Recipe) -> set[Role]:
+    """The roles of the tensors that `recipe` quantizes in `model`."""
+    return {group.role for group in model.tensors() if recipe.quantizes(group)}
+
+
+def require_compiler() -> None:
+    """Raise `BadInputError` where kernels cannot be compiled here, before any work is done."""
+    if platform.system() != "Linux":
+        raise BadInputError(
+            "INT4 kernels are compiled with triton, which exists for Linux only; build there, on "
+            "any machine, with or without a GPU"
+        )
+    for name in ("torch", "triton"):
+        if find_spec(name) is None:
+            raise BadInputError(
+                f"compiling INT4 kernels needs the package {name}; install it with "
+                "pip install 'nemotron-deploy[kernels]'"
+            )
+
+
+def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
+    """Copy the plugin and the kernels' sources into `engine`, as one importable package."""
+    package = engine / PLUGIN / settings.PACKAGE
+    for name in ("plugin", "kernels"):
+        folder = package / name
+        folder.mkdir(parents=True)
+        for source in sorted((_ROOM / name).glob("*.py")):
+            (folder / source.name).write_bytes(source.read_bytes())
+    (package / "__init__.py").write_text(_ENTRY, encoding="utf-8")
+    layers = tuple(index for index, letter in enumerate(model.pattern) if letter == "E")
+    shared = layers if model.moe is not None and model.moe.num_shared else ()
+    settings.Settings(recipe.group_size, layers, shared).write(package)
+
+
+def emit_kernels(
+    engine: Path,
+    plan: Plan,
+    model: Model,
+    recipe: Recipe,
+    on_compiled: Callable[[int, int], None] | None = None,
+) -> None:
+    """Compile every kernel that serving `model` can launch, on every rank, for the plan's SM."""
+    from .kernels import aot, steps
+
+    moe = model.moe
+    assert moe is not None, "a model without experts is not planned as INT4 with the plugin"
+    experts = len(experts_of(moe.num_experts, 0, plan.gpus))
+    routed = steps.Shape(moe.latent, moe.width, experts, moe.top_k, recipe.group_size)
+    widths = {
+        len(columns_of(moe.shared_width, recipe.group_size, rank, plan.gpus))
+        for rank in range(plan.gpus)
+        if moe.num_shared
+    }
+    aot.build(
+        engine / KERNELS / f"sm_{plan.sm}",
+        routed,
+        plan.sm,
+        shared_shapes=[
+            steps.Shape(model.hidden_size, width, 1, 1, recipe.group_size)
+            for width in sorted(widths)
+        ],
+        most_tokens=MAX_NUM_TOKENS,
+        workers=min(4, len(os.sched_getaffinity(0))),
+        on_compiled=on_compiled,
+    )
+
+
+def check(engine: Path, sm: int) -> list[Check]:
+    """Check the plugin and the kernels of a bundle's engine directory."""
+    package = engine / PLUGIN / settings.PACKAGE
+    try:
+        found = settings.read(package)
+        plugin = Check("INT4 plugin", True, f"{len(found.routed_layers)} layers of INT4 experts")
+    except ImportError as error:
+        plugin = Check("INT4 plugin", False, str(error))
+    return [plugin, _check_kernels(engine / KERNELS / f"sm_{sm}")]
+
+
+def _check_kernels(store: Path) -> Check:
+    name = f"kernels {store.name}"
+    try:
+        index: dict[str, Any] = json.loads((store / INDEX).read_text(encoding="utf-8"))
+        for record in index["kernels"]:
+            path = store / Path(record["file"]).name
+            if hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
+                return Check(name, False, f"{path} is not the file that was built")
+        ran = "run on a GPU" if index["run_on_a_gpu"] else "not run on a GPU"
+        detail = f"{len(index['kernels'])} compiled with triton {index['triton']}, {ran}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Check(name, False, f"{store}: cannot be used: {error!r}")
+    return Check(name, True, detail)

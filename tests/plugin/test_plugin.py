@@ -1,0 +1,209 @@
+"""INT4 `tiny` through the plugin and a FAKE of TensorRT-LLM's classes, against the reference."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemotron_deploy import models
+from nemotron_deploy.build import int4
+from nemotron_deploy.build.plugin import seam, settings, sharding
+from nemotron_deploy.build.plugin.view import checkpoint_view
+from nemotron_deploy.checkpoint import Checkpoint
+from nemotron_deploy.model_config import read_model
+from nemotron_deploy.quantize.stream import quantize
+from nemotron_deploy.recipe import RECIPES
+from nemotron_deploy.triton_repo.served.loading import load_model
+
+PROMPT = [3, 17, 5, 250, 9, 41, 77, 130, 8, 3, 99, 12]
+CHILD = Path(__file__).with_name("through.py")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("int4") / "checkpoint"
+    out.mkdir()
+    quantize(Checkpoint.open(models.TINY), RECIPES["int4"], out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engine")
+    config = json.loads((models.TINY / "config.json").read_text())
+    int4.emit_plugin(folder, read_model(config, "tiny"), RECIPES["int4"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def expected(checkpoint: Path) -> torch.Tensor:
+    """Logits [T, vocabulary] of the reference executor's model."""
+    model, _ = load_model(checkpoint)
+    with torch.inference_mode():
+        logits: torch.Tensor = model.float()(torch.tensor([PROMPT])).logits[0]
+    return logits
+
+
+def through(engine: Path, checkpoint: Path, action: str, argument: str = "", **options: str) -> Any:
+    dtype = options.get("dtype", "bfloat16")
+    environment = os.environ | {"TRITON_INTERPRET": options.get("interpret", "0")}
+    done = subprocess.run(
+        [sys.executable, str(CHILD), str(engine), str(checkpoint), dtype, action, argument],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "interpret", "bound"), [("float16", "1", 0.01), ("bfloat16", "0", 0.02)]
+)
+def test_logits_are_the_reference_executors(
+    engine: Path, checkpoint: Path, expected: torch.Tensor, dtype: str, interpret: str, bound: float
+) -> None:
+    """FP16 through the kernels in Triton's interpreter, BF16 through the ops' reference."""
+    result = through(
+        engine, checkpoint, "logits", json.dumps(PROMPT), dtype=dtype, interpret=interpret
+    )
+    assert result["interpreted"] is (interpret == "1")
+    logits = torch.tensor(result["logits"])
+    assert (logits - expected).norm() / expected.norm() < bound
+    assert (logits.argmax(-1) == expected.argmax(-1)).all()
+    # Packed weights and scales of up and down, in each of three layers: nothing in BF16.
+    assert result["expert_parameters"] == 3 * 4
+
+
+def test_two_ranks_add_up_to_one(engine: Path, checkpoint: Path) -> None:
+    assert through(engine, checkpoint, "ranks") < 0.01
+
+
+REFUSED = [
+    ("without", "layers.1.mixer.experts.3.up_proj.weight_scale", "WeightError",
+     "model.layers.1.mixer.experts.3.up_proj.weight_scale is missing"),
+    ("without", "layers.4.mixer.shared_experts.down_proj.weight", "WeightError",
+     "model.layers.4.mixer.shared_experts.down_proj.weight is missing"),
+    ("narrow", "layers.1.mixer.experts.0.up_proj.weight", "WeightError",
+     "model.layers.1.mixer.experts: expert 0"),
+    ("narrow", "layers.1.mixer.shared_experts.up_proj.weight", "WeightError",
+     "shared_experts.up_proj.weight is [128, 64]; [128, 128] is expected"),
+    ("mapping", '{"enable_attention_dp": true}', "UnsupportedError", "attention data parallelism"),
+    ("mapping", '{"tp_size": 2}', "UnsupportedError", "moe_expert_parallel_size to 2"),
+    ("mapping", '{"tp_size": 8, "moe_ep_size": 8}', "ShardError", "too few for 8 GPUs"),
+]  # fmt: skip
+
+
+def test_what_does_not_fit_is_refused(engine: Path, checkpoint: Path) -> None:
+    asked = [case[:2] for case in REFUSED]
+    results = through(engine, checkpoint, "refusals", json.dumps(asked))
+    for result, (_, _, error, message) in zip(results, REFUSED, strict=True):
+        assert result["error"] == error
+        assert message in result["message"]
+        assert "\n" not in result["message"]
+
+
+@pytest.fixture
+def upstream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The fake of upstream's module, free to be changed; forgotten afterwards."""
+    monkeypatch.syspath_prepend(str(CHILD.parent / "fakes"))
+    yield importlib.import_module("tensorrt_llm._torch.models.modeling_nemotron_h")
+    for name in [name for name in sys.modules if name.split(".")[0] == "tensorrt_llm"]:
+        del sys.modules[name]
+
+
+def test_the_upstream_that_we_read_is_taken(upstream: Any) -> None:
+    seam.require(upstream, "1.2.1")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("del upstream.create_moe", "modeling_nemotron_h has no create_moe"),
+        ("upstream.create_moe = lambda layer, config: None", "create_moe takes no routing_method"),
+        ("upstream.NemotronHMOE.__init__ = "
+         "lambda self, model_config, layer_idx, aux_stream_dict: None",
+         "NemotronHMOE no longer makes its experts with create_moe, MLP"),
+        ("upstream.MLP.__init__ = lambda self, hidden_size, config: 0",
+         "MLP takes no intermediate_size, bias"),
+    ],
+)  # fmt: skip
+def test_another_upstream_is_refused_in_one_line(upstream: Any, change: str, message: str) -> None:
+    exec(change, {"upstream": upstream})
+    with pytest.raises(seam.SeamError) as told:
+        seam.require(upstream, "1.4.0")
+    assert message in str(told.value)
+    assert "written against TensorRT-LLM >=1.2.1,<1.3, and 1.4.0 differs" in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_names_are_bound_back_after_an_error(upstream: Any) -> None:
+    before = upstream.create_moe
+    with pytest.raises(RuntimeError), seam.rebound(upstream, create_moe=None):
+        assert upstream.create_moe is None
+        raise RuntimeError
+    assert upstream.create_moe is before
+
+
+def test_an_engine_without_its_format_is_refused(
+    tmp_path: Path, checkpoint: Path, engine: Path
+) -> None:
+    package = tmp_path / "plugin" / settings.PACKAGE
+    package.parent.mkdir()
+    package.symlink_to(tmp_path / "copy")
+    subprocess.run(
+        ["cp", "-r", engine / "plugin" / settings.PACKAGE, tmp_path / "copy"], check=True
+    )
+    (tmp_path / "copy" / settings.FILE).write_text('{"group_size": 64}')
+    result = through(tmp_path, checkpoint, "logits", "[1]")
+    assert result["error"] == "SettingsError"
+    assert "build the engine again" in result["message"]
+
+
+def test_the_view_hides_that_it_is_int4(checkpoint: Path, tmp_path: Path) -> None:
+    view = checkpoint_view(checkpoint, tmp_path)
+    assert "quantization_config" not in json.loads((view / "config.json").read_text())
+    assert not (view / "hf_quant_config.json").exists()
+    names = {path.name for path in checkpoint.iterdir()} - {"hf_quant_config.json"}
+    assert {path.name for path in view.iterdir()} == names
+    assert (view / "model.safetensors").resolve() == (checkpoint / "model.safetensors").resolve()
+
+
+def test_experts_divide_evenly_or_not_at_all() -> None:
+    assert [sharding.experts_of(128, rank, 4) for rank in range(4)] == [
+        range(start, start + 32) for start in (0, 32, 64, 96)
+    ]
+    with pytest.raises(sharding.ShardError, match="12 experts do not divide over 8 GPUs; 1, 2, 4"):
+        sharding.experts_of(12, 0, 8)
+
+
+@given(st.integers(1, 200), st.sampled_from((32, 64, 128)), st.sampled_from((1, 2, 4, 8)))
+def test_shared_columns_are_whole_groups_and_cover_the_width(
+    groups: int, group: int, ranks: int
+) -> None:
+    width = groups * group
+    if groups < ranks:
+        with pytest.raises(sharding.ShardError, match="too few"):
+            for rank in range(ranks):
+                sharding.columns_of(width, group, rank, ranks)
+        return
+    parts = [sharding.columns_of(width, group, rank, ranks) for rank in range(ranks)]
+    assert [column for part in parts for column in part] == list(range(width))
+    assert all(len(part) % group == 0 for part in parts)
+    assert max(map(len, parts)) - min(map(len, parts)) <= group
+
+
+def test_nanos_shared_expert_on_four_ranks() -> None:
+    parts = [len(sharding.columns_of(3712, 64, rank, 4)) for rank in range(4)]
+    assert parts == [896, 960, 896, 960]

@@ -1,0 +1,147 @@
+"""Run in a process of its own: load a checkpoint through an engine's plugin, on the FAKE upstream.
+
+    through.py <engine> <checkpoint> <dtype> <action> [argument]
+
+Prints one JSON object; an exception of the plugin as {"error": its class, "message": ...}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+FAKES = Path(__file__).parent / "fakes"
+
+
+def model_config(view: Path, dtype: Any, rank: int = 0, ranks: int = 1) -> Any:
+    """What upstream's ModelConfig holds of a checkpoint, as far as it is read here."""
+    from transformers import NemotronHConfig
+
+    fields = json.loads((view / "config.json").read_text())
+    assert "quantization_config" not in fields
+    fields.pop("auto_map", None)
+    mapping = SimpleNamespace(
+        tp_size=ranks, tp_rank=rank, moe_ep_size=ranks, moe_ep_rank=rank, enable_attention_dp=False
+    )
+    return SimpleNamespace(
+        pretrained_config=SimpleNamespace(**{**fields, "torch_dtype": dtype}),
+        hf_config=NemotronHConfig(**fields, attn_implementation="eager"),
+        mapping=mapping,
+        moe_backend="CUTLASS",
+    )
+
+
+def weights(view: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    found: dict[str, Any] = {}
+    for shard in sorted(view.glob("*.safetensors")):
+        with safe_open(shard, framework="pt") as file:
+            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return found
+
+
+class Loaded:
+    """A checkpoint as TensorRT-LLM would see it, and models made from it."""
+
+    def __init__(self, view: Path, dtype: str) -> None:
+        import nemo_deploy_int4
+        import torch
+        from tensorrt_llm._torch.models.modeling_utils import MODEL_CLASS_MAPPING
+
+        self.view, self.stored, self.dtype = view, weights(view), getattr(torch, dtype)
+        self.kind = MODEL_CLASS_MAPPING["NemotronHForCausalLM"]
+        assert self.kind is nemo_deploy_int4.Int4NemotronHForCausalLM
+
+    def build(self, rank: int = 0, ranks: int = 1, **mapping: Any) -> Any:
+        config = model_config(self.view, self.dtype, rank, ranks)
+        vars(config.mapping).update(mapping)
+        return self.kind(config)
+
+    def load(self, model: Any, stored: dict[str, Any] | None = None) -> Any:
+        from tensorrt_llm._torch.models.mapper import NemotronHHfWeightMapper
+
+        model.load_weights(stored or self.stored, weight_mapper=NemotronHHfWeightMapper())
+        return model
+
+    def logits(self, argument: str) -> dict[str, Any]:
+        """Of the tokens in `argument`."""
+        import torch
+        from nemo_deploy_int4.kernels import launch
+
+        model = self.load(self.build())
+        with torch.inference_mode():
+            logits = model(torch.tensor([json.loads(argument)]))[0].float()
+        parameters = [name for name, _ in model.named_parameters() if ".mixer.experts." in name]
+        return {
+            "logits": logits.tolist(),
+            "interpreted": launch.interpreting(),
+            "expert_parameters": len(parameters),
+        }
+
+    def ranks(self, _: str) -> float:
+        """The largest relative error between one GPU's expert layers and two ranks' sums."""
+        import torch
+
+        whole = self.load(self.build())
+        parts = [self.load(self.build(rank, 2)) for rank in (0, 1)]
+        torch.manual_seed(0)
+        worst = 0.0
+        for index, layer in enumerate(whole.model.layers):
+            if layer.layer_type == "E":
+                width = whole.model.embed_tokens.embedding_dim
+                hidden = torch.randn(1, 9, width).to(self.dtype) / 4
+                with torch.inference_mode():
+                    one = layer.mixer(hidden, None).float()
+                    two = sum(p.model.layers[index].mixer(hidden, None).float() for p in parts)
+                worst = max(worst, float((one - two).norm() / one.norm()))
+        return worst
+
+    def refusals(self, argument: str) -> list[Any]:
+        """Of several actions."""
+        return [told(getattr(self, action), text) for action, text in json.loads(argument)]
+
+    def mapping(self, argument: str) -> None:
+        """Build with another mapping."""
+        self.build(**json.loads(argument))
+
+    def without(self, argument: str) -> None:
+        """Load without the tensors of that name."""
+        self.load(self.build(), {n: t for n, t in self.stored.items() if argument not in n})
+
+    def narrow(self, argument: str) -> None:
+        """Load with tensors of that name cut."""
+        cut = {n: t[:, :64] if argument in n else t for n, t in self.stored.items()}
+        self.load(self.build(), cut)
+
+
+def told(work: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return work(*arguments)
+    except Exception as error:
+        return {"error": type(error).__name__, "message": str(error)}
+
+
+def run(checkpoint: Path, dtype: str, action: str, argument: str) -> Any:
+    import nemo_deploy_int4
+
+    with tempfile.TemporaryDirectory() as folder:
+        view = nemo_deploy_int4.checkpoint_view(checkpoint, Path(folder))
+        return getattr(Loaded(view, dtype), action)(argument)
+
+
+def main() -> None:
+    engine, checkpoint, dtype, action, *rest = sys.argv[1:]
+    os.environ["GOMP_SPINCOUNT"] = "1000"
+    sys.path[:0] = [str(FAKES), str(Path(engine) / "plugin")]
+    print(json.dumps(told(run, Path(checkpoint), dtype, action, rest[0] if rest else "")))
+
+
+if __name__ == "__main__":
+    main()
