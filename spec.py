@@ -363,8 +363,9 @@ class Estimate:
 class Plan:
     """What will be built, whether it fits, and who can run it.
 
-    `status`: `supported` (a released TensorRT-LLM runs it), `needs` (buildable; to be served on a
-    GPU it needs what `needs` lists) or `refused` (see `reasons`; `alternatives` say what works).
+    `status`: `supported` (TensorRT-LLM runs it, with `plugin` where that is not empty), `needs`
+    (buildable; to be served on a GPU it needs what `needs` lists) or `refused` (see `reasons`;
+    `alternatives` say what works). `tried` says what of it has and has not run on hardware.
     """
 
     model: str
@@ -378,8 +379,10 @@ class Plan:
     needs: tuple[str, ...]
     alternatives: tuple[str, ...]
     backend: str
+    plugin: str
     image: str
     trtllm_versions: str
+    tried: str
     weights_bytes: int
     kv_bytes_per_token: int
     state_bytes_per_sequence: int

@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckFailedError
-from ..spec import Check, Plan
+from ..recipe import Recipe
+from ..spec import Check, Model, Plan
+from . import int4
 from .llm_args import problems
 
 
-def emit(dest: Path, plan: Plan) -> None:
-    """Write `engine.json` and `llm_args.yaml` into the existing, empty directory `dest`.
+def emit(
+    dest: Path,
+    plan: Plan,
+    model: Model,
+    recipe: Recipe,
+    on_compiled: int4.OnCompiled | None = None,
+) -> None:
+    """Write the engine of `plan` into the existing, empty directory `dest`.
 
+    `engine.json` and `llm_args.yaml`; where the plan has a plugin, that and its compiled kernels.
     Raises `CheckFailedError` when an argument is one TensorRT-LLM would refuse.
     """
     import yaml
@@ -29,6 +38,9 @@ def emit(dest: Path, plan: Plan) -> None:
     )
     body = yaml.safe_dump(dict(plan.llm_args), sort_keys=False)
     (dest / "llm_args.yaml").write_text(head + body, encoding="utf-8")
+    if plan.plugin:
+        int4.emit_plugin(dest, model, recipe)
+        int4.emit_kernels(dest, plan, model, recipe, on_compiled)
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -43,7 +55,8 @@ def describe(plan: Plan) -> dict[str, Any]:
         "trtllm_versions": plan.trtllm_versions,
         "image": plan.image,
         "needs": list(plan.needs),
-        "plugin": None,
+        "plugin": plan.plugin or None,
+        "source": int4.source_digest() if plan.plugin else None,
     }
 
 
@@ -60,4 +73,7 @@ def check(engine: Path) -> list[Check]:
         return [Check("engine", False, f"{engine}: engine.json or llm_args.yaml is no mapping")]
     wrong = problems(args)
     known = f"{len(args)} arguments known to TensorRT-LLM {record.get('trtllm_versions')}"
-    return [Check("llm_args.yaml", not wrong, "; ".join(wrong) or known)]
+    checks = [Check("llm_args.yaml", not wrong, "; ".join(wrong) or known)]
+    if record.get("plugin"):
+        checks += int4.check(engine, int(record.get("sm") or 0))
+    return checks

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ..errors import BadInputError
 from ..recipe import Recipe
-from ..spec import Check, Model, Plan, Role
+from ..spec import Check, Model, Plan
 from .llm_args import MAX_NUM_TOKENS
 from .plugin import settings
 from .plugin.sharding import columns_of, experts_of
@@ -22,8 +22,8 @@ PLUGIN: Final = "plugin"
 KERNELS: Final = "kernels"
 INDEX: Final = "kernels.json"
 
-ROLES: Final = frozenset({Role.EXPERT, Role.SHARED_EXPERT})
-"""What the plugin runs in INT4."""
+OnCompiled = Callable[[int, int], None]
+"""Told how many kernels of how many are compiled."""
 
 _ROOM: Final = Path(__file__).parent
 _ENTRY: Final = '''"""Nemotron-H with INT4 experts for TensorRT-LLM; importing this registers it."""
@@ -35,14 +35,13 @@ __all__ = ["Int4NemotronHForCausalLM", "checkpoint_view"]
 '''
 
 
-def runs(model: Model, recipe: Recipe) -> bool:
-    """Whether the plugin runs all that `recipe` makes INT4 of `model`: experts, no dense MLP."""
-    return recipe.format == "int4" and quantized_roles(model, recipe) <= ROLES
-
-
-def quantized_roles(model: Model, recipe: Recipe) -> set[Role]:
-    """The roles of the tensors that `recipe` quantizes in `model`."""
-    return {group.role for group in model.tensors() if recipe.quantizes(group)}
+def source_digest() -> str:
+    """SHA-256 over all that is copied or compiled into an engine."""
+    digest = hashlib.sha256()
+    for name in ("plugin", "kernels"):
+        for source in sorted((_ROOM / name).glob("*.py")):
+            digest.update(f"{name}/{source.name}\n".encode() + source.read_bytes())
+    return digest.hexdigest()
 
 
 def require_compiler() -> None:
@@ -75,11 +74,7 @@ def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
 
 
 def emit_kernels(
-    engine: Path,
-    plan: Plan,
-    model: Model,
-    recipe: Recipe,
-    on_compiled: Callable[[int, int], None] | None = None,
+    engine: Path, plan: Plan, model: Model, recipe: Recipe, on_compiled: OnCompiled | None = None
 ) -> None:
     """Compile every kernel that serving `model` can launch, on every rank, for the plan's SM."""
     from .kernels import aot, steps

@@ -8,7 +8,7 @@ from ..errors import RefusedError, UsageError
 from ..models import gpus
 from ..recipe import RECIPES
 from ..spec import QUANTS, Gpu, Model, Plan, Quant, Workload
-from . import support
+from . import hardware, support
 from .llm_args import llm_args
 from .memory import STATE_DTYPE, Memory, memory
 from .speed import estimate
@@ -31,8 +31,8 @@ def plan(model: Model, gpu: Gpu, quant: Quant, workload: Workload) -> Plan:
 
     A refusal is a `Plan` too (`status` refused, with reasons and what works instead).
     """
-    rule = support.rule_for(gpu, quant)
     recipe = RECIPES[quant.key]
+    rule = support.rule_for(gpu, quant, recipe.quantized_roles(model))
     refusal: tuple[str, str, tuple[str, ...]] | None = None
     if rule.status == "refused":
         refusal = (rule.key, rule.reason.format(sm=gpu.sm), rule.alternatives)
@@ -61,9 +61,11 @@ def plan(model: Model, gpu: Gpu, quant: Quant, workload: Workload) -> Plan:
         reasons=(reason,),
         needs=() if refusal else rule.needs,
         alternatives=alternatives if refusal or rule.needs else (),
-        backend=_backend(rule, runtime) if refusal is None else "none",
+        backend=(rule.backend or runtime["backend"]) if refusal is None else "none",
+        plugin="" if refusal else rule.plugin,
         image=runtime["image"],
         trtllm_versions=runtime["trtllm_versions"],
+        tried=hardware.tried(rule, gpu),
         weights_bytes=recipe.weights_bytes(model),
         kv_bytes_per_token=model.kv_bytes_per_token(recipe.kv_dtype),
         state_bytes_per_sequence=model.state_bytes_per_sequence(STATE_DTYPE),
@@ -85,10 +87,6 @@ def require_buildable(plan: Plan) -> None:
         f"{plan.model} as {plan.quant['requested']} on {plan.gpus} x {plan.gpu} is refused "
         f"(rule: {plan.rule}). {' '.join(plan.reasons)} What works instead: {instead}."
     )
-
-
-def _backend(rule: support.Rule, runtime: dict[str, str]) -> str:
-    return runtime["backend"] if not rule.needs else "tensorrt-llm + int4 plugin"
 
 
 def _limits(model: Model, room: Memory, workload: Workload) -> tuple[int, int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from ..spec import Gpu, Quant
+from ..spec import Gpu, Quant, Role
 
 TABLE: Final = Path(__file__).parent / "data" / "rules.json"
 
@@ -17,6 +18,9 @@ TABLE: Final = Path(__file__).parent / "data" / "rules.json"
 class Rule:
     """One row: what holds for a format on some GPU architectures.
 
+    With `roles`, it is for models of which the format quantizes tensors with one of these roles.
+    `backend` and `plugin` (the module that brings what TensorRT-LLM lacks) are those of the row, or
+    empty: the released backend alone.
     `status` is `supported`, `needs` (buildable, but serving on a GPU needs what `needs` lists) or
     `refused`. `source` is what the row rests on, `seen` whether it was `read` or `run`.
     """
@@ -31,6 +35,9 @@ class Rule:
     source: str
     checked: str
     seen: str
+    roles: frozenset[Role]
+    backend: str
+    plugin: str
 
 
 @cache
@@ -49,6 +56,9 @@ def rules() -> tuple[Rule, ...]:
             needs=tuple(row.get("needs", ())),
             alternatives=tuple(row["alternatives"]),
             seen=row["seen"],
+            roles=frozenset(map(Role, row.get("roles", ()))),
+            backend=row.get("backend", ""),
+            plugin=row.get("plugin", ""),
         )
         for row in _table()["rules"]
     )
@@ -60,6 +70,11 @@ def runtime() -> dict[str, str]:
     return stable
 
 
-def rule_for(gpu: Gpu, quant: Quant) -> Rule:
-    """The row that decides. Every known GPU and format has one (held by a test)."""
-    return next(rule for rule in rules() if gpu.sm in rule.sm and rule.quant == quant.key)
+def rule_for(gpu: Gpu, quant: Quant, roles: Set[Role] = frozenset()) -> Rule:
+    """The row that decides for tensors of `roles`. Every known GPU and format has one (held by a
+    test)."""
+    return next(
+        rule
+        for rule in rules()
+        if gpu.sm in rule.sm and rule.quant == quant.key and (not rule.roles or rule.roles & roles)
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import __version__
-from ..build import engine, support
+from ..build import engine, int4, support
 from ..build import plan as planner
 from ..bundle import RECORD_NAME, STAGES, Bundle, building
 from ..files import Work, digest_of
@@ -85,6 +85,8 @@ def prepare(
     source = resolve(checkpoint)
     plan = planner.plan(source.model, target, quant, workload)
     planner.require_buildable(plan)
+    if plan.plugin:
+        int4.require_compiler()
     options = options_for(
         quant_name,
         calibration=calibration,
@@ -175,6 +177,13 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
 
         manifests.emit(dest, deployment)
 
+    def compiled(done: int, total: int) -> None:
+        if done == 1:
+            advance.append(progress.step("kernels", total, unit="kernels"))
+        advance[-1](done)
+
+    advance: list[Callable[[int], None]] = []
+
     def quick(name: str, inputs: str, what: str, make: Callable[[Path], None]) -> _Stage:
         def run(bundle: Bundle) -> None:
             progress.step(name)
@@ -194,9 +203,12 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
         ),
         quick(
             "engine",
-            _inputs(engine.describe(job.plan), dict(job.plan.llm_args)),
-            f"LLM arguments for {job.plan.backend}, SM{job.plan.sm}",
-            lambda dest: engine.emit(dest, job.plan),
+            _inputs(engine.describe(job.plan), dict(job.plan.llm_args), job.options.identity()),
+            f"{'kernels, plugin and ' if job.plan.plugin else ''}LLM arguments for "
+            f"{job.plan.backend}, SM{job.plan.sm}",
+            lambda dest: engine.emit(
+                dest, job.plan, job.source.model, job.options.recipe, compiled
+            ),
         ),
         quick(
             "model_repository",

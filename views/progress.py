@@ -28,6 +28,7 @@ LINE_EVERY_S: Final = 10.0
 _TITLES: Final = {
     "checkpoint": "Quantized checkpoint",
     "engine": "Engine directory",
+    "kernels": "Compiling kernels",
     "model_repository": "Triton model repository",
     "k8s": "Kubernetes manifests",
     "digests": "Checking digests",

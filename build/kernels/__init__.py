@@ -8,7 +8,21 @@ Nothing in here has run on a GPU yet: results are held by Triton's interpreter, 
 compiler's reports, speed by nothing.
 """
 
-from .op import moe, shared
-from .packing import PackedExperts, PackError, pack, shapes, unpack
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .op import moe, shared
+    from .packing import PackedExperts, PackError, pack, shapes, unpack
 
 __all__ = ["PackError", "PackedExperts", "moe", "pack", "shapes", "shared", "unpack"]
+
+
+def __getattr__(name: str) -> Any:
+    """Compiling needs neither torch nor the ops: they are imported when they are used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import op, packing
+
+    return getattr(op, name, None) or getattr(packing, name)

@@ -23,16 +23,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import machine
-from .configs import SHARED_LIMIT, Tile
-from .launch import OPTIONS, interpreting, operand_types
-from .steps import Shape, Step, Steps, routed, shared
+from .configs import OPTIONS, SHARED_LIMIT, Tile
+from .interpreter import interpreting
+from .source import FORMAT, source_digest
+from .steps import Shape, Step, Steps, operand_types, routed, shared
 
-FORMAT: Final = 1
 INDEX: Final = "kernels.json"
 MOST_TOKENS: Final = 16_384
 """Token counts up to which every variant is compiled by default."""
-
-_SOURCES: Final = ("configs.py", "kernel.py", "packing.py", "steps.py")
 
 
 Variant = tuple[Step, tuple[str, ...], Tile]
@@ -56,14 +54,6 @@ class Compiled:
     def file(self) -> str:
         """The cubin's name in a store."""
         return f"{self.symbol}-{hashlib.sha256(self.cubin).hexdigest()[:16]}.cubin"
-
-
-def source_digest() -> str:
-    """SHA-256 over the sources that decide what a cubin is and how it is launched."""
-    digest = hashlib.sha256(f"format {FORMAT}\n".encode())
-    for name in _SOURCES:
-        digest.update(Path(__file__).with_name(name).read_bytes())
-    return digest.hexdigest()
 
 
 def variant(step: Step, types: Iterable[str]) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from . import packing
+from . import layout
 
-_BLOCK_K = tl.constexpr(packing.BLOCK_K)
-_DEPTH = tl.constexpr(packing.DEPTH)
+_BLOCK_K = tl.constexpr(layout.BLOCK_K)
+_DEPTH = tl.constexpr(layout.DEPTH)
 
 PAIRS = tl.constexpr(0)
 """Block b is pair b alone: few tokens, whose experts hardly ever meet. No sorting."""

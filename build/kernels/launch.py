@@ -10,12 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .steps import Step, Steps
+from .configs import OPTIONS
+from .interpreter import interpreting
+from .steps import FIRST_EXPERT, Step, Steps, operand_types
 
 log = logging.getLogger(__name__)
-
-OPTIONS: Mapping[str, Any] = {"enable_fp_fusion": True}
-"""Compiler options that change results, fixed here: Triton's own defaults move."""
 
 _DTYPES = {
     "i32": torch.int32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
@@ -36,15 +35,6 @@ _stores: dict[int, Store] = {}
 def use(store: Store, device: int) -> None:
     """Take kernels for device number `device` from `store` from now on."""
     _stores[device] = store
-
-
-def interpreting() -> bool:
-    """Whether Triton runs kernels in its interpreter (TRITON_INTERPRET=1 before its import)."""
-    try:
-        import triton
-    except ImportError:
-        return False
-    return bool(triton.knobs.runtime.interpret)
 
 
 @cache
@@ -73,22 +63,10 @@ def run(steps: Steps, tensors: Mapping[str, Tensor], first_expert: int) -> None:
             _launch_compiled(step, values)
 
 
-def operand_types(step: Step, steps: Steps, activation: str) -> tuple[str, ...]:
-    """The type of each operand as Triton writes it: `*bf16`, `i32` and so on."""
-    types = []
-    for name, operand in step.operands:
-        if isinstance(operand, int) or operand == name == "first_expert":
-            types.append("i32")
-        else:
-            kind = steps.type_of(operand)
-            types.append("*" + (activation if kind == "activation" else kind))
-    return tuple(types)
-
-
 def _value(operand: str | int, named: Mapping[str, Tensor], first_expert: int) -> Tensor | int:
     if isinstance(operand, int):
         return operand
-    return first_expert if operand == "first_expert" else named[operand]
+    return first_expert if operand == FIRST_EXPERT else named[operand]
 
 
 def _launch_stored(

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from . import launch
-from .aot import FORMAT, INDEX, source_digest, variant
+from .aot import INDEX, variant
 from .driver import CudaDriver, Driver, DriverError
+from .source import FORMAT, source_digest
 from .steps import Step
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from . import launch, reference, steps
 from .configs import Tile
-from .packing import GROUPS, PackedExperts
+from .interpreter import interpreting
+from .layout import GROUPS
+from .packing import PackedExperts
 
 _WEIGHTS = "Tensor up, Tensor up_scale, Tensor down, Tensor down_scale, int group"
 _INTERPRETED_SM = 80
@@ -190,7 +192,7 @@ def _weights(experts: PackedExperts) -> dict[str, Tensor]:
 def _use_reference(hidden: Tensor) -> bool:
     if hidden.is_cuda:
         return False
-    return hidden.dtype is not torch.float16 or not launch.interpreting()
+    return hidden.dtype is not torch.float16 or not interpreting()
 
 
 def _sm(hidden: Tensor) -> int:

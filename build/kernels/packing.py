@@ -22,17 +22,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-BLOCK_K: Final = 64
-"""Input width of one packed block."""
-
-PLANES: Final = 4
-"""Values in a 16-bit word."""
-
-DEPTH: Final = BLOCK_K // PLANES
-"""Words of a row in a block; the depth of one matrix instruction on 16-bit floats."""
-
-GROUPS: Final = (32, 64, 128)
-"""Group sizes the kernels know."""
+from .layout import BLOCK_K, DEPTH, GROUPS, PLANES
 
 _ZERO: Final = 8
 """The stored form of 0: values are kept as value + 8."""

@@ -13,9 +13,7 @@ from math import prod
 from typing import Final
 
 from .configs import Tile, tile_for
-
-BLOCK_K: Final = 64
-"""Input width of a packed block (`packing.BLOCK_K`; this module does without torch)."""
+from .layout import BLOCK_K
 
 PAIRS: Final = 0
 SORTED: Final = 1
@@ -88,6 +86,18 @@ class Steps:
 
 FIRST_EXPERT: Final = "first_expert"
 """An operand's name whose number the caller gives."""
+
+
+def operand_types(step: Step, steps: Steps, activation: str) -> tuple[str, ...]:
+    """The type of each operand as Triton writes it: `*bf16`, `i32` and so on."""
+    types = []
+    for _, operand in step.operands:
+        if isinstance(operand, int) or operand == FIRST_EXPERT:
+            types.append("i32")
+        else:
+            kind = steps.type_of(operand)
+            types.append("*" + (activation if kind == ACTIVATION else kind))
+    return tuple(types)
 
 
 def block_limit(pairs: int, experts: int, block_m: int) -> int:

@@ -18,6 +18,7 @@ if "triton" not in sys.modules:
     os.environ["TRITON_INTERPRET"] = "1"
 
 from nemotron_deploy.build.kernels import launch
+from nemotron_deploy.build.kernels.interpreter import interpreting
 from nemotron_deploy.tests.kernels import memory
 
 POISON = 1 << 30
@@ -26,7 +27,7 @@ POISON = 1 << 30
 
 @pytest.fixture(autouse=True)
 def _interpreted() -> None:
-    assert launch.interpreting(), "triton was imported before tests/kernels/conftest.py"
+    assert interpreting(), "triton was imported before tests/kernels/conftest.py"
 
 
 @pytest.fixture(autouse=True)

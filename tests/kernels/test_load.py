@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from nemotron_deploy.build.kernels import aot, driver, launch, load, steps
+from nemotron_deploy.build.kernels import aot, driver, launch, load, source, steps
 
 SHAPE = steps.Shape(hidden=128, width=64, experts=4, top_k=2, group=64)
 BYTES = b"\x7fELF of a fake"
@@ -44,7 +44,7 @@ def store(tmp_path: Path) -> Path:
     """A store as `aot.build` writes it, without machine code: one kernel for `up` of one token."""
     plan = steps.routed(SHAPE, 1, 90)
     step = next(step for step in plan.steps if step.kernel == "grouped")
-    types = launch.operand_types(step, plan, "bf16")
+    types = steps.operand_types(step, plan, "bf16")
     (tmp_path / "grouped-1.cubin").write_bytes(BYTES)
     record = aot.variant(step, types) | {
         "file": "grouped-1.cubin",
@@ -53,7 +53,12 @@ def store(tmp_path: Path) -> Path:
         "parameters": ["u64"] * 6 + ["u32"] * 3 + ["u64"] * 2,
         "shared_bytes": 16_640,
     }
-    index = {"format": aot.FORMAT, "sm": 90, "source": aot.source_digest(), "kernels": [record]}
+    index = {
+        "format": source.FORMAT,
+        "sm": 90,
+        "source": source.source_digest(),
+        "kernels": [record],
+    }
     (tmp_path / aot.INDEX).write_text(json.dumps(index))
     return tmp_path
 
@@ -78,7 +83,7 @@ def test_a_stored_kernel_is_launched_with_its_arguments(store: Path, stream: int
     assert fake.loaded == [(BYTES, "grouped", 16_640)]
     plan = steps.routed(SHAPE, 1, 90)
     step = next(step for step in plan.steps if step.kernel == "grouped")
-    types = launch.operand_types(step, plan, "bf16")
+    types = steps.operand_types(step, plan, "bf16")
     tensors = [torch.zeros(4) for _ in range(6)]
     assert opened.launch(step, types, (*tensors, 2, 0, 4))
     (told,) = fake.launched
@@ -95,9 +100,9 @@ def test_what_is_not_stored_is_left_to_the_compiler(store: Path, stream: int) ->
     assert opened is not None
     plan = steps.routed(SHAPE, 1, 90)
     combine = plan.steps[-1]
-    assert not opened.launch(combine, launch.operand_types(combine, plan, "bf16"), ())
+    assert not opened.launch(combine, steps.operand_types(combine, plan, "bf16"), ())
     step = plan.steps[0]
-    assert not opened.launch(step, launch.operand_types(step, plan, "fp16"), ())
+    assert not opened.launch(step, steps.operand_types(step, plan, "fp16"), ())
     assert not fake.launched
 
 

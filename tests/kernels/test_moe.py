@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nemotron_deploy.build.kernels import op, packing, steps
+from nemotron_deploy.build.kernels import layout, op, packing, steps
 from nemotron_deploy.build.kernels.configs import TILES, Tile
 from nemotron_deploy.tests.kernels.layers import BOUND, Layer, activations, relative_error
 
@@ -25,7 +25,7 @@ TILES_TRIED = (
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[Layer, Tensor, Tensor, Tensor, int, Tile | None]:
     """A layer, its input and choices: some experts get nothing, some ids are of another rank."""
-    group = draw(st.sampled_from(packing.GROUPS))
+    group = draw(st.sampled_from(layout.GROUPS))
     most = 256 // group
     layer = Layer.random(
         draw(st.integers(1, 7)),

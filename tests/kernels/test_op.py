@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from nemotron_deploy.build import kernels
-from nemotron_deploy.build.kernels import launch
+from nemotron_deploy.build.kernels import launch, op
 from nemotron_deploy.tests.kernels.layers import BOUND, Layer, activations, relative_error
 
 
 @pytest.fixture
 def compiled_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process whose Triton does not interpret: the CPU then takes the reference."""
-    monkeypatch.setattr(launch, "interpreting", lambda: False)
+    monkeypatch.setattr(op, "interpreting", lambda: False)
 
 
 def problem(tokens: int = 5) -> tuple[Layer, Tensor, Tensor, Tensor]:

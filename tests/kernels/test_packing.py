@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nemotron_deploy.build.kernels import packing
+from nemotron_deploy.build.kernels import layout, packing
 from nemotron_deploy.quantize.formats import decode_int4
 from nemotron_deploy.tests.kernels.layers import stored
 
-shapes = st.sampled_from(packing.GROUPS).flatmap(
+shapes = st.sampled_from(layout.GROUPS).flatmap(
     lambda group: st.tuples(
         st.integers(1, 4),
         st.integers(1, 4).map(lambda n: n * group),

@@ -73,7 +73,7 @@ class Loaded:
     def logits(self, argument: str) -> dict[str, Any]:
         """Of the tokens in `argument`."""
         import torch
-        from nemo_deploy_int4.kernels import launch
+        from nemo_deploy_int4.kernels.interpreter import interpreting
 
         model = self.load(self.build())
         with torch.inference_mode():
@@ -81,7 +81,7 @@ class Loaded:
         parameters = [name for name, _ in model.named_parameters() if ".mixer.experts." in name]
         return {
             "logits": logits.tolist(),
-            "interpreted": launch.interpreting(),
+            "interpreted": interpreting(),
             "expert_parameters": len(parameters),
         }
 
