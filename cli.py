@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,14 +19,24 @@ from .errors import (
     UsageError,
 )
 from .models import DEFAULT_CHECKPOINT
+from .options import (
+    BundleArgument,
+    CalibrationOption,
+    CheckpointOption,
+    ConcurrencyOption,
+    ContextOption,
+    DeviceOption,
+    ExecutorOption,
+    GpuOption,
+    GpusOption,
+    HeldoutOption,
+    JsonOption,
+    LowDiskOption,
+    QuantOption,
+    SmoothOption,
+)
 from .spec import Workload
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from rich.console import Console
-
-    from .verbs.progress import Progress
+from .terminal import console, printed, progress, show_fetch
 
 app = typer.Typer(
     name="nemo-deploy",
@@ -36,48 +45,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-CheckpointOption = Annotated[
-    str,
-    typer.Option("--checkpoint", help="A directory, a hub's owner/name[@revision], or `tiny`."),
-]
-GpuOption = Annotated[str, typer.Option("--gpu", help="For example h100, a100, a100-40gb, l40s.")]
-QuantOption = Annotated[str, typer.Option("--quant", help="bf16, fp8, int4 or nvfp4.")]
-GpusOption = Annotated[int, typer.Option("--gpus", min=1, help="GPUs of one server.")]
-ContextOption = Annotated[
-    int | None, typer.Option("--context", min=1, help="Tokens a sequence may have.")
-]
-ConcurrencyOption = Annotated[
-    int | None, typer.Option("--concurrency", min=1, help="Sequences served at once.")
-]
-CalibrationOption = Annotated[
-    Path | None,
-    typer.Option("--calibration", help="JSON lines with text, prompt or messages."),
-]
-SmoothOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--smooth/--no-smooth",
-        help="INT4: fold activation-aware scales in, found by calibration (on by default).",
-        show_default=False,
-    ),
-]
-HeldoutOption = Annotated[
-    Path | None,
-    typer.Option("--heldout", help="Text to judge quality by, as --calibration. Runs the model."),
-]
-DeviceOption = Annotated[
-    str, typer.Option("--device", help="Where calibration runs: auto, cpu or cuda.")
-]
-BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory.")]
-LowDiskOption = Annotated[
-    bool,
-    typer.Option(
-        "--low-disk",
-        help="Fetch and encode shard by shard, and let go of each. INT4, without smoothing.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
 @app.callback()
@@ -93,10 +60,10 @@ def inspect(checkpoint: CheckpointOption = DEFAULT_CHECKPOINT, as_json: JsonOpti
     from .verbs.inspect import inspect as work
 
     found = work(checkpoint)
-    if not _printed(as_json, found):
+    if not printed(as_json, found):
         from .views.model import inspection
 
-        inspection(_console(), found)
+        inspection(console(), found)
 
 
 @app.command()
@@ -116,10 +83,10 @@ def plan(
     from .verbs.plan import to_json
 
     result = work(checkpoint, gpu, quant, Workload(context, concurrency, isl, osl, gpus))
-    if not _printed(as_json, to_json(result)):
+    if not printed(as_json, to_json(result)):
         from .views.model import plan as view
 
-        view(_console(), result)
+        view(console(), result)
     if not result.buildable:
         raise typer.Exit(RefusedError.exit_code)
 
@@ -189,13 +156,13 @@ def quantize(
         low_disk=low_disk,
     )
     source = open_source(checkpoint)
-    _show_fetch(fetch_plan(source, options))
-    with _progress(as_json) as progress:
-        record = work(source, options, out, progress)
-    if not _printed(as_json, record):
+    show_fetch(fetch_plan(source, options))
+    with progress(as_json) as told:
+        record = work(source, options, out, told)
+    if not printed(as_json, record):
         from .views.results import quantization
 
-        quantization(_console(), record)
+        quantization(console(), record)
 
 
 def _compare(
@@ -210,7 +177,7 @@ def _compare(
     from .verbs.quality import brief
     from .verbs.quality import compare as work
 
-    with _progress(as_json) as progress:
+    with progress(as_json) as told:
         report = work(
             checkpoint,
             formats,
@@ -218,12 +185,12 @@ def _compare(
             calibration=calibration,
             heldout=heldout,
             device=device,
-            progress=progress,
+            progress=told,
         )
-    if not _printed(as_json, brief(report)):
+    if not printed(as_json, brief(report)):
         from .views.quality import comparison
 
-        comparison(_console(), report, out)
+        comparison(console(), report, out)
 
 
 @app.command()
@@ -266,19 +233,19 @@ def build(
     fetch = verb.to_fetch(job)
     if dry_run:
         steps = verb.dry_run(job)
-        if not _printed(as_json, {"bundle": str(job.out), "stages": steps, "fetch": fetch}):
+        if not printed(as_json, {"bundle": str(job.out), "stages": steps, "fetch": fetch}):
             from .views.results import dry_run as view
 
-            _show_fetch(fetch)
-            view(_console(), str(job.out), steps)
+            show_fetch(fetch)
+            view(console(), str(job.out), steps)
         return
-    _show_fetch(fetch)
-    with _progress(as_json) as progress:
-        record = verb.build(job, progress)
-    if not _printed(as_json, record):
+    show_fetch(fetch)
+    with progress(as_json) as told:
+        record = verb.build(job, told)
+    if not printed(as_json, record):
         from .views.results import built
 
-        built(_console(), record)
+        built(console(), record)
 
 
 @app.command()
@@ -288,23 +255,43 @@ def verify(bundle: BundleArgument, as_json: JsonOption = False) -> None:
 
     from .verbs.verify import verify as work
 
-    with _progress(as_json) as progress:
-        checks = work(bundle, progress)
+    with progress(as_json) as told:
+        checks = work(bundle, told)
     ok = all(check.ok for check in checks)
-    if not _printed(as_json, {"ok": ok, "checks": [asdict(check) for check in checks]}):
+    if not printed(as_json, {"ok": ok, "checks": [asdict(check) for check in checks]}):
         from .views.results import checks as view
 
-        view(_console(), str(bundle), checks)
+        view(console(), str(bundle), checks)
     if not ok:
+        raise typer.Exit(CheckFailedError.exit_code)
+
+
+@app.command()
+def warmup(
+    bundle: BundleArgument,
+    executor: ExecutorOption = "auto",
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Where this node keeps what it compiles.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """On the node that will serve: compile, tune, and check the answers before traffic comes."""
+    from .verbs.warmup import warmup as work
+
+    with progress(as_json) as told:
+        found = work(bundle, executor, cache, told)
+    if not printed(as_json, found):
+        from .views.results import warmed
+
+        warmed(console(), found)
+    if not found["ok"]:
         raise typer.Exit(CheckFailedError.exit_code)
 
 
 @app.command()
 def serve(
     bundle: BundleArgument,
-    executor: Annotated[
-        str, typer.Option(help="auto, trtllm, or reference (transformers on the CPU).")
-    ] = "auto",
+    executor: ExecutorOption = "auto",
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
     metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
@@ -315,13 +302,13 @@ def serve(
     from .verbs.serve import serve as work
 
     def ready(record: dict[str, str]) -> None:
-        if not _printed(as_json, record):
+        if not printed(as_json, record):
             from .views.results import serving
 
-            serving(_console(), record)
+            serving(console(), record)
 
-    with _progress(as_json) as progress:
-        work(bundle, executor, Ports(http_port, grpc_port, metrics_port), ready, progress)
+    with progress(as_json) as told:
+        work(bundle, executor, Ports(http_port, grpc_port, metrics_port), ready, told)
 
 
 @app.command()
@@ -356,12 +343,12 @@ def loadtest(
         max_tokens=max_tokens,
         slos=tuple(parse(text) for text in slo or ()),
     )
-    with _progress(as_json) as progress:
-        report, kept = work(target, config, progress)
-    if not _printed(as_json, report.to_json()):
+    with progress(as_json) as told:
+        report, kept = work(target, config, told)
+    if not printed(as_json, report.to_json()):
         from .views.results import load_report
 
-        load_report(_console(), report.to_json(), str(kept) if kept else None)
+        load_report(console(), report.to_json(), str(kept) if kept else None)
     if not report.ok:
         raise typer.Exit(CheckFailedError.exit_code)
 
@@ -372,10 +359,10 @@ def doctor(as_json: JsonOption = False) -> None:
     from .verbs.doctor import doctor as work
 
     found = work()
-    if not _printed(as_json, found):
+    if not printed(as_json, found):
         from .views.results import diagnosis
 
-        diagnosis(_console(), found)
+        diagnosis(console(), found)
 
 
 @app.command()
@@ -389,48 +376,14 @@ def demo(
     """Do all of it with the embedded checkpoint, on this machine, without a GPU."""
     from .verbs.demo import demo as work
 
-    with _progress(as_json) as progress:
-        seen = work(out, progress)
-    if not _printed(as_json, seen):
+    with progress(as_json) as told:
+        seen = work(out, told)
+    if not printed(as_json, seen):
         from .views.demo import picture, summary
 
-        summary(_console(), seen)
+        summary(console(), seen)
         if svg:
             picture(svg, seen)
-
-
-def _printed(as_json: bool, value: dict[str, Any]) -> bool:
-    """Print `value` when JSON was asked for; says whether it was."""
-    if as_json:
-        sys.stdout.write(json.dumps(value, indent=2) + "\n")
-    return as_json
-
-
-def _show_fetch(plan: dict[str, Any] | None) -> None:
-    """Show on standard error what is to be fetched, before it is."""
-    if plan:
-        from .views.hub import fetch_plan
-
-        fetch_plan(_console(stderr=True), plan)
-
-
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False)
-
-
-def _progress(as_json: bool) -> AbstractContextManager[Progress]:
-    """Progress on standard error; none where only JSON is wanted."""
-    from contextlib import nullcontext
-
-    from .verbs.progress import Silent
-
-    if as_json:
-        return nullcontext(Silent())
-    from .views.progress import Shown
-
-    return Shown(_console(stderr=True))
 
 
 def _integers(text: str) -> tuple[int, ...]:

@@ -7,22 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckFailedError
-from ..recipe import Recipe
-from ..spec import Check, Model, Plan
+from ..spec import Check, Plan
 from . import int4
 from .llm_args import problems
 
 
-def emit(
-    dest: Path,
-    plan: Plan,
-    model: Model,
-    recipe: Recipe,
-    on_compiled: int4.OnCompiled | None = None,
-) -> None:
-    """Write the engine of `plan` into the existing, empty directory `dest`.
+def emit(dest: Path, plan: Plan) -> None:
+    """Write `engine.json` and `llm_args.yaml` into the existing, empty directory `dest`.
 
-    `engine.json` and `llm_args.yaml`; where the plan has a plugin, that and its compiled kernels.
     Raises `CheckFailedError` when an argument is one TensorRT-LLM would refuse.
     """
     import yaml
@@ -38,9 +30,6 @@ def emit(
     )
     body = yaml.safe_dump(dict(plan.llm_args), sort_keys=False)
     (dest / "llm_args.yaml").write_text(head + body, encoding="utf-8")
-    if plan.plugin:
-        int4.emit_plugin(dest, model, recipe)
-        int4.emit_kernels(dest, plan, model, recipe, on_compiled)
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -56,7 +45,6 @@ def describe(plan: Plan) -> dict[str, Any]:
         "image": plan.image,
         "needs": list(plan.needs),
         "plugin": plan.plugin or None,
-        "source": int4.source_digest() if plan.plugin else None,
     }
 
 

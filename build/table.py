@@ -8,7 +8,6 @@ from ..models import gpus
 from ..spec import QUANTS, Model, Plan, Workload
 from .plan import plan
 
-_CELLS: Final = {"supported": "yes", "needs": "with the plugin¹"}
 _REFUSALS: Final = {"memory": "too large", "nvfp4-image": "no image²"}
 
 
@@ -26,5 +25,5 @@ def support_table(model: Model) -> str:
 
 def _cell(result: Plan) -> str:
     if result.buildable:
-        return _CELLS[result.status]
+        return "yes¹" if result.plugin else "yes"
     return _REFUSALS.get(result.rule, f"no: SM{result.sm}")

@@ -27,6 +27,8 @@ _CACHES: Final = {
     "XDG_CACHE_HOME": "/cache/xdg",
     "TRITON_CACHE_DIR": "/cache/triton",
     "TORCHINDUCTOR_CACHE_DIR": "/cache/inductor",
+    "TLLM_AUTOTUNER_CACHE_PATH": "/cache/autotuner.json",
+    "NEMO_DEPLOY_CACHE": "/cache/nemo-deploy",
 }
 
 

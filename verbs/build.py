@@ -16,6 +16,7 @@ from ..files import Work, digest_of
 from ..models import gpu
 from ..spec import Deployment, Plan, Workload
 from .fetching import fetch_plan
+from .golden import write_golden
 from .progress import Progress, Silent
 from .quality import files
 from .quantize import Options, options_for, quantize_into, require_low_disk_source
@@ -160,6 +161,7 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
     """The stages in order. A stage's digest covers the code's version too."""
     deployment = _deployment(job)
     described = _inputs(asdict(deployment))
+    checkpoint = _inputs({**job.source.fingerprint(), **job.options.identity()})
 
     def quantized(bundle: Bundle, work: Work) -> dict[str, Any]:
         record, report = quantize_into(job.source, job.options, work, progress)
@@ -177,13 +179,6 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
 
         manifests.emit(dest, deployment)
 
-    def compiled(done: int, total: int) -> None:
-        if done == 1:
-            advance.append(progress.step("kernels", total, unit="kernels"))
-        advance[-1](done)
-
-    advance: list[Callable[[int], None]] = []
-
     def quick(name: str, inputs: str, what: str, make: Callable[[Path], None]) -> _Stage:
         def run(bundle: Bundle) -> None:
             progress.step(name)
@@ -191,7 +186,6 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
 
         return _Stage(name, inputs, what, run)
 
-    checkpoint = _inputs({**job.source.fingerprint(), **job.options.identity()})
     return [
         _Stage(
             "checkpoint",
@@ -203,12 +197,12 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
         ),
         quick(
             "engine",
-            _inputs(engine.describe(job.plan), dict(job.plan.llm_args), job.options.identity()),
-            f"{'kernels, plugin and ' if job.plan.plugin else ''}LLM arguments for "
-            f"{job.plan.backend}, SM{job.plan.sm}",
-            lambda dest: engine.emit(
-                dest, job.plan, job.source.model, job.options.recipe, compiled
+            _inputs(
+                engine.describe(job.plan), dict(job.plan.llm_args), checkpoint, int4.source_digest()
             ),
+            f"{'kernels, plugin, ' if job.plan.plugin else ''}golden outputs and LLM arguments for "
+            f"{job.plan.backend}, SM{job.plan.sm}",
+            lambda dest: _emit_engine(dest, job, checkpoint, progress),
         ),
         quick(
             "model_repository",
@@ -223,6 +217,22 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
             k8s,
         ),
     ]
+
+
+def _emit_engine(dest: Path, job: Job, checkpoint: str, progress: Progress) -> None:
+    """Arguments, plugin, compiled kernels, golden outputs; `checkpoint` tells its weights apart."""
+    engine.emit(dest, job.plan)
+    model, advance = job.source.model, None
+
+    def compiled(done: int, total: int) -> None:
+        nonlocal advance
+        advance = advance or progress.step("kernels", total, unit="kernels")
+        advance(done)
+
+    if job.plan.plugin:
+        int4.emit_plugin(dest, model, job.options.recipe)
+        int4.emit_kernels(dest, job.plan, model, job.options.recipe, compiled)
+    write_golden(dest, Bundle(job.out).checkpoint, checkpoint, model, progress)
 
 
 def _deployment(job: Job) -> Deployment:

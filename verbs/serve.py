@@ -40,13 +40,12 @@ def serving(
     """
     from ..triton_repo.local import LocalServer
 
-    if executor not in EXECUTORS:
-        raise UsageError(f"unknown executor {executor!r}; known are {', '.join(EXECUTORS)}")
+    name = chosen_executor(bundle, executor)
     bundle.require_complete()
     ports = ports or Ports()
     with LocalServer(
         bundle.repository.absolute(),
-        executor=choose_executor(bundle) if executor == "auto" else executor,
+        executor=name,
         http_port=ports.http,
         grpc_port=ports.grpc,
         metrics_port=ports.metrics,
@@ -75,7 +74,14 @@ def serve(
         server.wait()
 
 
-def choose_executor(bundle: Bundle) -> str:
-    """What `auto` means on this machine for this bundle."""
+def chosen_executor(bundle: Bundle, executor: str) -> str:
+    """The executor for `bundle` on this machine, where it is `auto`; otherwise as asked.
+
+    Raises `UsageError` for one that does not exist.
+    """
+    if executor not in EXECUTORS:
+        raise UsageError(f"unknown executor {executor!r}; known are {', '.join(EXECUTORS)}")
+    if executor != "auto":
+        return executor
     ready = find_spec("tensorrt_llm") is not None and not bundle.record.get("needs")
     return "trtllm" if ready else "reference"

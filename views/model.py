@@ -55,6 +55,8 @@ def plan(console: Console, plan: Plan) -> None:
     rows: list[tuple[str, RenderableType]] = [("status", _status(plan))]
     rows += [("why" if plan.status == "refused" else "", reason) for reason in plan.reasons]
     rows += [("needs", need) for need in plan.needs]
+    if plan.tried:
+        rows.append(("hardware", plan.tried))
     if plan.alternatives:
         rows.append(("instead", "\n".join(plan.alternatives)))
     if plan.buildable:
@@ -65,7 +67,10 @@ def plan(console: Console, plan: Plan) -> None:
 
 def _status(plan: Plan) -> Text:
     style, words = {
-        "supported": ("bold green", "supported by released TensorRT-LLM"),
+        "supported": (
+            "bold green",
+            "supported by released TensorRT-LLM" + (" with our plugin" if plan.plugin else ""),
+        ),
         "needs": ("bold yellow", "can be built; no released TensorRT-LLM serves it on a GPU"),
         "refused": ("bold red", "refused"),
     }[plan.status]

@@ -29,6 +29,7 @@ _TITLES: Final = {
     "checkpoint": "Quantized checkpoint",
     "engine": "Engine directory",
     "kernels": "Compiling kernels",
+    "golden": "Golden outputs",
     "model_repository": "Triton model repository",
     "k8s": "Kubernetes manifests",
     "digests": "Checking digests",

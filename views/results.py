@@ -94,6 +94,25 @@ def built(console: Console, record: dict[str, Any]) -> None:
     show(console, heading("Built", where), facts(rows), after)
 
 
+def warmed(console: Console, record: dict[str, Any]) -> None:
+    """Whether a node answers as it should, and where it keeps what it compiled."""
+    golden = record["golden"]
+    rows: list[tuple[str, RenderableType]] = [
+        ("executor", f"{record['executor']}, started in {record['start_s']:.1f} s"),
+        ("outputs", f"{golden['action']}: {golden['detail']}"),
+    ]
+    found = golden["comparison"]
+    if found:
+        gain = "" if found["gain"] is None else f", gain {found['gain']:+.2f}"
+        rows.append(
+            ("", f"divergence {found['divergence']:.1e} nats a token, the same likeliest token at "
+                 f"{found['agreement']:.1%}{gain}")
+        )  # fmt: skip
+    rows += [("off", Text(fault, style="bold red")) for fault in golden["faults"]]
+    rows += [("caches", path) for path in record["caches"].values()]
+    show(console, heading("Ready" if record["ok"] else "Not ready", record["bundle"]), facts(rows))
+
+
 def serving(console: Console, record: dict[str, str]) -> None:
     """Where a server listens, and how to try it."""
     model, http, grpc = record["model"], record["http"], record["grpc"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron_deploy.build import engine, llm_args, support
+from nemotron_deploy.build import engine, hardware, llm_args, support
+from nemotron_deploy.build.kernels.source import source_digest
 from nemotron_deploy.build.memory import memory
 from nemotron_deploy.build.plan import plan, quant_named, require_buildable
+from nemotron_deploy.build.plugin import seam
 from nemotron_deploy.errors import RefusedError, UsageError
 from nemotron_deploy.models import TINY, gpu, gpus, known_model
 from nemotron_deploy.recipe import RECIPES
@@ -68,12 +71,39 @@ def test_fp8_on_a100_is_refused_with_the_reason() -> None:
     assert any("--quant int4" in text for text in result.alternatives)
 
 
-def test_int4_claims_no_upstream_support() -> None:
+def test_int4_is_supported_with_the_plugin_and_says_what_has_run() -> None:
     for key in ("a100", "h100"):
         result = planned(key, "int4")
-        assert result.status == "needs"
-        assert not result.supported
-        assert "plugin" in result.needs[0]
+        assert result.supported
+        assert (result.backend, result.plugin) == ("tensorrt-llm + int4 plugin", "nemo_deploy_int4")
+        assert result.trtllm_versions == seam.VERSIONS
+        assert f"have not run on an SM{result.sm} GPU yet" in result.tried
+        assert "not with the real one" in result.tried
+
+
+def test_int4_of_dense_layers_needs_what_the_plugin_lacks() -> None:
+    model = known_model("nemotron-h-56b-base-8k")
+    assert model is not None
+    result = plan(model, gpu("h200"), QUANTS["int4"], Workload())
+    assert (result.status, result.rule, result.plugin) == ("needs", "int4-dense", "")
+    assert "dense MLPs" in result.needs[0]
+
+
+def test_a_run_on_hardware_is_told_and_an_older_one_as_such(tmp_path: Path) -> None:
+    record = tmp_path / "hardware.json"
+    record.write_bytes(hardware.RECORD.read_bytes())
+    run = hardware.Run(
+        "NVIDIA H100 80GB HBM3", 90, "2027-01-02", source_digest(), "2.9", "3.9", 2.5e-3,
+        {"1": 2.9}, {"1": 1.2}, stored_cubins=True,
+    )  # fmt: skip
+    hardware.add(run, record)
+    assert json.loads(record.read_text())["runs"][-1]["gpu"] == "NVIDIA H100 80GB HBM3"
+    rule = support.rule_for(gpu("h100"), QUANTS["int4"])
+    told = hardware.tried(rule, gpu("h100"), (run,))
+    assert "the same kernels ran on a NVIDIA H100 80GB HBM3 on 2027-01-02" in told
+    older = hardware.tried(rule, gpu("h100"), (replace(run, source="0" * 64),))
+    assert "an older version of them ran" in older
+    assert "have not run on an SM80" in hardware.tried(rule, gpu("a100"), (run,))
 
 
 def test_rules_carry_their_source_and_date() -> None:
@@ -170,12 +200,13 @@ def test_engine_directory(tmp_path: Path, golden, key: str, quant: str) -> None:
     engine.emit(tmp_path, planned(key, quant))
     for name in ("engine.json", "llm_args.yaml"):
         golden(GOLDEN / f"{key}-{quant}" / name, (tmp_path / name).read_text())
-    assert all(check.ok for check in engine.check(tmp_path))
+    wrong = {check.name for check in engine.check(tmp_path) if not check.ok}
+    assert wrong == ({"INT4 plugin", "kernels sm_90"} if quant == "int4" else set())
 
 
 @pytest.mark.parametrize("text", ["max_batchsize: 3", "[1]", "a: [", ""])
 def test_a_damaged_engine_directory_fails_its_check(tmp_path: Path, text: str) -> None:
-    engine.emit(tmp_path, planned("h100", "int4"))
+    engine.emit(tmp_path, planned("h100", "fp8"))
     (tmp_path / "llm_args.yaml").write_text(text)
     assert not all(check.ok for check in engine.check(tmp_path))
 

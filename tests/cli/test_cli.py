@@ -15,7 +15,8 @@ from nemotron_deploy.models import TINY
 
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = (
-    "inspect", "plan", "quantize", "build", "verify", "serve", "loadtest", "doctor", "demo",
+    "inspect", "plan", "quantize", "build", "verify", "warmup", "serve", "loadtest",
+    "doctor", "demo",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -128,17 +129,49 @@ def test_without_the_package_the_message_says_what_to_do(monkeypatch):
 
 
 def test_the_plugin_is_imported_before_the_engine_starts(bundle, monkeypatch):
-    monkeypatch.delenv("TLLM_WORKER_USE_SINGLE_PROCESS", raising=False)
-    plugin = bundle / "engine" / "test_plugin_of_ours"
-    plugin.mkdir()
-    (plugin / "__init__.py").write_text("import os\nos.environ['SEEN_PLUGIN'] = 'yes'\n")
-    monkeypatch.setenv("SEEN_PLUGIN", "no")
+    for name in ("TLLM_WORKER_USE_SINGLE_PROCESS", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    plugin = bundle / "engine" / "plugin" / "test_plugin_of_ours"
+    plugin.mkdir(parents=True)
+    (plugin / "__init__.py").write_text("""
+import sys
+assert "tensorrt_llm" not in sys.modules
+def checkpoint_view(checkpoint, into):
+    (into / "made").write_text(str(checkpoint))
+    return into
+""")
     path = bundle / "engine" / "engine.json"
     path.write_text(json.dumps(_engine(plugin="test_plugin_of_ours")))
     monkeypatch.setattr(sys, "path", [*sys.path])
-    TrtllmExecutor(bundle, read_llm_args(bundle), read_engine(bundle)).close(5)
-    assert os.environ["SEEN_PLUGIN"] == "yes"
-    assert os.environ.pop("TLLM_WORKER_USE_SINGLE_PROCESS") == "1"
+    executor = TrtllmExecutor(bundle, read_llm_args(bundle), read_engine(bundle))
+    import tensorrt_llm
+
+    shown = Path(tensorrt_llm.LLM.instances[-1].model)
+    assert (shown / "made").read_text() == str(bundle / "checkpoint")
+    executor.close(5)
+    assert not shown.exists()
+    assert os.environ["TLLM_WORKER_USE_SINGLE_PROCESS"] == "1"
+    assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(plugin.parent)
+    assert not list(plugin.rglob("__pycache__"))
     path.write_text(json.dumps(_engine(plugin="no_such_plugin")))
-    with pytest.raises(StartError, match="no_such_plugin: cannot be imported"):
+    with pytest.raises(StartError, match="no_such_plugin: cannot be used: No module named"):
         TrtllmExecutor(bundle, read_llm_args(bundle), read_engine(bundle))
+
+
+def test_more_gpus_mean_workers_of_their_own(bundle, monkeypatch):
+    """They import the plugin by its name, and must not share this process."""
+    monkeypatch.setenv("TLLM_WORKER_USE_SINGLE_PROCESS", "")
+    monkeypatch.delenv("TLLM_WORKER_USE_SINGLE_PROCESS")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    plugin = bundle / "engine" / "plugin" / "test_plugin_for_two"
+    plugin.mkdir(parents=True)
+    (plugin / "__init__.py").write_text("def checkpoint_view(checkpoint, into):\n    return into\n")
+    path = bundle / "engine" / "engine.json"
+    path.write_text(json.dumps(_engine(plugin="test_plugin_for_two", gpus=2)))
+    TrtllmExecutor(bundle, read_llm_args(bundle), read_engine(bundle)).close(5)
+    assert "TLLM_WORKER_USE_SINGLE_PROCESS" not in os.environ
+    assert os.environ["PYTHONPATH"] == f"{plugin.parent}{os.pathsep}/elsewhere"

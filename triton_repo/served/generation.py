@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
+
+from .golden import Forced, Scores, Tokens
 
 
 class RequestError(ValueError):
@@ -91,6 +93,20 @@ class Executor(ABC):
     @abstractmethod
     def submit(self, request: GenerationRequest, sink: Sink) -> None:
         """Queue a request and return at once. Steps go to `sink` from another thread."""
+
+    @abstractmethod
+    def tokens(self, text: str) -> Tokens:
+        """The token numbers of a prompt, as requests are tokenized."""
+
+    @abstractmethod
+    def continuations(self, prompts: Sequence[Tokens], count: int) -> list[Tokens]:
+        """The `count` tokens that greedy decoding puts after each prompt, not stopping at an end.
+        To be called before any request is submitted."""
+
+    @abstractmethod
+    def score(self, cases: Sequence[Forced]) -> list[Scores]:
+        """For each case, at each forced token, the log-probabilities of the likeliest tokens given
+        all before it. To be called before any request is submitted."""
 
     @property
     @abstractmethod

@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .generation import StartError
 
+Tensors = dict[str, Any]
+Change = Callable[[Tensors], Tensors]
 
-def load_model(checkpoint: Path) -> tuple[Any, Any]:
+
+def load_model(
+    checkpoint: Path, dtype: str = "bfloat16", change: Change | None = None
+) -> tuple[Any, Any]:
     """(`NemotronHForCausalLM` in evaluation mode, its tokenizer) from a checkpoint directory.
 
     Quantized or not, tensors are read from safetensors under their hub names, decoded by the copy
     of the encoder's own module that lies beside this file, and handed to transformers, which
     renames them and fuses the experts; no code of the checkpoint is run. FP8 checkpoints are
     decoded to what their weights stand for; rounding of activations to FP8 is not simulated.
+    `dtype` is what weights are decoded to and computed in. `change` is given the stored tensors
+    before they are decoded.
 
     Raises `StartError` naming the file or tensor.
     """
+    import torch
     from transformers import AutoTokenizer, GenerationConfig, NemotronHForCausalLM
     from transformers.utils import logging
 
     from .formats import decode_checkpoint
 
     # Its monitor is a thread that would live on when the server ends its stub.
-    silence: Any = logging.disable_progress_bar
-    silence()
+    quiet: Any = logging
+    quiet.disable_progress_bar()
+    quiet.set_verbosity_error()  # that Mamba's CUDA kernels are missing is no news on a CPU
     load: Any = NemotronHForCausalLM.from_pretrained
+    config, tensors = _config(checkpoint), _tensors(checkpoint)
+    if change is not None:
+        tensors = change(tensors)
     model, report = load(
         None,
-        config=_config(checkpoint),
-        state_dict=decode_checkpoint(_tensors(checkpoint)),
-        dtype="bfloat16",
+        config=config,
+        state_dict=decode_checkpoint(tensors, getattr(torch, dtype)),
+        dtype=dtype,
         output_loading_info=True,
     )
     wrong = {key: sorted(map(str, names)) for key, names in report.items() if names}

@@ -17,6 +17,7 @@ import triton_python_backend_utils as pb_utils
 from .engine import create_executor, read_settings
 from .generation import Failure, RequestError
 from .parsing import is_stop, parse_request
+from .proving import require_golden
 from .sessions import OverloadedError, Sessions
 from .tensors import NUMPY_TYPES, OUTPUTS
 from .watchdog import Watchdog
@@ -38,6 +39,11 @@ class TritonPythonModel:
         }
         settings = read_settings(Path(args["model_repository"]), parameters)
         self._executor = create_executor(settings)
+        try:
+            require_golden(settings.bundle, self._executor, pb_utils.Logger.log_info)
+        except Exception:
+            self._executor.close(CLOSE_SECONDS)
+            raise
         self._sessions = Sessions(limit=settings.max_active + settings.max_waiting)
         self._watchdog = Watchdog(os.getppid())
         pb_utils.Logger.log_info(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .generation import Executor, GenerationRequest, RequestError, Sink, Step
+from .golden import ASKED, Forced, Scores, Tokens
 from .loading import load_model
 from .scheduler import RoundRobin
 from .text import Detokenizer, StopWords
@@ -29,6 +30,7 @@ class ReferenceExecutor(Executor):
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(len(os.sched_getaffinity(0)))
         model, tokenizer = load_model(checkpoint)
+        self._model, self._tokenizer = model, tokenizer
         limit = min(max_tokens or 2**31, model.config.max_position_embeddings)
         self._scheduler = RoundRobin(
             lambda request: generate(model, tokenizer, request, limit), max_active
@@ -37,6 +39,18 @@ class ReferenceExecutor(Executor):
     def submit(self, request: GenerationRequest, sink: Sink) -> None:
         """Queue a request."""
         self._scheduler.submit(request, sink)
+
+    def tokens(self, text: str) -> Tokens:
+        """The token numbers of a prompt."""
+        return tuple(self._tokenizer(text).input_ids)
+
+    def continuations(self, prompts: Sequence[Tokens], count: int) -> list[Tokens]:
+        """What greedy decoding puts after each prompt."""
+        return [continuation(self._model, prompt, count) for prompt in prompts]
+
+    def score(self, cases: Sequence[Forced]) -> list[Scores]:
+        """Log-probabilities of the likeliest tokens at every forced one."""
+        return [score(self._model, case) for case in cases]
 
     @property
     def healthy(self) -> bool:
@@ -80,6 +94,27 @@ def generate(model: Any, tokenizer: Any, request: GenerationRequest, limit: int)
             text += stops.flush()
         yield Step(text, finish, stop or "", total, {"first_scheduled_time_ns": scheduled})
         return
+
+
+def score(model: Any, case: Forced, count: int = ASKED) -> Scores:
+    """The `count` likeliest tokens' log-probabilities at every forced token, in one pass."""
+    tokens = torch.tensor([case.prompt + case.forced[:-1]])
+    with torch.inference_mode():
+        logits = model(input_ids=tokens, use_cache=False).logits[0, len(case.prompt) - 1 :]
+    top = logits.float().log_softmax(-1).topk(min(count, logits.shape[-1]))
+    return [
+        dict(zip(numbers, values, strict=True))
+        for numbers, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
+
+
+def continuation(model: Any, prompt: Tokens, count: int) -> Tokens:
+    """The `count` tokens that greedy decoding puts after `prompt`, ends of sequence included."""
+    forward, tokens = _Decoder(model), list(prompt)
+    for _ in range(count):
+        fed = tokens if len(tokens) == len(prompt) else tokens[-1:]
+        tokens.append(int(forward(torch.tensor([fed])).argmax()))
+    return tuple(tokens[len(prompt) :])
 
 
 class _Decoder:

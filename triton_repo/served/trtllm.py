@@ -2,7 +2,9 @@
 
 Written against NVIDIA/TensorRT-LLM: `LLM.generate_async` and `RequestOutput` as its own Triton
 model uses them (triton_backend/all_models/llmapi/tensorrt_llm/1/model.py @044a90d), results
-(tensorrt_llm/executor/result.py @005bc84), sampling (tensorrt_llm/sampling_params.py @000a01d).
+(tensorrt_llm/executor/result.py @005bc84), sampling (tensorrt_llm/sampling_params.py @000a01d),
+`LLM.generate` on token numbers (tensorrt_llm/llmapi/llm.py @0096693), several log-probabilities at
+each token with the PyTorch backend (pull request 7756, September 2025).
 """
 
 from __future__ import annotations
@@ -11,13 +13,15 @@ import asyncio
 import importlib
 import os
 import sys
+import tempfile
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from .generation import Executor, Failure, GenerationRequest, Sink, StartError, Step
+from .golden import ASKED, Forced, Scores, Tokens
 
 
 class TrtllmExecutor(Executor):
@@ -31,11 +35,14 @@ class TrtllmExecutor(Executor):
         self, bundle: Path, arguments: Mapping[str, Any], engine: Mapping[str, Any]
     ) -> None:
         require_compatible(engine)
-        _import_plugin(bundle, engine)
+        self._view = tempfile.TemporaryDirectory(prefix="nemo-deploy-")
+        checkpoint = bundle / "checkpoint"
+        if engine.get("plugin"):
+            checkpoint = _with_plugin(bundle, engine, Path(self._view.name))
         import tensorrt_llm
 
         self._sampling_params = tensorrt_llm.SamplingParams
-        self._llm = tensorrt_llm.LLM(**{**arguments, "model": str(bundle / "checkpoint")})
+        self._llm = tensorrt_llm.LLM(**{**arguments, "model": str(checkpoint)})
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="trtllm", daemon=True)
@@ -44,6 +51,48 @@ class TrtllmExecutor(Executor):
     def submit(self, request: GenerationRequest, sink: Sink) -> None:
         """Queue a request in TensorRT-LLM, which batches it with the others."""
         self._loop.call_soon_threadsafe(self._start, self._serve(request, sink))
+
+    def tokens(self, text: str) -> Tokens:
+        """The token numbers of a prompt."""
+        return tuple(self._llm.tokenizer.encode(text))
+
+    def continuations(self, prompts: Sequence[Tokens], count: int) -> list[Tokens]:
+        """What greedy decoding puts after each prompt."""
+        results = self._greedy(list(prompts), [count] * len(prompts))
+        return [tuple(result.outputs[0].token_ids) for result in results]
+
+    def score(self, cases: Sequence[Forced]) -> list[Scores]:
+        """Log-probabilities of the likeliest tokens at every forced one.
+
+        The LLM API has no forcing, so each case is decoded greedily for as long as it says what is
+        forced, and again from behind the first token that differs. All positions thus have the
+        forced tokens before them, and most of them go the way that served tokens go.
+        """
+        scores: list[list[Mapping[int, float]]] = [[] for _ in cases]
+        while left := [i for i, case in enumerate(cases) if len(scores[i]) < len(case.forced)]:
+            results = self._greedy(
+                [cases[i].prompt + cases[i].forced[: len(scores[i])] for i in left],
+                [len(cases[i].forced) - len(scores[i]) for i in left],
+            )
+            for i, result in zip(left, results, strict=True):
+                output = result.outputs[0]
+                for token, logprobs in zip(output.token_ids, output.logprobs, strict=True):
+                    wanted = cases[i].forced[len(scores[i])]
+                    scores[i].append({number: row.logprob for number, row in logprobs.items()})
+                    if token != wanted:
+                        break
+        return list(scores)
+
+    def _greedy(self, prompts: list[Tokens], counts: list[int]) -> list[Any]:
+        parameters = [
+            self._sampling_params(
+                max_tokens=count, top_k=1, logprobs=ASKED, ignore_eos=True, detokenize=False
+            )
+            for count in counts
+        ]
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        results: list[Any] = self._llm.generate(inputs, parameters, use_tqdm=False)
+        return results
 
     @property
     def healthy(self) -> bool:
@@ -61,6 +110,7 @@ class TrtllmExecutor(Executor):
         shutdown = threading.Thread(target=self._llm.shutdown, daemon=True)
         shutdown.start()
         shutdown.join(timeout / 2)
+        self._view.cleanup()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -133,17 +183,28 @@ def _require_gpu(engine: Mapping[str, Any]) -> None:
         )
 
 
-def _import_plugin(bundle: Path, engine: Mapping[str, Any]) -> None:
-    """Register the engine's out-of-tree model, in this process: the worker must run here too."""
-    name = engine.get("plugin")
-    if not name:
-        return
-    os.environ.setdefault("TLLM_WORKER_USE_SINGLE_PROCESS", "1")
-    sys.path.insert(0, str(bundle / "engine"))
+def _with_plugin(bundle: Path, engine: Mapping[str, Any], into: Path) -> Path:
+    """Register the engine's out-of-tree model, and give the checkpoint as it wants it shown.
+
+    With one GPU the worker stays in this process; with more, fresh processes import the module too:
+    they get `sys.path`, and `PYTHONPATH` through MPI.
+    """
+    name, plugin = engine["plugin"], str(bundle / "engine" / "plugin")
+    if int(engine.get("gpus") or 1) == 1:
+        os.environ.setdefault("TLLM_WORKER_USE_SINGLE_PROCESS", "1")
+    known = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([plugin, *known]))
+    if plugin not in sys.path:
+        sys.path.insert(0, plugin)
+    # Byte code would be written into the bundle, which is to stay as it was built.
+    sys.dont_write_bytecode = True
+    os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
     try:
-        importlib.import_module(name)
-    except ImportError as error:
-        raise StartError(f"{bundle / 'engine' / name}: cannot be imported: {error}") from error
+        module = importlib.import_module(name)
+        view: Path = module.checkpoint_view(bundle / "checkpoint", into)
+    except (ImportError, OSError, ValueError) as error:
+        raise StartError(f"{plugin}/{name}: cannot be used: {error}") from error
+    return view
 
 
 def sampling_arguments(request: GenerationRequest) -> dict[str, Any]:

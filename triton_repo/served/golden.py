@@ -1,0 +1,276 @@
+"""Golden outputs: what a healthy server answers, and whether this one does.
+
+Free-running text cannot be compared: two identical runs of this architecture differ in their last
+bits, and one token that falls the other way changes all that follow. So the recorded continuation
+is fed in (teacher forcing), and at each of its positions the log-probabilities of the tokens that
+were likeliest are compared:
+
+- *divergence*: Kullback-Leibler divergence in nats from the recorded to the seen distribution, over
+  the recorded tokens and the rest of the vocabulary as one, averaged over positions. It shows
+  experts in the wrong place, nibbles in the wrong order, weights of something else.
+- *agreement*: the share of positions at which the same token is likeliest.
+- *gain*: how much of the effect of quantization scales that are all 2 % too large is in the
+  difference: 0 for a healthy server, 1 for that fault, -1 for its opposite. Rounding has no
+  direction, so this sees an error that divergence cannot tell from rounding. Differences are
+  clipped, so that a router's choice that falls the other way does not drown the rest.
+
+Bounds come from a healthy second run in another precision when they are recorded. Pure Python.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+FORMAT: Final = 1
+FILE: Final = "golden.json"
+
+TOP: Final = 8
+"""Tokens recorded at each position."""
+
+ASKED: Final = 20
+"""Tokens asked for when comparing: so many of the recorded ones are surely among them."""
+
+NEW_TOKENS: Final = 32
+"""Length of a continuation."""
+
+CLIP: Final = 0.05
+"""Nats beyond which a single difference says no more about the gain."""
+
+GAIN_BOUND: Final = 0.25
+DIVERGENCE_FACTOR: Final = 5.0
+DIVERGENCE_FLOOR: Final = 1e-4
+DISAGREEMENT_FACTOR: Final = 3.0
+DISAGREEMENT_FLOOR: Final = 0.02
+
+Tokens = tuple[int, ...]
+
+Scores = Sequence[Mapping[int, float]]
+"""At each position, the log-probabilities of the likeliest tokens by their number."""
+
+
+class GoldenError(ValueError):
+    """A file of golden outputs that cannot be used; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """A prompt, and the continuation that is fed in whatever the model would say."""
+
+    prompt: Tokens
+    forced: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The recorded tokens at one position, their log-probabilities, and by how much these change
+    when all quantization scales grow by 2 % (empty where that was not recorded)."""
+
+    tokens: Tokens
+    logprobs: tuple[float, ...]
+    gains: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One recorded prompt."""
+
+    text: str
+    case: Forced
+    positions: tuple[Position, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a healthy server keeps."""
+
+    divergence: float
+    agreement: float
+    gain: float = GAIN_BOUND
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Golden outputs of the checkpoint with that digest. Without `bounds` they are owed: only texts
+    and their token numbers are there, and `by` says why."""
+
+    checkpoint: str
+    by: str
+    entries: tuple[Entry, ...]
+    bounds: Bounds | None = None
+
+    def write(self, path: Path) -> None:
+        """Write them as JSON, numbers as short as they are meant."""
+        text = json.dumps(self._record(), separators=(",", ":")) + "\n"
+        path.write_text(text, encoding="utf-8")
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "status": "recorded" if self.bounds else "owed",
+            "checkpoint": self.checkpoint,
+            "by": self.by,
+            "bounds": asdict(self.bounds) if self.bounds else None,
+            "prompts": [
+                {
+                    "text": entry.text,
+                    "prompt": list(entry.case.prompt),
+                    "forced": list(entry.case.forced),
+                    "positions": [
+                        [list(p.tokens), _short(p.logprobs, 4), _short(p.gains, 5)]
+                        for p in entry.positions
+                    ],
+                }
+                for entry in self.entries
+            ],
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> Golden:
+        """Read them. Raises `GoldenError` for a file that cannot be used."""
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["format"] != FORMAT:
+                raise GoldenError(
+                    f"{path}: has format {record['format']}, this version reads {FORMAT}"
+                )
+            bounds = Bounds(**record["bounds"]) if record["bounds"] else None
+            entries = tuple(_entry(row, bounds is not None) for row in record["prompts"])
+            return cls(str(record["checkpoint"]), str(record["by"]), entries, bounds)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, GoldenError):
+                raise
+            raise GoldenError(f"{path}: cannot be used: {error!r}; build again") from None
+
+
+def _entry(row: Mapping[str, Any], recorded: bool) -> Entry:
+    case = Forced(_numbers(row["prompt"]), _numbers(row["forced"]))
+    positions = tuple(
+        Position(_numbers(tokens), tuple(map(float, logprobs)), tuple(map(float, gains)))
+        for tokens, logprobs, gains in row["positions"]
+    )
+    for position in positions:
+        if len(position.tokens) != len(position.logprobs):
+            raise ValueError("tokens and log-probabilities are not as many")
+    if recorded and len(positions) != len(case.forced):
+        raise ValueError("positions and forced tokens are not as many")
+    return Entry(str(row["text"]), case, positions)
+
+
+def _numbers(values: Sequence[Any]) -> Tokens:
+    if any(not isinstance(value, int) or value < 0 for value in values):
+        raise ValueError("token numbers are whole and not negative")
+    return tuple(values)
+
+
+def _short(values: Sequence[float], digits: int) -> list[float]:
+    return [round(value, digits) for value in values]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How far a server's outputs are from the recorded ones. `gain` is None where not recorded."""
+
+    positions: int
+    divergence: float
+    agreement: float
+    gain: float | None
+
+    def faults(self, bounds: Bounds) -> list[str]:
+        """What is out of bounds, one phrase each."""
+        found = []
+        # Written so that NaN is a fault.
+        if not self.divergence <= bounds.divergence:
+            found.append(
+                f"divergence {self.divergence:.1e} nats a token, at most {bounds.divergence:.1e}"
+            )
+        if not self.agreement >= bounds.agreement:
+            found.append(
+                f"the same likeliest token at {self.agreement:.1%} of positions, at least "
+                f"{bounds.agreement:.1%}"
+            )
+        if self.gain is not None and not abs(self.gain) <= bounds.gain:
+            found.append(
+                f"gain {self.gain:+.2f}, at most {bounds.gain:.2f} either way (1 is what "
+                "quantization scales that are 2 % off would do)"
+            )
+        return found
+
+
+def compare(golden: Golden, seen: Sequence[Scores]) -> Comparison:
+    """Compare the recorded positions with `seen`, one `Scores` for each entry."""
+    pairs = list(_pairs(golden, seen))
+    if not pairs:
+        raise GoldenError("no golden outputs are recorded")
+    divergence = sum(_divergence(position, scores) for position, scores in pairs) / len(pairs)
+    same = sum(_likeliest(scores) == position.tokens[0] for position, scores in pairs)
+    return Comparison(len(pairs), divergence, same / len(pairs), _gain(pairs))
+
+
+def bounds_from(healthy: Comparison, floor: float = DIVERGENCE_FLOOR) -> Bounds:
+    """Bounds that a run like this one keeps with a margin; `floor` in nats."""
+    disagreement = DISAGREEMENT_FACTOR * (1 - healthy.agreement) + DISAGREEMENT_FLOOR
+    divergence = max(DIVERGENCE_FACTOR * healthy.divergence, floor)
+    return Bounds(divergence=divergence, agreement=max(0.0, 1 - disagreement))
+
+
+def recorded_positions(base: Scores, scaled: Scores | None) -> tuple[Position, ...]:
+    """What is recorded of a run, and of one whose scales are all 2 % larger."""
+    positions = []
+    for index, scores in enumerate(base):
+        top = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:TOP]
+        gains: tuple[float, ...] = ()
+        if scaled is not None:
+            gains = tuple(_logprob(scaled[index], t) - value for t, value in top)
+        positions.append(Position(tuple(t for t, _ in top), tuple(v for _, v in top), gains))
+    return tuple(positions)
+
+
+def _pairs(
+    golden: Golden, seen: Sequence[Scores]
+) -> Iterator[tuple[Position, Mapping[int, float]]]:
+    for entry, scores in zip(golden.entries, seen, strict=True):
+        yield from zip(entry.positions, scores, strict=True)
+
+
+def _logprob(scores: Mapping[int, float], token: int) -> float:
+    """A token's log-probability; of one that is not among those seen, the smallest of them."""
+    return scores[token] if token in scores else min(scores.values())
+
+
+def _likeliest(scores: Mapping[int, float]) -> int:
+    return max(scores, key=lambda token: (scores[token], -token))
+
+
+def _divergence(position: Position, scores: Mapping[int, float]) -> float:
+    seen = [_logprob(scores, token) for token in position.tokens]
+    total = sum(
+        math.exp(recorded) * (recorded - other)
+        for recorded, other in zip(position.logprobs, seen, strict=True)
+    )
+    rest = max(1 - sum(map(math.exp, position.logprobs)), 1e-6)
+    rest_seen = max(1 - sum(map(math.exp, seen)), 1e-6)
+    return total + rest * math.log(rest / rest_seen)
+
+
+def _gain(pairs: Sequence[tuple[Position, Mapping[int, float]]]) -> float | None:
+    """Least squares of the differences on the recorded gains, weighted by probability."""
+    product = square = 0.0
+    for position, scores in pairs:
+        if not position.gains:
+            return None
+        for token, logprob, gain in zip(
+            position.tokens, position.logprobs, position.gains, strict=True
+        ):
+            weight, expected = math.exp(logprob), _clipped(gain)
+            product += weight * expected * _clipped(_logprob(scores, token) - logprob)
+            square += weight * expected * expected
+    return product / square if square else None
+
+
+def _clipped(value: float) -> float:
+    return max(-CLIP, min(CLIP, value))
