@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ..errors import BadInputError
 from ..recipe import Recipe
-from ..spec import Check, Model, Plan
+from ..spec import Check, Model, Moe, Plan
 from .llm_args import MAX_NUM_TOKENS
 from .plugin import settings
 from .plugin.sharding import columns_of, experts_of
@@ -68,9 +68,10 @@ def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
         for source in sorted((_ROOM / name).glob("*.py")):
             (folder / source.name).write_bytes(source.read_bytes())
     (package / "__init__.py").write_text(_ENTRY, encoding="utf-8")
+    moe = _experts(model)
     layers = tuple(index for index, letter in enumerate(model.pattern) if letter == "E")
-    shared = layers if model.moe is not None and model.moe.num_shared else ()
-    settings.Settings(recipe.group_size, layers, shared).write(package)
+    shared = layers if moe.num_shared else ()
+    settings.Settings(recipe.group_size, moe.top_k, layers, shared).write(package)
 
 
 def emit_kernels(
@@ -79,8 +80,7 @@ def emit_kernels(
     """Compile every kernel that serving `model` can launch, on every rank, for the plan's SM."""
     from .kernels import aot, steps
 
-    moe = model.moe
-    assert moe is not None, "a model without experts is not planned as INT4 with the plugin"
+    moe = _experts(model)
     experts = len(experts_of(moe.num_experts, 0, plan.gpus))
     routed = steps.Shape(moe.latent, moe.width, experts, moe.top_k, recipe.group_size)
     widths = {
@@ -100,6 +100,11 @@ def emit_kernels(
         workers=min(4, len(os.sched_getaffinity(0))),
         on_compiled=on_compiled,
     )
+
+
+def _experts(model: Model) -> Moe:
+    assert model.moe is not None, "a model without experts is not planned with the plugin"
+    return model.moe
 
 
 def check(engine: Path, sm: int) -> list[Check]:

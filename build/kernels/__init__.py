@@ -15,14 +15,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .op import moe, shared
     from .packing import PackedExperts, PackError, pack, shapes, unpack
+    from .reference import reference_moe, reference_shared
 
-__all__ = ["PackError", "PackedExperts", "moe", "pack", "shapes", "shared", "unpack"]
+__all__ = [
+    "PackError",
+    "PackedExperts",
+    "moe",
+    "pack",
+    "reference_moe",
+    "reference_shared",
+    "shapes",
+    "shared",
+    "unpack",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Compiling needs neither torch nor the ops: they are imported when they are used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import op, packing
+    from . import op, packing, reference
 
-    return getattr(op, name, None) or getattr(packing, name)
+    return next(
+        getattr(module, name) for module in (op, packing, reference) if name in vars(module)
+    )

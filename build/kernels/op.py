@@ -107,7 +107,7 @@ def _moe(
 ) -> Tensor:
     experts = _packed(up, up_scale, down, down_scale, hidden.shape[1], group)
     if _use_reference(hidden):
-        return reference.routed(hidden, expert_ids, expert_weights, experts, first_expert)
+        return reference.reference_moe(hidden, expert_ids, expert_weights, experts, first_expert)
     return routed_kernels(hidden, expert_ids, expert_weights, experts, first_expert)
 
 
@@ -121,7 +121,7 @@ def _shared(
 ) -> Tensor:
     experts = _packed(up, up_scale, down, down_scale, hidden.shape[1], group)
     if _use_reference(hidden):
-        return reference.shared(hidden, experts)
+        return reference.reference_shared(hidden, experts)
     return shared_kernels(hidden, experts)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .packing import PackedExperts, decode
 
 
-def routed(
+def reference_moe(
     hidden: Tensor, ids: Tensor, weights: Tensor, experts: PackedExperts, first_expert: int
 ) -> Tensor:
     """hidden [T, H], ids int [T, k], weights float [T, k] -> [T, H] in the dtype of `hidden`."""
@@ -26,7 +26,7 @@ def routed(
     return total.to(hidden.dtype)
 
 
-def shared(hidden: Tensor, experts: PackedExperts) -> Tensor:
+def reference_shared(hidden: Tensor, experts: PackedExperts) -> Tensor:
     """hidden [T, H] -> [T, H]: every token through expert 0."""
     return _expert(hidden.float(), experts, 0).to(hidden.dtype)
 

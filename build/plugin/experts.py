@@ -27,6 +27,17 @@ class WeightError(ValueError):
     """A tensor of the checkpoint is missing or not what it should be; the message names it."""
 
 
+class KernelError(RuntimeError):
+    """Kernels compute something else on this GPU than the weights say; the message says where."""
+
+
+CHECK_BOUND: Final = 0.02
+"""Largest relative error of one token against FP32. Rounding to BF16 costs 0.4 % at most here."""
+
+CHECK_TOKENS: Final = (1, 2, 8, 64, 256, 2048)
+"""Numbers of tokens of which one layer is checked: each takes another tile, or another order."""
+
+
 class Routing(Protocol):
     """Upstream's routing methods (modules/fused_moe/routing.py @blob 51828280080)."""
 
@@ -59,6 +70,27 @@ class Int4Module(nn.Module):
         return kernels.PackedExperts(
             self.up, self.up_scale, self.down, self.down_scale, self.hidden, self.width, self.group
         )
+
+    def check(self, many: bool, dtype: torch.dtype = torch.bfloat16) -> None:
+        """Run the kernels on made-up tokens, against plain FP32 on the same packed weights.
+
+        With `many`, in all of `CHECK_TOKENS`. Raises `KernelError`. Waits for the GPU: for loading.
+        """
+        raise NotImplementedError
+
+    def _compare(self, out: Tensor, expected: Tensor, what: str) -> None:
+        error = (out.float() - expected.float()).norm(dim=1) / expected.float().norm(dim=1)
+        worst = float(error.nan_to_num(torch.inf).max())
+        if worst > CHECK_BOUND:
+            raise KernelError(
+                f"{self.name}: the INT4 kernels are off by {worst:.1%} on this GPU ({what}), at "
+                f"most {CHECK_BOUND:.0%} is rounding; do not serve with them, and please report it"
+            )
+
+    def _probe(self, tokens: int, dtype: torch.dtype) -> Tensor:
+        """Made-up hidden states [tokens, H]: the same on every machine."""
+        source = torch.Generator().manual_seed(tokens)
+        return torch.randn(tokens, self.hidden, generator=source).to(self.up.device, dtype)
 
     def _store(self, place: int, get: Callable[[str, str], Tensor]) -> None:
         """Pack one expert into `place`; `get(part, suffix)` gives its stored tensors."""
@@ -109,6 +141,7 @@ class RoutedExperts(Int4Module):
         hidden: int,
         width: int,
         group: int,
+        top_k: int,
         rank: int,
         ranks: int,
         layer: int,
@@ -116,7 +149,7 @@ class RoutedExperts(Int4Module):
         own = experts_of(experts, rank, ranks)
         name = f"model.layers.{layer}.mixer.experts"
         super().__init__(name, len(own), hidden, width, group)
-        self.routing, self.own = routing, own
+        self.routing, self.own, self.top_k = routing, own, top_k
 
     def load_weights(self, weights: Sequence[Weights]) -> None:
         """Pack this rank's experts. Raises `WeightError` naming what is missing or wrong."""
@@ -129,6 +162,25 @@ class RoutedExperts(Int4Module):
                 ),
             )
         self.loaded = True
+
+    def check(self, many: bool, dtype: torch.dtype = torch.bfloat16) -> None:
+        """Every expert by itself; with `many`, also mixtures of them in several batch sizes."""
+        numbers = torch.arange(len(self.own), dtype=torch.int32, device=self.up.device)
+        alone = torch.full((len(numbers), self.top_k), -1, dtype=torch.int32, device=numbers.device)
+        alone[:, 0] = numbers + self.own.start
+        self._check_routing(alone, dtype, "each expert by itself")
+        choices = torch.arange(self.top_k, dtype=torch.int32, device=numbers.device)
+        for tokens in CHECK_TOKENS if many else ():
+            rows = torch.arange(tokens, dtype=torch.int32, device=numbers.device).unsqueeze(1)
+            mixed = (rows * 7 + choices * (1 + rows % 2)) % len(self.own) + self.own.start
+            self._check_routing(mixed, dtype, f"{tokens} tokens")
+
+    def _check_routing(self, ids: Tensor, dtype: torch.dtype, what: str) -> None:
+        hidden = self._probe(len(ids), dtype)
+        weights = torch.full(ids.shape, 1 / ids.shape[1], device=ids.device)
+        out = kernels.moe(hidden, ids, weights, self.packed, self.own.start)
+        expected = kernels.reference_moe(hidden, ids, weights, self.packed, self.own.start)
+        self._compare(out, expected, what)
 
     def forward(self, hidden_states: Tensor, router_logits: Tensor, **_: object) -> Tensor:
         """hidden_states [..., H], router_logits [T, experts] -> [..., H]."""
@@ -188,6 +240,14 @@ class SharedExpert(Int4Module):
 
         self._store(0, get)
         self.loaded = True
+
+    def check(self, many: bool, dtype: torch.dtype = torch.bfloat16) -> None:
+        """A few tokens; with `many`, several numbers of them."""
+        for tokens in CHECK_TOKENS if many else CHECK_TOKENS[:1]:
+            hidden = self._probe(tokens, dtype)
+            out = kernels.shared(hidden, self.packed)
+            expected = kernels.reference_shared(hidden, self.packed)
+            self._compare(out, expected, f"{tokens} tokens")
 
     def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
         """hidden_states [..., H] -> [..., H]."""

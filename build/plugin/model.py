@@ -57,6 +57,7 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
                 hidden=given["hidden_size"],
                 width=given["intermediate_size"],
                 group=SETTINGS.group_size,
+                top_k=SETTINGS.top_k,
                 rank=mapping.moe_ep_rank,
                 ranks=mapping.moe_ep_size,
                 layer=given["layer_idx"],
@@ -88,12 +89,18 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
     # Newer loaders look at the signature for what they may pass.
     @functools.wraps(upstream.NemotronHForCausalLM.load_weights)
     def load_weights(self, *given: Any, **named: Any) -> None:
-        """Upstream's; then checks that all weights came, and loads the kernels."""
+        """Upstream's; then checks that all weights came, loads the kernels, and tries them."""
         super().load_weights(*given, **named)
-        empty = [m.name for m in self.modules() if isinstance(m, Int4Module) and not m.loaded]
+        own = [module for module in self.modules() if isinstance(module, Int4Module)]
+        empty = [module.name for module in own if not module.loaded]
         if empty:
             raise WeightError(f"TensorRT-LLM loaded no weights into {', '.join(empty)}")
-        _open_kernels()
+        if torch.cuda.is_available():
+            _open_kernels()
+            tried: set[type] = set()
+            for module in own:
+                module.check(many=type(module) not in tried)
+                tried.add(type(module))
 
 
 def _require_supported(model_config: Any) -> None:
@@ -109,8 +116,6 @@ def _require_supported(model_config: Any) -> None:
 
 def _open_kernels() -> None:
     """Load the stored kernels for this process' GPU: a graph capture must find them loaded."""
-    if not torch.cuda.is_available():
-        return
     device = torch.cuda.current_device()
     major, minor = torch.cuda.get_device_capability(device)
     store = KERNELS / f"sm_{10 * major + minor}"

@@ -23,9 +23,11 @@ class SettingsError(ImportError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Layers whose routed and whose shared experts are INT4, and the group size along the input."""
+    """Layers whose routed and whose shared experts are INT4, the group size along the input, and
+    how many routed experts a token takes."""
 
     group_size: int
+    top_k: int
     routed_layers: tuple[int, ...]
     shared_layers: tuple[int, ...]
 
@@ -40,7 +42,10 @@ def read(package: Path) -> Settings:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return Settings(
-            int(found["group_size"]), tuple(found["routed_layers"]), tuple(found["shared_layers"])
+            int(found["group_size"]),
+            int(found["top_k"]),
+            tuple(found["routed_layers"]),
+            tuple(found["shared_layers"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{path}: cannot be used ({error!r}); build the engine again") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from nemotron_deploy import models
 from nemotron_deploy.build import int4
@@ -24,6 +26,7 @@ from nemotron_deploy.checkpoint import Checkpoint
 from nemotron_deploy.model_config import read_model
 from nemotron_deploy.quantize.stream import quantize
 from nemotron_deploy.recipe import RECIPES
+from nemotron_deploy.triton_repo import recording
 from nemotron_deploy.triton_repo.served.loading import load_model
 
 PROMPT = [3, 17, 5, 250, 9, 41, 77, 130, 8, 3, 99, 12]
@@ -84,6 +87,15 @@ def test_logits_are_the_reference_executors(
     assert (logits.argmax(-1) == expected.argmax(-1)).all()
     # Packed weights and scales of up and down, in each of three layers: nothing in BF16.
     assert result["expert_parameters"] == 3 * 4
+
+
+def test_kernels_are_tried_on_the_weights_before_they_serve(engine: Path, checkpoint: Path) -> None:
+    """Under the interpreter, as on a GPU: a scale that is 2 % off somewhere is not rounding."""
+    found = through(engine, checkpoint, "check", "1.02", dtype="float16", interpret="1")
+    assert found[:2] == [None, None]
+    assert [result["error"] for result in found[2:]] == ["KernelError", "KernelError"]
+    assert "model.layers.1.mixer.experts: the INT4 kernels are off by" in found[2]["message"]
+    assert "each expert by itself" in found[2]["message"]
 
 
 def test_two_ranks_add_up_to_one(engine: Path, checkpoint: Path) -> None:
@@ -161,11 +173,8 @@ def test_an_engine_without_its_format_is_refused(
 ) -> None:
     package = tmp_path / "plugin" / settings.PACKAGE
     package.parent.mkdir()
-    package.symlink_to(tmp_path / "copy")
-    subprocess.run(
-        ["cp", "-r", engine / "plugin" / settings.PACKAGE, tmp_path / "copy"], check=True
-    )
-    (tmp_path / "copy" / settings.FILE).write_text('{"group_size": 64}')
+    shutil.copytree(engine / "plugin" / settings.PACKAGE, package)
+    (package / settings.FILE).write_text('{"group_size": 64}')
     result = through(tmp_path, checkpoint, "logits", "[1]")
     assert result["error"] == "SettingsError"
     assert "build the engine again" in result["message"]
@@ -207,3 +216,39 @@ def test_shared_columns_are_whole_groups_and_cover_the_width(
 def test_nanos_shared_expert_on_four_ranks() -> None:
     parts = [len(sharding.columns_of(3712, 64, rank, 4)) for rank in range(4)]
     assert parts == [896, 960, 896, 960]
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, engine: Path) -> Path:
+    """What the served model reads of an INT4 bundle, golden outputs included."""
+    folder = tmp_path_factory.mktemp("bundle")
+    shutil.copytree(checkpoint, folder / "checkpoint")
+    shutil.copytree(engine, folder / "engine")
+    record = {"plugin": settings.PACKAGE, "trtllm_versions": ">=1.2.1,<1.3", "gpus": 1, "sm": 90}
+    (folder / "engine" / "engine.json").write_text(json.dumps(record))
+    recording.record(checkpoint, "digest").write(folder / "engine" / "golden.json")
+    return folder
+
+
+def test_the_production_executor_keeps_the_golden_outputs(bundle: Path) -> None:
+    """Executor, plugin, kernels and golden outputs together; TensorRT-LLM alone is a fake."""
+    found = through(bundle / "engine", bundle / "checkpoint", "prove", dtype="bfloat16")
+    assert found["action"] == "checked"
+    assert found["ok"], found
+    assert found["comparison"]["positions"] == 512
+    # Decoding goes its own way where two tokens are nearly as likely: hence more than one round.
+    assert 1 <= found["rounds"] < 10
+
+
+def test_a_wrong_scale_in_the_checkpoint_keeps_it_from_going_ready(
+    bundle: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "bundle"
+    shutil.copytree(bundle, broken)
+    shard = broken / "checkpoint" / "model.safetensors"
+    tensors = load_file(shard)
+    scales = {name: t * 1.02 for name, t in tensors.items() if name.endswith("weight_scale")}
+    save_file(tensors | scales, shard)
+    found = through(broken / "engine", broken / "checkpoint", "prove", dtype="bfloat16")
+    assert not found["ok"]
+    assert any(fault.startswith("gain +") for fault in found["faults"])

@@ -13,38 +13,9 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 FAKES = Path(__file__).parent / "fakes"
-
-
-def model_config(view: Path, dtype: Any, rank: int = 0, ranks: int = 1) -> Any:
-    """What upstream's ModelConfig holds of a checkpoint, as far as it is read here."""
-    from transformers import NemotronHConfig
-
-    fields = json.loads((view / "config.json").read_text())
-    assert "quantization_config" not in fields
-    fields.pop("auto_map", None)
-    mapping = SimpleNamespace(
-        tp_size=ranks, tp_rank=rank, moe_ep_size=ranks, moe_ep_rank=rank, enable_attention_dp=False
-    )
-    return SimpleNamespace(
-        pretrained_config=SimpleNamespace(**{**fields, "torch_dtype": dtype}),
-        hf_config=NemotronHConfig(**fields, attn_implementation="eager"),
-        mapping=mapping,
-        moe_backend="CUTLASS",
-    )
-
-
-def weights(view: Path) -> dict[str, Any]:
-    from safetensors import safe_open
-
-    found: dict[str, Any] = {}
-    for shard in sorted(view.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as file:
-            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return found
 
 
 class Loaded:
@@ -53,14 +24,18 @@ class Loaded:
     def __init__(self, view: Path, dtype: str) -> None:
         import nemo_deploy_int4
         import torch
+        from tensorrt_llm import checkpoints
         from tensorrt_llm._torch.models.modeling_utils import MODEL_CLASS_MAPPING
 
-        self.view, self.stored, self.dtype = view, weights(view), getattr(torch, dtype)
+        self.view, self.dtype = view, getattr(torch, dtype)
+        self.stored = checkpoints.weights(view)
         self.kind = MODEL_CLASS_MAPPING["NemotronHForCausalLM"]
         assert self.kind is nemo_deploy_int4.Int4NemotronHForCausalLM
 
     def build(self, rank: int = 0, ranks: int = 1, **mapping: Any) -> Any:
-        config = model_config(self.view, self.dtype, rank, ranks)
+        from tensorrt_llm import checkpoints
+
+        config = checkpoints.model_config(self.view, self.dtype, rank, ranks)
         vars(config.mapping).update(mapping)
         return self.kind(config)
 
@@ -103,6 +78,26 @@ class Loaded:
                 worst = max(worst, float((one - two).norm() / one.norm()))
         return worst
 
+    def check(self, argument: str) -> list[Any]:
+        """The modules' own check of the kernels, on weights that stay and on some that change
+        between the kernels and the reference (`argument`: how much)."""
+        from nemo_deploy_int4.kernels import reference
+        from nemo_deploy_int4.plugin import experts
+
+        experts.CHECK_TOKENS = (1, 9)
+        model = self.load(self.build())
+        layer = model.model.layers[1].mixer
+        found = [
+            told(module.check, True, self.dtype) for module in (layer.experts, layer.shared_experts)
+        ]
+        decode = reference.decode
+        reference.decode = lambda words, scale, *rest: decode(words, scale * float(argument), *rest)
+        found += [
+            told(module.check, False, self.dtype)
+            for module in (layer.experts, layer.shared_experts)
+        ]
+        return found
+
     def refusals(self, argument: str) -> list[Any]:
         """Of several actions."""
         return [told(getattr(self, action), text) for action, text in json.loads(argument)]
@@ -128,6 +123,24 @@ def told(work: Callable[..., Any], *arguments: Any) -> Any:
         return {"error": type(error).__name__, "message": str(error)}
 
 
+def prove(engine: Path, dtype: str) -> dict[str, Any]:
+    """The bundle around `engine` through the production executor, held to its golden outputs."""
+    import torch
+
+    from nemotron_deploy.triton_repo.served import proving, trtllm
+
+    trtllm._require_gpu = lambda engine: None
+    assert not torch.cuda.is_available()
+    bundle = engine.parent
+    record = json.loads((engine / "engine.json").read_text())
+    executor = trtllm.TrtllmExecutor(bundle, {"dtype": dtype}, record)
+    try:
+        proof = proving.prove(bundle, executor)
+    finally:
+        executor.close(5)
+    return proof.record() | {"rounds": executor._llm.rounds}
+
+
 def run(checkpoint: Path, dtype: str, action: str, argument: str) -> Any:
     import nemo_deploy_int4
 
@@ -139,7 +152,11 @@ def run(checkpoint: Path, dtype: str, action: str, argument: str) -> Any:
 def main() -> None:
     engine, checkpoint, dtype, action, *rest = sys.argv[1:]
     os.environ["GOMP_SPINCOUNT"] = "1000"
-    sys.path[:0] = [str(FAKES), str(Path(engine) / "plugin")]
+    sys.path.insert(0, str(FAKES))
+    if action == "prove":
+        print(json.dumps(told(prove, Path(engine), dtype)))
+        return
+    sys.path.insert(0, str(Path(engine) / "plugin"))
     print(json.dumps(told(run, Path(checkpoint), dtype, action, rest[0] if rest else "")))
 
 
