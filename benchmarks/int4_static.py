@@ -1,9 +1,17 @@
-"""The INT4 kernels without a GPU: what the compiler made of them, and a roofline over it.
+"""The INT4 kernels without a GPU: what the compiler made of them, and a prediction from that.
 
 Compiles what Nano's MoE layer launches and prints one JSON line. `kernels` is measured: read from
-the machine code. `predicted` is an ESTIMATE and nothing else: per product the slowest of bytes over
-the datasheet's bandwidth, instructions over the issue rate, and multiplications over the
-datasheet's rate, all perfectly overlapped, plus a fixed gap a launch. No part of it was timed.
+the compiler's resource report and the disassembled machine code. `predicted` is a PREDICTION and
+nothing else; no part of it was timed. Per product it is the slowest of
+
+- bytes over bandwidth, where bandwidth is the datasheet's, or what the bytes in flight allow (those
+  of all resident programs over the latency of memory, `--latency-us`) if that is less;
+- instructions in the loop over the issue rate of all multiprocessors;
+- multiplications, padding included, over the datasheet's matrix rate,
+
+the three perfectly overlapped, wave after wave of resident programs; plus `--gap-us` a launch. The
+byte limit reads the weights of every expert hit once at the datasheet's bandwidth, and nothing
+else. Tokens choose experts evenly.
 """
 
 from __future__ import annotations
@@ -13,52 +21,100 @@ import json
 import math
 import os
 import tempfile
-import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nemotron_deploy import models
-from nemotron_deploy.build.kernels import aot, configs, machine, steps
+from nemotron_deploy.build.kernels import aot, configs, layout, machine, steps
 
 NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64)
-TOKENS = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096)
+SHARED = steps.Shape(hidden=2688, width=3712, experts=1, top_k=1, group=64)
+TOKENS = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096, 8192)
+DECODE = 16
+"""Tokens up to which a batch counts as decoding here."""
 
 GPUS = {"a100": (108, 2048), "h100": (132, 4096)}
 """Multiprocessors (SXM), and dense BF16 operations of one in a clock; the clock follows from the
 datasheet's rate. Four instructions are issued a clock (NVIDIA architecture whitepapers)."""
 
+COMPILED = dict[str, aot.Compiled]
 
-def describe(item: aot.Compiled, seconds: float, sm: int) -> dict[str, Any]:
-    """One compiled variant's figures; per-weight counts are per thread's weight in the loop."""
-    report, constants = item.machine, dict(item.step.constants)
+
+@dataclass(frozen=True)
+class Assumed:
+    """What no datasheet says."""
+
+    gap_s: float
+    latency_s: float
+
+
+def key(step: steps.Step, plan: steps.Steps) -> str:
+    types = steps.operand_types(step, plan, "bf16")
+    return json.dumps(aot.variant(step, types), sort_keys=True)
+
+
+def resident_programs(item: aot.Compiled, sm: int) -> int:
+    """Programs that one multiprocessor holds at once."""
     threads = 32 * item.step.warps
-    shared = item.shared + report.static_shared
-    resident = min(
-        configs.REGISTERS // (threads * max(report.registers, 1)),
+    shared = item.shared + item.machine.static_shared
+    return min(
+        configs.REGISTERS // (threads * max(item.machine.registers, 1)),
         configs.SHARED_LIMIT[sm] // max(shared, 1),
         configs.THREADS[sm] // threads,
         32,
     )
+
+
+def bytes_per_block(constants: dict[str, int]) -> int:
+    """Weights and scales of one block of the input width, as one program copies them."""
+    words = constants["BLOCK_N"] * 2 * layout.DEPTH
+    return words + constants["BLOCK_N"] * 4 * layout.BLOCK_K // constants["GROUP"]
+
+
+def bytes_in_flight(constants: dict[str, int]) -> int:
+    """What one program has under way while it computes."""
+    return (constants["STAGES"] - 1) * constants["UNROLL"] * bytes_per_block(constants)
+
+
+def describe(item: aot.Compiled, sm: int) -> dict[str, Any]:
+    """One compiled variant's figures; per-weight counts are instructions of a thread per weight
+    that it multiplies."""
+    report, constants = item.machine, dict(item.step.constants)
+    threads = 32 * item.step.warps
+    resident = resident_programs(item, sm)
     figures = {
         "kernel": item.step.kernel,
-        "compile_and_inspect_seconds": round(seconds, 2),
         "registers": report.registers,
-        "shared_bytes": shared,
-        "local_bytes": report.local + report.stack,
+        "shared_bytes": item.shared + report.static_shared,
+        "spill_bytes": report.local + report.stack,
         "resident_programs": resident,
         "occupancy": round(resident * threads / configs.THREADS[sm], 3),
     }
     if item.step.kernel == "grouped":
-        weights = constants["BLOCK_N"] * 64 * constants["UNROLL"] / threads
-        per_weight = {
+        weights = constants["BLOCK_N"] * layout.BLOCK_K * constants["UNROLL"] / threads
+        counts = {
             "conversion": report.counted(machine.CONVERSIONS),
             "integer_or_conversion": report.counted(machine.CONVERSIONS + machine.INTEGER),
+            "matrix": report.counted(tuple(machine.MATRIX.values())),
             "all": sum(report.loop.values()),
         }
-        shown = ("N", "K", "MODE", "BLOCK_M", "BLOCK_N", "STAGES", "UNROLL", "HALVES")
+        rows = math.ceil(constants["K"] / layout.BLOCK_K)
+        activations = constants["BLOCK_M"] * 2 * constants["K"]
+        result = constants["BLOCK_M"] * constants["BLOCK_N"] * 4
+        shown = ("N", "K", "MODE", "BLOCK_M", "BLOCK_N", "STAGES", "UNROLL")
         figures |= {name: constants[name] for name in shown}
-        figures["matrix"] = list(report.matrix)
-        figures["load_widths"] = {str(width): count for width, count in report.loads.items()}
-        figures["per_weight"] = {name: round(n / weights, 2) for name, n in per_weight.items()}
+        figures |= {
+            "matrix": list(report.matrix),
+            "load_widths": {str(width): count for width, count in report.loads.items()},
+            "per_weight": {name: round(n / weights, 2) for name, n in counts.items()},
+            "bytes_in_flight": bytes_in_flight(constants),
+            "bytes_per_tile": {
+                "weights_and_scales": rows * bytes_per_block(constants),
+                "activations": activations,
+                "result": result,
+            },
+        }
     return figures
 
 
@@ -74,69 +130,149 @@ def blocks(tokens: int, block_m: int) -> tuple[float, float]:
     return hit, NANO.experts * filled
 
 
-def predict(key: str, tokens: int, compiled: dict[str, aot.Compiled], gap: float) -> dict[str, Any]:
-    """Predicted microseconds of one layer; the byte limit reads each expert hit once."""
-    gpu, (processors, operations) = models.gpu(key), GPUS[key]
+@dataclass(frozen=True)
+class Product:
+    """Seconds that one product is predicted to take, and its byte limit."""
+
+    seconds: float
+    limit: float
+    bf16: float
+
+
+def product(
+    gpu_key: str, step: steps.Step, item: aot.Compiled, tokens: int, assumed: Assumed
+) -> Product:
+    gpu, (processors, operations) = models.gpu(gpu_key), GPUS[gpu_key]
     clock = gpu.bf16_flops / (processors * operations)
-    plan = steps.routed(NANO, tokens, gpu.sm)
-    hit, filled = blocks(tokens, plan.tile.block_m)
-    total = limit = plain = 0.0
-    for step in plan.steps:
-        total += gap
-        if step.kernel != "grouped":
-            continue
-        item = compiled[_key(step, plan)]
-        constants = dict(step.constants)
-        n, k, rows = constants["N"], constants["K"], tokens * NANO.top_k
-        used = rows if constants["MODE"] == steps.PAIRS else filled
-        weights = n * k
-        read = hit * weights * (0.5 + 4 / NANO.group) / gpu.bandwidth_bytes_per_s
-        moved = rows * (k * 2 + n * 4) / gpu.bandwidth_bytes_per_s
-        turns = k / (64 * constants["UNROLL"])
-        programs = used * math.ceil(n / constants["BLOCK_N"])
-        issued = programs * step.warps * turns * sum(item.machine.loop.values())
-        issue = issued / (processors * 4 * clock)
-        multiply = 2 * used * constants["BLOCK_M"] * weights / gpu.bf16_flops
-        total += max(read + moved, issue, multiply)
-        limit += read
-        plain += max(hit * weights * 2 / gpu.bandwidth_bytes_per_s + moved, multiply) + gap
+    constants = dict(step.constants)
+    n, k, pairs = constants["N"], constants["K"], tokens * NANO.top_k
+    hit, filled = blocks(tokens, constants["BLOCK_M"])
+    used = pairs if constants["MODE"] == steps.PAIRS else filled
+    programs = used * math.ceil(n / constants["BLOCK_N"])
+    at_once = processors * resident_programs(item, gpu.sm)
+    # Weights that programs of one expert share come from the cache after the first.
+    read = hit * n * k * (0.5 + 4 / NANO.group) + pairs * 2 * k
+    written = pairs * n * (2 if constants["RELU2"] or item.tile.narrow_partials else 4)
+    seconds = 0.0
+    left = programs
+    while left > 0:
+        wave = min(left, at_once)
+        flying = wave * bytes_in_flight(constants)
+        bandwidth = min(gpu.bandwidth_bytes_per_s, flying / assumed.latency_s)
+        seconds += (read + written) * wave / programs / bandwidth
+        left -= wave
+    turns = k / (layout.BLOCK_K * constants["UNROLL"])
+    issued = programs * step.warps * turns * sum(item.machine.loop.values())
+    multiply = 2 * used * constants["BLOCK_M"] * n * k / gpu.bf16_flops
+    plain = (hit * n * k * 2 + pairs * 2 * k + written) / gpu.bandwidth_bytes_per_s
+    return Product(
+        max(seconds, issued / (processors * 4 * clock), multiply) + assumed.gap_s,
+        hit * n * k * (0.5 + 4 / NANO.group) / gpu.bandwidth_bytes_per_s,
+        max(plain, multiply) + assumed.gap_s,
+    )
+
+
+def layer(
+    gpu_key: str, tokens: int, compiled: COMPILED, assumed: Assumed, tile: configs.Tile | None
+) -> Product:
+    """All of one MoE layer's routed experts, with the table's tile or another one."""
+    plan = steps.routed(NANO, tokens, models.gpu(gpu_key).sm, tile)
+    parts = [
+        product(gpu_key, step, compiled[key(step, plan)], tokens, assumed)
+        for step in plan.steps
+        if step.kernel == "grouped"
+    ]
+    others = (len(plan.steps) - len(parts)) * assumed.gap_s
+    return Product(
+        sum(part.seconds for part in parts) + others,
+        sum(part.limit for part in parts),
+        sum(part.bf16 for part in parts),
+    )
+
+
+def predict(gpu_key: str, tokens: int, compiled: COMPILED, assumed: Assumed) -> dict[str, Any]:
+    """Microseconds of one layer with the table's choice, and with every other tile of the table."""
+    sm = models.gpu(gpu_key).sm
+    found = layer(gpu_key, tokens, compiled, assumed, None)
+    others = {
+        f"{tile.block_m}x{tile.block_n}": layer(gpu_key, tokens, compiled, assumed, tile).seconds
+        for tile in dict.fromkeys(tile for _, tile in configs.TILES[sm])
+    }
+    chosen = steps.routed(NANO, tokens, sm)
     return {
         "tokens": tokens,
-        "launches": len(plan.steps),
-        "byte_limit_us": round(1e6 * limit, 1),
-        "int4_us": round(1e6 * total, 1),
-        "times_byte_limit": round(total / limit, 2),
-        "times_byte_limit_without_gaps": round((total - gap * len(plan.steps)) / limit, 2),
-        "bf16_same_blocks_us": round(1e6 * plain, 1),
+        "launches": len(chosen.steps),
+        "byte_limit_us": round(1e6 * found.limit, 1),
+        "int4_us": round(1e6 * found.seconds, 1),
+        "bf16_same_blocks_us": round(1e6 * found.bf16, 1),
+        "times_byte_limit": round(found.seconds / found.limit, 2),
+        "tile": f"{chosen.tile.block_m}x{chosen.tile.block_n}",
+        "sorted": "slots" in chosen.buffers,
+        "other_tiles_us": {name: round(1e6 * seconds, 1) for name, seconds in others.items()},
+        "times_best_tile": round(found.seconds / min(found.seconds, *others.values()), 3),
     }
 
 
-def _key(step: steps.Step, plan: steps.Steps) -> str:
-    types = aot.operand_types(step, plan, "bf16")
-    return json.dumps(aot.variant(step, types), sort_keys=True)
+def goals(report: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for, and what came out."""
+    products = [k for rows in report["kernels"].values() for k in rows if k["kernel"] == "grouped"]
+    small = {"mma": 16}  # rows an expert gets while decoding
+    decode = [k for k in products if k["BLOCK_M"] <= small["mma"]]
+    predicted = [row for name in GPUS for row in report["predicted"].get(name, [])]
+    return {
+        "spill_bytes": {"wanted": 0, "most": max(k["spill_bytes"] for k in products)},
+        "weights_16_bytes_at_a_time": {
+            "wanted": True,
+            "all": all("16" in k["load_widths"] for k in products),
+        },
+        "integer_or_conversion_per_weight_while_decoding": {
+            "wanted": 2.0,
+            "most": max(k["per_weight"]["integer_or_conversion"] for k in decode),
+        },
+        "predicted_times_byte_limit_while_decoding": {
+            "wanted": 1.35,
+            "most": max(
+                (r["times_byte_limit"] for r in predicted if r["tokens"] <= DECODE), default=None
+            ),
+        },
+        "predicted_times_best_tile": {
+            "wanted": 1.0,
+            "most": max((r["times_best_tile"] for r in predicted), default=None),
+        },
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # given explicitly; else it warns
     parser.add_argument("--sm", type=int, nargs="*", default=sorted(configs.SHARED_LIMIT))
     parser.add_argument("--gap-us", type=float, default=1.0, help="assumed per launch in a graph")
+    parser.add_argument("--latency-us", type=float, default=0.7, help="assumed of memory")
     arguments = parser.parse_args()
-    report: dict[str, Any] = {"benchmark": "kernels", "run_on_a_gpu": False, "kernels": {}}
-    folder = tempfile.TemporaryDirectory()
-    os.environ["TRITON_CACHE_DIR"] = folder.name  # so that every variant is compiled
-    report["predicted"] = {"estimate": True, "assumed_gap_us": arguments.gap_us}
+    assumed = Assumed(arguments.gap_us / 1e6, arguments.latency_us / 1e6)
+    report: dict[str, Any] = {
+        "benchmark": "int4_static",
+        "run_on_a_gpu": False,
+        "kernels": {},
+        "predicted": {
+            "prediction": "from the compiler's reports; nothing was timed",
+            "assumed_gap_us": arguments.gap_us,
+            "assumed_latency_us": arguments.latency_us,
+        },
+    }
     for sm in arguments.sm:
-        compiled, rows = {}, []
-        for step, types, tile in aot.variants(NANO, [], sm, ["bf16"], max(TOKENS)):
-            begun = time.perf_counter()
-            item = aot.compile_step(step, types, tile, sm)
-            rows.append(describe(item, time.perf_counter() - begun, sm))
-            compiled[json.dumps(aot.variant(step, types), sort_keys=True)] = item
-        report["kernels"][str(sm)] = rows
-        for key in (key for key in GPUS if models.gpu(key).sm == sm):
-            gap = arguments.gap_us / 1e6
-            report["predicted"][key] = [predict(key, t, compiled, gap) for t in TOKENS]
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["TRITON_CACHE_DIR"] = folder  # so that every variant is compiled
+            found = aot.build(
+                Path(folder, "store"), NANO, sm, shared_shapes=[SHARED],
+                most_tokens=max(TOKENS), workers=min(4, len(os.sched_getaffinity(0))),
+            )  # fmt: skip
+        compiled = {
+            json.dumps(aot.variant(item.step, item.types), sort_keys=True): item for item in found
+        }
+        report["kernels"][str(sm)] = [describe(item, sm) for item in found]
+        for name in (name for name in GPUS if models.gpu(name).sm == sm):
+            report["predicted"][name] = [predict(name, t, compiled, assumed) for t in TOKENS]
+    report["goals"] = goals(report)
     print(json.dumps(report))
 
 

@@ -1,7 +1,7 @@
 """Tile sizes per architecture and load: the one place where a measured table can replace these.
 
 NOT TUNED: nothing here has run on a GPU. The choices follow from what the compiler reports and from
-a roofline (`benchmarks/kernels.py` prints both):
+a prediction over it (`benchmarks/int4_static.py` prints both):
 
 - A decode step reads each chosen expert's weights once and multiplies next to nothing, so bytes in
   flight decide. Two warps a program keep five or six blocks of 2.25 KB on the way; Nano's 6 chosen
@@ -11,11 +11,10 @@ a roofline (`benchmarks/kernels.py` prints both):
   multiplication is spent on more padding than that.
 - Two warps are below a warp group, so that SM 90 uses `mma` there: a `wgmma` step costs fences
   that a step of this size does not earn back. With more rows an expert, `wgmma` it is.
-- Larger tiles spread the conversion of a weight over more tokens; they stop where the next size up
-  spills registers (256 x 128 does on every architecture tried), and 128 rows start where filling
-  blocks up costs less than the instructions they save.
-- With `mma`, a block as one product of depth 64 would share the weights' rows among warps, each of
-  which converts them again; as two chained halves every warp has rows of its own.
+- Larger tiles spread the conversion of a weight over more tokens. They stop where the prediction
+  says that filling blocks up costs more multiplications than that saves instructions: at 32 rows
+  with `mma`, at 64 with `wgmma`. Every choice is within 3 % of the best of the table's tiles by the
+  prediction, from 1 to 8192 tokens.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ class Tile:
     """What one program computes: `block_n` outputs of `block_m` rows, and how.
 
     `warps` a program; `stages` blocks of the input width in flight, less one, `unroll` of them a
-    step where their number allows; `halves` multiplies a block as two products of depth 32.
-    `matrix` is the instruction family expected in the machine code: `mma` or `wgmma`. Results of
-    `down` are kept in FP32 until they are summed over a token's experts, or in the activations' own
-    type where there are so many that their bytes would count (`narrow_partials`).
+    step where their number allows. `matrix` is the instruction family expected in the machine code:
+    `mma` or `wgmma`. Results of `down` are kept in FP32 until they are summed over a token's
+    experts, or in the activations' own type where there are so many that their bytes would count
+    (`narrow_partials`).
     """
 
     block_m: int
@@ -56,7 +55,6 @@ class Tile:
     stages: int
     matrix: str = "mma"
     unroll: int = 1
-    halves: bool = False
     narrow_partials: bool = False
     tuned: bool = False
 
@@ -68,14 +66,12 @@ _DECODE: Final = (
 _AMPERE: Final = (
     *_DECODE,
     (28.0, Tile(32, 128, 4, 4)),
-    (96.0, Tile(64, 128, 8, 4, halves=True, narrow_partials=True)),
-    (inf, Tile(128, 128, 8, 3, halves=True, narrow_partials=True)),
+    (inf, Tile(32, 128, 4, 4, narrow_partials=True)),
 )
 _HOPPER: Final = (
     *_DECODE,
     (28.0, Tile(32, 128, 4, 4, "wgmma")),
-    (96.0, Tile(64, 128, 4, 4, "wgmma", narrow_partials=True)),
-    (inf, Tile(128, 128, 8, 3, "wgmma", narrow_partials=True)),
+    (inf, Tile(64, 128, 4, 4, "wgmma", narrow_partials=True)),
 )
 
 TILES: Final = {80: _AMPERE, 86: _AMPERE, 89: _AMPERE, 90: _HOPPER}

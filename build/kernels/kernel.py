@@ -92,7 +92,7 @@ def grouped(
     x, words, scale, out, experts, slots, rows, first_expert, num_experts,
     N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr, DIVISOR: tl.constexpr,
     RELU2: tl.constexpr, MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    STAGES: tl.constexpr, UNROLL: tl.constexpr, HALVES: tl.constexpr, PORTABLE: tl.constexpr,
+    STAGES: tl.constexpr, UNROLL: tl.constexpr, PORTABLE: tl.constexpr,
 ):  # fmt: skip
     """out [rows, N] = act(x [.., K] @ W[expert].T) for the rows of every block.
 
@@ -106,6 +106,8 @@ def grouped(
     blocks: tl.constexpr = (K + _BLOCK_K - 1) // _BLOCK_K
     group_rows: tl.constexpr = (blocks * _BLOCK_K + GROUP - 1) // GROUP
     dtype: tl.constexpr = x.dtype.element_ty
+    # A block of 64 that holds two groups is multiplied as two halves, each with its own scale.
+    halves: tl.constexpr = GROUP < _BLOCK_K
 
     block = tl.program_id(0) // tiles
     lane = tl.arange(0, BLOCK_M)
@@ -127,7 +129,7 @@ def grouped(
 
     n = (tl.program_id(0) % tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
     depth = tl.arange(0, _DEPTH)
-    k = tl.arange(0, _BLOCK_K // 2 if HALVES else _BLOCK_K)
+    k = tl.arange(0, _BLOCK_K // 2 if halves else _BLOCK_K)
     words_at = words + expert * (blocks * N * _DEPTH) + n[:, None] * _DEPTH + depth[None, :]
     scale_at = scale + expert * (group_rows * N) + n
     x_at = x + (row // DIVISOR).to(tl.int64)[None, :] * K + k[:, None]
@@ -138,7 +140,7 @@ def grouped(
             packed = tl.load(words_at)
         else:
             packed = tl.load(words_at, mask=n[:, None] < N, other=0)
-        if GROUP < _BLOCK_K:
+        if halves:
             factors = tl.load(scale_at, mask=n < N, other=0.0)
             more_factors = tl.load(scale_at + N, mask=n < N, other=0.0)
             scale_at += 2 * N
@@ -148,20 +150,16 @@ def grouped(
         else:
             factors = tl.load(scale_at + (step * _BLOCK_K // GROUP) * N, mask=n < N, other=0.0)
 
-        if HALVES:
+        if halves:
             first = tl.load(x_at, mask=used[None, :], other=0.0)
             inside = used[None, :]
             if blocks * _BLOCK_K != K:  # the last half block is filling
                 inside = inside & (k[:, None] + (step * _BLOCK_K + 2 * _DEPTH) < K)
             second = tl.load(x_at + 2 * _DEPTH, mask=inside, other=0.0)
             part = tl.dot(_half(packed, 0, dtype, PORTABLE), first)
-            if GROUP < _BLOCK_K:
-                total += part * factors[:, None]
-                part = tl.dot(_half(packed, 2, dtype, PORTABLE), second)
-                total += part * more_factors[:, None]
-            else:
-                part = tl.dot(_half(packed, 2, dtype, PORTABLE), second, part)
-                total += part * factors[:, None]
+            total += part * factors[:, None]
+            part = tl.dot(_half(packed, 2, dtype, PORTABLE), second)
+            total += part * more_factors[:, None]
         else:
             values = tl.load(x_at, mask=used[None, :], other=0.0)
             total += tl.dot(_block(packed, dtype, PORTABLE), values) * factors[:, None]

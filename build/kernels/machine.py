@@ -117,7 +117,7 @@ def product_faults(
     activations = -(-block_m * 128 // threads)
     wide = -(-block_n * 32 // (16 * threads))
     narrow = -(-block_n // threads) * 4 * max(1, 64 // constants["GROUP"])
-    if constants["HALVES"] and activations < 32:
+    if constants["GROUP"] < 64 and activations < 32:
         narrow += activations
     else:
         wide += -(-activations // 16)

@@ -211,7 +211,7 @@ def _product(
             ("DIVISOR", shape.top_k if up and mode != DENSE else 1),
             ("RELU2", int(up)), ("MODE", mode), ("BLOCK_M", tile.block_m),
             ("BLOCK_N", tile.block_n), ("STAGES", stages),
-            ("UNROLL", unroll), ("HALVES", int(tile.halves or shape.group < BLOCK_K)),
+            ("UNROLL", unroll),
         ),
         tile.warps,
         stages,

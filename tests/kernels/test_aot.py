@@ -63,7 +63,7 @@ def test_matrix_instructions_are_the_chosen_ones(stores: Path) -> None:
     hopper = {
         record["constants"]["BLOCK_M"]: record["matrix"] for record in products(stores / "90")
     }
-    assert hopper == {8: ["mma"], 16: ["mma"], 32: ["wgmma"], 64: ["wgmma"], 128: ["wgmma"]}
+    assert hopper == {8: ["mma"], 16: ["mma"], 32: ["wgmma"], 64: ["wgmma"]}
 
 
 @pytest.mark.parametrize("store", ["80", "86", "89", "90", "small", "wide"])
@@ -114,7 +114,7 @@ GOOD = machine.Machine(
     loads={16: 3, 4: 1},
     matrix=("mma",),
 )
-TILE = {"BLOCK_M": 8, "BLOCK_N": 64, "UNROLL": 1, "GROUP": 64, "HALVES": 0, "K": 2688}
+TILE = {"BLOCK_M": 8, "BLOCK_N": 64, "UNROLL": 1, "GROUP": 64, "K": 2688}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ TILES_TRIED = (
     Tile(8, 32, 2, 2),
     Tile(8, 64, 2, 6),
     Tile(16, 64, 2, 6, narrow_partials=True),
-    Tile(32, 128, 4, 3, halves=True),
+    Tile(32, 128, 4, 3),
     Tile(16, 32, 2, 4, unroll=2),
 )
 
