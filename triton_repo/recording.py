@@ -92,10 +92,12 @@ def record(checkpoint: Path, digest: str, on_prompt: Callable[[int], None] | Non
         changed.extend(name for name in tensors if name.endswith(".weight_scale"))
         return tensors | {name: tensors[name] * SCALES_OFF_BY for name in changed}
 
-    scaled = scores(load_model(checkpoint, "float32", scales_off)[0], cases)
+    other, _ = load_model(checkpoint, "float32", scales_off)
+    scaled: list[Scores | None] = [*scores(other, cases)] if changed else [None] * len(cases)
+    del other
     entries = tuple(
-        Entry(text, case, recorded_positions(own, other if changed else None))
-        for text, case, own, other in zip(PROMPTS, cases, base, scaled, strict=True)
+        Entry(text, case, recorded_positions(own, with_other))
+        for text, case, own, with_other in zip(PROMPTS, cases, base, scaled, strict=True)
     )
     by = f"reference executor, float32 (torch {torch.__version__}, transformers {__version__})"
     healthy = compare(Golden(digest, by, entries), scores(load_model(checkpoint)[0], cases))

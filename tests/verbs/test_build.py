@@ -41,7 +41,9 @@ def failing(path: Path) -> dict[str, str]:
 def test_a_bundle_has_all_its_parts_and_verifies(bundle: Path) -> None:
     for name in (
         "checkpoint/model.safetensors", "checkpoint/config.json", "checkpoint/tokenizer.json",
-        "engine/engine.json", "engine/llm_args.yaml", "model_repository/tiny/config.pbtxt",
+        "engine/engine.json", "engine/llm_args.yaml", "engine/golden.json",
+        "engine/kernels/sm_90/kernels.json", "engine/plugin/nemo_deploy_int4/__init__.py",
+        "model_repository/tiny/config.pbtxt",
         "model_repository/tiny/1/model.py", "k8s/kustomization.yaml",
     ):  # fmt: skip
         assert (bundle / name).is_file(), name
@@ -84,13 +86,14 @@ def test_two_builds_are_the_same_to_the_byte(bundle: Path, tmp_path: Path) -> No
         ("checkpoint/model.safetensors", "digests"),
         ("checkpoint/tokenizer.json", "digests"),  # exchanged ids beside the same weights
         ("engine/llm_args.yaml", "digests"),
+        ("engine/golden.json", "digests"),
         ("model_repository/tiny/config.pbtxt", "digests"),
         ("k8s/base/deployment.yaml", "digests"),
     ],
 )
 def test_any_change_fails_verification(tmp_path: Path, name: str, check: str) -> None:
-    out = tmp_path / "tiny-h100-int4"
-    build(job(out))
+    out = tmp_path / "tiny-h100-bf16"
+    build(job(out, quant="bf16"))
     data = bytearray((out / name).read_bytes())
     data[-2] ^= 1
     (out / name).write_bytes(data)
@@ -98,10 +101,10 @@ def test_any_change_fails_verification(tmp_path: Path, name: str, check: str) ->
 
 
 def test_one_changed_stage_alone_is_made_again(tmp_path: Path) -> None:
-    out = tmp_path / "tiny-h100-int4"
-    build(job(out))
+    out = tmp_path / "tiny-h100-bf16"
+    build(job(out, quant="bf16"))
     (out / "engine" / "llm_args.yaml").unlink()
-    record = build(job(out))
+    record = build(job(out, quant="bf16"))
     assert (record["made"], record["kept"]) == (
         ["engine"],
         ["checkpoint", "model_repository", "k8s"],
@@ -111,19 +114,27 @@ def test_one_changed_stage_alone_is_made_again(tmp_path: Path) -> None:
 
 def test_another_gpu_keeps_the_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "b"
-    build(job(out, gpu="h100"))
+    build(job(out, gpu="h100", quant="bf16"))
     weights = sha256(out / "checkpoint" / "model.safetensors")
-    assert build(job(out, gpu="a100"))["made"] == ["engine", "model_repository", "k8s"]
+    assert build(job(out, gpu="a100", quant="bf16"))["made"] == [
+        "engine",
+        "model_repository",
+        "k8s",
+    ]
     assert sha256(out / "checkpoint" / "model.safetensors") == weights
-    assert Bundle.open(out).name == "tiny-a100-int4"
+    assert Bundle.open(out).name == "tiny-a100-bf16"
 
 
 def test_a_changed_source_is_noticed(tiny_copy: Path, tmp_path: Path) -> None:
     out = tmp_path / "b"
-    build(job(out, checkpoint=str(tiny_copy)))
+    build(job(out, quant="bf16", checkpoint=str(tiny_copy)))
     config = json.loads((tiny_copy / "generation_config.json").read_text())
     (tiny_copy / "generation_config.json").write_text(json.dumps(config | {"top_k": 7}))
-    assert build(job(out, checkpoint=str(tiny_copy)))["made"] == ["checkpoint"]
+    # Golden outputs are those of the checkpoint: the engine follows it.
+    assert build(job(out, quant="bf16", checkpoint=str(tiny_copy)))["made"] == [
+        "checkpoint",
+        "engine",
+    ]
 
 
 def test_refusals_come_before_anything_is_written(tmp_path: Path) -> None:
