@@ -55,6 +55,7 @@ picture: setup  ## remake the picture in the README from a real run
 
 benchmark: setup  ## measure; one JSON line each
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/int4_static.py
 	$(BIN)/python benchmarks/quantize.py
 
 tiny: setup  ## train the embedded model again (minutes)

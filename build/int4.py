@@ -11,11 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import BadInputError
+from ..errors import BadInputError, CheckFailedError
 from ..recipe import Recipe
 from ..spec import Check, Model, Moe, Plan
 from .llm_args import MAX_NUM_TOKENS
 from .plugin import settings
+from .plugin.seam import VERSIONS
 from .plugin.sharding import columns_of, experts_of
 
 PLUGIN: Final = "plugin"
@@ -77,8 +78,12 @@ def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
 def emit_kernels(
     engine: Path, plan: Plan, model: Model, recipe: Recipe, on_compiled: OnCompiled | None = None
 ) -> None:
-    """Compile every kernel that serving `model` can launch, on every rank, for the plan's SM."""
+    """Compile every kernel that serving `model` can launch, on every rank, for the plan's SM.
+
+    Raises `CheckFailedError` where one's machine code falls short.
+    """
     from .kernels import aot, steps
+    from .kernels.machine import MachineError
 
     moe = _experts(model)
     experts = len(experts_of(moe.num_experts, 0, plan.gpus))
@@ -88,18 +93,24 @@ def emit_kernels(
         for rank in range(plan.gpus)
         if moe.num_shared
     }
-    aot.build(
-        engine / KERNELS / f"sm_{plan.sm}",
-        routed,
-        plan.sm,
-        shared_shapes=[
-            steps.Shape(model.hidden_size, width, 1, 1, recipe.group_size)
-            for width in sorted(widths)
-        ],
-        most_tokens=MAX_NUM_TOKENS,
-        workers=min(4, len(os.sched_getaffinity(0))),
-        on_compiled=on_compiled,
-    )
+    try:
+        aot.build(
+            engine / KERNELS / f"sm_{plan.sm}",
+            routed,
+            plan.sm,
+            shared_shapes=[
+                steps.Shape(model.hidden_size, width, 1, 1, recipe.group_size)
+                for width in sorted(widths)
+            ],
+            most_tokens=MAX_NUM_TOKENS,
+            workers=min(4, len(os.sched_getaffinity(0))),
+            on_compiled=on_compiled,
+        )
+    except MachineError as error:
+        raise CheckFailedError(
+            f"a kernel for {model.name} is not what it should be: {error}. Another triton than "
+            "3.9 may be installed; please report it"
+        ) from error
 
 
 def _experts(model: Model) -> Moe:
@@ -112,7 +123,11 @@ def check(engine: Path, sm: int) -> list[Check]:
     package = engine / PLUGIN / settings.PACKAGE
     try:
         found = settings.read(package)
-        plugin = Check("INT4 plugin", True, f"{len(found.routed_layers)} layers of INT4 experts")
+        detail = (
+            f"{len(found.routed_layers)} layers of INT4 experts; written against TensorRT-LLM "
+            f"{VERSIONS}, not run with it yet"
+        )
+        plugin = Check("INT4 plugin", True, detail)
     except ImportError as error:
         plugin = Check("INT4 plugin", False, str(error))
     return [plugin, _check_kernels(engine / KERNELS / f"sm_{sm}")]

@@ -17,6 +17,7 @@ PACKAGES: Final = {
     "torch": "quantize",
     "transformers": "quantize",
     "nvidia-modelopt": "quantize",
+    "triton": "kernels",
     "nvidia-pytriton": "local",
     "tritonclient": "",
     "kubernetes-validate": "",
@@ -50,6 +51,11 @@ def doctor() -> dict[str, Any]:
                 "quantize to FP8",
                 _missing(packages, "torch", "transformers", "nvidia-modelopt"),
                 "calibrates with one layer in memory (2.6 GB for Nano's largest)",
+            ),
+            _ability(
+                "compile INT4 kernels",
+                _missing(packages, "triton"),
+                "for SM80, SM86, SM89 and SM90, without a GPU",
             ),
             _local_serving(),
             {

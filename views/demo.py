@@ -51,7 +51,7 @@ def _blocks(seen: dict[str, Any]) -> list[RenderableType]:
         heading("Load test", "gRPC streaming, on this machine's CPU"),
         load_table(seen["loadtest"]),
         Text(),
-        heading("The real model", "63 GB to fetch; INT4 on a GPU needs the plugin, see plan"),
+        heading("The real model", "63 GB to fetch; what has run on a GPU so far: see plan"),
         steps,
         Text(),
         Text(f"{seen['seconds']:.0f} s in all", style="dim"),

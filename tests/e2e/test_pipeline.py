@@ -17,6 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nemotron_deploy.bundle import Bundle
+from nemotron_deploy.errors import CheckFailedError
 from nemotron_deploy.models import TINY, text
 from nemotron_deploy.quantize.formats import decode_checkpoint
 from nemotron_deploy.spec import Workload
@@ -75,8 +77,6 @@ def test_the_served_tokens_are_those_of_transformers(bundle: Path, tmp_path: Pat
 
 
 def _opened(path: Path):
-    from nemotron_deploy.bundle import Bundle
-
     return Bundle.open(path)
 
 
@@ -99,6 +99,24 @@ def served(int4_bundle: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str,
     yield process, json.loads(printed)
     process.send_signal(signal.SIGINT)
     process.wait(30)
+
+
+def test_a_server_with_other_answers_does_not_go_ready(bundle: Path, tmp_path: Path) -> None:
+    """Two experts of one layer exchanged: every tensor is well-formed, and the model is another."""
+    broken = tmp_path / "broken"
+    shutil.copytree(bundle, broken)
+    shard = broken / "checkpoint" / "model.safetensors"
+    tensors = load_file(shard)
+    prefix = "backbone.layers.1.mixer.experts."
+    for name in [name for name in tensors if name.startswith(f"{prefix}0.")]:
+        other = name.replace(f"{prefix}0.", f"{prefix}1.")
+        tensors[name], tensors[other] = tensors[other], tensors[name]
+    save_file(tensors, shard)
+    with (
+        pytest.raises(CheckFailedError, match="golden outputs are off"),
+        serving(Bundle.open(broken), executor="reference"),
+    ):
+        pass
 
 
 def _free_port() -> int:
