@@ -231,9 +231,11 @@ def place(
     tl.store(slots + slot, pair, mask=tl.sum(hits, axis=1) > 0)
 
     if chunk == 0:
-        free = (start + total)[:, None] + tl.arange(0, BLOCK_M)[None, :]
-        nobody = tl.zeros((COLUMNS, BLOCK_M), tl.int32) + pairs
-        tl.store(slots + free, nobody, mask=free < (end * BLOCK_M)[:, None])
+        part: tl.constexpr = 8 if BLOCK_M > 8 else BLOCK_M
+        nobody = tl.zeros((COLUMNS, part), tl.int32) + pairs
+        for first in tl.static_range(0, BLOCK_M, part):
+            free = (start + total)[:, None] + (first + tl.arange(0, part))[None, :]
+            tl.store(slots + free, nobody, mask=free < (end * BLOCK_M)[:, None])
         for first in range(0, blocks, 16):
             block = first + tl.arange(0, 16)
             done = (end[None, :] <= block[:, None]).to(tl.int32)

@@ -33,6 +33,8 @@ _PAIRS_SHARE: Final = 0.1
 
 _COMBINE_N: Final = 512
 _ONE_HOT: Final = 16_384
+_COLUMNS_OF_8_WARPS: Final = 128
+"""Experts up to which 8 warps hold the one-hot table of a chunk in registers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ def _ordering(
     chunk = max(16, min(128, _ONE_HOT // columns))
     chunks = -(-pairs // chunk)
     counted = chunks > 1
+    warps = 8 if columns <= _COLUMNS_OF_8_WARPS else 16
     numbers: tuple[tuple[str, str | int], ...] = (
         ("pairs", pairs), ("first_expert", FIRST_EXPERT), ("num_experts", shape.experts),
     )  # fmt: skip
@@ -172,14 +175,14 @@ def _ordering(
             ("block_experts", "block_experts"), *numbers, ("chunks", chunks), ("blocks", blocks),
         ),
         (*sizes, ("BLOCK_M", tile.block_m), ("COUNTED", int(counted))),
-        warps=8,
+        warps=warps,
         stages=2,
     )  # fmt: skip
     if not counted:
         return (place,)
     buffers["counts"] = Buffer((chunks, shape.experts), "i32")
     operands = (("ids", "expert_ids"), ("counts", "counts"), *numbers)
-    return (Step("count", chunks, operands, sizes, warps=8, stages=2), place)
+    return (Step("count", chunks, operands, sizes, warps=warps, stages=2), place)
 
 
 def _product(

@@ -17,7 +17,9 @@ NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64)
 SHARED = steps.Shape(hidden=2688, width=3712, experts=1, top_k=1, group=64)
 
 SMALL = steps.Shape(1056, 800, 5, 2, 32)
-WIDE = steps.Shape(1024, 1280, 300, 8, 128)
+WIDE = steps.Shape(1024, 1280, 512, 8, 128)
+"""As many experts as Super has."""
+
 WIDE_SHARED = steps.Shape(1024, 2560, 1, 1, 128)
 TINY = steps.Shape(128, 192, 12, 2, 64)
 
@@ -36,7 +38,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
             aot.build(folder / str(sm), NANO, sm, most_tokens=2, workers=WORKERS)
         few: Any = {"workers": WORKERS, "most_tokens": 2}
         aot.build(folder / "small", SMALL, 90, dtypes=("fp16",), **few)
-        aot.build(folder / "wide", WIDE, 80, shared_shapes=[WIDE_SHARED], **few)
+        aot.build(folder / "wide", WIDE, 90, shared_shapes=[WIDE_SHARED], workers=WORKERS)
         aot.build(folder / "tiny", TINY, 80, **few)
     return folder
 
