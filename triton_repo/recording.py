@@ -55,9 +55,14 @@ def owed(tokens: Sequence[Sequence[int]], checkpoint: str, why: str) -> Golden:
     return Golden(checkpoint, why, entries)
 
 
-def record(checkpoint: Path, digest: str, on_prompt: Callable[[int], None] | None = None) -> Golden:
+def record(
+    checkpoint: Path,
+    digest: str,
+    on_prompt: Callable[[int], None] | None = None,
+    device: str = "cpu",
+) -> Golden:
     """Run `PROMPTS` on the checkpoint in that directory, `RUNS` times; `on_prompt` is told how many
-    were run. `digest` tells this checkpoint from others.
+    were run. `digest` tells this checkpoint from others; `device` is torch's.
 
     Raises `StartError` naming a file or tensor that cannot be read.
     """
@@ -80,6 +85,7 @@ def record(checkpoint: Path, digest: str, on_prompt: Callable[[int], None] | Non
         return found
 
     model, tokenizer = load_model(checkpoint, "float32")
+    model = model.to(device)
     cases = []
     for text in PROMPTS:
         prompt = tuple(tokenizer(text).input_ids)
@@ -93,12 +99,16 @@ def record(checkpoint: Path, digest: str, on_prompt: Callable[[int], None] | Non
         return tensors | {name: tensors[name] * SCALES_OFF_BY for name in changed}
 
     other, _ = load_model(checkpoint, "float32", scales_off)
-    scaled: list[Scores | None] = [*scores(other, cases)] if changed else [None] * len(cases)
+    scaled: list[Scores | None] = [None] * len(cases)
+    if changed:
+        scaled = [*scores(other.to(device), cases)]
     del other
     entries = tuple(
         Entry(text, case, recorded_positions(own, with_other))
         for text, case, own, with_other in zip(PROMPTS, cases, base, scaled, strict=True)
     )
-    by = f"reference executor, float32 (torch {torch.__version__}, transformers {__version__})"
-    healthy = compare(Golden(digest, by, entries), scores(load_model(checkpoint)[0], cases))
+    versions = f"torch {torch.__version__}, transformers {__version__}"
+    by = f"reference executor, float32, {device} ({versions})"
+    rounded = scores(load_model(checkpoint)[0].to(device), cases)
+    healthy = compare(Golden(digest, by, entries), rounded)
     return Golden(digest, by, entries, bounds_from(healthy))

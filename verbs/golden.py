@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 from ..errors import BadInputError
 from ..spec import Model
@@ -11,7 +12,10 @@ from ..tokenizer_file import TOKENIZER_NAME, encode
 from .progress import Progress
 from .quality import RUN_BELOW, available_memory
 
-_LONGEST_PROMPT = 1024
+_LONGEST_PROMPT: Final = 1024
+
+_BYTES_PER_PARAMETER: Final = 4.5
+"""Weights in float32, and room to work in."""
 
 
 def write_golden(
@@ -23,11 +27,12 @@ def write_golden(
     from ..triton_repo.served.generation import StartError
     from ..triton_repo.served.golden import FILE
 
-    why = _not_here(model)
-    if why is None:
+    device, why = _where(model)
+    if device:
         total = recording.RUNS * len(recording.PROMPTS)
+        advance = progress.step("golden", total, "prompts")
         try:
-            golden = recording.record(checkpoint, digest, progress.step("golden", total, "prompts"))
+            golden = recording.record(checkpoint, digest, advance, device)
         except StartError as error:
             raise BadInputError(str(error)) from error
     else:
@@ -36,17 +41,26 @@ def write_golden(
     golden.write(engine / FILE)
 
 
-def _not_here(model: Model) -> str | None:
-    """Why the reference executor does not run this model on this machine, or None where it does."""
-    if model.parameters_total > RUN_BELOW:
-        return (
-            f"owed: models of over {RUN_BELOW / 1e9:.0f} billion parameters are not run while a "
-            "bundle is built; the first server that starts on a node records them"
-        )
+def _where(model: Model) -> tuple[str, str]:
+    """The device on which the reference executor runs this model here, or why on none."""
     missing = [name for name in ("torch", "transformers", "safetensors") if not find_spec(name)]
     if missing:
-        return f"owed: the machine that built this lacked {', '.join(missing)}"
-    needed, free = 8 * model.parameters_total, available_memory()
-    if needed > free:
-        return f"owed: {needed / 1e9:.0f} GB of memory were needed and {free / 1e9:.0f} GB free"
-    return None
+        return "", f"owed: the machine that built this lacked {', '.join(missing)}"
+    needed = _BYTES_PER_PARAMETER * model.parameters_total
+    if model.parameters_total <= RUN_BELOW:
+        if needed <= available_memory():
+            return "cpu", ""
+        return "", f"owed: the machine that built this had no {needed / 1e9:.0f} GB of memory free"
+    if _free_on_gpu() >= needed:
+        return "cuda", ""
+    return "", (
+        f"owed: models of over {RUN_BELOW / 1e9:.0f} billion parameters are run while a bundle is "
+        f"built on a GPU only, with {needed / 1e9:.0f} GB for this one; the first server that "
+        "starts on a node records them"
+    )
+
+
+def _free_on_gpu() -> int:
+    import torch
+
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0

@@ -98,7 +98,7 @@ def generate(model: Any, tokenizer: Any, request: GenerationRequest, limit: int)
 
 def score(model: Any, case: Forced, count: int = ASKED) -> Scores:
     """The `count` likeliest tokens' log-probabilities at every forced token, in one pass."""
-    tokens = torch.tensor([case.prompt + case.forced[:-1]])
+    tokens = torch.tensor([case.prompt + case.forced[:-1]], device=model.device)
     with torch.inference_mode():
         logits = model(input_ids=tokens, use_cache=False).logits[0, len(case.prompt) - 1 :]
     top = logits.float().log_softmax(-1).topk(min(count, logits.shape[-1]))
@@ -113,7 +113,7 @@ def continuation(model: Any, prompt: Tokens, count: int) -> Tokens:
     forward, tokens = _Decoder(model), list(prompt)
     for _ in range(count):
         fed = tokens if len(tokens) == len(prompt) else tokens[-1:]
-        tokens.append(int(forward(torch.tensor([fed])).argmax()))
+        tokens.append(int(forward(torch.tensor([fed], device=model.device)).argmax()))
     return tuple(tokens[len(prompt) :])
 
 
