@@ -39,3 +39,35 @@ def golden() -> Callable[[Path, str], None]:
 def tiny_copy(tmp_path: Path) -> Path:
     """A copy of the embedded checkpoint that a test may damage."""
     return Path(shutil.copytree(TINY, tmp_path / "checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def int4_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded checkpoint in INT4, plainly rounded. Not to be changed."""
+    from nemotron_deploy.checkpoint import Checkpoint
+    from nemotron_deploy.quantize.stream import quantize
+    from nemotron_deploy.recipe import RECIPES
+
+    out = tmp_path_factory.mktemp("int4") / "checkpoint"
+    out.mkdir()
+    quantize(Checkpoint.open(TINY), RECIPES["int4"], out)
+    return out
+
+
+@pytest.fixture
+def exchange_experts() -> Callable[[Path], None]:
+    """Puts two experts of a bundle's checkpoint in each other's place: every tensor stays
+    well-formed, and the model is another."""
+
+    def exchange(bundle: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        shard = bundle / "checkpoint" / "model.safetensors"
+        tensors = load_file(shard)
+        prefix = "backbone.layers.1.mixer.experts."
+        for name in [name for name in tensors if name.startswith(f"{prefix}0.")]:
+            other = name.replace(f"{prefix}0.", f"{prefix}1.")
+            tensors[name], tensors[other] = tensors[other], tensors[name]
+        save_file(tensors, shard)
+
+    return exchange

@@ -26,6 +26,7 @@ def verify(path: Path, progress: Progress | None = None) -> list[Check]:
     for room, check, where in (
         ("checkpoint", _check_checkpoint, bundle.checkpoint),
         ("engine", engine.check, bundle.engine),
+        ("golden outputs", _check_golden, bundle.engine),
         ("model_repository", triton_repo.check, bundle.repository),
         ("k8s", k8s.check, bundle.k8s),
     ):
@@ -40,3 +41,15 @@ def _check_checkpoint(path: Path) -> list[Check]:
     checkpoint = Checkpoint.open(path)
     detail = f"{len(checkpoint.tensors)} tensors, {checkpoint.bytes} bytes"
     return [Check("safetensors headers", True, detail)]
+
+
+def _check_golden(engine: Path) -> list[Check]:
+    from ..triton_repo.served.golden import FILE, Golden, GoldenError
+
+    try:
+        found = Golden.read(engine / FILE)
+    except GoldenError as error:
+        return [Check("golden outputs", False, str(error))]
+    positions = sum(len(entry.positions) for entry in found.entries)
+    detail = f"{positions} positions by {found.by}" if found.bounds else found.by
+    return [Check("golden outputs", True, detail)]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -101,17 +101,12 @@ def served(int4_bundle: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str,
     process.wait(30)
 
 
-def test_a_server_with_other_answers_does_not_go_ready(bundle: Path, tmp_path: Path) -> None:
-    """Two experts of one layer exchanged: every tensor is well-formed, and the model is another."""
+def test_a_server_with_other_answers_does_not_go_ready(
+    bundle: Path, tmp_path: Path, exchange_experts: Callable[[Path], None]
+) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(bundle, broken)
-    shard = broken / "checkpoint" / "model.safetensors"
-    tensors = load_file(shard)
-    prefix = "backbone.layers.1.mixer.experts."
-    for name in [name for name in tensors if name.startswith(f"{prefix}0.")]:
-        other = name.replace(f"{prefix}0.", f"{prefix}1.")
-        tensors[name], tensors[other] = tensors[other], tensors[name]
-    save_file(tensors, shard)
+    exchange_experts(broken)
     with (
         pytest.raises(CheckFailedError, match="golden outputs are off"),
         serving(Bundle.open(broken), executor="reference"),

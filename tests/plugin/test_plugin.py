@@ -22,9 +22,7 @@ from nemotron_deploy import models
 from nemotron_deploy.build import int4
 from nemotron_deploy.build.plugin import seam, settings, sharding
 from nemotron_deploy.build.plugin.view import checkpoint_view
-from nemotron_deploy.checkpoint import Checkpoint
 from nemotron_deploy.model_config import read_model
-from nemotron_deploy.quantize.stream import quantize
 from nemotron_deploy.recipe import RECIPES
 from nemotron_deploy.triton_repo import recording
 from nemotron_deploy.triton_repo.served.loading import load_model
@@ -34,11 +32,8 @@ CHILD = Path(__file__).with_name("through.py")
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("int4") / "checkpoint"
-    out.mkdir()
-    quantize(Checkpoint.open(models.TINY), RECIPES["int4"], out)
-    return out
+def checkpoint(int4_tiny: Path) -> Path:
+    return int4_tiny
 
 
 @pytest.fixture(scope="session")

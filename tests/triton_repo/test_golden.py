@@ -14,10 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron_deploy import models
-from nemotron_deploy.checkpoint import Checkpoint
-from nemotron_deploy.quantize.stream import quantize
-from nemotron_deploy.recipe import RECIPES
 from nemotron_deploy.triton_repo import recording
 from nemotron_deploy.triton_repo.served import golden, proving
 from nemotron_deploy.triton_repo.served.generation import Executor, StartError
@@ -30,11 +26,8 @@ Change = Callable[[Tensors], Tensors]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("int4") / "checkpoint"
-    out.mkdir()
-    quantize(Checkpoint.open(models.TINY), RECIPES["int4"], out)
-    return out
+def checkpoint(int4_tiny: Path) -> Path:
+    return int4_tiny
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from nemotron_deploy.cli import run
 from nemotron_deploy.errors import CheckFailedError
@@ -34,17 +34,11 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def swapped(bundle: Path, tmp_path: Path) -> Path:
+def swapped(bundle: Path, tmp_path: Path, exchange_experts: Callable[[Path], None]) -> Path:
     """The bundle with two experts of a layer in each other's place."""
     out = tmp_path / "swapped"
     shutil.copytree(bundle, out)
-    shard = out / "checkpoint" / "model.safetensors"
-    tensors = load_file(shard)
-    prefix = "backbone.layers.1.mixer.experts."
-    for name in [name for name in tensors if name.startswith(f"{prefix}0.")]:
-        other = name.replace(f"{prefix}0.", f"{prefix}1.")
-        tensors[name], tensors[other] = tensors[other], tensors[name]
-    save_file(tensors, shard)
+    exchange_experts(out)
     return out
 
 
