@@ -54,7 +54,7 @@ picture: setup  ## remake the picture in the README from a real run
 	$(BIN)/nemo-deploy demo --svg docs/demo.svg
 
 benchmark: setup  ## measure; one JSON line each
-	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/int4_static.py
 	$(BIN)/python benchmarks/quantize.py
 

@@ -68,26 +68,65 @@ def inspect(checkpoint: CheckpointOption = DEFAULT_CHECKPOINT, as_json: JsonOpti
 
 @app.command()
 def plan(
-    gpu: GpuOption,
-    quant: QuantOption,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", help="For example h100, a100, a100-40gb, l40s.")
+    ] = None,
+    quant: Annotated[
+        str | None,
+        typer.Option("--quant", help="bf16, fp8, int4 or nvfp4; without it one is recommended."),
+    ] = None,
     checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
     gpus: GpusOption = 1,
     context: ContextOption = None,
     concurrency: ConcurrencyOption = None,
     isl: Annotated[int, typer.Option(min=1, help="Input tokens of a request.")] = 1024,
     osl: Annotated[int, typer.Option(min=1, help="Output tokens of a request.")] = 256,
+    matrix: Annotated[bool, typer.Option("--matrix", help="All GPUs and formats.")] = False,
+    optimize: Annotated[str, typer.Option(help="latency, throughput or cost.")] = "cost",
+    price: Annotated[
+        float | None, typer.Option(min=0.0, help="USD of a GPU hour, instead of a list price.")
+    ] = None,
+    max_tpot: Annotated[
+        float, typer.Option(min=0.001, help="Milliseconds that a token may take at most.")
+    ] = 50.0,
+    calibrate_from: Annotated[
+        Path | None, typer.Option(help="A load test of your own (loadtest --json) to scale to.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with charts.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what would be built, whether it fits, and who can run it. Needs no weights."""
-    from .verbs.plan import plan as work
-    from .verbs.plan import to_json
+    """Say what would be built, whether it fits, who can run it, how fast, and what it costs."""
+    from .verbs import plan as verb
 
-    result = work(checkpoint, gpu, quant, Workload(context, concurrency, isl, osl, gpus))
-    if not printed(as_json, to_json(result)):
-        from .views.model import plan as view
+    asked = verb.Question(
+        checkpoint,
+        Workload(context, concurrency, isl, osl, gpus),
+        gpu=gpu,
+        quant=quant,
+        price=price,
+        max_tpot_ms=max_tpot,
+        optimize=optimize,
+        calibrate_from=calibrate_from,
+    )
+    if calibrate_from is not None and (matrix or quant is None):
+        raise UsageError("--calibrate-from holds for the --gpu and --quant that were load-tested")
+    if matrix:
+        found = verb.compare(asked)
+        if not printed(as_json, found.to_json()):
+            from .views.plan import matrix as view
 
-        view(console(), result)
-    if not result.buildable:
+            view(console(), found)
+        return
+    answer = verb.plan(asked)
+    if html is not None:
+        from .views.plan_page import write
+
+        write(html, answer)
+    if not printed(as_json, answer.to_json()):
+        from .views.plan import plan as show
+
+        show(console(), answer)
+    if not answer.plan.buildable:
         raise typer.Exit(RefusedError.exit_code)
 
 

@@ -348,14 +348,28 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
+class Point:
+    """Estimated speed at one concurrency. `decode_tokens_per_s` of all sequences while decoding,
+    `output_tokens_per_s` with their prefill, both of the whole deployment."""
+
+    concurrency: int
+    tpot_ms: float
+    ttft_ms: float
+    decode_tokens_per_s: float
+    output_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
-    """A roofline estimate of one deployment's speed, with the assumptions it rests on."""
+    """A roofline estimate of one deployment's speed, with the assumptions it rests on. `curve` has
+    the same for a range of concurrencies."""
 
     tpot_ms: float
     ttft_ms: float
     decode_tokens_per_s: float
     output_tokens_per_s: float
     terms_ms: Mapping[str, float]
+    curve: tuple[Point, ...]
     assumptions: tuple[str, ...]
 
 

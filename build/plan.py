@@ -11,7 +11,7 @@ from ..spec import QUANTS, Gpu, Model, Plan, Quant, Workload
 from . import hardware, support
 from .llm_args import llm_args
 from .memory import STATE_DTYPE, Memory, memory
-from .speed import estimate
+from .speed import DEFAULT, Efficiency, estimate
 
 DEFAULT_CONTEXT: Final = 32768
 DEFAULT_MAX_BATCH: Final = 64
@@ -26,7 +26,9 @@ def quant_named(name: str) -> Quant:
     return QUANTS[name.lower()]
 
 
-def plan(model: Model, gpu: Gpu, quant: Quant, workload: Workload) -> Plan:
+def plan(
+    model: Model, gpu: Gpu, quant: Quant, workload: Workload, reached: Efficiency = DEFAULT
+) -> Plan:
     """Plan `model` in `quant` on `workload.gpus` of `gpu`.
 
     A refusal is a `Plan` too (`status` refused, with reasons and what works instead).
@@ -74,7 +76,11 @@ def plan(model: Model, gpu: Gpu, quant: Quant, workload: Workload) -> Plan:
         max_concurrency=room.max_concurrency(context),
         max_context=min(room.max_context(concurrency), model.max_positions) if concurrency else 0,
         llm_args=args,
-        estimate=None if refusal else estimate(model, recipe, gpu, workload, concurrency),
+        estimate=None
+        if refusal
+        else estimate(
+            model, recipe, gpu, workload, concurrency, room.max_concurrency(context), reached
+        ),
     )
 
 

@@ -17,6 +17,9 @@ _HERE: Final = Path(__file__).parent
 TINY: Final = _HERE / "tiny"
 """The embedded checkpoint: a small, trained Nemotron-H model."""
 
+PRICES: Final = _HERE / "prices.json"
+"""Dated list prices of GPU hours and hosted APIs."""
+
 DEFAULT_CHECKPOINT: Final = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"
 
 HUB_IDS: Final = {

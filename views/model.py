@@ -1,13 +1,11 @@
-"""Views of `inspect` and `plan`."""
+"""View of `inspect`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from rich.console import Console, RenderableType
-from rich.text import Text
 
-from ..spec import Plan
 from .parts import amount, facts, heading, show, stacked_bar
 
 
@@ -47,51 +45,3 @@ def _largest(parts: dict[str, int], count: int = 5) -> dict[str, float]:
     rest = sum(value for _, value in ranked[count:])
     shown: dict[str, float] = dict(ranked[:count])
     return shown | ({"other": rest} if rest else {})
-
-
-def plan(console: Console, plan: Plan) -> None:
-    """What would be built, and whether it can run."""
-    title = heading(f"{plan.model} · {plan.quant['requested']} · {plan.gpus} x {plan.gpu}")
-    rows: list[tuple[str, RenderableType]] = [("status", _status(plan))]
-    rows += [("why" if plan.status == "refused" else "", reason) for reason in plan.reasons]
-    rows += [("needs", need) for need in plan.needs]
-    if plan.tried:
-        rows.append(("hardware", plan.tried))
-    if plan.alternatives:
-        rows.append(("instead", "\n".join(plan.alternatives)))
-    if plan.buildable:
-        rows += _capacity(plan)
-    memory = {name: float(size) for name, size in plan.memory.items() if size > 0}
-    show(console, title, facts(rows), stacked_bar(memory))
-
-
-def _status(plan: Plan) -> Text:
-    style, words = {
-        "supported": (
-            "bold green",
-            "supported by released TensorRT-LLM" + (" with our plugin" if plan.plugin else ""),
-        ),
-        "needs": ("bold yellow", "can be built; no released TensorRT-LLM serves it on a GPU"),
-        "refused": ("bold red", "refused"),
-    }[plan.status]
-    return Text.assemble((words, style), (f"  rule {plan.rule}", "dim"))
-
-
-def _capacity(plan: Plan) -> list[tuple[str, RenderableType]]:
-    context, batch = plan.llm_args["max_seq_len"], plan.llm_args["max_batch_size"]
-    rows: list[tuple[str, RenderableType]] = [
-        ("backend", f"{plan.backend}, TensorRT-LLM {plan.trtllm_versions}"),
-        ("image", plan.image),
-        ("weights", amount(plan.weights_bytes)),
-        ("set up for", f"{batch} sequences of {context:,} tokens"),
-        ("would fit", f"{plan.max_concurrency} sequences of {context:,} tokens, "
-                      f"or {batch} of {plan.max_context:,}"),
-    ]  # fmt: skip
-    if plan.estimate:
-        guess = plan.estimate
-        speed = (
-            f"{guess.tpot_ms:.1f} ms a token, first token after {guess.ttft_ms:.0f} ms, "
-            f"{guess.output_tokens_per_s:,.0f} output tokens/s"
-        )
-        rows += [("estimate", speed), ("", Text("; ".join(guess.assumptions), style="dim"))]
-    return rows

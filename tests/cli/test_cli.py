@@ -103,7 +103,7 @@ def test_views_are_plain_text_when_piped(capsys: pytest.CaptureFixture[str]) -> 
     [
         (["plan", "--gpu", "h1000", "--quant", "int4"], 2, "unknown GPU 'h1000'; known are h100"),
         (["plan", "--gpu", "h100", "--quant", "int3"], 2, "unknown format 'int3'; known are bf16"),
-        (["plan", "--gpu", "h100"], 2, "Missing option '--quant'"),
+        (["build", "--gpu", "h100"], 2, "Missing option '--quant'"),
         (["plan", "--gpu", "h100", "--quant", "int4", "--gpus", "0"], 2, "--gpus"),
         (["frobnicate"], 2, "No such command"),
         (["inspect", "--checkpoint", "/nowhere"], 4, "/nowhere: no such directory"),

@@ -1,0 +1,131 @@
+"""Views of `plan`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..build.matrix import Cell
+from ..build.money import Cost
+from ..spec import QUANTS, Plan
+from ..verbs.plan import Answer, Matrix
+from .parts import amount, facts, heading, show, stacked_bar
+
+_REFUSALS: Final = {"memory": "too large"}
+
+
+def plan(console: Console, answer: Answer) -> None:
+    """What would be built, whether it can run, and what it costs."""
+    plan = answer.plan
+    title = heading(f"{plan.model} · {plan.quant['requested']} · {plan.gpus} x {plan.gpu}")
+    rows: list[tuple[str, RenderableType]] = [("status", _status(plan))]
+    rows += [("why" if plan.status == "refused" else "", reason) for reason in plan.reasons]
+    rows += [("needs", need) for need in plan.needs]
+    if plan.tried:
+        rows.append(("hardware", plan.tried))
+    if plan.alternatives:
+        rows.append(("instead", "\n".join(plan.alternatives)))
+    if answer.why:
+        rows.append(("chosen", answer.why))
+    if plan.buildable:
+        rows += _capacity(plan)
+    if answer.cost:
+        rows += _money(answer.cost)
+    memory = {name: float(size) for name, size in plan.memory.items() if size > 0}
+    show(console, title, facts(rows), stacked_bar(memory))
+
+
+def _status(plan: Plan) -> Text:
+    style, words = {
+        "supported": (
+            "bold green",
+            "supported by released TensorRT-LLM" + (" with our plugin" if plan.plugin else ""),
+        ),
+        "needs": ("bold yellow", "can be built; no released TensorRT-LLM serves it on a GPU"),
+        "refused": ("bold red", "refused"),
+    }[plan.status]
+    return Text.assemble((words, style), (f"  rule {plan.rule}", "dim"))
+
+
+def _capacity(plan: Plan) -> list[tuple[str, RenderableType]]:
+    context, batch = plan.llm_args["max_seq_len"], plan.llm_args["max_batch_size"]
+    rows: list[tuple[str, RenderableType]] = [
+        ("backend", f"{plan.backend}, TensorRT-LLM {plan.trtllm_versions}"),
+        ("image", plan.image),
+        ("weights", amount(plan.weights_bytes)),
+        ("KV cache", f"{plan.kv_bytes_per_token:,} B a token, {_kv(plan)}"),
+        ("set up for", f"{batch} sequences of {context:,} tokens"),
+        ("would fit", f"{plan.max_concurrency} sequences of {context:,} tokens, "
+                      f"or {batch} of {plan.max_context:,}"),
+    ]  # fmt: skip
+    if plan.estimate:
+        guess = plan.estimate
+        speed = (
+            f"{guess.tpot_ms:.1f} ms a token, first token after {guess.ttft_ms:.0f} ms, "
+            f"{guess.output_tokens_per_s:,.0f} output tokens/s"
+        )
+        rows += [("estimate", speed), ("", Text("; ".join(guess.assumptions), style="dim"))]
+    return rows
+
+
+def _kv(plan: Plan) -> str:
+    return "FP8" if plan.llm_args["kv_cache_config"]["dtype"] == "fp8" else "BF16"
+
+
+def _money(cost: Cost) -> list[tuple[str, RenderableType]]:
+    own = (
+        f"{cost.input_per_million:.3f} USD per million input tokens, "
+        f"{cost.output_per_million:.3f} output, at {cost.concurrency} sequences "
+        f"(at most {cost.max_tpot_ms:g} ms a token)"
+    )
+    priced = f"{cost.price_per_gpu_hour:g} USD a GPU hour ({cost.price_source})"
+    rows: list[tuple[str, RenderableType]] = [("cost", own), ("", Text(priced, style="dim"))]
+    share, load = cost.break_even_share, cost.break_even_requests_per_hour
+    if share is not None and load is not None:
+        api = f"an API asks {cost.api_input_per_million:g} / {cost.api_output_per_million:g} USD"
+        verdict = (
+            f"{api}; cheaper than that from {load:,.0f} requests an hour on, {share:.0%} of what "
+            "this serves"
+            if share <= 1
+            else f"{api}; that is less than this costs at any load"
+        )
+        rows += [("", verdict), ("", Text(cost.api_source, style="dim"))]
+    return rows
+
+
+def matrix(console: Console, found: Matrix) -> None:
+    """Every GPU and format: does it run, how long a context, how fast, how expensive."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("GPU")
+    for quant in QUANTS:
+        table.add_column(quant)
+    rows: dict[str, list[Text]] = {}
+    for cell in found.cells:
+        rows.setdefault(cell.plan.gpu, []).append(_cell(cell, cell is found.best))
+    for key, cells in rows.items():
+        table.add_row(Text(key), *cells, end_section=True)
+    legend = Text(
+        "longest context for one sequence's share of the batch it is set up for; output tokens/s a "
+        "GPU; USD per million output tokens. Estimated; ¹ with our plugin, not run on such a GPU",
+        style="dim",
+    )
+    size = found.workload
+    note = f"{size.isl} tokens in, {size.osl} out, {size.gpus} GPU{'s' if size.gpus > 1 else ''}"
+    parts: list[RenderableType] = [heading(found.model, note), table, legend]
+    if found.best:
+        parts.append(Text.assemble(("best  ", "bold green"), found.why))
+    show(console, *parts)
+
+
+def _cell(cell: Cell, best: bool) -> Text:
+    plan = cell.plan
+    if not plan.buildable:
+        return Text(_REFUSALS.get(plan.rule, f"no: {plan.rule}"), style="dim")
+    mark = "" if cell.tried else "¹"
+    money = f"${cell.cost.output_per_million:.3f}" if cell.cost else "$?"
+    speed = f"{cell.tokens_per_s_per_gpu:,.0f}/s" if cell.tokens_per_s_per_gpu else "too slow"
+    text = f"{plan.max_context // 1024}k  {speed}  {money}{mark}"
+    return Text(f"★ {text}" if best else text, style="bold green" if best else "")
