@@ -92,6 +92,9 @@ def plan(
     calibrate_from: Annotated[
         Path | None, typer.Option(help="A load test of your own (loadtest --json) to scale to.")
     ] = None,
+    trtllm: Annotated[
+        str | None, typer.Option("--trtllm", help="A version of TensorRT-LLM, as 1.3.0rc24.")
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with charts.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -107,6 +110,7 @@ def plan(
         max_tpot_ms=max_tpot,
         optimize=optimize,
         calibrate_from=calibrate_from,
+        trtllm=trtllm,
     )
     if calibrate_from is not None and (matrix or quant is None):
         raise UsageError("--calibrate-from holds for the --gpu and --quant that were load-tested")

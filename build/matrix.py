@@ -46,10 +46,11 @@ def cells(
     price: float | None = None,
     max_tpot_ms: float = MAX_TPOT_MS,
     reached: Efficiency = DEFAULT,
+    trtllm: str | None = None,
 ) -> list[Cell]:
     """Every format on every GPU (or on `only` these), in the order they are known."""
     return [
-        _cell(plan(model, gpu, quant, workload, reached), workload, price, max_tpot_ms)
+        _cell(plan(model, gpu, quant, workload, reached, trtllm), workload, price, max_tpot_ms)
         for gpu in (gpus().values() if only is None else only)
         for quant in QUANTS.values()
     ]

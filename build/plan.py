@@ -27,21 +27,28 @@ def quant_named(name: str) -> Quant:
 
 
 def plan(
-    model: Model, gpu: Gpu, quant: Quant, workload: Workload, reached: Efficiency = DEFAULT
+    model: Model,
+    gpu: Gpu,
+    quant: Quant,
+    workload: Workload,
+    reached: Efficiency = DEFAULT,
+    trtllm: str | None = None,
 ) -> Plan:
     """Plan `model` in `quant` on `workload.gpus` of `gpu`.
 
-    A refusal is a `Plan` too (`status` refused, with reasons and what works instead).
+    A refusal is a `Plan` too (`status` refused, with reasons and what works instead). `trtllm` is a
+    version of TensorRT-LLM, by default the one that bundles are built for. Raises `UsageError` for
+    a version that no rule was read for.
     """
     recipe = RECIPES[quant.key]
-    rule = support.rule_for(gpu, quant, recipe.quantized_roles(model))
+    runtime = support.runtime(trtllm)
+    rule = support.rule_for(gpu, quant, recipe.quantized_roles(model), runtime.key)
     refusal: tuple[str, str, tuple[str, ...]] | None = None
     if rule.status == "refused":
         refusal = (rule.key, rule.reason.format(sm=gpu.sm), rule.alternatives)
     room = memory(model, recipe, gpu, workload.gpus)
     context, concurrency = _limits(model, room, workload)
     refusal = refusal or _misfit(model, gpu, quant, room, workload, context, concurrency)
-    runtime = support.runtime()
     key, reason, alternatives = refusal or (rule.key, rule.reason, rule.alternatives)
     args: dict[str, Any] = {}
     if refusal is None:
@@ -49,7 +56,7 @@ def plan(
             max_batch_size=concurrency,
             max_seq_len=context,
             workload=workload,
-            moe_backend=runtime["moe_backend"],
+            moe_backend=rule.moe_backend or runtime.moe_backend,
             kv_dtype=recipe.kv_dtype,
         )
     return Plan(
@@ -63,10 +70,10 @@ def plan(
         reasons=(reason,),
         needs=() if refusal else rule.needs,
         alternatives=alternatives if refusal or rule.needs else (),
-        backend=(rule.backend or runtime["backend"]) if refusal is None else "none",
+        backend=(rule.backend or runtime.backend) if refusal is None else "none",
         plugin="" if refusal else rule.plugin,
-        image=runtime["image"],
-        trtllm_versions=runtime["trtllm_versions"],
+        image=runtime.image,
+        trtllm_versions=runtime.trtllm_versions,
         tried=hardware.tried(rule, gpu),
         weights_bytes=recipe.weights_bytes(model),
         kv_bytes_per_token=model.kv_bytes_per_token(recipe.kv_dtype),

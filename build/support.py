@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from ..errors import UsageError
 from ..spec import Gpu, Quant, Role
 
 TABLE: Final = Path(__file__).parent / "data" / "rules.json"
@@ -18,9 +19,9 @@ TABLE: Final = Path(__file__).parent / "data" / "rules.json"
 class Rule:
     """One row: what holds for a format on some GPU architectures.
 
-    With `roles`, it is for models of which the format quantizes tensors with one of these roles.
-    `backend` and `plugin` (the module that brings what TensorRT-LLM lacks) are those of the row, or
-    empty: the released backend alone.
+    It is for the versions of `runtimes`. With `roles`, it is for models of which the format
+    quantizes tensors with one of these roles. `backend`, `moe_backend` and `plugin` (the module
+    that brings what TensorRT-LLM lacks) are those of the row, or empty: what the runtime has.
     `status` is `supported`, `needs` (buildable, but serving on a GPU needs what `needs` lists) or
     `refused`. `source` is what the row rests on, `seen` whether it was `read` or `run`.
     """
@@ -35,9 +36,23 @@ class Rule:
     source: str
     checked: str
     seen: str
+    runtimes: frozenset[str]
     roles: frozenset[Role]
     backend: str
     plugin: str
+    moe_backend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A range of TensorRT-LLM versions and the image that carries them."""
+
+    key: str
+    backend: str
+    trtllm_versions: str
+    image: str
+    moe_backend: str
+    source: str
 
 
 @cache
@@ -56,25 +71,53 @@ def rules() -> tuple[Rule, ...]:
             needs=tuple(row.get("needs", ())),
             alternatives=tuple(row["alternatives"]),
             seen=row["seen"],
+            runtimes=frozenset(row.get("runtimes", ("stable",))),
             roles=frozenset(map(Role, row.get("roles", ()))),
             backend=row.get("backend", ""),
             plugin=row.get("plugin", ""),
+            moe_backend=row.get("moe_backend", ""),
         )
         for row in _table()["rules"]
     )
 
 
-def runtime() -> dict[str, str]:
-    """Backend, TensorRT-LLM versions, container image and MoE backend that bundles are made for."""
-    stable: dict[str, str] = _table()["stable"]
-    return stable
+@cache
+def runtimes() -> tuple[Runtime, ...]:
+    """All known ranges of versions; bundles are built for the first."""
+    return tuple(Runtime(**row) for row in _table()["runtimes"])
 
 
-def rule_for(gpu: Gpu, quant: Quant, roles: Set[Role] = frozenset()) -> Rule:
-    """The row that decides for tensors of `roles`. Every known GPU and format has one (held by a
-    test)."""
+def runtime(version: str | None = None) -> Runtime:
+    """The range that TensorRT-LLM `version` is in, or the one that bundles are built for.
+
+    Raises `UsageError` for a version of none of them.
+    """
+    if version is None:
+        return runtimes()[0]
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        wanted = Version(version)
+    except InvalidVersion:
+        raise UsageError(f"--trtllm {version!r}: is no version; for example 1.2.1") from None
+    for found in runtimes():
+        if SpecifierSet(found.trtllm_versions).contains(wanted, prereleases=True):
+            return found
+    known = " or ".join(found.trtllm_versions for found in runtimes())
+    raise UsageError(f"--trtllm {version}: no rule was read for it; known are {known}")
+
+
+def rule_for(
+    gpu: Gpu, quant: Quant, roles: Set[Role] = frozenset(), runtime: str = "stable"
+) -> Rule:
+    """The row that decides for tensors of `roles`. Every known GPU, format and runtime has one
+    (held by a test)."""
     return next(
         rule
         for rule in rules()
-        if gpu.sm in rule.sm and rule.quant == quant.key and (not rule.roles or rule.roles & roles)
+        if gpu.sm in rule.sm
+        and rule.quant == quant.key
+        and runtime in rule.runtimes
+        and (not rule.roles or rule.roles & roles)
     )

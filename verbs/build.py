@@ -240,7 +240,7 @@ def _deployment(job: Job) -> Deployment:
     return Deployment(
         name=job.out_name,
         model_name=job.source.slug,
-        image=support.runtime()["image"],
+        image=support.runtime().image,
         gpu=gpu(plan.gpu),
         gpus=plan.gpus,
         quant=str(plan.quant["requested"]),

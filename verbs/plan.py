@@ -13,7 +13,7 @@ from ..build.money import MAX_TPOT_MS, Cost, cost
 from ..build.speed import DEFAULT, Efficiency, calibrated
 from ..errors import BadInputError, RefusedError, UsageError
 from ..models import gpu
-from ..spec import Model, Plan, Workload
+from ..spec import Gpu, Model, Plan, Workload
 from .source import resolve
 
 
@@ -29,6 +29,7 @@ class Question:
     max_tpot_ms: float = MAX_TPOT_MS
     optimize: str = "cost"
     calibrate_from: Path | None = None
+    trtllm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +97,9 @@ def plan(asked: Question) -> Answer:
     if asked.quant is not None:
         quant = planner.quant_named(asked.quant)
         reached = _reached(asked, model)
-        found = planner.plan(model, target, quant, asked.workload, reached)
+        found = planner.plan(model, target, quant, asked.workload, reached, asked.trtllm)
         return Answer(found, cost(found, asked.workload, asked.price, asked.max_tpot_ms), "")
-    cells = matrix.cells(model, asked.workload, [target], asked.price, asked.max_tpot_ms)
+    cells = _cells(asked, model, [target])
     chosen = matrix.best(cells, asked.optimize, asked.workload)
     if chosen is None:  # no price for this GPU: what is fastest is cheapest there
         chosen = matrix.best(cells, "throughput", asked.workload)
@@ -116,10 +117,16 @@ def compare(asked: Question) -> Matrix:
     """Every GPU (or the one that is asked for) and every format."""
     model = resolve(asked.checkpoint).model
     only = [gpu(asked.gpu)] if asked.gpu else None
-    cells = matrix.cells(model, asked.workload, only, asked.price, asked.max_tpot_ms)
+    cells = _cells(asked, model, only)
     best = matrix.best(cells, asked.optimize, asked.workload)
     why = matrix.why(best, cells, asked.optimize) if best else ""
     return Matrix(model.name, asked.workload, asked.optimize, cells, best, why)
+
+
+def _cells(asked: Question, model: Model, only: list[Gpu] | None) -> list[matrix.Cell]:
+    return matrix.cells(
+        model, asked.workload, only, asked.price, asked.max_tpot_ms, trtllm=asked.trtllm
+    )
 
 
 def _name(cell: matrix.Cell) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def _status(plan: Plan) -> Text:
             "bold green",
             "supported by released TensorRT-LLM" + (" with our plugin" if plan.plugin else ""),
         ),
-        "needs": ("bold yellow", "can be built; no released TensorRT-LLM serves it on a GPU"),
+        "needs": ("bold yellow", "needs what is named below to run on a GPU"),
         "refused": ("bold red", "refused"),
     }[plan.status]
     return Text.assemble((words, style), (f"  rule {plan.rule}", "dim"))

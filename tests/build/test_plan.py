@@ -51,6 +51,37 @@ def test_every_pair_is_answered(key: str, quant: str) -> None:
 
 @pytest.mark.parametrize("quant", QUANTS)
 @pytest.mark.parametrize("key", gpus())
+def test_another_version_has_an_answer_for_every_pair(key: str, quant: str) -> None:
+    result = plan(nano(), gpu(key), QUANTS[quant], Workload(), trtllm="1.3.0rc25")
+    assert result.alternatives
+    assert not result.supported, "no Triton image carries it"
+    if result.buildable:
+        assert result.trtllm_versions == ">=1.3.0rc24,<1.3.1"
+        assert "no Triton image" in result.needs[0]
+        # The argument table is that of 1.2.1, which knows no MARLIN.
+        assert all("'MARLIN'" in problem for problem in llm_args.problems(result.llm_args))
+
+
+def test_nvfp4_runs_on_hopper_in_a_release_candidate_and_not_on_ampere() -> None:
+    def answer(key: str, version: str | None) -> Plan:
+        return plan(nano(), gpu(key), QUANTS["nvfp4"], Workload(), trtllm=version)
+
+    found = answer("h100", "1.3.0rc24")
+    assert (found.rule, found.llm_args["moe_config"]["backend"]) == ("nvfp4-marlin", "MARLIN")
+    assert answer("h100", None).rule == "nvfp4-image"
+    assert answer("a100", "1.3.0rc24").rule == "nvfp4-sm89"
+
+
+@pytest.mark.parametrize(
+    ("version", "message"), [("1.0.0", "no rule was read"), ("newest", "is no version")]
+)
+def test_versions_nobody_read_are_refused(version: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan(nano(), gpu("h100"), QUANTS["fp8"], Workload(), trtllm=version)
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize("key", gpus())
 def test_alternatives_that_are_commands_do_work(key: str, quant: str) -> None:
     for text in planned(key, quant).alternatives:
         if not text.startswith("--"):
