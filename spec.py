@@ -303,7 +303,8 @@ class Model:
 class Gpu:
     """A GPU model. Memory is what the driver reports; rates are the vendor's dense figures.
 
-    `product_labels` are what GPU feature discovery puts on a node as `nvidia.com/gpu.product`.
+    `product_labels` are what GPU feature discovery puts on a node as `nvidia.com/gpu.product`,
+    `aliases` what drivers, tools and clouds call it otherwise.
     """
 
     key: str
@@ -314,6 +315,7 @@ class Gpu:
     bf16_flops: float
     fp8_flops: float | None
     product_labels: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,13 +54,15 @@ def gpus() -> dict[str, Gpu]:
             bf16_flops=row["bf16_tflops"] * 1e12,
             fp8_flops=row["fp8_tflops"] * 1e12 if row["fp8_tflops"] else None,
             product_labels=tuple(row["product_labels"]),
+            aliases=tuple(row["aliases"]),
         )
         for row in rows
     }
 
 
 def gpu(name: str) -> Gpu:
-    """The GPU of that key, in any usual spelling (`H100`, `a100_40gb`, `NVIDIA-H100-80GB-HBM3`).
+    """The GPU of that key, in any usual spelling (`H100`, `a100_40gb`, `NVIDIA-H100-80GB-HBM3`,
+    `p5.48xlarge`).
 
     Raises `UsageError` that lists the known ones.
     """
@@ -70,6 +72,7 @@ def gpu(name: str) -> Gpu:
 
     wanted = plain(name)
     for known in gpus().values():
-        if wanted in {plain(text) for text in (known.key, known.name, *known.product_labels)}:
+        spellings = (known.key, known.name, *known.product_labels, *known.aliases)
+        if wanted in map(plain, spellings):
             return known
     raise UsageError(f"unknown GPU {name!r}; known are {', '.join(gpus())}")

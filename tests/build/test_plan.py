@@ -259,3 +259,27 @@ def test_tiny_is_planned_with_the_bytes_its_file_has() -> None:
     checkpoint = Checkpoint.open(TINY)
     result = plan(checkpoint.model, gpu("h100"), QUANTS["bf16"], Workload())
     assert result.weights_bytes == checkpoint.bytes
+
+
+@pytest.mark.parametrize(
+    ("spelled", "key"),
+    [
+        ("H100", "h100"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("h100_sxm", "h100"),
+        ("Tesla A100-SXM4-80GB", "a100"),
+        ("NVIDIA-A100-SXM4-40GB", "a100-40gb"),
+        ("p4d.24xlarge", "a100-40gb"),
+        ("a2-ultragpu-1g", "a100"),
+        ("Standard_ND96isr_H200_v5", "h200"),
+        ("g6e.2xlarge", "l40s"),
+    ],
+)
+def test_gpus_go_by_many_names(spelled: str, key: str) -> None:
+    assert gpu(spelled).key == key
+
+
+def test_no_name_is_that_of_two_gpus() -> None:
+    for known in gpus().values():
+        for name in (known.key, known.name, *known.product_labels, *known.aliases):
+            assert gpu(name) is known
