@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,15 +149,30 @@ def _require_free(target: Path) -> None:
         raise BadInputError(f"{target}: already holds something; choose another --out or remove it")
 
 
-def require_space(path: Path, needed: int) -> None:
-    """Raise `BadInputError` when the file system of `path` has fewer than `needed` bytes free."""
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise BadInputError(
-            f"{path}: {needed / 1e9:.1f} GB are needed here and {free / 1e9:.1f} GB are free; free "
-            "some space or choose another --out"
-        )
+def require_space(needs: Mapping[Path, int], otherwise: str = "") -> None:
+    """Raise `BadInputError` where a file system has too few bytes free for all that goes to it.
+
+    `needs` gives the bytes for each path, which need not exist; `otherwise` what else would help.
+    """
+    by_device: dict[int, list[Path]] = {}
+    for path in needs:
+        by_device.setdefault(_existing(path).stat().st_dev, []).append(path)
+    for paths in by_device.values():
+        needed, free = sum(needs[path] for path in paths), free_bytes(paths[0])
+        if free < needed:
+            raise BadInputError(
+                f"{' and '.join(map(str, paths))}: {needed / 1e9:.1f} GB are needed here and "
+                f"{free / 1e9:.1f} GB are free; free some space, choose another --out{otherwise}"
+            )
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes of the file system that `path` lies on or would lie on."""
+    return shutil.disk_usage(_existing(path)).free
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def clean(path: Path, partial: bool = False) -> None:

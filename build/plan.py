@@ -81,7 +81,9 @@ def plan(
         memory=room.terms,
         free_bytes=room.free,
         max_concurrency=room.max_concurrency(context),
-        max_context=min(room.max_context(concurrency), model.max_positions) if concurrency else 0,
+        max_context=min(room.max_context(concurrency), max(model.max_positions, context))
+        if concurrency
+        else 0,
         llm_args=args,
         estimate=None
         if refusal

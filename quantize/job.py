@@ -18,11 +18,10 @@ from ..errors import BadInputError, RefusedError
 from ..recipe import Recipe
 from ..spec import Role, TensorGroup
 from . import formats
+from .layerwise import SOURCE_DTYPES
 from .layouts import Layout
 from .shard_writer import Entry, file_bytes
 from .smooth import Folding
-
-SOURCE_DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from ..checkpoint import Checkpoint
 from ..errors import BadInputError
 from ..files import write_atomically
 
-TORCH_DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+SOURCE_DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+"""What weights may be stored in, by safetensors' name of it."""
 
 KEPT_FLOAT32: Final = "e_score_correction_bias"
 """The one tensor that transformers keeps in float32 when a model is loaded in BF16."""
@@ -49,10 +50,10 @@ class Layer:
 def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
     """The tensor `name` in its stored dtype. Raises `BadInputError` for one that is no float."""
     info = checkpoint.tensors[name]
-    if info.dtype not in TORCH_DTYPES:
+    if info.dtype not in SOURCE_DTYPES:
         raise BadInputError(f"{info.shard}: tensor {name} has dtype {info.dtype}, not a float")
     data = checkpoint.read(name)
-    return torch.frombuffer(data, dtype=TORCH_DTYPES[info.dtype]).view(info.shape)
+    return torch.frombuffer(data, dtype=SOURCE_DTYPES[info.dtype]).view(info.shape)
 
 
 def layers(

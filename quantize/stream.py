@@ -24,8 +24,9 @@ from ..errors import BadInputError
 from ..recipe import Recipe
 from . import formats
 from .formats import Deviation
-from .job import SOURCE_DTYPES, Job, Shard, prepare, raw_bytes
+from .job import Job, Shard, prepare, raw_bytes
 from .journal import Journal
+from .layerwise import SOURCE_DTYPES
 from .layouts import DEFAULT, Layout
 from .pipeline import Pipeline
 from .shard_reader import ShardReader

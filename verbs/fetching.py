@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import BadInputError
-from ..files import Work, tree_bytes
+from ..files import Work, free_bytes, require_space, tree_bytes
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
@@ -86,9 +84,9 @@ def weights(
     least, most = _disk(source, options, needed)
     folder = work.state / PASSING
     here = tree_bytes(folder) if folder.exists() else 0
-    _require_disk({work.content: least - here})
+    require_space({work.content: least - here})
     fetch_companions(snapshot)
-    overlaps = _free(work.content) >= most - here
+    overlaps = free_bytes(work.content) >= most - here
     passing = PassingShards(
         snapshot,
         folder,
@@ -103,14 +101,15 @@ def weights(
 def _fetched(source: Source, work: Work, needed: int, progress: Progress) -> Checkpoint:
     """The checkpoint with all its shards here and, if they come from the hub, checked."""
     if source.snapshot is None:
-        _require_disk({work.content: needed})
+        require_space({work.content: needed})
         return source.opened
     from ..hub.client import cache_folder
     from ..hub.fetch import fetch, plan_fetch
 
     plan = plan_fetch(source.snapshot)
     cache = cache_folder(plan.repository)
-    _require_disk({work.content: needed, cache: plan.bytes}, plan.bytes > 0)
+    other = " or set HF_HUB_CACHE to another disk, or use --low-disk" if plan.bytes else ""
+    require_space({work.content: needed, cache: plan.bytes}, other)
     return fetch(source.snapshot, progress.step("fetch", plan.bytes, "bytes")).checkpoint
 
 
@@ -122,29 +121,6 @@ def fetched(source: Source, progress: Progress) -> Source:
     from ..hub.fetch import fetch, plan_fetch
 
     plan = plan_fetch(source.snapshot)
-    _require_disk({cache_folder(plan.repository): plan.bytes})
+    require_space({cache_folder(plan.repository): plan.bytes})
     snapshot = fetch(source.snapshot, progress.step("fetch", plan.bytes, "bytes"))
     return replace(source, checkpoint=snapshot.checkpoint, snapshot=snapshot)
-
-
-def _require_disk(needs: Mapping[Path, int], fetches: bool = False) -> None:
-    """Raise `BadInputError` where a file system has too little space for what goes to it."""
-    by_device: dict[int, list[Path]] = {}
-    for path in needs:
-        by_device.setdefault(_existing(path).stat().st_dev, []).append(path)
-    for paths in by_device.values():
-        needed, free = sum(needs[path] for path in paths), _free(paths[0])
-        if free < needed:
-            other = " or set HF_HUB_CACHE to another disk, or use --low-disk" if fetches else ""
-            raise BadInputError(
-                f"{' and '.join(map(str, paths))}: {needed / 1e9:.1f} GB are needed here and "
-                f"{free / 1e9:.1f} GB are free; free some space, choose another --out{other}"
-            )
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-
-
-def _free(path: Path) -> int:
-    return shutil.disk_usage(_existing(path)).free

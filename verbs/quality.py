@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..recipe import Recipe
     from .quantize import Options
 
-REPORT: Final = "report"
 JSON_NAME: Final = "quality.json"
 PAGE_NAME: Final = "quality.html"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..build.plan import quant_named
+from ..bundle import REPORT
 from ..errors import BadInputError, RefusedError, UsageError
 from ..files import Work, digest_of, resumable_directory, sha256
 from ..quantize.layouts import DEFAULT, Layout, layout_for
@@ -17,7 +18,7 @@ from ..quantize.texts import read_texts
 from ..recipe import Recipe, recipe_for
 from .fetching import weights
 from .progress import Advance, Progress, Silent
-from .quality import REPORT, brief, measure, write
+from .quality import brief, measure, write
 from .source import Source, open_source
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ def plan(console: Console, answer: Answer) -> None:
     if plan.buildable:
         rows += _capacity(plan)
     if answer.cost:
-        rows += _money(answer.cost)
+        rows += _money(answer.cost, plan.llm_args["max_batch_size"])
     memory = {name: float(size) for name, size in plan.memory.items() if size > 0}
     show(console, title, facts(rows), stacked_bar(memory))
 
@@ -75,12 +75,14 @@ def _kv(plan: Plan) -> str:
     return "FP8" if plan.llm_args["kv_cache_config"]["dtype"] == "fp8" else "BF16"
 
 
-def _money(cost: Cost) -> list[tuple[str, RenderableType]]:
+def _money(cost: Cost, set_up_for: int) -> list[tuple[str, RenderableType]]:
     own = (
         f"{cost.input_per_million:.3f} USD per million input tokens, "
         f"{cost.output_per_million:.3f} output, at {cost.concurrency} sequences "
         f"(at most {cost.max_tpot_ms:g} ms a token)"
     )
+    if cost.concurrency > set_up_for:
+        own += f"; build with --concurrency {cost.concurrency} for that"
     priced = f"{cost.price_per_gpu_hour:g} USD a GPU hour ({cost.price_source})"
     rows: list[tuple[str, RenderableType]] = [("cost", own), ("", Text(priced, style="dim"))]
     share, load = cost.break_even_share, cost.break_even_requests_per_hour

@@ -208,9 +208,9 @@ def test_a_new_directory_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_space_is_checked_before_work_begins(tmp_path: Path) -> None:
-    require_space(tmp_path / "not" / "there", 1)
+    require_space({tmp_path / "not" / "there": 1})
     with pytest.raises(BadInputError, match="are needed here"):
-        require_space(tmp_path, 10**18)
+        require_space({tmp_path: 10**18})
 
 
 def test_atomic_writes_keep_the_old_content_on_error(tmp_path: Path, monkeypatch) -> None:
