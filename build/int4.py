@@ -17,7 +17,7 @@ from ..spec import Check, Model, Moe, Plan
 from .llm_args import MAX_NUM_TOKENS
 from .plugin import settings
 from .plugin.seam import VERSIONS
-from .plugin.sharding import columns_of, experts_of
+from .plugin.sharding import ShardError, columns_of, experts_of
 
 PLUGIN: Final = "plugin"
 KERNELS: Final = "kernels"
@@ -43,6 +43,18 @@ def source_digest() -> str:
         for source in sorted((_ROOM / name).glob("*.py")):
             digest.update(f"{name}/{source.name}\n".encode() + source.read_bytes())
     return digest.hexdigest()
+
+
+def split_problem(model: Model, recipe: Recipe, gpus: int) -> str | None:
+    """Why the plugin cannot split this model's experts over so many GPUs, or None where it can."""
+    moe = _experts(model)
+    try:
+        experts_of(moe.num_experts, 0, gpus)
+        for rank in range(gpus if moe.num_shared else 0):
+            columns_of(moe.shared_width, recipe.group_size, rank, gpus)
+    except ShardError as error:
+        return str(error)
+    return None
 
 
 def require_compiler() -> None:
@@ -82,6 +94,8 @@ def emit_kernels(
 
     Raises `CheckFailedError` where one's machine code falls short.
     """
+    from concurrent.futures.process import BrokenProcessPool
+
     from .kernels import aot, steps
     from .kernels.machine import MachineError
 
@@ -106,6 +120,11 @@ def emit_kernels(
             workers=min(4, len(os.sched_getaffinity(0))),
             on_compiled=on_compiled,
         )
+    except BrokenProcessPool:
+        raise CheckFailedError(
+            "a process that compiled kernels was killed, most likely for want of memory; run the "
+            "same nemo-deploy build again, with nothing else running"
+        ) from None
     except MachineError as error:
         raise CheckFailedError(
             f"a kernel for {model.name} is not what it should be: {error}. Another triton than "

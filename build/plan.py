@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from ..errors import RefusedError, UsageError
 from ..models import gpus
-from ..recipe import RECIPES
+from ..recipe import RECIPES, Recipe
 from ..spec import QUANTS, Gpu, Model, Plan, Quant, Workload
-from . import hardware, support
+from . import hardware, int4, support
 from .llm_args import llm_args
 from .memory import STATE_DTYPE, Memory, memory
 from .speed import DEFAULT, Efficiency, estimate
@@ -48,6 +48,7 @@ def plan(
         refusal = (rule.key, rule.reason.format(sm=gpu.sm), rule.alternatives)
     room = memory(model, recipe, gpu, workload.gpus)
     context, concurrency = _limits(model, room, workload)
+    refusal = refusal or _unsplit(rule, model, recipe, workload.gpus)
     refusal = refusal or _misfit(model, gpu, quant, room, workload, context, concurrency)
     key, reason, alternatives = refusal or (rule.key, rule.reason, rule.alternatives)
     args: dict[str, Any] = {}
@@ -109,6 +110,20 @@ def _limits(model: Model, room: Memory, workload: Workload) -> tuple[int, int]:
     context = workload.context or min(model.max_positions, DEFAULT_CONTEXT)
     fitting = room.max_concurrency(context)
     return context, workload.concurrency or min(fitting, DEFAULT_MAX_BATCH)
+
+
+def _unsplit(
+    rule: support.Rule, model: Model, recipe: Recipe, count: int
+) -> tuple[str, str, tuple[str, ...]] | None:
+    """Rule, reason and alternatives where the plugin cannot split the experts, else None."""
+    if not rule.plugin or count not in TENSOR_PARALLEL_SIZES:
+        return None
+    problem = int4.split_problem(model, recipe, count)
+    if problem is None:
+        return None
+    works = [n for n in TENSOR_PARALLEL_SIZES if not int4.split_problem(model, recipe, n)]
+    reason = f"The INT4 plugin splits layers by expert: {problem}."
+    return "expert-split", reason, tuple(f"--gpus {n}" for n in works)
 
 
 def _misfit(

@@ -17,6 +17,7 @@ from nemotron_deploy.build.memory import memory
 from nemotron_deploy.build.plan import plan, quant_named, require_buildable
 from nemotron_deploy.build.plugin import seam
 from nemotron_deploy.errors import RefusedError, UsageError
+from nemotron_deploy.model_config import read_model
 from nemotron_deploy.models import TINY, gpu, gpus, known_model
 from nemotron_deploy.recipe import RECIPES
 from nemotron_deploy.spec import QUANTS, Model, Plan, Workload
@@ -283,3 +284,12 @@ def test_no_name_is_that_of_two_gpus() -> None:
     for known in gpus().values():
         for name in (known.key, known.name, *known.product_labels, *known.aliases):
             assert gpu(name) is known
+
+
+def test_experts_that_do_not_divide_are_refused_before_anything_is_built() -> None:
+    config = json.loads((TINY / "config.json").read_text())
+    model = read_model(config, "tiny")
+    result = plan(model, gpu("h100"), QUANTS["int4"], Workload(context=4096, gpus=8))
+    assert (result.status, result.rule) == ("refused", "expert-split")
+    assert result.alternatives == ("--gpus 1", "--gpus 2", "--gpus 4")
+    assert plan(model, gpu("h100"), QUANTS["int4"], Workload(context=4096, gpus=4)).buildable
