@@ -9,11 +9,13 @@ passed the checks of `machine.py`.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,6 +31,9 @@ from .source import FORMAT, source_digest
 from .steps import Shape, Step, Steps, operand_types, routed, shared
 
 INDEX: Final = "kernels.json"
+_PR_SET_PDEATHSIG: Final = 1
+"""prctl(2): the signal to get when the parent dies."""
+
 MOST_TOKENS: Final = 16_384
 """Token counts up to which every variant is compiled by default."""
 
@@ -189,13 +194,22 @@ def _compile_all(wanted: Sequence[Variant], sm: int, workers: int) -> Iterator[C
         yield from (compile_step(*variant, sm) for variant in wanted)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_use_compiler) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),)) as pool:
         jobs = [pool.submit(compile_step, *variant, sm) for variant in wanted]
         try:
             yield from (job.result() for job in jobs)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _start_worker(parent: int) -> None:
+    """In a worker process: end with `parent`, whatever ends that (a worker waits for work for ever
+    otherwise), and compile."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)
+    _use_compiler()
 
 
 def _use_compiler() -> None:

@@ -5,6 +5,10 @@ Worker processes compile, as in `build`: Triton interprets in this one.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,3 +156,45 @@ def test_a_tile_that_spills_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_unknown_sm_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="SM 75 is none of"):
         aot.build(tmp_path / "store", NANO, 75)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from nemotron_deploy.build.kernels import aot, steps
+
+def told(done, total):
+    print("compiled", flush=True)
+
+if __name__ == "__main__":
+    nano = steps.Shape(2688, 1856, 128, 6, 64)
+    aot.build(Path(sys.argv[1]), nano, 80, workers=2, on_compiled=told)
+"""
+
+
+def test_no_compiler_outlives_a_killed_build(tmp_path: Path) -> None:
+    script = tmp_path / "build_and_die.py"
+    script.write_text(KILLED)
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path / "store"], env=environment, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [child for child in children if b"spawn_main" in command_of(child)]
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(b"spawn_main" in command_of(worker) for worker in workers):
+        assert time.monotonic() < deadline, "a worker lives on"
+        time.sleep(0.05)
+    assert not (tmp_path / "store").exists()
+
+
+def command_of(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
