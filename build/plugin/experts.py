@@ -79,7 +79,8 @@ class Int4Module(nn.Module):
         raise NotImplementedError
 
     def _compare(self, out: Tensor, expected: Tensor, what: str) -> None:
-        error = (out.float() - expected.float()).norm(dim=1) / expected.float().norm(dim=1)
+        difference = (out.float() - expected.float()).norm(dim=1)
+        error = difference / expected.float().norm(dim=1).clamp_min(1e-30)
         worst = float(error.nan_to_num(torch.inf).max())
         if worst > CHECK_BOUND:
             raise KernelError(
@@ -88,9 +89,11 @@ class Int4Module(nn.Module):
             )
 
     def _probe(self, tokens: int, dtype: torch.dtype) -> Tensor:
-        """Made-up hidden states [tokens, H]: the same on every machine."""
-        source = torch.Generator().manual_seed(tokens)
-        return torch.randn(tokens, self.hidden, generator=source).to(self.up.device, dtype)
+        """Made-up hidden states [tokens, H]: the same on every machine, whatever the default device
+        is set to while upstream loads."""
+        source = torch.Generator("cpu").manual_seed(tokens)
+        hidden = torch.randn(tokens, self.hidden, generator=source, device="cpu")
+        return hidden.to(self.up.device, dtype)
 
     def _store(self, place: int, get: Callable[[str, str], Tensor]) -> None:
         """Pack one expert into `place`; `get(part, suffix)` gives its stored tensors."""
