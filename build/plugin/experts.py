@@ -89,10 +89,11 @@ class Int4Module(nn.Module):
             )
 
     def _probe(self, tokens: int, dtype: torch.dtype) -> Tensor:
-        """Made-up hidden states [tokens, H]: the same on every machine, whatever the default device
-        is set to while upstream loads."""
+        """Made-up hidden states [tokens, H]: the same on every machine, whatever default device
+        and dtype upstream loads with."""
         source = torch.Generator("cpu").manual_seed(tokens)
-        hidden = torch.randn(tokens, self.hidden, generator=source, device="cpu")
+        size = (tokens, self.hidden)
+        hidden = torch.randn(size, generator=source, device="cpu", dtype=torch.float32)
         return hidden.to(self.up.device, dtype)
 
     def _store(self, place: int, get: Callable[[str, str], Tensor]) -> None:
@@ -180,7 +181,8 @@ class RoutedExperts(Int4Module):
 
     def _check_routing(self, ids: Tensor, dtype: torch.dtype, what: str) -> None:
         hidden = self._probe(len(ids), dtype)
-        weights = torch.full(ids.shape, 1 / ids.shape[1], device=ids.device)
+        share = 1 / ids.shape[1]
+        weights = torch.full(ids.shape, share, device=ids.device, dtype=torch.float32)
         out = kernels.moe(hidden, ids, weights, self.packed, self.own.start)
         expected = kernels.reference_moe(hidden, ids, weights, self.packed, self.own.start)
         self._compare(out, expected, what)
