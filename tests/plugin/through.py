@@ -81,7 +81,6 @@ class Loaded:
     def check(self, argument: str) -> list[Any]:
         """The modules' own check of the kernels, on weights that stay and on some that change
         between the kernels and the reference (`argument`: how much)."""
-        import torch
         from nemo_deploy_int4.kernels import reference
         from nemo_deploy_int4.plugin import experts
 
