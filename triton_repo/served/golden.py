@@ -14,7 +14,8 @@ were likeliest are compared:
   direction, so this sees an error that divergence cannot tell from rounding. Differences are
   clipped, so that a router's choice that falls the other way does not drown the rest.
 
-Bounds come from a healthy second run in another precision when they are recorded. Pure Python.
+Bounds come from a healthy second run in another precision when they are recorded. Prompts are far
+shorter than a chunk of prefill, so chunked prefill does not come into it. Pure Python.
 """
 
 from __future__ import annotations
