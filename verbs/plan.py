@@ -100,9 +100,11 @@ def plan(asked: Question) -> Answer:
         found = planner.plan(model, target, quant, asked.workload, reached, asked.trtllm)
         return Answer(found, cost(found, asked.workload, asked.price, asked.max_tpot_ms), "")
     cells = _cells(asked, model, [target])
-    chosen = matrix.best(cells, asked.optimize, asked.workload)
-    if chosen is None:  # no price for this GPU: what is fastest is cheapest there
-        chosen = matrix.best(cells, "throughput", asked.workload)
+    aim = asked.optimize
+    chosen = matrix.best(cells, aim, asked.workload)
+    if chosen is None and aim == "cost":  # no price is known: what is fastest is cheapest there
+        aim = "throughput"
+        chosen = matrix.best(cells, aim, asked.workload)
     if chosen is None:
         reasons = "; ".join(f"{c.plan.quant['requested']}: {c.plan.reasons[0]}" for c in cells)
         where = f"{asked.workload.gpus} x {target.key}"
@@ -110,7 +112,7 @@ def plan(asked: Question) -> Answer:
             f"no format of {model.name} can be recommended on {where}. {reasons} What works "
             "instead: another GPU, see nemo-deploy plan --matrix."
         )
-    return Answer(chosen.plan, chosen.cost, matrix.why(chosen, cells, asked.optimize))
+    return Answer(chosen.plan, chosen.cost, matrix.why(chosen, cells, aim))
 
 
 def compare(asked: Question) -> Matrix:

@@ -33,6 +33,10 @@ def test_without_a_format_one_is_recommended_and_says_why(
     assert found["cost"]["price_source"] == "one host's list, March 2026"
     _, text, _ = answer(capsys, "--gpu", "a100")
     assert "chosen" in text
+    unpriced = document(capsys, "--gpu", "h100-nvl")
+    assert unpriced["cost"] is None
+    assert "most output tokens" in unpriced["why"]
+    assert "least money" in document(capsys, "--gpu", "h100-nvl", "--price", "3")["why"]
 
 
 def test_no_format_fits(capsys: pytest.CaptureFixture[str]) -> None:
