@@ -20,9 +20,11 @@ a prediction over it (`benchmarks/int4_static.py` prints both):
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Final
+
+from .layout import BLOCK_K
 
 OPTIONS: Final[Mapping[str, Any]] = {"enable_fp_fusion": True}
 """Compiler options that change results, fixed here: Triton's own defaults move."""
@@ -63,6 +65,8 @@ _DECODE: Final = (
     (4.0, Tile(8, 64, 2, 6, unroll=2)),
     (12.0, Tile(16, 128, 2, 4)),
 )
+_MOST_IN_HALVES: Final = Tile(16, 128, 2, 4)
+
 _AMPERE: Final = (
     *_DECODE,
     (28.0, Tile(32, 128, 4, 4)),
@@ -78,7 +82,14 @@ TILES: Final = {80: _AMPERE, 86: _AMPERE, 89: _AMPERE, 90: _HOPPER}
 """Per SM version: (largest mean number of rows an expert gets, tile), in rising order."""
 
 
-def tile_for(sm: int, rows_per_expert: float) -> Tile:
-    """The tile for a mean number of rows an expert; newer architectures use the newest table."""
+def tile_for(sm: int, rows_per_expert: float, group: int) -> Tile:
+    """The tile for a mean number of rows an expert; newer architectures use the newest table.
+
+    Groups of 32 multiply a block in two halves, each with a scale of its own: 32 rows with `mma`
+    then spill registers, 16 do not.
+    """
     table = TILES.get(sm) or TILES[max(key for key in TILES if key <= max(sm, min(TILES)))]
-    return next(tile for limit, tile in table if rows_per_expert <= limit)
+    tile = next(tile for limit, tile in table if rows_per_expert <= limit)
+    if group < BLOCK_K and tile.matrix == "mma" and tile.block_m > _MOST_IN_HALVES.block_m:
+        return replace(_MOST_IN_HALVES, narrow_partials=tile.narrow_partials)
+    return tile

@@ -120,7 +120,7 @@ def routed(shape: Shape, tokens: int, sm: int, tile: Tile | None = None) -> Step
     pairs = tokens * shape.top_k
     # Two of the choices fall on one expert with probability 1 / experts: so many are read again.
     alone = tile is None and (pairs - 1) / (2 * shape.experts) <= _PAIRS_SHARE
-    tile = tile or tile_for(sm, 1 if alone else pairs / shape.experts)
+    tile = tile or tile_for(sm, 1 if alone else pairs / shape.experts, shape.group)
     buffers = {
         "inner": Buffer((pairs, shape.width), ACTIVATION),
         "partial": Buffer((pairs, shape.hidden), ACTIVATION if tile.narrow_partials else "fp32"),
@@ -144,7 +144,7 @@ def routed(shape: Shape, tokens: int, sm: int, tile: Tile | None = None) -> Step
 
 def shared(shape: Shape, tokens: int, sm: int, tile: Tile | None = None) -> Steps:
     """The steps of `tokens` > 0 tokens through the one expert that all of them share."""
-    tile = tile or tile_for(sm, tokens)
+    tile = tile or tile_for(sm, tokens, shape.group)
     blocks = -(-tokens // tile.block_m)
     buffers = {"inner": Buffer((tokens, shape.width), ACTIVATION)}
     lists = ("inner", "inner")  # not read

@@ -21,6 +21,7 @@ NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64)
 SHARED = steps.Shape(hidden=2688, width=3712, experts=1, top_k=1, group=64)
 
 SMALL = steps.Shape(1056, 800, 5, 2, 32)
+HALVES = steps.Shape(2688, 1856, 128, 6, 32)
 WIDE = steps.Shape(1024, 1280, 512, 8, 128)
 """As many experts as Super has."""
 
@@ -41,6 +42,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for sm in (86, 89):  # the tiles of 80: one decode size shows that their target is accepted
             aot.build(folder / str(sm), NANO, sm, most_tokens=2, workers=WORKERS)
         few: Any = {"workers": WORKERS, "most_tokens": 2}
+        aot.build(folder / "halves", HALVES, 80, workers=WORKERS)
         aot.build(folder / "small", SMALL, 90, dtypes=("fp16",), **few)
         aot.build(folder / "wide", WIDE, 90, shared_shapes=[WIDE_SHARED], workers=WORKERS)
         aot.build(folder / "tiny", TINY, 80, **few)
@@ -72,7 +74,7 @@ def test_matrix_instructions_are_the_chosen_ones(stores: Path) -> None:
     assert hopper == {8: ["mma"], 16: ["mma"], 32: ["wgmma"], 64: ["wgmma"]}
 
 
-@pytest.mark.parametrize("store", ["80", "86", "89", "90", "small", "wide"])
+@pytest.mark.parametrize("store", ["80", "86", "89", "90", "halves", "small", "wide"])
 def test_weights_come_sixteen_bytes_at_a_time(stores: Path, store: str) -> None:
     for record in products(stores / store):
         constants, widths = record["constants"], record["loop_load_widths"]
