@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron_deploy import models
-from nemotron_deploy.build.kernels import aot, configs, layout, machine, steps
+from nemotron_deploy.build.kernels import aot, configs, layout, machine, steps, store
 
 NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64)
 SHARED = steps.Shape(hidden=2688, width=3712, experts=1, top_k=1, group=64)
@@ -38,7 +38,7 @@ GPUS = {"a100": (108, 2048), "h100": (132, 4096)}
 """Multiprocessors (SXM), and dense BF16 operations of one in a clock; the clock follows from the
 datasheet's rate. Four instructions are issued a clock (NVIDIA architecture whitepapers)."""
 
-COMPILED = dict[str, aot.Compiled]
+COMPILED = dict[store.Identity, aot.Compiled]
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,8 @@ class Assumed:
     latency_s: float
 
 
-def key(step: steps.Step, plan: steps.Steps) -> str:
-    types = steps.operand_types(step, plan, "bf16")
-    return json.dumps(aot.variant(step, types), sort_keys=True)
+def key(step: steps.Step, plan: steps.Steps) -> store.Identity:
+    return store.identity(step, steps.operand_types(step, plan, "bf16"))
 
 
 def resident_programs(item: aot.Compiled, sm: int) -> int:
@@ -266,9 +265,7 @@ def main() -> None:
                 Path(folder, "store"), NANO, sm, shared_shapes=[SHARED],
                 most_tokens=max(TOKENS), workers=min(4, len(os.sched_getaffinity(0))),
             )  # fmt: skip
-        compiled = {
-            json.dumps(aot.variant(item.step, item.types), sort_keys=True): item for item in found
-        }
+        compiled = {store.identity(item.step, item.types): item for item in found}
         report["kernels"][str(sm)] = [describe(item, sm) for item in found]
         for name in (name for name in GPUS if models.gpu(name).sm == sm):
             report["predicted"][name] = [predict(name, t, compiled, assumed) for t in TOKENS]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ..errors import BadInputError, CheckFailedError
 from ..recipe import Recipe
 from ..spec import Check, Model, Moe, Plan
+from .kernels import store
 from .llm_args import MAX_NUM_TOKENS
 from .plugin import settings
 from .plugin.seam import VERSIONS
@@ -21,7 +21,6 @@ from .plugin.sharding import ShardError, columns_of, experts_of
 
 PLUGIN: Final = "plugin"
 KERNELS: Final = "kernels"
-INDEX: Final = "kernels.json"
 
 OnCompiled = Callable[[int, int], None]
 """Told how many kernels of how many are compiled."""
@@ -39,10 +38,16 @@ __all__ = ["Int4NemotronHForCausalLM", "checkpoint_view"]
 def source_digest() -> str:
     """SHA-256 over all that is copied or compiled into an engine."""
     digest = hashlib.sha256()
-    for name in ("plugin", "kernels"):
-        for source in sorted((_ROOM / name).glob("*.py")):
-            digest.update(f"{name}/{source.name}\n".encode() + source.read_bytes())
+    for name, content in _sources():
+        digest.update(f"{name}\n".encode() + content)
     return digest.hexdigest()
+
+
+def _sources() -> Iterator[tuple[str, bytes]]:
+    """The plugin's and the kernels' sources, by their place in the package that engines hold."""
+    for folder in (PLUGIN, KERNELS):
+        for source in sorted((_ROOM / folder).glob("*.py")):
+            yield f"{folder}/{source.name}", source.read_bytes()
 
 
 def split_problem(model: Model, recipe: Recipe, gpus: int) -> str | None:
@@ -75,11 +80,10 @@ def require_compiler() -> None:
 def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
     """Copy the plugin and the kernels' sources into `engine`, as one importable package."""
     package = engine / PLUGIN / settings.PACKAGE
-    for name in ("plugin", "kernels"):
-        folder = package / name
-        folder.mkdir(parents=True)
-        for source in sorted((_ROOM / name).glob("*.py")):
-            (folder / source.name).write_bytes(source.read_bytes())
+    for name, content in _sources():
+        target = package / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
     (package / "__init__.py").write_text(_ENTRY, encoding="utf-8")
     moe = _experts(model)
     layers = tuple(index for index, letter in enumerate(model.pattern) if letter == "E")
@@ -152,16 +156,14 @@ def check(engine: Path, sm: int) -> list[Check]:
     return [plugin, _check_kernels(engine / KERNELS / f"sm_{sm}")]
 
 
-def _check_kernels(store: Path) -> Check:
-    name = f"kernels {store.name}"
+def _check_kernels(directory: Path) -> Check:
+    name = f"kernels {directory.name}"
     try:
-        index: dict[str, Any] = json.loads((store / INDEX).read_text(encoding="utf-8"))
+        index = store.read_index(directory)
         for record in index["kernels"]:
-            path = store / Path(record["file"]).name
-            if hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
-                return Check(name, False, f"{path} is not the file that was built")
+            store.read_cubin(directory, record)
         ran = "run on a GPU" if index["run_on_a_gpu"] else "not run on a GPU"
         detail = f"{len(index['kernels'])} compiled with triton {index['triton']}, {ran}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return Check(name, False, f"{store}: cannot be used: {error!r}")
+    except (store.StoreError, KeyError, TypeError) as error:
+        return Check(name, False, f"{directory}: cannot be used: {error}")
     return Check(name, True, detail)

@@ -198,7 +198,10 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
         quick(
             "engine",
             _inputs(
-                engine.describe(job.plan), dict(job.plan.llm_args), checkpoint, int4.source_digest()
+                engine.describe(job.plan),
+                dict(job.plan.llm_args),
+                checkpoint,
+                int4.source_digest() if job.plan.plugin else None,
             ),
             f"{'kernels, plugin, ' if job.plan.plugin else ''}golden outputs and LLM arguments for "
             f"{job.plan.backend}, SM{job.plan.sm}",

@@ -17,7 +17,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -29,8 +29,8 @@ from .configs import OPTIONS, SHARED_LIMIT, Tile
 from .interpreter import interpreting
 from .source import FORMAT, source_digest
 from .steps import Shape, Step, Steps, operand_types, routed, shared
+from .store import INDEX, identity, variant
 
-INDEX: Final = "kernels.json"
 _PR_SET_PDEATHSIG: Final = 1
 """prctl(2): the signal to get when the parent dies."""
 
@@ -61,17 +61,6 @@ class Compiled:
         return f"{self.symbol}-{hashlib.sha256(self.cubin).hexdigest()[:16]}.cubin"
 
 
-def variant(step: Step, types: Iterable[str]) -> dict[str, Any]:
-    """What tells a compiled kernel from all others; the same at build time and at launch."""
-    return {
-        "kernel": step.kernel,
-        "constants": dict(step.constants),
-        "types": list(types),
-        "warps": step.warps,
-        "stages": step.stages,
-    }
-
-
 def variants(
     routed_shape: Shape,
     shared_shapes: Sequence[Shape],
@@ -87,7 +76,7 @@ def variants(
     for plan in _plans(routed_shape, shared_shapes, sm, most_tokens):
         for step, dtype in product(plan.steps, dtypes):
             types = operand_types(step, plan, dtype)
-            key = (step.kernel, step.constants, types, step.warps, step.stages)
+            key = identity(step, types)
             if key not in seen:
                 seen.add(key)
                 yield step, types, plan.tile

@@ -9,8 +9,6 @@ its index says is damaged, and refused.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,16 +19,12 @@ import torch
 from torch import Tensor
 
 from . import launch
-from .aot import INDEX, variant
 from .driver import CudaDriver, Driver, DriverError
 from .source import FORMAT, source_digest
 from .steps import Step
+from .store import Identity, identity, read_cubin, read_index, recorded_identity
 
 log = logging.getLogger(__name__)
-
-
-class StoreError(RuntimeError):
-    """A damaged store; the message names the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +40,7 @@ class Loaded:
 class CubinStore:
     """The kernels of one store, all loaded at once: a graph capture must not load any."""
 
-    def __init__(self, kernels: Mapping[str, Loaded], driver: Driver) -> None:
+    def __init__(self, kernels: Mapping[Identity, Loaded], driver: Driver) -> None:
         self._kernels = kernels
         self._driver = driver
 
@@ -55,7 +49,7 @@ class CubinStore:
 
     def launch(self, step: Step, types: tuple[str, ...], values: tuple[Tensor | int, ...]) -> bool:
         """Launch on the current stream; False where no stored kernel fits."""
-        kernel = self._kernels.get(_key(variant(step, types)))
+        kernel = self._kernels.get(identity(step, types))
         if kernel is None:
             return False
         given = [value if isinstance(value, int) else value.data_ptr() for value in values]
@@ -100,33 +94,6 @@ def open_store(
     return None
 
 
-def read_index(directory: Path) -> dict[str, Any]:
-    """A store's index. Raises StoreError where it is missing or cannot be read."""
-    path = directory / INDEX
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); build the engine again") from error
-    if not isinstance(index, dict) or not isinstance(index.get("kernels"), list):
-        raise StoreError(f"{path}: is no index of kernels; build the engine again")
-    return index
-
-
-def read_cubin(directory: Path, record: Mapping[str, Any]) -> bytes:
-    """A record's cubin, checked against its digest. Raises StoreError where it differs."""
-    name = str(record["file"])
-    path = directory / name
-    if Path(name).name != name:
-        raise StoreError(f"{directory / INDEX}: {name!r} is no plain file name")
-    try:
-        cubin = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error}); build the engine again") from error
-    if hashlib.sha256(cubin).hexdigest() != record["sha256"]:
-        raise StoreError(f"{path}: is not the file that was built (its digest differs)")
-    return cubin
-
-
 def _unusable(index: Mapping[str, Any], sm: int) -> str | None:
     """Why these kernels are none for this device and these sources; None where they are."""
     if index.get("format") != FORMAT:
@@ -138,22 +105,15 @@ def _unusable(index: Mapping[str, Any], sm: int) -> str | None:
     return None
 
 
-def _load_all(directory: Path, index: Mapping[str, Any], driver: Driver) -> dict[str, Loaded]:
+def _load_all(directory: Path, index: Mapping[str, Any], driver: Driver) -> dict[Identity, Loaded]:
     kernels = {}
     for record in index["kernels"]:
         cubin = read_cubin(directory, record)
         shared = int(record["shared_bytes"])
-        kernels[_key({name: record[name] for name in _IDENTITY})] = Loaded(
+        kernels[recorded_identity(record)] = Loaded(
             driver.load(cubin, record["symbol"], shared),
             32 * int(record["warps"]),
             shared,
             tuple(record["parameters"]),
         )
     return kernels
-
-
-_IDENTITY = ("kernel", "constants", "types", "warps", "stages")
-
-
-def _key(identity: Mapping[str, Any]) -> str:
-    return json.dumps(identity, sort_keys=True)

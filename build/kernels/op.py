@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.library import custom_op
 
 from . import launch, reference, steps
 from .configs import Tile
@@ -88,7 +89,7 @@ def _tensors(experts: PackedExperts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return experts.up, experts.up_scale, experts.down, experts.down_scale
 
 
-@torch.library.custom_op(
+@custom_op(
     "nemo_deploy::int4_moe",
     mutates_args=(),
     schema=f"(Tensor hidden, Tensor expert_ids, Tensor expert_weights, {_WEIGHTS}, "
@@ -111,7 +112,7 @@ def _moe(
     return routed_kernels(hidden, expert_ids, expert_weights, experts, first_expert)
 
 
-@torch.library.custom_op(
+@custom_op(
     "nemo_deploy::int4_shared",
     mutates_args=(),
     schema=f"(Tensor hidden, {_WEIGHTS}) -> Tensor",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Final
 
@@ -112,6 +113,7 @@ def block_limit(pairs: int, experts: int, block_m: int) -> int:
     return hit + (pairs - hit) // block_m
 
 
+@lru_cache(maxsize=1024)
 def routed(shape: Shape, tokens: int, sm: int, tile: Tile | None = None) -> Steps:
     """The steps of `tokens` > 0 tokens through their routed experts.
 
@@ -142,6 +144,7 @@ def routed(shape: Shape, tokens: int, sm: int, tile: Tile | None = None) -> Step
     return Steps((*ordering, up, down, _combine(shape, tokens)), buffers, tile)
 
 
+@lru_cache(maxsize=1024)
 def shared(shape: Shape, tokens: int, sm: int, tile: Tile | None = None) -> Steps:
     """The steps of `tokens` > 0 tokens through the one expert that all of them share."""
     tile = tile or tile_for(sm, tokens, shape.group)

@@ -9,7 +9,9 @@ slices, so they are indexed with `[:]`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 import torch
@@ -45,7 +47,7 @@ class Routing(Protocol):
         """Expert numbers int32 [T, k] and their weights float32 [T, k] for logits [T, experts]."""
 
 
-class Int4Module(nn.Module):
+class Int4Module(nn.Module, ABC):
     """Packed INT4 weights as parameters of this module itself, which is how upstream finds it.
 
     Memory is allocated as upstream does it, by `torch.empty` under whatever device mode is set, and
@@ -71,12 +73,12 @@ class Int4Module(nn.Module):
             self.up, self.up_scale, self.down, self.down_scale, self.hidden, self.width, self.group
         )
 
+    @abstractmethod
     def check(self, many: bool, dtype: torch.dtype = torch.bfloat16) -> None:
         """Run the kernels on made-up tokens, against plain FP32 on the same packed weights.
 
         With `many`, in all of `CHECK_TOKENS`. Raises `KernelError`. Waits for the GPU: for loading.
         """
-        raise NotImplementedError
 
     def _compare(self, out: Tensor, expected: Tensor, what: str) -> None:
         difference = (out.float() - expected.float()).norm(dim=1)
@@ -159,12 +161,7 @@ class RoutedExperts(Int4Module):
         """Pack this rank's experts. Raises `WeightError` naming what is missing or wrong."""
         (tensors,) = weights
         for place, expert in enumerate(self.own):
-            self._store(
-                place,
-                lambda part, suffix, expert=expert: self._find(  # type: ignore[misc]
-                    tensors, f"{expert}.", part, suffix
-                ),
-            )
+            self._store(place, partial(self._find, tensors, f"{expert}."))
         self.loaded = True
 
     def check(self, many: bool, dtype: torch.dtype = torch.bfloat16) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import tensorrt_llm
 import torch
@@ -38,7 +38,7 @@ class UnsupportedError(ValueError):
 
 
 @register_auto_model("NemotronHForCausalLM")
-class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[misc]
+class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[misc]  # no types
     """TensorRT-LLM's Nemotron-H, with INT4 experts in the layers that `format.json` names."""
 
     def __init__(self, model_config: Any) -> None:
@@ -47,7 +47,7 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
 
         def experts(**given: Any) -> nn.Module:
             if given["layer_idx"] not in SETTINGS.routed_layers:
-                return create_moe(**given)  # type: ignore[no-any-return]
+                return cast("nn.Module", create_moe(**given))
             if given["reduce_results"] or given["bias"]:
                 raise UnsupportedError("INT4 experts neither have a bias nor add up over ranks")
             mapping = given["model_config"].mapping
@@ -65,7 +65,7 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
 
         def shared(**given: Any) -> nn.Module:
             if given["layer_idx"] not in SETTINGS.shared_layers:
-                return mlp(**given)  # type: ignore[no-any-return]
+                return cast("nn.Module", mlp(**given))
             mapping = given["config"].mapping
             return SharedExpert(
                 hidden=given["hidden_size"],

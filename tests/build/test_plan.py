@@ -20,19 +20,10 @@ from nemotron_deploy.errors import RefusedError, UsageError
 from nemotron_deploy.model_config import read_model
 from nemotron_deploy.models import TINY, gpu, gpus, known_model
 from nemotron_deploy.recipe import RECIPES
-from nemotron_deploy.spec import QUANTS, Model, Plan, Workload
+from nemotron_deploy.spec import QUANTS, Plan, Workload
+from nemotron_deploy.tests.build.nano import nano, planned
 
 GOLDEN = Path(__file__).parent / "golden"
-
-
-def nano() -> Model:
-    model = known_model("nemotron-3-nano-30b-a3b")
-    assert model is not None
-    return model
-
-
-def planned(gpu_name: str, quant: str, **workload: int) -> Plan:
-    return plan(nano(), gpu(gpu_name), QUANTS[quant], Workload(**workload))
 
 
 @pytest.mark.parametrize("quant", QUANTS)

@@ -10,9 +10,10 @@ from nemotron_deploy.build import matrix, money
 from nemotron_deploy.build.plan import plan
 from nemotron_deploy.build.speed import calibrated, expert_layer_s
 from nemotron_deploy.errors import UsageError
-from nemotron_deploy.models import gpu, gpus, known_model
+from nemotron_deploy.models import gpu, gpus
 from nemotron_deploy.recipe import RECIPES
-from nemotron_deploy.spec import QUANTS, Model, Plan, Workload
+from nemotron_deploy.spec import QUANTS, Workload
+from nemotron_deploy.tests.build.nano import nano, planned
 
 TOKENS = (1, 8, 32, 128, 256, 1024, 8192)
 MEASURED_MS = {
@@ -20,16 +21,6 @@ MEASURED_MS = {
     "fp8": (0.052, 0.163, 0.363, 0.445, 0.478, 0.582, 1.515),
 }
 """One MoE layer of Nano on an H100, TensorRT-LLM 1.3.0rc10 (aiconfigurator's measured tables)."""
-
-
-def nano() -> Model:
-    model = known_model("nemotron-3-nano-30b-a3b")
-    assert model is not None
-    return model
-
-
-def planned(gpu_name: str, quant: str, **workload: int) -> Plan:
-    return plan(nano(), gpu(gpu_name), QUANTS[quant], Workload(**workload))
 
 
 @pytest.mark.parametrize("quant", MEASURED_MS)
@@ -120,6 +111,6 @@ def test_the_matrix_has_every_pair_and_a_best() -> None:
         assert "have not run on such a GPU yet: int4 on h100" in matrix.why(chosen, found, aim)
     fastest = matrix.best(found, "latency", Workload())
     assert fastest is not None
-    assert fastest.tpot_alone_ms == min(c.tpot_alone_ms for c in found if c.eligible)  # type: ignore[type-var]
+    assert fastest.tpot_alone_ms == min(c.tpot_alone_ms for c in found if c.eligible)
     with pytest.raises(UsageError, match="latency, throughput, cost"):
         matrix.best(found, "beauty", Workload())

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from nemotron_deploy.build.kernels import aot, configs, load, machine, steps
+from nemotron_deploy.build.kernels import aot, configs, machine, steps, store
 
 NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64)
 SHARED = steps.Shape(hidden=2688, width=3712, experts=1, top_k=1, group=64)
@@ -50,12 +50,12 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def products(folder: Path) -> list[dict[str, Any]]:
-    return [k for k in load.read_index(folder)["kernels"] if k["kernel"] == "grouped"]
+    return [k for k in store.read_index(folder)["kernels"] if k["kernel"] == "grouped"]
 
 
 @pytest.mark.parametrize("sm", sorted(configs.SHARED_LIMIT))
 def test_every_kernel_keeps_within_its_gpu(stores: Path, sm: int) -> None:
-    index = load.read_index(stores / str(sm))
+    index = store.read_index(stores / str(sm))
     assert index["sm"] == sm
     assert index["run_on_a_gpu"] is False
     for record in index["kernels"]:
@@ -63,7 +63,7 @@ def test_every_kernel_keeps_within_its_gpu(stores: Path, sm: int) -> None:
         used = record["shared_bytes"] + record["static_shared_bytes"]
         assert used <= configs.SHARED_LIMIT[sm]
         assert 32 * record["warps"] * record["registers"] <= configs.REGISTERS
-        assert load.read_cubin(stores / str(sm), record)[:4] == b"\x7fELF"
+        assert store.read_cubin(stores / str(sm), record)[:4] == b"\x7fELF"
 
 
 def test_matrix_instructions_are_the_chosen_ones(stores: Path) -> None:
@@ -88,14 +88,14 @@ def test_weights_come_sixteen_bytes_at_a_time(stores: Path, store: str) -> None:
 @pytest.mark.parametrize("sm", [80, 90])
 def test_whatever_is_launched_is_compiled(sm: int) -> None:
     compiled = {
-        load._key(aot.variant(step, types))
+        store.identity(step, types)
         for step, types, _ in aot.variants(NANO, [SHARED], sm, ["bf16"], aot.MOST_TOKENS)
     }
     for tokens in (1, 2, 4, 5, 21, 22, 64, 85, 86, 300, 4096, aot.MOST_TOKENS):
         for plan in (steps.routed(NANO, tokens, sm), steps.shared(SHARED, tokens, sm)):
             for step in plan.steps:
                 types = aot.operand_types(step, plan, "bf16")
-                assert load._key(aot.variant(step, types)) in compiled
+                assert store.identity(step, types) in compiled
 
 
 def test_compiling_twice_gives_the_same_store(

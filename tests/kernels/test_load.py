@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import torch
 
-from nemotron_deploy.build.kernels import aot, driver, launch, load, source, steps
+from nemotron_deploy.build.kernels import driver, launch, load, source, steps
+from nemotron_deploy.build.kernels import store as stores
 
 SHAPE = steps.Shape(hidden=128, width=64, experts=4, top_k=2, group=64)
 BYTES = b"\x7fELF of a fake"
@@ -46,7 +47,7 @@ def store(tmp_path: Path) -> Path:
     step = next(step for step in plan.steps if step.kernel == "grouped")
     types = steps.operand_types(step, plan, "bf16")
     (tmp_path / "grouped-1.cubin").write_bytes(BYTES)
-    record = aot.variant(step, types) | {
+    record = stores.variant(step, types) | {
         "file": "grouped-1.cubin",
         "sha256": hashlib.sha256(BYTES).hexdigest(),
         "symbol": "grouped",
@@ -59,12 +60,12 @@ def store(tmp_path: Path) -> Path:
         "source": source.source_digest(),
         "kernels": [record],
     }
-    (tmp_path / aot.INDEX).write_text(json.dumps(index))
+    (tmp_path / stores.INDEX).write_text(json.dumps(index))
     return tmp_path
 
 
 def change(store: Path, **entries: object) -> None:
-    path = store / aot.INDEX
+    path = store / stores.INDEX
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
@@ -143,17 +144,17 @@ def test_a_driver_that_does_not_take_it_is_said(
 
 def test_a_damaged_store_is_refused(store: Path) -> None:
     (store / "grouped-1.cubin").write_bytes(BYTES + b"?")
-    with pytest.raises(load.StoreError, match=r"grouped-1\.cubin.*digest differs"):
+    with pytest.raises(stores.StoreError, match=r"grouped-1\.cubin.*digest differs"):
         load.open_store(store, driver=FakeDriver(), sm=90)
     (store / "grouped-1.cubin").unlink()
-    with pytest.raises(load.StoreError, match="cannot be read"):
+    with pytest.raises(stores.StoreError, match="cannot be read"):
         load.open_store(store, driver=FakeDriver(), sm=90)
-    record = json.loads((store / aot.INDEX).read_text())["kernels"][0]
+    record = json.loads((store / stores.INDEX).read_text())["kernels"][0]
     change(store, kernels=[record | {"file": "../elsewhere.cubin"}])
-    with pytest.raises(load.StoreError, match="no plain file name"):
+    with pytest.raises(stores.StoreError, match="no plain file name"):
         load.open_store(store, driver=FakeDriver(), sm=90)
-    (store / aot.INDEX).write_text("{")
-    with pytest.raises(load.StoreError, match=r"kernels\.json: cannot be read"):
+    (store / stores.INDEX).write_text("{")
+    with pytest.raises(stores.StoreError, match=r"kernels\.json: cannot be read"):
         load.open_store(store, driver=FakeDriver(), sm=90)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.library import opcheck
 
 from nemotron_deploy.build import kernels
 from nemotron_deploy.build.kernels import launch, op
@@ -57,11 +58,11 @@ def test_opcheck(tokens: int, compiled_mode: None) -> None:
     layer, hidden, ids, weights = problem(max(tokens, 1))
     packed = layer.experts
     tensors = (packed.up, packed.up_scale, packed.down, packed.down_scale)
-    torch.library.opcheck(
+    opcheck(
         torch.ops.nemo_deploy.int4_moe,
         (hidden[:tokens], ids[:tokens], weights[:tokens], *tensors, packed.group, 0),
     )
-    torch.library.opcheck(
+    opcheck(
         torch.ops.nemo_deploy.int4_shared,
         (hidden[:tokens], *(tensor[:1] for tensor in tensors), packed.group),
     )

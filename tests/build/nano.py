@@ -1,0 +1,17 @@
+"""Plans of Nemotron 3 Nano."""
+
+from __future__ import annotations
+
+from nemotron_deploy.build.plan import plan
+from nemotron_deploy.models import gpu, known_model
+from nemotron_deploy.spec import QUANTS, Model, Plan, Workload
+
+
+def nano() -> Model:
+    model = known_model("nemotron-3-nano-30b-a3b")
+    assert model is not None
+    return model
+
+
+def planned(gpu_name: str, quant: str, **workload: int) -> Plan:
+    return plan(nano(), gpu(gpu_name), QUANTS[quant], Workload(**workload))
