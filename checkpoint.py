@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from .architecture import DTYPE_BYTES, Model, generic_name
 from .errors import BadInputError
 from .model_config import read_model
-from .spec import DTYPE_BYTES, Model, generic_name
 from .tokenizer_file import TOKENIZER_NAME, check_tokenizer
 from .untrusted import (
     Signature,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
+from .architecture import ARCHITECTURE, Attention, Mamba, Model, Moe
 from .errors import BadInputError, RefusedError
-from .spec import ARCHITECTURE, Attention, Mamba, Model, Moe
 from .untrusted import brief
 
 LAYER_LETTERS: Final[Mapping[str, str]] = {

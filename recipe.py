@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from .architecture import DTYPE_BYTES, Model, Role, TensorGroup
 from .errors import RefusedError, UsageError
-from .spec import DTYPE_BYTES, Model, Role, TensorGroup
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from nemotron_deploy import models
+from nemotron_deploy.architecture import TensorGroup
 from nemotron_deploy.checkpoint import INDEX_NAME
 from nemotron_deploy.model_config import read_model
 from nemotron_deploy.quantize.job import raw_bytes
 from nemotron_deploy.quantize.shard_writer import Entry, ShardWriter
-from nemotron_deploy.spec import TensorGroup
 
 EXPERTS, VOCABULARY, SHARD_BYTES = 40, 32_768, 400_000_000
 CONFIG = Path(models.__file__).parent / "nemotron-3-nano-30b-a3b.config.json"

@@ -10,9 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from ..architecture import Model, Moe
 from ..errors import BadInputError, CheckFailedError
 from ..recipe import Recipe
-from ..spec import Check, Model, Moe, Plan
+from ..spec import Check, Plan
 from .kernels import store
 from .llm_args import MAX_NUM_TOKENS
 from .plugin import settings

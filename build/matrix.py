@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from ..architecture import Model
 from ..errors import UsageError
 from ..models import gpus
-from ..spec import QUANTS, Gpu, Model, Plan, Workload
+from ..spec import QUANTS, Gpu, Plan, Workload
 from . import hardware
 from .money import MAX_TPOT_MS, Cost, at_objective, cost
 from .plan import plan

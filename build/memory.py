@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from ..architecture import Model
 from ..recipe import Recipe
-from ..spec import Gpu, Model
+from ..spec import Gpu
 from .llm_args import FREE_GPU_MEMORY_FRACTION, MAX_NUM_TOKENS
 
 GIB: Final = 2**30

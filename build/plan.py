@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from ..architecture import Model
 from ..errors import RefusedError, UsageError
 from ..models import gpus
 from ..recipe import RECIPES, Recipe
-from ..spec import QUANTS, Gpu, Model, Plan, Quant, Workload
+from ..spec import QUANTS, Gpu, Plan, Quant, Workload
 from . import hardware, int4, support
 from .llm_args import llm_args
 from .memory import STATE_DTYPE, Memory, memory

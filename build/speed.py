@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final
 
+from ..architecture import Model, Role
 from ..recipe import Recipe
-from ..spec import Estimate, Gpu, Model, Point, Role, Workload
+from ..spec import Estimate, Gpu, Point, Workload
 from .llm_args import MAX_NUM_TOKENS
 from .memory import STATE_DTYPE
 

@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from ..architecture import Role
 from ..errors import UsageError
-from ..spec import Gpu, Quant, Role
+from ..spec import Gpu, Quant
 
 TABLE: Final = Path(__file__).parent / "data" / "rules.json"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from ..architecture import Model
 from ..models import gpus
-from ..spec import QUANTS, Model, Plan, Workload
+from ..spec import QUANTS, Plan, Workload
 from .plan import plan
 
 _REFUSALS: Final = {"memory": "too large", "nvfp4-image": "no image²"}

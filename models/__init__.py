@@ -8,9 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from ..architecture import Model
 from ..errors import UsageError
 from ..model_config import read_model
-from ..spec import Gpu, Model
+from ..spec import Gpu
 
 _HERE: Final = Path(__file__).parent
 

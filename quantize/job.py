@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..architecture import Role, TensorGroup
 from ..checkpoint import Checkpoint, TensorInfo
 from ..errors import BadInputError, RefusedError
 from ..recipe import Recipe
-from ..spec import Role, TensorGroup
 from . import formats
 from .layerwise import SOURCE_DTYPES
 from .layouts import Layout

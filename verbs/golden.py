@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from ..architecture import Model
 from ..errors import BadInputError
-from ..spec import Model
 from ..tokenizer_file import TOKENIZER_NAME, encode
 from .progress import Progress
 from .quality import RUN_BELOW, available_memory

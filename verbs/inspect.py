@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ..spec import ARCHITECTURE, Role
+from ..architecture import ARCHITECTURE, Role
 from .source import resolve
 
 

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..architecture import Model
 from ..build import matrix
 from ..build import plan as planner
 from ..build.money import MAX_TPOT_MS, Cost, cost
 from ..build.speed import DEFAULT, Efficiency, calibrated
 from ..errors import BadInputError, RefusedError, UsageError
 from ..models import gpu
-from ..spec import Gpu, Model, Plan, Workload
+from ..spec import Gpu, Plan, Workload
 from .source import resolve
 
 

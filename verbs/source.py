@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..architecture import Model
 from ..checkpoint import Checkpoint
 from ..errors import BadInputError
 from ..files import sha256
 from ..hub.name import parse_name
 from ..hub.recorded import recorded_sha256
 from ..models import HUB_IDS, TINY, known_model
-from ..spec import Model
 
 if TYPE_CHECKING:
     from ..hub.snapshot import Snapshot

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from ...architecture import Model
 from ...recipe import Recipe
-from ...spec import Model
 from .. import hub_config
 from .base import Layout, Reader
 

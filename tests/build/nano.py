@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from nemotron_deploy.architecture import Model
 from nemotron_deploy.build.plan import plan
 from nemotron_deploy.models import gpu, known_model
-from nemotron_deploy.spec import QUANTS, Model, Plan, Workload
+from nemotron_deploy.spec import QUANTS, Plan, Workload
 
 
 def nano() -> Model:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from nemotron_deploy.architecture import Model, Role
 from nemotron_deploy.errors import BadInputError, RefusedError, UsageError
 from nemotron_deploy.model_config import read_model
 from nemotron_deploy.models import DEFAULT_CHECKPOINT, HUB_IDS, TINY, gpu, gpus, known_model
 from nemotron_deploy.recipe import RECIPES
-from nemotron_deploy.spec import Model, Role
 
 
 def nano() -> Model:

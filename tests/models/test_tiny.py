@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
+from nemotron_deploy.architecture import Role
 from nemotron_deploy.model_config import read_model
 from nemotron_deploy.models import TINY, known_model, text
-from nemotron_deploy.spec import Role
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
