@@ -137,18 +137,21 @@ class Model:
     """A Nemotron-H model as its configuration describes it.
 
     `pattern` has one letter a layer: `M` Mamba-2, `E` mixture of experts, `*` attention, `-` dense
-    MLP. `mtp_pattern` is that of the multi-token-prediction layers, empty where there are none.
+    MLP. `mtp_pattern` is that of one step of multi-token prediction, of which there are `mtp_steps`
+    with weights of their own; empty where there are none.
     """
 
     name: str
     pattern: str
     mtp_pattern: str
+    mtp_steps: int
     hidden_size: int
     vocab_size: int
     max_positions: int
     tied: bool
     mlp_width: int
     mlp_bias: bool
+    norm_epsilon: float
     mamba: Mamba
     attention: Attention
     moe: Moe | None
@@ -239,24 +242,34 @@ class Model:
             groups += self._up_down(shared, hidden, moe.shared_width, Role.SHARED_EXPERT)
         if moe.has_latent:
             for name, shape in (("fc1", (moe.latent, hidden)), ("fc2", (hidden, moe.latent))):
-                name = f"{prefix}{name}_latent_proj.weight"
-                groups.append(TensorGroup(name, shape, Role.LATENT))
+                name = f"{prefix}{name}_latent_proj."
+                groups.append(TensorGroup(name + "weight", shape, Role.LATENT))
+                if self.mlp_bias:
+                    groups.append(TensorGroup(name + "bias", shape[:1], Role.LATENT))
         return groups
 
     def _mtp(self) -> list[TensorGroup]:
-        """MTP layers: each has its own layers, and its first one joins embedding and hidden state
-        (`enorm`, `hnorm`, `eh_proj`), its last one ends in a norm of its own."""
-        hidden, groups = self.hidden_size, []
-        for index, letter in enumerate(self.mtp_pattern):
-            groups += self._layer(f"mtp.layers.{index}.", letter)
-        if groups:
-            shapes: list[tuple[str, tuple[int, ...]]] = [
-                ("0.enorm", (hidden,)),
-                ("0.hnorm", (hidden,)),
-                ("0.eh_proj", (hidden, 2 * hidden)),
-                (f"{len(self.mtp_pattern) - 1}.final_layernorm", (hidden,)),
-            ]
-            groups += [TensorGroup(f"mtp.layers.{n}.weight", s, Role.MTP) for n, s in shapes]
+        """The layers of all steps, numbered through. Each step's first layer joins embedding and
+        hidden state (`enorm`, `hnorm`, `eh_proj`), its last one ends in a norm of its own.
+
+        After `NemotronHMultiTokenPredictor` in NVIDIA's `modeling_nemotron_h.py` (NVIDIA-NeMo/
+        Nemotron, usage-cookbook/Nemotron-3-Ultra/RL/checkpoint_compatibility), and vLLM's
+        `nemotron_h_mtp.py`, which takes one step only.
+        """
+        hidden, length = self.hidden_size, len(self.mtp_pattern)
+        groups = []
+        for index, letter in enumerate(self.mtp_pattern * self.mtp_steps):
+            prefix = f"mtp.layers.{index}."
+            groups += self._layer(prefix, letter)
+            shapes: list[tuple[str, tuple[int, ...]]] = []
+            if index % length == 0:
+                shapes += [("enorm.weight", (hidden,)), ("hnorm.weight", (hidden,))]
+                shapes += [("eh_proj.weight", (hidden, 2 * hidden))]
+                shapes += [("eh_proj.bias", (hidden,))] * self.mlp_bias
+            if index % length == length - 1:
+                shapes += [("final_layernorm.weight", (hidden,))]
+                shapes += [("final_layernorm.bias", (hidden,))] * self.mlp_bias
+            groups += [TensorGroup(prefix + name, shape, Role.MTP) for name, shape in shapes]
         return [replace(group, role=Role.MTP) for group in groups]
 
     @property

@@ -95,6 +95,9 @@ def plan(
     trtllm: Annotated[
         str | None, typer.Option("--trtllm", help="A version of TensorRT-LLM, as 1.3.0rc24.")
     ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="A peer to compare with: qwen3-30b-a3b.")
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with charts.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -111,9 +114,12 @@ def plan(
         optimize=optimize,
         calibrate_from=calibrate_from,
         trtllm=trtllm,
+        against=against,
     )
     if calibrate_from is not None and (matrix or quant is None):
         raise UsageError("--calibrate-from holds for the --gpu and --quant that were load-tested")
+    if against is not None and (matrix or quant is None):
+        raise UsageError("--against compares one --gpu and --quant; give both")
     if matrix:
         found = verb.compare(asked)
         if not printed(as_json, found.to_json()):
@@ -130,7 +136,7 @@ def plan(
         from .views.plan import plan as show
 
         show(console(), answer)
-    if not answer.plan.buildable:
+    if answer.plan.refused:
         raise typer.Exit(RefusedError.exit_code)
 
 

@@ -14,6 +14,10 @@ from .architecture import DTYPE_BYTES, Model, Role, TensorGroup
 from .errors import RefusedError, UsageError
 
 
+KV_WEIGHTS: Final = ("k_proj.weight", "v_proj.weight")
+"""How names of the projections end that make keys and values."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
     """A tensor as written: its name's last part, safetensors dtype and shape."""
@@ -103,7 +107,14 @@ class Recipe:
     def bytes_by_role(self, model: Model) -> Iterator[tuple[Role, int]]:
         """Role and bytes of each tensor group."""
         for group in model.tensors():
-            yield group.role, group.count * sum(stored.bytes for stored in self.stored(group))
+            yield group.role, self.bytes_of(group)
+
+    def bytes_of(self, group: TensorGroup) -> int:
+        """Bytes of a tensor group as written, scales included: also those of an FP8 KV cache, one
+        F32 beside each projection of keys and of values."""
+        size = group.count * sum(stored.bytes for stored in self.stored(group))
+        scaled = self.activation_scales and group.template.endswith(KV_WEIGHTS)
+        return size + 4 * group.count * scaled
 
 
 EXPERT_ROLES: Final = frozenset({Role.EXPERT, Role.SHARED_EXPERT, Role.MLP})

@@ -12,21 +12,31 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU model. Memory is what the driver reports; rates are the vendor's dense figures.
+    """A GPU model. Rates are the vendor's dense figures.
 
-    `product_labels` are what GPU feature discovery puts on a node as `nvidia.com/gpu.product`,
-    `aliases` what drivers, tools and clouds call it otherwise.
+    `memory_bytes` is what the driver reports, `cuda_bytes` the part of it that a process can have.
+    `link_bytes_per_s` goes one way between GPUs of a node. `product_labels` are what GPU feature
+    discovery puts on a node as `nvidia.com/gpu.product`, `aliases` what drivers, tools and clouds
+    call it otherwise. `variants` are cards of the same GPU with other rates.
     """
 
     key: str
     name: str
     sm: int
     memory_bytes: int
+    cuda_bytes: int
     bandwidth_bytes_per_s: float
     bf16_flops: float
     fp8_flops: float | None
+    link_bytes_per_s: float
     product_labels: tuple[str, ...]
     aliases: tuple[str, ...] = ()
+    variants: tuple[Gpu, ...] = ()
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """Every name it goes by."""
+        return (self.key, self.name, *self.product_labels, *self.aliases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +72,31 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Estimated speed at one concurrency. `decode_tokens_per_s` of all sequences while decoding,
-    `output_tokens_per_s` with their prefill, both of the whole deployment."""
+    """Estimated speed at one concurrency.
+
+    `tpot_ms` is of a step that only decodes, `itl_ms` the mean gap between a sequence's tokens with
+    others' prompts among them. `decode_tokens_per_s` of all sequences while decoding,
+    `output_tokens_per_s` with prefill, both of the whole deployment; `prompt_share` is the share of
+    its time that goes to prompts.
+    """
 
     concurrency: int
     tpot_ms: float
     ttft_ms: float
+    itl_ms: float
     decode_tokens_per_s: float
     output_tokens_per_s: float
+    prompt_share: float
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A roofline estimate of one deployment's speed, with the assumptions it rests on. `curve` has
-    the same for a range of concurrencies."""
+    """A roofline estimate of one deployment's speed, with the assumptions it rests on: that of the
+    concurrency it is set up for (as in `Point`), and a `curve` over a range of concurrencies."""
 
     tpot_ms: float
     ttft_ms: float
+    itl_ms: float
     decode_tokens_per_s: float
     output_tokens_per_s: float
     terms_ms: Mapping[str, float]
@@ -91,12 +109,14 @@ class Plan:
     """What will be built, whether it fits, and who can run it.
 
     `status`: `supported` (TensorRT-LLM runs it, with `plugin` where that is not empty), `needs`
-    (buildable; to be served on a GPU it needs what `needs` lists) or `refused` (see `reasons`;
-    `alternatives` say what works). `tried` says what of it has and has not run on hardware.
+    (buildable; to be served on a GPU it needs what `needs` lists), `refused` (see `reasons`;
+    `alternatives` say what works) or `compared` (a peer: planned, never built). `notes` say what
+    to mind, `tried` what of it has and has not run on hardware.
     """
 
     model: str
     gpu: str
+    gpu_name: str
     gpus: int
     sm: int
     quant: Mapping[str, str | None]
@@ -105,6 +125,7 @@ class Plan:
     reasons: tuple[str, ...]
     needs: tuple[str, ...]
     alternatives: tuple[str, ...]
+    notes: tuple[str, ...]
     backend: str
     plugin: str
     image: str
@@ -125,8 +146,12 @@ class Plan:
         return self.status == "supported"
 
     @property
+    def refused(self) -> bool:
+        return self.status == "refused"
+
+    @property
     def buildable(self) -> bool:
-        return self.status != "refused"
+        return self.status in ("supported", "needs")
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,9 @@ def tried(rule: Rule, gpu: Gpu, known: tuple[Run, ...] | None = None) -> str:
     """What of this row has run on hardware, in one or two sentences."""
     if not rule.plugin:
         return (
-            "" if rule.status == "refused" else "Not run by nemo-deploy on a GPU; upstream's own."
+            "Not run by nemo-deploy on a GPU; upstream's own."
+            if rule.status in ("supported", "needs")
+            else ""
         )
     same = [run for run in (runs() if known is None else known) if run.sm == gpu.sm]
     plugin = "The plugin has run with a stand-in for TensorRT-LLM only, not with the real one."

@@ -11,9 +11,9 @@ from ..errors import UsageError
 from ..models import gpus
 from ..spec import QUANTS, Gpu, Plan, Workload
 from . import hardware
+from .efficiency import DEFAULT, Efficiency
 from .money import MAX_TPOT_MS, Cost, at_objective, cost
-from .plan import plan
-from .speed import DEFAULT, Efficiency
+from .plan import Planner
 
 OPTIMIZE: Final = {
     "latency": "least time per token of a single sequence",
@@ -50,8 +50,9 @@ def cells(
     trtllm: str | None = None,
 ) -> list[Cell]:
     """Every format on every GPU (or on `only` these), in the order they are known."""
+    planner = Planner(model, workload, reached, trtllm)
     return [
-        _cell(plan(model, gpu, quant, workload, reached, trtllm), workload, price, max_tpot_ms)
+        _cell(planner.plan(gpu, quant), workload, price, max_tpot_ms)
         for gpu in (gpus().values() if only is None else only)
         for quant in QUANTS.values()
     ]

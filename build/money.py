@@ -16,9 +16,10 @@ MAX_TPOT_MS: Final = 50.0
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """USD. `concurrency` is the largest at which a token takes at most `max_tpot_ms`.
+    """USD. `concurrency` is the largest at which a sequence's tokens are at most `max_tpot_ms`
+    apart on average, others' prompts among them.
 
-    Of the time of a deployment's GPUs, prefill goes to input tokens and decoding to output tokens.
+    Of the time of a deployment's GPUs, prompts go to input tokens and decoding to output tokens.
     `break_even_requests_per_hour` is the steady load from which on the API would cost more, None
     where none is known for the model; it can lie above `capacity_requests_per_hour`.
     """
@@ -48,7 +49,7 @@ def at_objective(plan: Plan, max_tpot_ms: float) -> Point | None:
     """The point of the plan's curve with the most sequences that keeps to `max_tpot_ms`."""
     if plan.estimate is None:
         return None
-    keeping = [point for point in plan.estimate.curve if point.tpot_ms <= max_tpot_ms]
+    keeping = [point for point in plan.estimate.curve if point.itl_ms <= max_tpot_ms]
     return keeping[-1] if keeping else None
 
 
@@ -63,7 +64,8 @@ def cost(
     if point is None or price is None:
         return None
     per_second = price * plan.gpus / 3600
-    prefill_s, token_s = point.ttft_ms / 1e3, point.tpot_ms / 1e3 / point.concurrency
+    token_s = 1 / point.output_tokens_per_s
+    input_s = token_s * point.prompt_share * workload.osl / workload.isl
     api, api_source = _api(plan.model)
     break_even = None
     if api:
@@ -75,8 +77,8 @@ def cost(
         max_tpot_ms=max_tpot_ms,
         concurrency=point.concurrency,
         output_tokens_per_s_per_gpu=point.output_tokens_per_s / plan.gpus,
-        input_per_million=per_second * prefill_s / workload.isl * 1e6,
-        output_per_million=per_second * token_s * 1e6,
+        input_per_million=per_second * input_s * 1e6,
+        output_per_million=per_second * token_s * (1 - point.prompt_share) * 1e6,
         capacity_requests_per_hour=3600 * point.output_tokens_per_s / workload.osl,
         api_input_per_million=api["input"] if api else None,
         api_output_per_million=api["output"] if api else None,
@@ -92,10 +94,13 @@ def _prices() -> dict[str, Any]:
 
 
 def _list_price(gpu: str) -> tuple[float | None, str]:
-    table = _prices()["gpu_hour"]
-    return table["usd"].get(gpu), f"{table['source']}"
+    found = _prices()["gpu_hour"].get(gpu)
+    if found is None:
+        return None, ""
+    asked = f"hosts asked {found['low']:.2f} to {found['high']:.2f} in {found['seen']}"
+    return found["usd"], f"one host's list of {found['date']}; {asked}"
 
 
 def _api(model: str) -> tuple[dict[str, float] | None, str]:
-    table = _prices()["api"]
-    return table["models"].get(model), f"{table['source']}, {table['date']}"
+    found = _prices()["api"].get(model)
+    return (found, found["source"]) if found else (None, "")

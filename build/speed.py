@@ -1,223 +1,236 @@
-"""How fast: the bytes and operations a step really needs, over the share of the GPU's rates that is
+"""How fast: the bytes and operations that a step needs, over the share of the GPU's rates that is
 reached, plus fixed costs. Estimates, never measurements.
 
-Each term has its own share (`Efficiency`); `docs/planner.md` says what each was fitted to and how
+Every term has its own share (`efficiency`); `docs/planner.md` says what each was fitted to and how
 far the results are from published figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from statistics import median
+import math
 from typing import Final
 
-from ..architecture import Model, Role
+from ..architecture import Role
 from ..recipe import Recipe
 from ..spec import Estimate, Gpu, Point, Workload
+from .efficiency import DEFAULT, Efficiency
+from .holdings import WHOLE_ROLES, Holdings
 from .llm_args import MAX_NUM_TOKENS
-from .memory import STATE_DTYPE
+from .memory import MAMBA_CHUNK, STATE_DTYPE
+from .routing import distinct, fullest, uneven
+
+CONCURRENCIES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+SCAN_PASSES: Final = 4
+"""Times that the state of a chunk is written or read by the kernels of one scan."""
 
 
-@dataclass(frozen=True, slots=True)
-class Efficiency:
-    """Shares of the vendor's rates that are reached, and fixed costs in seconds.
-
-    Expert figures are fitted to an expert layer of Nano measured with TensorRT-LLM 1.3.0rc10 on an
-    H100 at 1 to 8192 tokens in BF16 and FP8; the others are assumed. INT4 and NVFP4 take the share
-    of bytes that BF16 reaches: neither was measured. `decode` and `prefill` scale whole phases, for
-    a load test of one's own (`calibrated`).
-    """
-
-    expert_bytes: float = 0.92
-    expert_flops: float = 0.585
-    expert_flops_fp8: float = 0.48
-    expert_layer_s: float = 25e-6
-    other_bytes: float = 0.8
-    other_flops: float = 0.35
-    cache_bytes: float = 0.8
-    layer_s: float = 15e-6
-    step_s: float = 200e-6
-    decode: float = 1.0
-    prefill: float = 1.0
-
-
-DEFAULT: Final = Efficiency()
-
-CONCURRENCIES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-
-
-def estimate(
-    model: Model,
-    recipe: Recipe,
-    gpu: Gpu,
-    workload: Workload,
-    concurrency: int,
-    most: int,
-    reached: Efficiency = DEFAULT,
-) -> Estimate:
-    """Speed of `concurrency` sequences of `isl` input and `osl` output tokens on `gpus` GPUs, and
-    along a curve of concurrencies up to `most`, which is what fits."""
-    found = _Speed(model, recipe, gpu, workload, reached)
-    terms = found.decode_terms(concurrency)
+def estimate(found: Speed, recipe: Recipe, concurrency: int, most: int) -> Estimate:
+    """Speed of `concurrency` sequences, and along a curve of concurrencies up to `most`, which is
+    what fits."""
     here = found.point(concurrency)
-    places = sorted({n for n in CONCURRENCIES if n <= most} | {concurrency})
+    most = min(most, CONCURRENCIES[-1])
+    places = sorted({n for n in CONCURRENCIES if n <= most} | {concurrency, most})
     return Estimate(
         tpot_ms=here.tpot_ms,
         ttft_ms=here.ttft_ms,
+        itl_ms=here.itl_ms,
         decode_tokens_per_s=here.decode_tokens_per_s,
         output_tokens_per_s=here.output_tokens_per_s,
-        terms_ms={name: seconds * 1e3 for name, seconds in terms.items()},
+        terms_ms={name: s * 1e3 for name, s in found.decode_terms(concurrency).items()},
         curve=tuple(found.point(place) for place in places),
-        assumptions=_assumptions(recipe, reached),
+        assumptions=_assumptions(recipe, found.workload, found.reached),
     )
 
 
-def expert_layer_s(
-    model: Model,
-    recipe: Recipe,
-    gpu: Gpu,
-    tokens: int,
-    reached: Efficiency = DEFAULT,
-) -> float:
-    """Seconds of the routed experts of one MoE layer for `tokens` tokens on one GPU."""
-    return _Speed(model, recipe, gpu, Workload(), reached).expert_layer_s(tokens)
-
-
-def calibrated(
-    measured: Iterable[tuple[int, float, float]], estimated: Estimate, base: Efficiency = DEFAULT
-) -> Efficiency:
-    """`base` with its phases scaled to a load test: `measured` has (concurrency, milliseconds of
-    one token, milliseconds to the first token) of each level that is on the estimate's curve.
-
-    Decoding is scaled by the median over levels; prefill by the lowest level's time to the first
-    token, where requests hardly wait for each other. Raises ValueError where no level matches.
-    """
-    points = {point.concurrency: point for point in estimated.curve}
-    rows = sorted((n, tpot, ttft) for n, tpot, ttft in measured if n in points)
-    if any(tpot <= 0 or ttft <= 0 for _, tpot, ttft in rows):
-        raise ValueError("times must be above 0")
-    if not rows:
-        raise ValueError(
-            f"no level of the load test is among the concurrencies {sorted(points)} of the estimate"
-        )
-    decode = median(points[n].tpot_ms / tpot for n, tpot, _ in rows)
-    lowest, _, ttft = rows[0]
-    return replace(
-        base,
-        decode=base.decode * decode,
-        prefill=base.prefill * points[lowest].ttft_ms / ttft,
-    )
-
-
-class _Speed:
-    """One model in one format on one kind of GPU."""
+class Speed:
+    """One model in one format on some GPUs of one kind. Times are seconds of the slowest GPU."""
 
     def __init__(
-        self, model: Model, recipe: Recipe, gpu: Gpu, workload: Workload, reached: Efficiency
+        self,
+        held: Holdings,
+        recipe: Recipe,
+        gpu: Gpu,
+        workload: Workload,
+        reached: Efficiency = DEFAULT,
     ) -> None:
-        self.model, self.recipe, self.workload, self.reached = model, recipe, workload, reached
-        self.bandwidth = gpu.bandwidth_bytes_per_s * workload.gpus
-        self.bf16_flops = gpu.bf16_flops * workload.gpus
-        fp8 = recipe.format == "fp8" and gpu.fp8_flops is not None
-        self.expert_flops = workload.gpus * (
-            (gpu.fp8_flops or 0.0) * reached.expert_flops_fp8
-            if fp8
-            else gpu.bf16_flops * reached.expert_flops
-        )
-        self.expert_layers = model.layer_count("E")
-        self.plain_layers = len(model.pattern) - self.expert_layers
-        sizes = {Role.EXPERT: [0, 0]}
-        for group in model.tensors():
-            total = sizes.setdefault(group.role, [0, 0])
-            total[0] += group.count * sum(stored.bytes for stored in recipe.stored(group))
-            total[1] += group.parameters
-        self.expert_bytes, self.expert_values = sizes[Role.EXPERT]
-        left_out = (Role.EXPERT, Role.EMBEDDING, Role.MTP)
-        self.other_bytes, self.other_values = (
-            sum(total[place] for role, total in sizes.items() if role not in left_out)
-            for place in (0, 1)
-        )
-        self.kv_bytes = model.kv_bytes_per_token(recipe.kv_dtype)
-        self.state_bytes = model.state_bytes_per_sequence(STATE_DTYPE)
+        self.held, self.recipe, self.model = held, recipe, held.model
+        self.workload, self.reached = workload, reached
+        self.gpu, self.gpus = gpu, workload.gpus
+        self.rates = reached.experts(recipe.format, gpu.sm)
+        fp8 = gpu.fp8_flops if recipe.format == "fp8" else None
+        self.expert_flops = (fp8 or gpu.bf16_flops) * self.rates.flops
+        self.flops = gpu.bf16_flops * reached.flops
+        self.fp8_flops = fp8 * reached.flops_fp8 if fp8 else self.flops
+        self.expert_bytes = held.bytes_by_role.get(Role.EXPERT, 0)
+        self.expert_values = held.values_by_role.get(Role.EXPERT, 0)
+        self.kv_bytes = held.kv_bytes_per_token(self.gpus)
+        self.state_bytes = held.state_bytes_per_sequence(STATE_DTYPE, self.gpus)
+
+    def reaching(self, reached: Efficiency) -> Speed:
+        """The same with other efficiencies."""
+        return Speed(self.held, self.recipe, self.gpu, self.workload, reached)
 
     def point(self, concurrency: int) -> Point:
-        tpot = sum(self.decode_terms(concurrency).values())
-        ttft = self.prefill_s()
-        batch = concurrency * ttft + self.workload.osl * tpot
+        """All of the speed at one concurrency, with prompts and answers in steady turn."""
+        tpot = self.decode_s(concurrency)
+        answering, prompts, chunk = self._steady(concurrency)
+        decoding, share = self.decode_s(answering), prompts / chunk
+        step = share * self.mixed_s(answering, chunk) + (1 - share) * decoding
         return Point(
             concurrency=concurrency,
             tpot_ms=tpot * 1e3,
-            ttft_ms=ttft * 1e3,
+            ttft_ms=self.prefill_s() * 1e3,
+            itl_ms=step * 1e3,
             decode_tokens_per_s=concurrency / tpot,
-            output_tokens_per_s=concurrency * self.workload.osl / batch,
+            output_tokens_per_s=answering / step,
+            prompt_share=1 - decoding / step,
         )
 
-    def decode_terms(self, concurrency: int) -> dict[str, float]:
-        """Seconds of one decoding step of `concurrency` sequences, by what they go to."""
-        reached = self.reached
-        length = self.workload.isl + self.workload.osl / 2
-        caches = self.bandwidth * reached.cache_bytes
-        terms = {
-            "experts": self.expert_layers * self.expert_layer_s(concurrency),
-            "other_weights": self.other_s(concurrency),
-            "attention": concurrency * length * self.kv_bytes / caches,
-            "state": 2 * concurrency * self.state_bytes / caches,  # read and written
-            "overhead": self.plain_layers * reached.layer_s + reached.step_s,
-        }
-        return {name: seconds / reached.decode for name, seconds in terms.items()}
+    def _steady(self, concurrency: int) -> tuple[float, float, float]:
+        """Where as many prompts begin as answers end: the sequences that decode in a step (fewer
+        than `concurrency` where prompts fill the steps), prompt tokens for each step, and how many
+        tokens a step that has some takes: a whole prompt's, as far as a step has room for it."""
+        ratio = self.workload.isl / self.workload.osl
+        answering = min(float(concurrency), MAX_NUM_TOKENS / (1 + ratio))
+        prompts = answering * ratio
+        whole = min(float(self.workload.isl), MAX_NUM_TOKENS - answering)
+        return answering, prompts, max(prompts, whole)
+
+    def decode_s(self, sequences: float) -> float:
+        """Seconds of a decoding step."""
+        return sum(self.decode_terms(sequences).values())
+
+    def decode_terms(self, sequences: float) -> dict[str, float]:
+        """Seconds of a decoding step of so many sequences, by what they go to."""
+        reached, terms = self.reached, self._terms(sequences, 0)
+        terms.pop("prompts")
+        sorting = self.model.layer_count("E") * self.rates.fixed_s
+        steady = {"experts": sorting, "overhead": self.overhead_s()}
+        for name, seconds in terms.items():
+            fixed = steady.get(name, 0.0)
+            terms[name] = reached.fixed * fixed + reached.work * (seconds - fixed)
+        terms["overhead"] += max(0.0, self._host_s(sequences) - sum(terms.values()))
+        return terms
+
+    def mixed_s(self, sequences: float, tokens: float) -> float:
+        """Seconds of a step that decodes so many sequences and takes `tokens` of prompts, too."""
+        more = self._prompts_s(self._terms(sequences, tokens))
+        return self.decode_s(sequences) + more - self._prompts_s(self._terms(sequences, 0))
 
     def prefill_s(self) -> float:
         """Seconds from a prompt's arrival at an idle server to its first token."""
-        reached, isl = self.reached, self.workload.isl
-        seconds, left = reached.step_s, isl
-        while left > 0:
-            chunk = min(left, MAX_NUM_TOKENS)
-            seconds += self.expert_layers * self.expert_layer_s(chunk) + self.other_s(chunk)
-            seconds += self.plain_layers * reached.layer_s
-            left -= chunk
-        attention = self.model.attention
-        # Scores and values: each token looks at half of the prompt on average.
-        operations = 4 * isl * (isl / 2) * attention.num_heads * attention.head_dim
-        operations *= self.model.layer_count("*")
-        return (seconds + operations / (self.bf16_flops * reached.other_flops)) / reached.prefill
+        whole, rest = divmod(self.workload.isl, MAX_NUM_TOKENS)
+        seconds = whole * self._prompts_s(self._terms(0, MAX_NUM_TOKENS))
+        return seconds + (self._prompts_s(self._terms(0, rest)) if rest else 0.0)
 
-    def expert_layer_s(self, tokens: int) -> float:
+    def _prompts_s(self, terms: dict[str, float]) -> float:
+        """Seconds of such terms where they are those of prompts."""
+        others = sum(terms.values()) - terms["experts"]
+        return terms["experts"] / self.reached.prefill_experts + others / self.reached.prefill
+
+    def _terms(self, sequences: float, tokens: float) -> dict[str, float]:
+        """Seconds on the GPU of a step that decodes and takes prompt tokens, not calibrated."""
+        reached, bandwidth, isl = self.reached, self.gpu.bandwidth_bytes_per_s, self.workload.isl
+        both = sequences + tokens
+        keys = sequences * (isl + self.workload.osl / 2) * self.kv_bytes
+        states = 2 * sequences * self.state_bytes  # read and written
+        return {
+            "experts": self.model.layer_count("E") * self.expert_layer_s(both),
+            "other_weights": self.other_s(both, sequences + tokens / isl),
+            "attention": keys / (bandwidth * reached.kv),
+            "state": states / (bandwidth * reached.passes),
+            "overhead": self.overhead_s() + self.all_reduce_s(both),
+            "prompts": self.pass_s(tokens) + self.scores_s(tokens),
+        }
+
+    def scores_s(self, tokens: float) -> float:
+        """Seconds of attention's scores and values for prompt tokens, which look at half of the
+        prompt on average."""
+        attention = self.model.attention
+        operations = 4 * tokens * (self.workload.isl / 2) * attention.num_heads * attention.head_dim
+        operations *= self.model.layer_count("*") / self.gpus
+        return operations / (self.gpu.bf16_flops * self.reached.scores)
+
+    def _host_s(self, sequences: float) -> float:
+        """Seconds that the server's processor needs for a step."""
+        reached = self.reached
+        return reached.fixed * (reached.host_s + reached.host_sequence_s * sequences)
+
+    def expert_layer_s(self, tokens: float) -> float:
         """Seconds of one layer's routed experts: the weights of the distinct experts that a batch
-        hits, E (1 - (1 - k/E)^tokens) of E when each token draws its k of E experts uniformly, and
-        two operations a weight for each chosen expert."""
+        hits, and two operations a weight for each choice of a token."""
         moe = self.model.moe
         if moe is None:
             return 0.0
-        share = moe.top_k / moe.num_experts
-        weights = self.expert_bytes / self.expert_layers * (1 - (1 - share) ** tokens)
-        operations = 2 * self.expert_values / self.expert_layers * share * tokens
-        return (
-            self.reached.expert_layer_s
-            + weights / (self.bandwidth * self.reached.expert_bytes)
-            + operations / self.expert_flops
-        )
+        layers = self.model.layer_count("E")
+        hit = distinct(moe.num_experts, moe.top_k, tokens, self.reached.skew)
+        here = fullest(hit / self.gpus, min(hit, moe.num_experts / self.gpus), self.gpus)
+        weights = self.expert_bytes / layers * here / moe.num_experts
+        share = moe.top_k / moe.num_experts * uneven(self.gpus) / self.gpus
+        operations = 2 * self.expert_values / layers * share * tokens
+        read = weights / (self.gpu.bandwidth_bytes_per_s * self.rates.bandwidth)
+        return self.rates.fixed_s + read + operations / self.expert_flops
 
-    def other_s(self, tokens: int) -> float:
-        """Seconds of all weights but routed experts, embedding table and MTP layers."""
-        read = self.other_bytes / (self.bandwidth * self.reached.other_bytes)
-        multiplied = 2 * self.other_values * tokens
-        return max(read, multiplied / (self.bf16_flops * self.reached.other_flops))
+    def other_s(self, tokens: float, outputs: float) -> float:
+        """Seconds of all weights but routed experts, embedding table and MTP layers, for `tokens`
+        tokens of which `outputs` go through the head. Reading and multiplying overlap in part:
+        measured products follow the root of the sum of both squares."""
+        size = multiplied = 0.0
+        for role, total in self.held.bytes_by_role.items():
+            if role in (Role.EXPERT, Role.EMBEDDING, Role.MTP):
+                continue
+            parts = 1 if role in WHOLE_ROLES else self.gpus
+            size += total / parts
+            rows = outputs if role is Role.HEAD else tokens
+            fast = self.fp8_flops if role in self.recipe.roles else self.flops
+            multiplied += 2 * self.held.values_by_role[role] / parts * rows / fast
+        read = size / (self.gpu.bandwidth_bytes_per_s * self.reached.weights)
+        return math.hypot(read, multiplied)
+
+    def pass_s(self, tokens: float) -> float:
+        """Seconds of what moves activations of a prompt: norms and residuals of every layer, and
+        Mamba's convolution, scan and gated norm."""
+        m, model = self.model.mamba, self.model
+        token = 4 * 2 * model.hidden_size * len(model.pattern)
+        scan = SCAN_PASSES * 4 * m.state_values / MAMBA_CHUNK
+        mamba = 2 * (3 * m.conv_channels + 5 * m.inner) + scan
+        moved = tokens * (token + model.layer_count("M") * mamba / self.gpus)
+        return moved / (self.gpu.bandwidth_bytes_per_s * self.reached.passes)
+
+    def overhead_s(self) -> float:
+        """Seconds of a step that no batch changes, but for the experts' own."""
+        reached, pattern = self.reached, self.model.pattern
+        return reached.step_s + sum(n * pattern.count(at) for at, n in reached.layer_s.items())
+
+    def all_reduce_s(self, tokens: float) -> float:
+        """Seconds of the sums over GPUs, one a layer and one for the embedding: a ring moves
+        2 (N - 1) / N of the hidden states through each link."""
+        if self.gpus == 1:
+            return 0.0
+        size = 2 * self.model.hidden_size * tokens * 2 * (self.gpus - 1) / self.gpus
+        each = self.reached.link_s + size / (self.gpu.link_bytes_per_s * self.reached.link)
+        return (len(self.model.pattern) + 1) * each
 
 
-def _assumptions(recipe: Recipe, reached: Efficiency) -> tuple[str, ...]:
+def _assumptions(recipe: Recipe, workload: Workload, reached: Efficiency) -> tuple[str, ...]:
     lines = [
-        "an estimate from bytes and operations, not a measurement",
-        f"experts reach {reached.expert_bytes:.0%} of the vendor's memory bandwidth, other weights "
-        f"and caches {reached.other_bytes:.0%}; docs/planner.md has more, and how far off it is",
-        "tokens choose experts uniformly; weights and state divide evenly over the GPUs",
-        "decoding at half of --osl beyond --isl; a prompt's prefill runs alone",
+        "an estimate from bytes and operations over the share of each rate that measured kernels "
+        "reach; not a measurement",
+        "docs/planner.md has the shares, and how far off published figures this is",
+        f"experts are preferred by rank^-{reached.skew:g}; requests begin as steadily as they end, "
+        "and prompts share steps with decoding; the first token is that of an idle server",
     ]
     if recipe.format in ("int4", "nvfp4"):
-        lines.append(f"{recipe.key.upper()} expert kernels were not measured: as efficient as BF16")
-    if reached.decode != 1 or reached.prefill != 1:
         lines.append(
-            f"scaled to a load test: decoding {1 / reached.decode:.2f} times, prefill "
-            f"{1 / reached.prefill:.2f} times as long"
+            f"{recipe.key.upper()} expert kernels were not measured: as efficient as Marlin's INT4"
+        )
+    if workload.gpus > 1:
+        lines.append("several GPUs: one all-reduce a layer over the link of the GPU's usual node")
+    if reached != DEFAULT:
+        lines.append(
+            f"scaled to a load test: what a batch needs {reached.work:.2f} times, what a step "
+            f"takes anyway {reached.fixed:.2f} times, prefill "
+            f"{DEFAULT.prefill / reached.prefill:.2f} times as long"
         )
     return tuple(lines)

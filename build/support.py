@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -23,8 +23,9 @@ class Rule:
     It is for the versions of `runtimes`. With `roles`, it is for models of which the format
     quantizes tensors with one of these roles. `backend`, `moe_backend` and `plugin` (the module
     that brings what TensorRT-LLM lacks) are those of the row, or empty: what the runtime has.
-    `status` is `supported`, `needs` (buildable, but serving on a GPU needs what `needs` lists) or
-    `refused`. `source` is what the row rests on, `seen` whether it was `read` or `run`.
+    `status` is `supported`, `needs` (buildable, but serving on a GPU needs what `needs` lists),
+    `refused` or, for a peer, `compared`. `source` is what the row rests on, `seen` whether it was
+    `read` or `run`.
     """
 
     key: str
@@ -46,13 +47,19 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A range of TensorRT-LLM versions and the image that carries them."""
+    """A range of TensorRT-LLM versions and the image that carries them.
+
+    `state_in_fraction` says whether Mamba states are part of what `free_gpu_memory_fraction` gives
+    to caches, `spare_state_slots` how many there are beside those of `max_batch_size`.
+    """
 
     key: str
     backend: str
     trtllm_versions: str
     image: str
     moe_backend: str
+    state_in_fraction: bool
+    spare_state_slots: int
     source: str
 
 
@@ -121,4 +128,21 @@ def rule_for(
         and rule.quant == quant.key
         and runtime in rule.runtimes
         and (not rule.roles or rule.roles & roles)
+    )
+
+
+def compared(rule: Rule) -> Rule:
+    """The row for a peer, of which nothing is built, where `rule` does not refuse the format."""
+    if rule.status == "refused":
+        return rule
+    return replace(
+        rule,
+        key="peer",
+        status="compared",
+        reason="Planned for comparison only: nemo-deploy builds Nemotron-H models.",
+        needs=(),
+        alternatives=(),
+        backend="",
+        plugin="",
+        moe_backend="",
     )

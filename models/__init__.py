@@ -26,6 +26,10 @@ DEFAULT_CHECKPOINT: Final = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"
 HUB_IDS: Final = {
     DEFAULT_CHECKPOINT: "nemotron-3-nano-30b-a3b",
     "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16": "nemotron-3-super-120b-a12b",
+    "nvidia/NVIDIA-Nemotron-3-Ultra-550B-A55B-BF16": "nemotron-3-ultra-550b-a55b",
+    "nvidia/NVIDIA-Nemotron-3.5-Lightning-30B-A3B-BF16": "nemotron-3.5-lightning-30b-a3b",
+    "nvidia/NVIDIA-Nemotron-Nano-9B-v2": "nemotron-nano-9b-v2",
+    "nvidia/NVIDIA-Nemotron-Nano-12B-v2": "nemotron-nano-12b-v2",
     "nvidia/Nemotron-H-56B-Base-8K": "nemotron-h-56b-base-8k",
 }
 """Hub ids whose configuration is packaged, and the short name each is known by."""
@@ -45,25 +49,29 @@ def known_model(name: str) -> Model | None:
 def gpus() -> dict[str, Gpu]:
     """Every known GPU by its key, in the order they are shown."""
     rows = json.loads((_HERE / "gpus.json").read_text(encoding="utf-8"))["gpus"]
-    return {
-        row["key"]: Gpu(
-            key=row["key"],
-            name=row["name"],
-            sm=row["sm"],
-            memory_bytes=row["memory_mib"] * 2**20,
-            bandwidth_bytes_per_s=row["bandwidth_tb_s"] * 1e12,
-            bf16_flops=row["bf16_tflops"] * 1e12,
-            fp8_flops=row["fp8_tflops"] * 1e12 if row["fp8_tflops"] else None,
-            product_labels=tuple(row["product_labels"]),
-            aliases=tuple(row["aliases"]),
-        )
-        for row in rows
-    }
+    return {row["key"]: _gpu(row) for row in rows}
+
+
+def _gpu(row: dict[str, Any]) -> Gpu:
+    return Gpu(
+        key=row["key"],
+        name=row["name"],
+        sm=row["sm"],
+        memory_bytes=row["memory_mib"] * 2**20,
+        cuda_bytes=row["cuda_mib"] * 2**20,
+        bandwidth_bytes_per_s=row["bandwidth_tb_s"] * 1e12,
+        bf16_flops=row["bf16_tflops"] * 1e12,
+        fp8_flops=row["fp8_tflops"] * 1e12 if row["fp8_tflops"] else None,
+        link_bytes_per_s=row["link_gb_s"] * 1e9,
+        product_labels=tuple(row["product_labels"]),
+        aliases=tuple(row["aliases"]),
+        variants=tuple(_gpu({**row, "variants": [], **other}) for other in row["variants"]),
+    )
 
 
 def gpu(name: str) -> Gpu:
     """The GPU of that key, in any usual spelling (`H100`, `a100_40gb`, `NVIDIA-H100-80GB-HBM3`,
-    `p5.48xlarge`).
+    `p5.48xlarge`); a variant, as `H100 PCIe`, has its GPU's key and rates of its own.
 
     Raises `UsageError` that lists the known ones.
     """
@@ -73,7 +81,9 @@ def gpu(name: str) -> Gpu:
 
     wanted = plain(name)
     for known in gpus().values():
-        spellings = (known.key, known.name, *known.product_labels, *known.aliases)
-        if wanted in map(plain, spellings):
-            return known
+        # A GPU's own spellings list its variants' labels, too.
+        for found in (*known.variants, known):
+            spellings = found.spellings if found is known else found.spellings[1:]
+            if wanted in map(plain, spellings):
+                return found
     raise UsageError(f"unknown GPU {name!r}; known are {', '.join(gpus())}")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..architecture import Model
 from ..build import matrix
 from ..build import plan as planner
-from ..build.money import MAX_TPOT_MS, Cost, cost
-from ..build.speed import DEFAULT, Efficiency, calibrated
+from ..build.calibration import Measured, calibrated
+from ..build.efficiency import DEFAULT, Efficiency
+from ..build.money import MAX_TPOT_MS, Cost, at_objective, cost
 from ..errors import BadInputError, RefusedError, UsageError
 from ..models import gpu
-from ..spec import Gpu, Plan, Workload
+from ..peers import PEERS, peer
+from ..spec import Gpu, Plan, Quant, Workload
 from .source import resolve
 
 
@@ -31,15 +33,32 @@ class Question:
     optimize: str = "cost"
     calibrate_from: Path | None = None
     trtllm: str | None = None
+    against: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A peer on the same GPUs in the same format, and how many times its output tokens a second
+    ours are: each at the most sequences within the objective, and both at the peer's number."""
+
+    model: str
+    weights_bytes: int
+    max_concurrency: int
+    concurrency: int
+    output_tokens_per_s: float
+    times_at_best: float
+    times_at_same: float
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A plan, what it costs, and why it was chosen where no format was asked for."""
+    """A plan, what it costs, why it was chosen where no format was asked for, and the peer that it
+    was to be compared with."""
 
     plan: Plan
     cost: Cost | None
     why: str
+    rival: Rival | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As `plan --json` prints it."""
@@ -48,7 +67,11 @@ class Answer:
             "supported": self.plan.supported,
             "buildable": self.plan.buildable,
         }
-        return found | {"cost": asdict(self.cost) if self.cost else None, "why": self.why or None}
+        return found | {
+            "cost": asdict(self.cost) if self.cost else None,
+            "why": self.why or None,
+            "against": asdict(self.rival) if self.rival else None,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,31 +117,74 @@ def plan(asked: Question) -> Answer:
     raised; `RefusedError` where no format can be recommended, `UsageError` without a GPU."""
     if asked.gpu is None:
         raise UsageError("give --gpu, or --matrix to see all of them")
-    target, model = gpu(asked.gpu), resolve(asked.checkpoint).model
-    if asked.quant is not None:
-        quant = planner.quant_named(asked.quant)
-        reached = _reached(asked, model)
-        found = planner.plan(model, target, quant, asked.workload, reached, asked.trtllm)
-        return Answer(found, cost(found, asked.workload, asked.price, asked.max_tpot_ms), "")
-    cells = _cells(asked, model, [target])
-    aim = asked.optimize
+    target, model = gpu(asked.gpu), _model(asked.checkpoint)
+    if asked.quant is None:
+        return _recommended(asked, model, target)
+    quant = planner.quant_named(asked.quant)
+    reached = _reached(asked, model, target, quant)
+    planned = planner.Planner(model, asked.workload, reached, asked.trtllm)
+    found = planned.plan(target, quant)
+    rival = _rival(asked, model, target, quant, reached) if asked.against else None
+    return Answer(found, cost(found, asked.workload, asked.price, asked.max_tpot_ms), "", rival)
+
+
+def _recommended(asked: Question, model: Model, target: Gpu) -> Answer:
+    cells, aim = _cells(asked, model, [target]), asked.optimize
     chosen = matrix.best(cells, aim, asked.workload)
     if chosen is None and aim == "cost":  # no price is known: what is fastest is cheapest there
         aim = "throughput"
         chosen = matrix.best(cells, aim, asked.workload)
     if chosen is None:
         reasons = "; ".join(f"{c.plan.quant['requested']}: {c.plan.reasons[0]}" for c in cells)
-        where = f"{asked.workload.gpus} x {target.key}"
+        instead = [text for cell in cells for text in cell.plan.alternatives]
         raise RefusedError(
-            f"no format of {model.name} can be recommended on {where}. {reasons} What works "
-            "instead: another GPU, see nemo-deploy plan --matrix."
+            f"no format of {model.name} can be recommended on {asked.workload.gpus} x {target.key}."
+            f" {reasons} What works instead: {'; '.join(dict.fromkeys(instead)) or 'another GPU'}; "
+            "nemo-deploy plan --matrix shows all of them."
         )
     return Answer(chosen.plan, chosen.cost, matrix.why(chosen, cells, aim))
 
 
+def _model(name: str) -> Model:
+    """The model of a checkpoint, a configuration or a known name, or a peer."""
+    return peer(name) or resolve(name).model
+
+
+def _rival(
+    asked: Question, model: Model, target: Gpu, quant: Quant, reached: Efficiency
+) -> Rival | None:
+    """The peer that was asked for, on the same GPUs; None where either does not run there. Both get
+    as many sequences as have room for the requests' lengths (or for `--context`).
+
+    Raises `UsageError` for an unknown peer.
+    """
+    assert asked.against is not None
+    other = peer(asked.against)
+    if other is None:
+        raise UsageError(f"--against {asked.against!r}: known are {', '.join(PEERS)}")
+    size = asked.workload
+    size = replace(size, concurrency=None, context=size.context or size.isl + size.osl)
+    ours = planner.Planner(model, size, reached, asked.trtllm)
+    theirs = planner.Planner(other, size, reached, asked.trtllm).plan(target, quant)
+    best = at_objective(ours.plan(target, quant), asked.max_tpot_ms)
+    their_best = at_objective(theirs, asked.max_tpot_ms)
+    if best is None or their_best is None:
+        return None
+    same = ours.speed(target, quant).point(their_best.concurrency)
+    return Rival(
+        model=theirs.model,
+        weights_bytes=theirs.weights_bytes,
+        max_concurrency=theirs.max_concurrency,
+        concurrency=their_best.concurrency,
+        output_tokens_per_s=their_best.output_tokens_per_s,
+        times_at_best=best.output_tokens_per_s / their_best.output_tokens_per_s,
+        times_at_same=same.output_tokens_per_s / their_best.output_tokens_per_s,
+    )
+
+
 def compare(asked: Question) -> Matrix:
     """Every GPU (or the one that is asked for) and every format."""
-    model = resolve(asked.checkpoint).model
+    model = _model(asked.checkpoint)
     only = [gpu(asked.gpu)] if asked.gpu else None
     cells = _cells(asked, model, only)
     best = matrix.best(cells, asked.optimize, asked.workload)
@@ -136,28 +202,31 @@ def _name(cell: matrix.Cell) -> dict[str, Any]:
     return {"gpu": cell.plan.gpu, "gpus": cell.plan.gpus, "quant": cell.plan.quant["requested"]}
 
 
-def _reached(asked: Question, model: Model) -> Efficiency:
+def _reached(asked: Question, model: Model, target: Gpu, quant: Quant) -> Efficiency:
     """The efficiencies to plan with: the default ones, or those of one's own load test."""
-    if asked.calibrate_from is None:
-        return DEFAULT
-    assert asked.gpu is not None
-    assert asked.quant is not None
-    quant = planner.quant_named(asked.quant)
-    estimated = planner.plan(model, gpu(asked.gpu), quant, asked.workload).estimate
-    if estimated is None:
+    path = asked.calibrate_from
+    if path is None:
         return DEFAULT
     try:
-        report = json.loads(asked.calibrate_from.read_text(encoding="utf-8"))
+        report = json.loads(path.read_text(encoding="utf-8"))
         levels = [
-            (int(run["concurrency"]), float(run["itl_ms"]["p50"]), float(run["ttft_ms"]["p50"]))
+            _measured(run)
             for run in report["runs"]
             if run.get("concurrency") and not run.get("errors")
         ]
-        return calibrated(levels, estimated)
+        return calibrated(levels, planner.Planner(model, asked.workload).speed(target, quant))
     except OSError as error:
-        raise BadInputError(f"{asked.calibrate_from}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+        raise BadInputError(f"{path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise BadInputError(
-            f"{asked.calibrate_from}: cannot be used as a report of nemo-deploy loadtest --json: "
-            f"{error}"
+            f"{path}: cannot be used as a report of nemo-deploy loadtest --json: {error}"
         ) from error
+
+
+def _measured(run: dict[str, Any]) -> Measured:
+    """One level of a load test. The mean gap between tokens is that of the median request."""
+    first, whole = float(run["ttft_ms"]["p50"]), float(run["e2e_ms"]["p50"])
+    tokens = float(run["output_tokens_per_s"]) / float(run["requests_per_s"])
+    if not tokens > 1:
+        raise ValueError("requests of one token have no gaps between tokens")
+    return Measured(int(run["concurrency"]), (whole - first) / (tokens - 1), first)

@@ -10,17 +10,20 @@ from rich.text import Text
 
 from ..build.matrix import Cell
 from ..build.money import Cost
-from ..spec import QUANTS, Plan
-from ..verbs.plan import Answer, Matrix
+from ..spec import QUANTS, Estimate, Plan
+from ..verbs.plan import Answer, Matrix, Rival
 from .parts import amount, facts, heading, show, stacked_bar
 
 _REFUSALS: Final = {"memory": "too large"}
+
+CURVE_WIDTH: Final = 36
+"""Characters of the longest bar of the throughput curve."""
 
 
 def plan(console: Console, answer: Answer) -> None:
     """What would be built, whether it can run, and what it costs."""
     plan = answer.plan
-    title = heading(f"{plan.model} · {plan.quant['requested']} · {plan.gpus} x {plan.gpu}")
+    title = heading(f"{plan.model} · {plan.quant['requested']} · {plan.gpus} x {plan.gpu_name}")
     rows: list[tuple[str, RenderableType]] = [("status", _status(plan))]
     rows += [("why" if plan.status == "refused" else "", reason) for reason in plan.reasons]
     rows += [("needs", need) for need in plan.needs]
@@ -30,12 +33,18 @@ def plan(console: Console, answer: Answer) -> None:
         rows.append(("instead", "\n".join(plan.alternatives)))
     if answer.why:
         rows.append(("chosen", answer.why))
-    if plan.buildable:
+    rows += [("mind", Text(note, style="yellow")) for note in plan.notes]
+    if not plan.refused:
         rows += _capacity(plan)
     if answer.cost:
         rows += _money(answer.cost, plan.llm_args["max_batch_size"])
+    if answer.rival:
+        rows += _against(answer.rival)
     memory = {name: float(size) for name, size in plan.memory.items() if size > 0}
-    show(console, title, facts(rows), stacked_bar(memory))
+    blocks: list[RenderableType] = [title, facts(rows), stacked_bar(memory)]
+    if plan.estimate:
+        blocks.append(_curve(plan.estimate))
+    show(console, *blocks)
 
 
 def _status(plan: Plan) -> Text:
@@ -46,6 +55,7 @@ def _status(plan: Plan) -> Text:
         ),
         "needs": ("bold yellow", "needs what is named below to run on a GPU"),
         "refused": ("bold red", "refused"),
+        "compared": ("bold cyan", "for comparison only"),
     }[plan.status]
     return Text.assemble((words, style), (f"  rule {plan.rule}", "dim"))
 
@@ -64,7 +74,8 @@ def _capacity(plan: Plan) -> list[tuple[str, RenderableType]]:
     if plan.estimate:
         guess = plan.estimate
         speed = (
-            f"{guess.tpot_ms:.1f} ms a token, first token after {guess.ttft_ms:.0f} ms, "
+            f"{guess.tpot_ms:.1f} ms a token while only decoding, {guess.itl_ms:.1f} with prompts "
+            f"between; first token after {guess.ttft_ms:.0f} ms; "
             f"{guess.output_tokens_per_s:,.0f} output tokens/s"
         )
         rows += [("estimate", speed), ("", Text("; ".join(guess.assumptions), style="dim"))]
@@ -79,7 +90,7 @@ def _money(cost: Cost, set_up_for: int) -> list[tuple[str, RenderableType]]:
     own = (
         f"{cost.input_per_million:.3f} USD per million input tokens, "
         f"{cost.output_per_million:.3f} output, at {cost.concurrency} sequences "
-        f"(at most {cost.max_tpot_ms:g} ms a token)"
+        f"(at most {cost.max_tpot_ms:g} ms a token, others' prompts included)"
     )
     if cost.concurrency > set_up_for:
         own += f"; build with --concurrency {cost.concurrency} for that"
@@ -96,6 +107,36 @@ def _money(cost: Cost, set_up_for: int) -> list[tuple[str, RenderableType]]:
         )
         rows += [("", verdict), ("", Text(cost.api_source, style="dim"))]
     return rows
+
+
+def _against(rival: Rival) -> list[tuple[str, RenderableType]]:
+    theirs = (
+        f"{rival.model}: {amount(rival.weights_bytes)}, {rival.output_tokens_per_s:,.0f} output "
+        f"tokens/s at {rival.concurrency} sequences"
+    )
+    times = (
+        f"{rival.times_at_best:.1f} times that here, each at its most sequences within the "
+        f"objective; {rival.times_at_same:.1f} times at {rival.concurrency} sequences each"
+    )
+    return [("against", theirs), ("", times)]
+
+
+def _curve(guess: Estimate) -> RenderableType:
+    """Output tokens a second over sequences at once, as bars with the times beside them."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("sequences", "tokens/s", ""):
+        table.add_column(name, justify="right" if name else "left")
+    table.add_column("ms a token", justify="right")
+    most = max(point.output_tokens_per_s for point in guess.curve)
+    for point in guess.curve:
+        bar = "█" * max(1, round(CURVE_WIDTH * point.output_tokens_per_s / most))
+        table.add_row(
+            str(point.concurrency),
+            f"{point.output_tokens_per_s:,.0f}",
+            Text(bar, style="cyan"),
+            f"{point.itl_ms:.1f}",
+        )
+    return table
 
 
 def matrix(console: Console, found: Matrix) -> None:
@@ -124,7 +165,7 @@ def matrix(console: Console, found: Matrix) -> None:
 
 def _cell(cell: Cell, best: bool) -> Text:
     plan = cell.plan
-    if not plan.buildable:
+    if plan.refused:
         return Text(_REFUSALS.get(plan.rule, f"no: {plan.rule}"), style="dim")
     mark = "" if cell.tried else "¹"
     money = f"${cell.cost.output_per_million:.3f}" if cell.cost else "$?"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nemotron_deploy.checkpoint import Checkpoint
 from nemotron_deploy.cli import run
 
 
@@ -30,7 +31,7 @@ def test_without_a_format_one_is_recommended_and_says_why(
     found = document(capsys, "--gpu", "h100")
     assert found["quant"]["requested"] == "fp8"
     assert "int4 on h100" in found["why"]
-    assert found["cost"]["price_source"] == "one host's list, March 2026"
+    assert found["cost"]["price_source"].startswith("one host's list of March 2026")
     _, text, _ = answer(capsys, "--gpu", "a100")
     assert "chosen" in text
     unpriced = document(capsys, "--gpu", "h100-nvl")
@@ -64,6 +65,8 @@ def test_the_matrix(capsys: pytest.CaptureFixture[str]) -> None:
         (("--matrix", "--calibrate-from", "r.json"), 2, "--calibrate-from holds for"),
         (("--gpu", "h100", "--quant", "fp8", "--calibrate-from", "no.json"), 4, "No such file"),
         (("--gpu", "h100", "--quant", "fp8", "--html", "/no/such/place.html"), 4, "cannot be"),
+        (("--gpu", "h100", "--against", "qwen3-30b-a3b"), 2, "give both"),
+        (("--gpu", "h100", "--quant", "fp8", "--against", "gpt-5"), 2, "known are qwen3-30b-a3b"),
     ],
 )
 def test_wrong_ways(
@@ -74,26 +77,61 @@ def test_wrong_ways(
     assert message in err
 
 
+def level(point: dict[str, float], itl: float = 1.0, ttft: float = 1.0) -> dict[str, Any]:
+    """A load test's level at which gaps and first tokens take so many times what was estimated."""
+    first, gap = ttft * point["ttft_ms"], itl * point["itl_ms"]
+    return {
+        "concurrency": point["concurrency"],
+        "errors": 0,
+        "ttft_ms": {"p50": first},
+        "itl_ms": {"p50": gap},
+        "e2e_ms": {"p50": first + 31 * gap},
+        "output_tokens_per_s": 320.0,
+        "requests_per_s": 10.0,
+    }
+
+
 def test_a_load_test_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     pair = ("--gpu", "h100", "--quant", "int4")
     before = document(capsys, *pair)["estimate"]
-    point = before["curve"][0]
-    run_of = {
-        "concurrency": 1,
-        "errors": 0,
-        "itl_ms": {"p50": 2 * point["tpot_ms"]},
-        "ttft_ms": {"p50": 3 * point["ttft_ms"]},
-    }
     report = tmp_path / "report.json"
-    report.write_text(json.dumps({"runs": [run_of]}))
+    runs = [level(point, itl=2, ttft=3) for point in before["curve"][:4]]
+    report.write_text(json.dumps({"runs": [*runs, {"concurrency": 512, "errors": 3}]}))
     after = document(capsys, *pair, "--calibrate-from", str(report))["estimate"]
-    assert after["tpot_ms"] == pytest.approx(2 * before["tpot_ms"])
+    assert after["curve"][2]["itl_ms"] == pytest.approx(2 * before["curve"][2]["itl_ms"], rel=0.05)
     assert after["ttft_ms"] == pytest.approx(3 * before["ttft_ms"])
-    for text in ("{", "[]", '{"runs": [{"concurrency": 1}]}', '{"runs": []}'):
+    assert "scaled to a load test" in after["assumptions"][-1]
+    short = level(before["curve"][0]) | {"output_tokens_per_s": 10.0}
+    for text in ("{", "[]", '{"runs": [{"concurrency": 1}]}', '{"runs": []}', '{"runs": [1]}',
+                 json.dumps({"runs": [short]})):  # fmt: skip
         report.write_text(text)
         code, _, err = answer(capsys, *pair, "--calibrate-from", str(report))
         assert code == 4
         assert "cannot be used as a report" in err
+
+
+def test_beside_a_peer(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--gpu", "h200", "--quant", "fp8", "--isl", "8192", "--osl", "16384")
+    found = document(capsys, *asked, "--against", "Qwen/Qwen3-30B-A3B")["against"]
+    assert found["model"] == "qwen3-30b-a3b"
+    assert found["times_at_same"] < 3.3 < found["times_at_best"]
+    _, text, _ = answer(capsys, *asked, "--against", "qwen3-30b-a3b")
+    assert "times that here" in text
+    assert document(capsys, *asked)["against"] is None
+    code, text, _ = answer(capsys, *asked, "--checkpoint", "qwen3-30b-a3b")
+    assert code == 0
+    assert "for comparison only" in text
+
+
+@pytest.mark.parametrize("quant", ["bf16", "fp8", "int4", "nvfp4"])
+def test_what_is_written_weighs_what_was_planned(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, quant: str
+) -> None:
+    _, planned, _ = answer(
+        capsys, "--gpu", "h100", "--quant", quant, "--checkpoint", "tiny", "--json"
+    )
+    assert run(["quantize", "--quant", quant, "--checkpoint", "tiny", "--out", str(tmp_path)]) == 0
+    assert Checkpoint.open(tmp_path).bytes == json.loads(planned)["weights_bytes"]
 
 
 class _Links(HTMLParser):
