@@ -22,6 +22,7 @@ from .untrusted import (
     brief,
     open_inside,
     parse_json,
+    read_json,
     require_links_inside,
     signature,
 )
@@ -58,8 +59,6 @@ MAX_SIZE: Final = 2**63 - 1
 """Limits on one tensor: letters of its name, dimensions, and any offset, dimension or size."""
 
 UNQUANTIZED_DTYPES: Final = ("BF16", "F16", "F32")
-
-MAX_CONFIG_BYTES: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +111,7 @@ class Checkpoint:
         if not path.is_dir():
             raise BadInputError(f"{path}: no such checkpoint directory")
         require_links_inside(path)
-        config = read_json(path / "config.json")
-        _require_no_consent(path / "config.json", config)
+        config = read_configuration(path / "config.json")
         model = read_model(config, name or path.name)
         elsewhere = {shard.path.name: shard for shard in remote}
         names, weight_map = find_shards(path, elsewhere)
@@ -209,21 +207,21 @@ class Checkpoint:
             check_tokenizer(self.path / TOKENIZER_NAME, self.model.vocab_size)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from `path`. Raises `BadInputError` when it is missing, huge or malformed."""
-    try:
-        with open_inside(path) as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
-        if len(data) > MAX_CONFIG_BYTES:
-            raise BadInputError(f"{path}: is too large: over {MAX_CONFIG_BYTES} bytes")
-        value = parse_json(data)
-    except FileNotFoundError:
-        raise BadInputError(f"{path.parent}: there is no {path.name} in it") from None
-    except (OSError, ValueError) as error:
-        raise BadInputError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise BadInputError(f"{path}: holds no JSON object")
-    return value
+def read_configuration(path: Path) -> dict[str, Any]:
+    """The `config.json` at `path`. Raises `BadInputError` as `read_json`, and for one that consents
+    to running code."""
+    config = read_json(path)
+    _require_no_consent(path, config)
+    return config
+
+
+def has_weights(path: Path) -> bool:
+    """Whether the directory `path` holds weights of any kind, or an index of some.
+
+    Without, there is at most a configuration; a download that broke off has an index at least.
+    """
+    kinds = (".safetensors", ".index.json", ".gguf", *PICKLE_SUFFIXES)
+    return any(file.name.endswith(kinds) for file in path.iterdir())
 
 
 def _require_no_consent(path: Path, config: Mapping[str, Any]) -> None:

@@ -19,6 +19,9 @@ header of all tensors of Nemotron 3 Super, has 400,000."""
 
 MAX_JSON_DEPTH: Final = 64
 
+MAX_JSON_BYTES: Final = 10_000_000
+"""Largest file that `read_json` takes; an index of Nemotron 3 Super's tensors has 4 MB."""
+
 
 class Signature(NamedTuple):
     """What tells whether a path still leads to the file that was opened before."""
@@ -71,6 +74,23 @@ def signature(descriptor: int) -> Signature:
     """The signature of an opened file."""
     status = os.fstat(descriptor)
     return Signature(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from `path`. Raises `BadInputError` when it is missing, huge or malformed."""
+    try:
+        with open_inside(path) as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+        if len(data) > MAX_JSON_BYTES:
+            raise BadInputError(f"{path}: is too large: over {MAX_JSON_BYTES} bytes")
+        value = parse_json(data)
+    except FileNotFoundError:
+        raise BadInputError(f"{path.parent}: there is no {path.name} in it") from None
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadInputError(f"{path}: holds no JSON object")
+    return value
 
 
 def parse_json(data: bytes) -> Any:

@@ -188,7 +188,7 @@ def _heads(
     head = "backbone.embeddings.weight" if checkpoint.model.tied else "lm_head.weight"
     table = read_tensor(checkpoint, head).float().to(device)
     norm = read_tensor(checkpoint, "backbone.norm_f.weight").float().to(device)
-    epsilon = float(checkpoint.config["layer_norm_epsilon"])
+    epsilon = checkpoint.model.norm_epsilon
 
     def log_probabilities(hidden: Tensor) -> Tensor:
         scaled = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + epsilon) * norm

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from ..bounded import Limits, Worker, WorkError, serve
-from ..checkpoint import read_json
 from ..errors import BadInputError
-from ..untrusted import open_inside
+from ..untrusted import open_inside, read_json
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -10,10 +10,10 @@ from .source import resolve
 
 
 def inspect(name: str) -> dict[str, Any]:
-    """Facts of the checkpoint or known model `name`, as `inspect --json` prints them.
+    """Facts of the checkpoint, configuration or known model `name`, as `inspect --json` has them.
 
-    Sizes of a checkpoint that is here are its own; those of a known model follow from its
-    configuration (`weights` says which).
+    Sizes of a checkpoint that is here are its own; without one they are those of an unquantized
+    checkpoint and follow from the configuration (`weights` says which).
     """
     source = resolve(name)
     model, checkpoint = source.model, source.checkpoint

@@ -1,7 +1,8 @@
-"""What `--checkpoint` names: `tiny`, a local directory, a known model, or a repository of the hub.
+"""What `--checkpoint` names: `tiny`, a local directory, a configuration, a known model, or a
+repository of the hub.
 
 A known model's configuration is packaged, so that nothing is asked of a network until its weights
-are needed.
+are needed. Where a directory has only a configuration, or a file is named, that answers as well.
 """
 
 from __future__ import annotations
@@ -11,26 +12,31 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..architecture import Model
-from ..checkpoint import Checkpoint
+from ..checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint, has_weights, read_configuration
 from ..errors import BadInputError
 from ..files import sha256
 from ..hub.name import parse_name
 from ..hub.recorded import recorded_sha256
+from ..model_config import read_model
 from ..models import HUB_IDS, TINY, known_model
 
 if TYPE_CHECKING:
     from ..hub.snapshot import Snapshot
 
 
+CONFIGURATION: Final = "config.json"
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A resolved `--checkpoint`.
 
-    `checkpoint` is None for a known model that was not looked for at the hub. `snapshot` is what
-    was found there: then the checkpoint has its headers, but shards may still be elsewhere.
+    `checkpoint` is None for a known model that was not looked for at the hub, and where there is
+    only the file `configuration`. `snapshot` is what was found at the hub: then the checkpoint has
+    its headers, but shards may still be elsewhere.
     """
 
     asked: str
@@ -38,6 +44,7 @@ class Source:
     model: Model
     checkpoint: Checkpoint | None
     snapshot: Snapshot | None = None
+    configuration: Path | None = None
 
     @property
     def opened(self) -> Checkpoint:
@@ -49,6 +56,8 @@ class Source:
         """Where it is, for people."""
         if self.snapshot is not None:
             return f"{self.snapshot.repository.name.repository}@{self.snapshot.repository.commit}"
+        if self.configuration is not None:
+            return f"configuration only: {self.configuration}"
         return str(self.checkpoint.path) if self.checkpoint else "packaged configuration"
 
     @property
@@ -71,8 +80,9 @@ class Source:
 
 
 def resolve(name: str) -> Source:
-    """Find what `name` means: a directory first, then `tiny`, then a known hub id or short name,
-    and then any other `owner/name[@revision]`, whose configuration and headers are fetched.
+    """Find what `name` means: a directory or a configuration file first, then `tiny`, then a known
+    hub id or short name, and then any other `owner/name[@revision]`, whose configuration and
+    headers are fetched.
 
     Raises `BadInputError` for anything else, and where the hub cannot answer.
     """
@@ -80,23 +90,54 @@ def resolve(name: str) -> Source:
         return _local(name, TINY)
     if Path(name).is_dir():
         return _local(name, Path(name))
+    if name.endswith(".json") and Path(name).exists():
+        return _configured(name, Path(name))
     model = known_model(name)
     return _at_hub(name) if model is None else Source(name, model.name, model, None)
 
 
 def open_source(name: str) -> Source:
-    """As `resolve`, with the checkpoint opened: a known model is looked for at the hub, too."""
+    """As `resolve`, with the checkpoint opened: a known model is looked for at the hub, too.
+
+    Raises `BadInputError` where there is a configuration only.
+    """
     return opened(resolve(name))
 
 
 def opened(source: Source) -> Source:
-    """`source` with its checkpoint opened, at the hub where it is not here."""
+    """`source` with its checkpoint opened, at the hub where it is not here. Raises `BadInputError`
+    where there is a configuration only."""
+    if source.configuration is not None:
+        raise BadInputError(_without_weights(source.configuration))
     return source if source.checkpoint is not None else _at_hub(source.asked)
 
 
 def _local(asked: str, path: Path) -> Source:
-    checkpoint = Checkpoint.open(path.resolve())
-    return Source(asked, slug(checkpoint.path.name), checkpoint.model, checkpoint)
+    path = path.resolve()
+    if not has_weights(path):
+        return _configured(asked, path / CONFIGURATION)
+    checkpoint = Checkpoint.open(path)
+    return Source(asked, slug(path.name), checkpoint.model, checkpoint)
+
+
+def _configured(asked: str, path: Path) -> Source:
+    """What the configuration file `path` says, called after its directory, or after itself where
+    its name says more than `config.json`."""
+    path = path.parent.resolve() / path.name  # where a link leads is judged when it is opened
+    own = re.sub(r"[._-]?config$", "", path.stem, flags=re.IGNORECASE)
+    called = slug(own or path.parent.name)
+    model = read_model(read_configuration(path), called)
+    return Source(asked, called, model, None, configuration=path)
+
+
+def _without_weights(path: Path) -> str:
+    if has_weights(path.parent):
+        return f"{path}: is a configuration; name {path.parent}, which holds the weights, too"
+    return (
+        f"{path}: there are no weights beside this configuration, no {SINGLE_NAME} and no "
+        f"{INDEX_NAME} with its shards. That is enough for inspect and plan; for anything else "
+        "name a directory with the weights, or a repository of the hub"
+    )
 
 
 def _at_hub(asked: str) -> Source:
@@ -104,7 +145,7 @@ def _at_hub(asked: str) -> Source:
     name = parse_name(ids.get(asked.lower(), asked))
     if name is None:
         raise BadInputError(
-            f"{asked}: no such directory, no model known by name (known: tiny, "
+            f"{asked}: no such directory or configuration, no model known by name (known: tiny, "
             f"{', '.join(HUB_IDS.values())}) and no owner/name[@revision] of the hub"
         )
     from ..hub.snapshot import open_snapshot
