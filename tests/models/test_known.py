@@ -9,8 +9,10 @@ import sys
 
 import pytest
 
-from nemotron_deploy.architecture import Model, Role
+from nemotron_deploy.architecture import ARCHITECTURE, Model, Role
+from nemotron_deploy.model_config import read_model
 from nemotron_deploy.models import HUB_IDS, known_model
+from nemotron_deploy.untrusted import parse_json
 
 
 def known(short: str) -> Model:
@@ -132,3 +134,16 @@ def test_one_configuration_is_read_at_a_time() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("short", HUB_IDS.values())
+def test_what_transformers_makes_of_a_configuration_is_the_same_model(short: str) -> None:
+    """Read and written again by transformers' own class, which spells layers by their kinds."""
+    transformers = pytest.importorskip("transformers")
+    model = known(short)
+    # It takes no code and no null limit (published files have Infinity there).
+    left_out = {"auto_map", *(key for key, value in model.config.items() if value is None)}
+    fields = {key: value for key, value in model.config.items() if key not in left_out}
+    written = parse_json(transformers.NemotronHConfig(**fields).to_json_string().encode())
+    assert "hybrid_override_pattern" not in written
+    assert read_model(written | {"architectures": [ARCHITECTURE]}, short) == model
