@@ -122,6 +122,10 @@ def plan(
         raise UsageError("--against compares one --gpu and --quant; give both")
     if matrix:
         found = verb.compare(asked)
+        if html is not None:
+            from .views.plan_page import write
+
+            write(html, found)
         if not printed(as_json, found.to_json()):
             from .views.plan import matrix as view
 

@@ -16,9 +16,11 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 132, 14, 40
 
 _STYLE: Final = """
 :root{--ink:#1c2024;--soft:#667080;--line:#d8dee6;--page:#fff;--card:#f6f8fa;
---c0:#4a7a00;--c1:#2f6fd0;--c2:#c2571a;--c3:#8a4fc4;--c4:#00838a;--c5:#b3266f}
+--c0:#4a7a00;--c1:#2f6fd0;--c2:#c2571a;--c3:#8a4fc4;--c4:#00838a;--c5:#b3266f;
+--c6:#7a6a00;--c7:#5a6b7b;--c8:#a8b3bf}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#98a2b0;--line:#333b45;--page:#14171b;
---card:#1c2127;--c0:#8fce2f;--c1:#6ea8fe;--c2:#f2935b;--c3:#c197f2;--c4:#4cc9d0;--c5:#f07fb8}}
+--card:#1c2127;--c0:#8fce2f;--c1:#6ea8fe;--c2:#f2935b;--c3:#c197f2;--c4:#4cc9d0;--c5:#f07fb8;
+--c6:#d8c23a;--c7:#8fa0b2;--c8:#4a5561}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);
 max-width:760px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.05rem;margin:2rem 0 .4rem}
@@ -26,6 +28,8 @@ p{margin:.3rem 0}.soft{color:var(--soft)}
 table{border-collapse:collapse;margin:.6rem 0;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right}
 th{font-weight:500;color:var(--soft)}th:first-child,td:first-child{text-align:left}
+.cells td,.cells th{text-align:left}.cells td{white-space:pre-line}
+.best{background:var(--card);font-weight:600}
 .note{background:var(--card);border-left:3px solid var(--c2);padding:.6rem .9rem;margin:1rem 0}
 svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:12px}
 .grid{stroke:var(--line);stroke-width:1}.mark{fill:none;stroke-width:1.8}
@@ -60,13 +64,19 @@ def paragraph(text: str, kind: str = "") -> str:
     return f'<p class="{kind}">{escape(text)}</p>'
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; the first column names the row."""
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "", best: str | None = None
+) -> str:
+    """A table; the first column names the row. `kind` is `cells` for text on several lines; the
+    cell that says `best` stands out."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
+        "<tr>"
+        + "".join(f"<td{' class=best' if cell == best else ''}>{escape(cell)}</td>" for cell in row)
+        + "</tr>\n"
+        for row in rows
     )
-    return f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+    return f'<table class="{kind}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>'
 
 
 def bars(values: Mapping[str, float], shown: Mapping[str, str], axis: str) -> str:
@@ -85,6 +95,23 @@ def bars(values: Mapping[str, float], shown: Mapping[str, str], axis: str) -> st
     return _svg(TOP + len(values) * 26 + 8, axis, rows)
 
 
+def stacked(values: Mapping[str, float], shown: Mapping[str, str], title: str) -> str:
+    """One horizontal bar of the values' shares, and below it what each colour means."""
+    total, x = sum(values.values()) or 1.0, 0.0
+    parts = []
+    for index, (name, value) in enumerate(values.items()):
+        length = WIDTH * value / total
+        left, y = WIDTH / 3 * (index % 3), 58 + 22 * (index // 3)
+        parts.append(
+            f'<rect x="{x:.1f}" y="4" width="{length:.1f}" height="34" fill="{_colour(index)}"/>'
+            f'<rect x="{left:.1f}" y="{y - 11}" width="12" height="12" rx="2" '
+            f'fill="{_colour(index)}"/><text x="{left + 18:.1f}" y="{y}">'
+            f"{escape(name)} {escape(shown[name])}</text>"
+        )
+        x += length
+    return _svg(58 + 22 * -(-len(values) // 3), title, parts)
+
+
 def lines(series: Sequence[Series], labels: Sequence[str], axis: str, percent: bool = True) -> str:
     """Lines over equally spaced places with the names `labels`, from zero up."""
     height = 240
@@ -100,7 +127,7 @@ def lines(series: Sequence[Series], labels: Sequence[str], axis: str, percent: b
     for tick in range(5):
         value = top * tick / 4
         y = low - (low - high) * tick / 4
-        text = f"{value:.3g}" if not percent else f"{value:.2%}" if top < 0.02 else f"{value:.1%}"
+        text = f"{value:.6g}" if not percent else f"{value:.2%}" if top < 0.02 else f"{value:.1%}"
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
@@ -132,7 +159,7 @@ def _svg(height: int, title: str, parts: Iterable[str]) -> str:
 
 
 def _colour(index: int) -> str:
-    return f"var(--c{index % 6})"
+    return f"var(--c{index % 9})"
 
 
 def _round_up(value: float) -> float:

@@ -13,7 +13,6 @@ from typing import Final
 from .architecture import DTYPE_BYTES, Model, Role, TensorGroup
 from .errors import RefusedError, UsageError
 
-
 KV_WEIGHTS: Final = ("k_proj.weight", "v_proj.weight")
 """How names of the projections end that make keys and values."""
 

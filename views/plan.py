@@ -139,36 +139,50 @@ def _curve(guess: Estimate) -> RenderableType:
     return table
 
 
+LEGEND: Final = (
+    "output tokens/s of each GPU and USD per million output tokens, at the most sequences within "
+    "the objective; below, sequences it is set up for x the longest context that each can have. "
+    "Estimated. ¹ with our plugin, which has not run on such a GPU"
+)
+
+
 def matrix(console: Console, found: Matrix) -> None:
     """Every GPU and format: does it run, how long a context, how fast, how expensive."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("GPU")
     for quant in QUANTS:
         table.add_column(quant)
-    rows: dict[str, list[Text]] = {}
-    for cell in found.cells:
-        rows.setdefault(cell.plan.gpu, []).append(_cell(cell, cell is found.best))
-    for key, cells in rows.items():
-        table.add_row(Text(key), *cells, end_section=True)
-    legend = Text(
-        "longest context for one sequence's share of the batch it is set up for; output tokens/s a "
-        "GPU; USD per million output tokens. Estimated; ¹ with our plugin, not run on such a GPU",
-        style="dim",
-    )
+    for key, cells in by_gpu(found).items():
+        shown = [
+            Text("★" if cell is found.best else "", style="bold green").append(
+                cell_text(cell), style="dim" if cell.plan.refused else ""
+            )
+            for cell in cells
+        ]
+        table.add_row(Text(key), *shown, end_section=True)
     size = found.workload
     note = f"{size.isl} tokens in, {size.osl} out, {size.gpus} GPU{'s' if size.gpus > 1 else ''}"
-    parts: list[RenderableType] = [heading(found.model, note), table, legend]
+    parts: list[RenderableType] = [heading(found.model, note), table, Text(LEGEND, style="dim")]
     if found.best:
         parts.append(Text.assemble(("best  ", "bold green"), found.why))
     show(console, *parts)
 
 
-def _cell(cell: Cell, best: bool) -> Text:
+def by_gpu(found: Matrix) -> dict[str, list[Cell]]:
+    """The cells of each GPU, one a format."""
+    rows: dict[str, list[Cell]] = {}
+    for cell in found.cells:
+        rows.setdefault(cell.plan.gpu, []).append(cell)
+    return rows
+
+
+def cell_text(cell: Cell) -> str:
+    """What one GPU and format gives, in two lines; or in one, why it does not run."""
     plan = cell.plan
     if plan.refused:
-        return Text(_REFUSALS.get(plan.rule, f"no: {plan.rule}"), style="dim")
+        return _REFUSALS.get(plan.rule, f"no: {plan.rule}")
     mark = "" if cell.tried else "¹"
-    money = f"${cell.cost.output_per_million:.3f}" if cell.cost else "$?"
+    money = f"${cell.cost.output_per_million:#.2g}" if cell.cost else "$?"
     speed = f"{cell.tokens_per_s_per_gpu:,.0f}/s" if cell.tokens_per_s_per_gpu else "too slow"
-    text = f"{plan.max_context // 1024}k  {speed}  {money}{mark}"
-    return Text(f"★ {text}" if best else text, style="bold green" if best else "")
+    batch = plan.llm_args["max_batch_size"]
+    return f"{speed} {money}{mark}\n{batch} x {plan.max_context // 1024}k"

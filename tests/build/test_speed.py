@@ -24,13 +24,14 @@ TOKENS = (1, 8, 32, 128, 256, 1024, 8192)
 MEASURED_MS = {
     ("h100", "bf16"): (0.067, 0.278, 0.686, 0.838, 0.903, 1.108, 2.573),
     ("h100", "fp8"): (0.052, 0.163, 0.363, 0.445, 0.478, 0.582, 1.515),
-    ("h200", "bf16"): (0.056, 0.202, 0.483, 0.586, 0.634, 0.817, 2.266),
-    ("h200", "fp8"): (0.046, 0.119, 0.257, 0.314, 0.343, 0.466, 1.430),
+    ("h200", "bf16"): (0.056, 0.202, 0.483, 0.586, 0.634, 0.817, 2.170),
+    ("h200", "fp8"): (0.046, 0.119, 0.257, 0.314, 0.343, 0.466, 1.313),
+    ("l40s", "bf16"): (0.197, 1.099, 2.796, 3.477, 3.763, 4.137, 8.122),
 }
-"""One MoE layer of Nano with TensorRT-LLM 1.3.0rc10, loads by the power law 1.2 (aiconfigurator's
-measured tables)."""
+"""One MoE layer of Nano with TensorRT-LLM 1.3.0rc10 (L40S: rc20), loads by the power law 1.2
+(aiconfigurator's measured tables)."""
 
-WITHIN = {"h100": 0.08, "h200": 0.2}
+WITHIN = {"h100": 0.08, "h200": 0.12, "l40s": 0.16}
 
 
 def speed(quant: str, key: str = "h100", **size: int) -> Speed:

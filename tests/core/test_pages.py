@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron_deploy.pages import Series, bars, heading, lines, page, paragraph, table
+from nemotron_deploy.pages import Series, bars, heading, lines, page, paragraph, stacked, table
 
 VOID = {"meta"}
 
@@ -55,8 +55,9 @@ def test_any_text_stays_text(text: str, values: dict[str, float]) -> None:
             [
                 heading(text),
                 paragraph(text, "note"),
-                table((text, "x"), [(text, text)]),
+                table((text, "x"), [(text, text)], "cells", text),
                 bars(values, shown, text),
+                stacked(values, shown, text),
                 lines(series, ["<b>", text], text),
             ],
         )
@@ -84,3 +85,10 @@ def test_bars_are_as_long_as_their_values() -> None:
     short, long = (float(width) for width in re.findall(r'<rect x="\d+" y="\d+" width="([\d.]+)"',
                                                         picture))  # fmt: skip
     assert long == pytest.approx(3 * short, rel=0.01)
+
+
+def test_a_stacked_bar_fills_the_width() -> None:
+    picture = stacked({"a": 1.0, "b": 3.0}, {"a": "1 B", "b": "3 B"}, "title")
+    spans = re.findall(r'<rect x="([\d.]+)" y="4" width="([\d.]+)"', picture)
+    assert [(float(x), float(width)) for x, width in spans] == [(0, 180), (180, 540)]
+    assert "b 3 B" in picture

@@ -46,7 +46,7 @@ def test_no_format_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert "plan --matrix" in err
 
 
-def test_the_matrix(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_matrix(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     found = document(capsys, "--matrix", "--optimize", "throughput")
     assert (found["best"]["gpu"], found["best"]["quant"]) == ("h200", "fp8")
     refused = next(c for c in found["cells"] if (c["gpu"], c["quant"]) == ("a100", "fp8"))
@@ -55,6 +55,10 @@ def test_the_matrix(capsys: pytest.CaptureFixture[str]) -> None:
     _, text, _ = answer(capsys, "--matrix")
     assert "★" in text
     assert "no: fp8-sm89" in text
+    page = tmp_path / "matrix.html"
+    document(capsys, "--matrix", "--html", str(page))
+    assert page.read_text().count("<td class=best>") == 1
+    assert "no: fp8-sm89" in page.read_text()
 
 
 @pytest.mark.parametrize(
