@@ -139,6 +139,7 @@ class Plan:
     max_concurrency: int
     max_context: int
     llm_args: Mapping[str, Any]
+    env: Mapping[str, str]
     estimate: Estimate | None
 
     @property

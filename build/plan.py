@@ -102,6 +102,7 @@ class Planner:
             max_concurrency=most,
             max_context=self._longest(found),
             llm_args={} if refusal else self._llm_args(found, recipe.kv_dtype),
+            env={} if refusal or workload.gpus > 1 else rule.env_one_gpu,
             estimate=None
             if refusal
             else estimate(self.speed(gpu, quant), recipe, found.concurrency, most),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ class Rule:
     It is for the versions of `runtimes`. With `roles`, it is for models of which the format
     quantizes tensors with one of these roles. `backend`, `moe_backend` and `plugin` (the module
     that brings what TensorRT-LLM lacks) are those of the row, or empty: what the runtime has.
+    `env_one_gpu` is environment of a server on one GPU.
     `status` is `supported`, `needs` (buildable, but serving on a GPU needs what `needs` lists),
     `refused` or, for a peer, `compared`. `source` is what the row rests on, `seen` whether it was
     `read` or `run`.
@@ -43,6 +44,7 @@ class Rule:
     backend: str
     plugin: str
     moe_backend: str
+    env_one_gpu: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ def rules() -> tuple[Rule, ...]:
             backend=row.get("backend", ""),
             plugin=row.get("plugin", ""),
             moe_backend=row.get("moe_backend", ""),
+            env_one_gpu=row.get("env_one_gpu", {}),
         )
         for row in _table()["rules"]
     )
@@ -145,4 +148,5 @@ def compared(rule: Rule) -> Rule:
         backend="",
         plugin="",
         moe_backend="",
+        env_one_gpu={},
     )

@@ -249,6 +249,7 @@ def _deployment(job: Job) -> Deployment:
         quant=str(plan.quant["requested"]),
         bundle_bytes=plan.weights_bytes,
         max_batch_size=plan.llm_args["max_batch_size"],
+        env=plan.env,
     )
 
 

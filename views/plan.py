@@ -65,6 +65,7 @@ def _capacity(plan: Plan) -> list[tuple[str, RenderableType]]:
     rows: list[tuple[str, RenderableType]] = [
         ("backend", f"{plan.backend}, TensorRT-LLM {plan.trtllm_versions}"),
         ("image", plan.image),
+        *[("environment", f"{name}={value}") for name, value in plan.env.items()],
         ("weights", amount(plan.weights_bytes)),
         ("KV cache", f"{plan.kv_bytes_per_token:,} B a token, {_kv(plan)}"),
         ("set up for", f"{batch} sequences of {context:,} tokens"),

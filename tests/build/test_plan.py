@@ -122,6 +122,8 @@ def test_int4_is_supported_with_the_plugin_and_says_what_has_run() -> None:
         assert result.supported
         assert (result.backend, result.plugin) == ("tensorrt-llm + int4 plugin", "nemo_deploy_int4")
         assert result.trtllm_versions == seam.VERSIONS
+        assert result.env == {"TLLM_WORKER_USE_SINGLE_PROCESS": "1"}
+        assert not planned(key, "int4", gpus=2).env, "several GPUs need several processes"
         assert f"have not run on an SM{result.sm} GPU yet" in result.tried
         assert "not with the real one" in result.tried
 
