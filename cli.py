@@ -5,38 +5,16 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .errors import (
-    BadInputError,
-    CheckFailedError,
-    NemoDeployError,
-    RefusedError,
-    UsageError,
-)
+from . import options as opt
+from .errors import CheckFailedError, RefusedError, UsageError
 from .models import DEFAULT_CHECKPOINT
-from .options import (
-    BundleArgument,
-    CalibrationOption,
-    CheckpointOption,
-    ConcurrencyOption,
-    ContextOption,
-    DeviceOption,
-    ExecutorOption,
-    GpuOption,
-    GpusOption,
-    HeldoutOption,
-    JsonOption,
-    LowDiskOption,
-    QuantOption,
-    SmoothOption,
-)
 from .spec import Workload
-from .terminal import console, printed, progress, show_fetch
+from .terminal import console, exit_code, printed, progress, show_fetch
 
 app = typer.Typer(
     name="nemo-deploy",
@@ -55,7 +33,9 @@ def _root(
 
 
 @app.command()
-def inspect(checkpoint: CheckpointOption = DEFAULT_CHECKPOINT, as_json: JsonOption = False) -> None:
+def inspect(
+    checkpoint: opt.CheckpointOption = DEFAULT_CHECKPOINT, as_json: opt.JsonOption = False
+) -> None:
     """Say what a model is and what it weighs."""
     from .verbs.inspect import inspect as work
 
@@ -68,38 +48,23 @@ def inspect(checkpoint: CheckpointOption = DEFAULT_CHECKPOINT, as_json: JsonOpti
 
 @app.command()
 def plan(
-    gpu: Annotated[
-        str | None, typer.Option("--gpu", help="For example h100, a100, a100-40gb, l40s.")
-    ] = None,
-    quant: Annotated[
-        str | None,
-        typer.Option("--quant", help="bf16, fp8, int4 or nvfp4; without it one is recommended."),
-    ] = None,
-    checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
-    gpus: GpusOption = 1,
-    context: ContextOption = None,
-    concurrency: ConcurrencyOption = None,
-    isl: Annotated[int, typer.Option(min=1, help="Input tokens of a request.")] = 1024,
-    osl: Annotated[int, typer.Option(min=1, help="Output tokens of a request.")] = 256,
-    matrix: Annotated[bool, typer.Option("--matrix", help="All GPUs and formats.")] = False,
-    optimize: Annotated[str, typer.Option(help="latency, throughput or cost.")] = "cost",
-    price: Annotated[
-        float | None, typer.Option(min=0.0, help="USD of a GPU hour, instead of a list price.")
-    ] = None,
-    max_tpot: Annotated[
-        float, typer.Option(min=0.001, help="Milliseconds that a token may take at most.")
-    ] = 50.0,
-    calibrate_from: Annotated[
-        Path | None, typer.Option(help="A load test of your own (loadtest --json) to scale to.")
-    ] = None,
-    trtllm: Annotated[
-        str | None, typer.Option("--trtllm", help="A version of TensorRT-LLM, as 1.3.0rc24.")
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option("--against", help="A peer to compare with: qwen3-30b-a3b.")
-    ] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Write a page with charts.")] = None,
-    as_json: JsonOption = False,
+    gpu: opt.AnyGpuOption = None,
+    quant: opt.AnyQuantOption = None,
+    checkpoint: opt.CheckpointOption = DEFAULT_CHECKPOINT,
+    gpus: opt.GpusOption = 1,
+    context: opt.ContextOption = None,
+    concurrency: opt.ConcurrencyOption = None,
+    isl: opt.IslOption = 1024,
+    osl: opt.OslOption = 256,
+    matrix: opt.MatrixOption = False,
+    optimize: opt.OptimizeOption = "cost",
+    price: opt.PriceOption = None,
+    max_tpot: opt.MaxTpotOption = 50.0,
+    calibrate_from: opt.CalibrateFromOption = None,
+    trtllm: opt.TrtllmOption = None,
+    against: opt.AgainstOption = None,
+    html: opt.HtmlOption = None,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Say what would be built, whether it fits, who can run it, how fast, and what it costs."""
     from .verbs import plan as verb
@@ -116,10 +81,6 @@ def plan(
         trtllm=trtllm,
         against=against,
     )
-    if calibrate_from is not None and (matrix or quant is None):
-        raise UsageError("--calibrate-from holds for the --gpu and --quant that were load-tested")
-    if against is not None and (matrix or quant is None):
-        raise UsageError("--against compares one --gpu and --quant; give both")
     if matrix:
         found = verb.compare(asked)
         if html is not None:
@@ -146,36 +107,19 @@ def plan(
 
 @app.command()
 def quantize(
-    quant: Annotated[
-        str | None, typer.Option("--quant", help="bf16, fp8, int4 or nvfp4.", show_default=False)
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="A new directory for the result.")
-    ] = None,
-    checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
-    layout: Annotated[
-        str, typer.Option("--layout", help="modelopt, or compressed-tensors (INT4 for vLLM).")
-    ] = "modelopt",
-    group_size: Annotated[
-        int | None, typer.Option("--group-size", help="INT4: 32, 64 (default) or 128.")
-    ] = None,
-    fp8_layers: Annotated[
-        str | None,
-        typer.Option("--fp8-layers", help="FP8: conservative (default), or aggressive: Mamba too."),
-    ] = None,
-    calibration: CalibrationOption = None,
-    smooth: SmoothOption = None,
-    heldout: HeldoutOption = None,
-    device: DeviceOption = "auto",
-    low_disk: LowDiskOption = False,
-    compare: Annotated[
-        str | None,
-        typer.Option(
-            "--compare",
-            help="Instead of --quant: what formats cost, as fp8,int4,int4-plain.",
-        ),
-    ] = None,
-    as_json: JsonOption = False,
+    quant: opt.FormatOption = None,
+    out: opt.NewDirectoryOption = None,
+    checkpoint: opt.CheckpointOption = DEFAULT_CHECKPOINT,
+    layout: opt.LayoutOption = "modelopt",
+    group_size: opt.GroupSizeOption = None,
+    fp8_layers: opt.Fp8LayersOption = None,
+    calibration: opt.CalibrationOption = None,
+    smooth: opt.SmoothOption = None,
+    heldout: opt.HeldoutOption = None,
+    device: opt.DeviceOption = "auto",
+    low_disk: opt.LowDiskOption = False,
+    compare: opt.CompareOption = None,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Write a checkpoint in another format, shard by shard; an interrupted run goes on."""
     if compare is not None:
@@ -248,24 +192,24 @@ def _compare(
 
 @app.command()
 def build(
-    gpu: GpuOption,
-    quant: QuantOption,
-    checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
+    gpu: opt.GpuOption,
+    quant: opt.QuantOption,
+    checkpoint: opt.CheckpointOption = DEFAULT_CHECKPOINT,
     out: Annotated[
         Path | None, typer.Option("--out", help="The bundle; default dist/<model>-<gpu>-<quant>.")
     ] = None,
-    gpus: GpusOption = 1,
-    context: ContextOption = None,
-    concurrency: ConcurrencyOption = None,
-    calibration: CalibrationOption = None,
-    smooth: SmoothOption = None,
-    heldout: HeldoutOption = None,
-    device: DeviceOption = "auto",
-    low_disk: LowDiskOption = False,
+    gpus: opt.GpusOption = 1,
+    context: opt.ContextOption = None,
+    concurrency: opt.ConcurrencyOption = None,
+    calibration: opt.CalibrationOption = None,
+    smooth: opt.SmoothOption = None,
+    heldout: opt.HeldoutOption = None,
+    device: opt.DeviceOption = "auto",
+    low_disk: opt.LowDiskOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Make a bundle: quantized checkpoint, engine, Triton repository, Kubernetes manifests."""
     from .verbs import build as verb
@@ -302,7 +246,7 @@ def build(
 
 
 @app.command()
-def verify(bundle: BundleArgument, as_json: JsonOption = False) -> None:
+def verify(bundle: opt.BundleArgument, as_json: opt.JsonOption = False) -> None:
     """Check a bundle: every digest, the model repository, the engine and the manifests."""
     from dataclasses import asdict
 
@@ -321,12 +265,12 @@ def verify(bundle: BundleArgument, as_json: JsonOption = False) -> None:
 
 @app.command()
 def warmup(
-    bundle: BundleArgument,
-    executor: ExecutorOption = "auto",
+    bundle: opt.BundleArgument,
+    executor: opt.ExecutorOption = "auto",
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Where this node keeps what it compiles.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """On the node that will serve: compile, tune, and check the answers before traffic comes."""
     from .verbs.warmup import warmup as work
@@ -343,12 +287,12 @@ def warmup(
 
 @app.command()
 def serve(
-    bundle: BundleArgument,
-    executor: ExecutorOption = "auto",
+    bundle: opt.BundleArgument,
+    executor: opt.ExecutorOption = "auto",
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
     metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Serve a bundle on this machine with a real tritonserver, until interrupted."""
     from .verbs.serve import Ports
@@ -366,31 +310,25 @@ def serve(
 
 @app.command()
 def loadtest(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="BUNDLE or grpc://host:port.")],
-    concurrency: Annotated[
-        str, typer.Option(help="Clients at once; several levels as 1,2,4,8.")
-    ] = "1,4",
-    rate: Annotated[
-        float | None, typer.Option(help="Requests per second instead, at random times.")
-    ] = None,
-    requests: Annotated[int | None, typer.Option(min=1, help="Requests of each level.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Output tokens asked for.")] = 32,
-    model: Annotated[str | None, typer.Option(help="The Triton model to load.")] = None,
-    slo: Annotated[
-        list[str] | None, typer.Option(help="An objective, as 'ttft_p99<500ms'. Repeatable.")
-    ] = None,
-    as_json: JsonOption = False,
+    target: opt.TargetArgument,
+    concurrency: opt.LevelsOption = "1,4",
+    rate: opt.RateOption = None,
+    requests: opt.RequestsOption = None,
+    max_tokens: opt.MaxTokensOption = 32,
+    model: opt.ServedModelOption = None,
+    slo: opt.SloOption = None,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Measure latency and throughput of a server, or of a bundle served here for the test."""
     from .loadtest import LoadTest
     from .loadtest.slo import parse
-    from .verbs.loadtest import built_in_prompts
+    from .verbs.loadtest import built_in_prompts, levels
     from .verbs.loadtest import loadtest as work
 
     config = LoadTest(
         prompts=built_in_prompts(),
         model=model,
-        concurrencies=_integers(concurrency),
+        concurrencies=levels(concurrency),
         rate=rate,
         requests=requests,
         max_tokens=max_tokens,
@@ -407,7 +345,7 @@ def loadtest(
 
 
 @app.command()
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(as_json: opt.JsonOption = False) -> None:
     """Say what this machine can and cannot do."""
     from .verbs.doctor import doctor as work
 
@@ -424,7 +362,7 @@ def demo(
     svg: Annotated[
         Path | None, typer.Option("--svg", help="Save the summary as a picture as well.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Do all of it with the embedded checkpoint, on this machine, without a GPU."""
     from .verbs.demo import demo as work
@@ -437,14 +375,6 @@ def demo(
         summary(console(), seen)
         if svg:
             picture(svg, seen)
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    """`1,2,4` as numbers. Raises `UsageError`."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--concurrency {text!r}: give whole numbers, for example 1,2,4") from None
 
 
 def main() -> None:
@@ -460,24 +390,4 @@ def run(arguments: list[str]) -> int:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     debug = "--debug" in arguments or bool(os.environ.get("NEMO_DEPLOY_DEBUG"))
-    try:
-        app(arguments, prog_name="nemo-deploy")
-    except SystemExit as end:  # Typer reports wrong usage itself and ends every command this way
-        return end.code if isinstance(end.code, int) else 0
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        sys.stderr.write(f"error: {_message(error)}\n")
-        if isinstance(error, NemoDeployError):
-            return error.exit_code
-        return BadInputError.exit_code if isinstance(error, OSError) else 1
-    return 0
-
-
-def _message(error: Exception) -> str:
-    """One message for any failure; what nobody foresaw is named as that."""
-    if isinstance(error, NemoDeployError):
-        return str(error)
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    return f"unexpected {type(error).__name__}: {error}; please report it with --debug's output"
+    return exit_code(lambda: app(arguments, prog_name="nemo-deploy"), debug)

@@ -1,10 +1,15 @@
-"""What every command does with its result: one JSON document, or a view for people."""
+"""What every command does with its result: one JSON document or a view for people, and an exit
+code with one message where it failed."""
 
 from __future__ import annotations
 
 import json
 import sys
+import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from .errors import BadInputError, NemoDeployError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -47,3 +52,29 @@ def progress(as_json: bool) -> AbstractContextManager[Progress]:
     from .views.progress import Shown
 
     return Shown(console(stderr=True))
+
+
+def exit_code(command: Callable[[], object], debug: bool) -> int:
+    """Run a command of Typer's; gives the exit code of `errors`, after one message where it failed.
+    A traceback only with `debug`."""
+    try:
+        command()
+    except SystemExit as end:  # Typer reports wrong usage itself and ends every command this way
+        return end.code if isinstance(end.code, int) else 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"error: {_message(error)}\n")
+        if isinstance(error, NemoDeployError):
+            return error.exit_code
+        return BadInputError.exit_code if isinstance(error, OSError) else 1
+    return 0
+
+
+def _message(error: Exception) -> str:
+    """One message for any failure; what nobody foresaw is named as that."""
+    if isinstance(error, NemoDeployError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return f"unexpected {type(error).__name__}: {error}; please report it with --debug's output"

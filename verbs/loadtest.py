@@ -79,3 +79,11 @@ def show_levels(progress: Progress) -> Callable[[load.Progress], None]:
         shown[state.index](state.done)
 
     return show
+
+
+def levels(text: str) -> tuple[int, ...]:
+    """`1,2,4` as numbers of clients at once. Raises `UsageError`."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--concurrency {text!r}: give whole numbers, for example 1,2,4") from None

@@ -117,6 +117,8 @@ def plan(asked: Question) -> Answer:
     raised; `RefusedError` where no format can be recommended, `UsageError` without a GPU."""
     if asked.gpu is None:
         raise UsageError("give --gpu, or --matrix to see all of them")
+    if asked.quant is None:
+        _require_no_single(asked)
     target, model = gpu(asked.gpu), _model(asked.checkpoint)
     if asked.quant is None:
         return _recommended(asked, model, target)
@@ -126,6 +128,13 @@ def plan(asked: Question) -> Answer:
     found = planned.plan(target, quant)
     rival = _rival(asked, model, target, quant, reached) if asked.against else None
     return Answer(found, cost(found, asked.workload, asked.price, asked.max_tpot_ms), "", rival)
+
+
+def _require_no_single(asked: Question) -> None:
+    if asked.calibrate_from is not None:
+        raise UsageError("--calibrate-from holds for the --gpu and --quant that were load-tested")
+    if asked.against is not None:
+        raise UsageError("--against compares one --gpu and --quant; give both")
 
 
 def _recommended(asked: Question, model: Model, target: Gpu) -> Answer:
@@ -183,7 +192,9 @@ def _rival(
 
 
 def compare(asked: Question) -> Matrix:
-    """Every GPU (or the one that is asked for) and every format."""
+    """Every GPU (or the one that is asked for) and every format. Raises `UsageError` for what
+    holds for one GPU and format only."""
+    _require_no_single(asked)
     model = _model(asked.checkpoint)
     only = [gpu(asked.gpu)] if asked.gpu else None
     cells = _cells(asked, model, only)
