@@ -22,6 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # Rich's help takes twice as long to start as all else
 )
 
 
@@ -66,7 +67,7 @@ def plan(
     html: opt.HtmlOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Say what would be built, whether it fits, who can run it, how fast, and what it costs."""
+    """Say what fits, who can run it, how fast, and what it costs."""
     from .verbs import plan as verb
 
     asked = verb.Question(
@@ -121,7 +122,7 @@ def quantize(
     compare: opt.CompareOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Write a checkpoint in another format, shard by shard; an interrupted run goes on."""
+    """Write a checkpoint in another format; interrupted runs go on."""
     if compare is not None:
         unused = {
             "--quant": quant,
@@ -211,7 +212,11 @@ def build(
     ] = False,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Make a bundle: quantized checkpoint, engine, Triton repository, Kubernetes manifests."""
+    """Make a bundle: weights, engine, repository, manifests.
+
+    The checkpoint is quantized, the engine directory holds what TensorRT-LLM needs on this GPU, the
+    model repository is Triton's, and the manifests are for Kubernetes. An interrupted build goes on.
+    """
     from .verbs import build as verb
 
     workload = Workload(context=context, concurrency=concurrency, gpus=gpus)
@@ -247,7 +252,7 @@ def build(
 
 @app.command()
 def verify(bundle: opt.BundleArgument, as_json: opt.JsonOption = False) -> None:
-    """Check a bundle: every digest, the model repository, the engine and the manifests."""
+    """Check a bundle: digests, repository, engine, manifests."""
     from dataclasses import asdict
 
     from .verbs.verify import verify as work
@@ -272,7 +277,7 @@ def warmup(
     ] = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """On the node that will serve: compile, tune, and check the answers before traffic comes."""
+    """On the node that will serve: compile, tune, check answers."""
     from .verbs.warmup import warmup as work
 
     with progress(as_json) as told:
@@ -294,7 +299,7 @@ def serve(
     metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Serve a bundle on this machine with a real tritonserver, until interrupted."""
+    """Serve a bundle here with a real tritonserver."""
     from .verbs.serve import Ports
     from .verbs.serve import serve as work
 
@@ -319,7 +324,10 @@ def loadtest(
     slo: opt.SloOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Measure latency and throughput of a server, or of a bundle served here for the test."""
+    """Measure latency and throughput of a server or a bundle.
+
+    A bundle is served on this machine for the test.
+    """
     from .loadtest import LoadTest
     from .loadtest.slo import parse
     from .verbs.loadtest import built_in_prompts, levels
@@ -364,7 +372,7 @@ def demo(
     ] = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Do all of it with the embedded checkpoint, on this machine, without a GPU."""
+    """Do all of it with the embedded checkpoint, without a GPU."""
     from .verbs.demo import demo as work
 
     with progress(as_json) as told:

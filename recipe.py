@@ -55,10 +55,6 @@ class Recipe:
     def quantizes(self, group: TensorGroup) -> bool:
         return group.role in self.roles and len(group.shape) == 2
 
-    def quantized_roles(self, model: Model) -> frozenset[Role]:
-        """The roles of the tensors that are quantized in `model`."""
-        return frozenset(group.role for group in model.tensors() if self.quantizes(group))
-
     def stored(self, group: TensorGroup) -> tuple[StoredTensor, ...]:
         """What one tensor of `group` [N, K] becomes. Raises `RefusedError` naming the tensor when
         its widths do not divide."""

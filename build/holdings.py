@@ -28,7 +28,8 @@ class Holdings:
     """Of one model in one format: bytes and values (parameters) by role, of all GPUs together.
 
     `stored_bytes` is the checkpoint's size. `kv_weight_bytes` is that part of the attention's bytes
-    which its keys' and values' projections take.
+    which its keys' and values' projections take, `kv_value_bytes` are those of one cached value.
+    `quantized` are the roles of which the format quantizes tensors.
     """
 
     model: Model
@@ -37,6 +38,7 @@ class Holdings:
     values_by_role: Mapping[Role, int]
     kv_weight_bytes: int
     kv_value_bytes: int
+    quantized: frozenset[Role]
 
     def weight_bytes(self, gpus: int) -> int:
         """Bytes of weights that the fullest of `gpus` GPUs loads."""
@@ -77,11 +79,14 @@ def holdings(model: Model, recipe: Recipe) -> Holdings:
     widths do not divide into its groups."""
     sizes: dict[Role, int] = {}
     values: dict[Role, int] = {}
+    quantized: set[Role] = set()
     kv_weights = 0
     for group in model.tensors():
         size = recipe.bytes_of(group)
         sizes[group.role] = sizes.get(group.role, 0) + size
         values[group.role] = values.get(group.role, 0) + group.parameters
+        if recipe.quantizes(group):
+            quantized.add(group.role)
         if group.template.endswith(KV_WEIGHTS):
             kv_weights += size
     return Holdings(
@@ -91,4 +96,5 @@ def holdings(model: Model, recipe: Recipe) -> Holdings:
         values_by_role=values,
         kv_weight_bytes=kv_weights,
         kv_value_bytes=1 if recipe.kv_dtype == "F8_E4M3" else 2,
+        quantized=frozenset(quantized),
     )

@@ -66,10 +66,11 @@ class Judge:
     ) -> Verdict:
         """Whether `workload` can be served in `quant` on its number of `gpu`s."""
         recipe, count = RECIPES[quant.key], workload.gpus
-        rule = support.rule_for(gpu, quant, recipe.quantized_roles(self.model), runtime.key)
+        held = self.held(quant.key)
+        rule = support.rule_for(gpu, quant, held.quantized, runtime.key)
         if isinstance(self.model, Peer):
             rule = support.compared(rule)
-        room = memory(self.held(quant.key), recipe, gpu, count, runtime)
+        room = memory(held, recipe, gpu, count, runtime)
         context = workload.context or max(
             min(self.model.max_positions, DEFAULT_CONTEXT), workload.isl + workload.osl
         )
