@@ -215,7 +215,7 @@ def build(
     """Make a bundle: weights, engine, repository, manifests.
 
     The checkpoint is quantized, the engine directory holds what TensorRT-LLM needs on this GPU, the
-    model repository is Triton's, and the manifests are for Kubernetes. An interrupted build goes on.
+    model repository is Triton's, the manifests are for Kubernetes. An interrupted build goes on.
     """
     from .verbs import build as verb
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from .source import resolve
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked. Without a format one is recommended."""
+    """What is asked. Without a format one is recommended. Raises `UsageError` for a price or an
+    objective that is no number."""
 
     checkpoint: str
     workload: Workload
@@ -34,6 +36,11 @@ class Question:
     calibrate_from: Path | None = None
     trtllm: str | None = None
     against: str | None = None
+
+    def __post_init__(self) -> None:
+        for option, value in (("--price", self.price), ("--max-tpot", self.max_tpot_ms)):
+            if value is not None and not math.isfinite(value):
+                raise UsageError(f"{option} {value}: give a number")
 
 
 @dataclass(frozen=True, slots=True)

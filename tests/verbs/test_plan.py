@@ -70,6 +70,9 @@ def test_the_matrix(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (("--gpu", "h100", "--quant", "fp8", "--calibrate-from", "no.json"), 4, "No such file"),
         (("--gpu", "h100", "--quant", "fp8", "--html", "/no/such/place.html"), 4, "cannot be"),
         (("--gpu", "h100", "--against", "qwen3-30b-a3b"), 2, "give both"),
+        (("--matrix", "--price", "nan"), 2, "--price nan: give a number"),
+        (("--gpu", "h100", "--max-tpot", "inf"), 2, "--max-tpot inf: give a number"),
+        (("--gpu", "h300"), 2, "unknown GPU 'h300'"),
         (("--gpu", "h100", "--quant", "fp8", "--against", "gpt-5"), 2, "known are qwen3-30b-a3b"),
     ],
 )
