@@ -15,7 +15,8 @@ class Gpu:
     """A GPU model. Rates are the vendor's dense figures.
 
     `memory_bytes` is what the driver reports, `cuda_bytes` the part of it that a process can have.
-    `link_bytes_per_s` goes one way between GPUs of a node. `product_labels` are what GPU feature
+    `link_bytes_per_s` goes one way between GPUs of a node, over the `fabric`: `nvlink` joins all of
+    them, a `bridge` two, `pcie` goes through the host. `product_labels` are what GPU feature
     discovery puts on a node as `nvidia.com/gpu.product`, `aliases` what drivers, tools and clouds
     call it otherwise. `variants` are cards of the same GPU with other rates.
     """
@@ -29,6 +30,7 @@ class Gpu:
     bf16_flops: float
     fp8_flops: float | None
     link_bytes_per_s: float
+    fabric: str
     product_labels: tuple[str, ...]
     aliases: tuple[str, ...] = ()
     variants: tuple[Gpu, ...] = ()

@@ -7,7 +7,7 @@ a line says otherwise; `docs/planner.md` has the fits and how far off they are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 
@@ -33,6 +33,10 @@ _EXPERTS: Final[Mapping[str, ExpertRates]] = {
     "fp8": ExpertRates(0.95, 0.44, 35e-6),
 }
 
+_SLOWER_STARTS: Final[Mapping[int, float]] = {80: 1.7, 86: 1.7}
+"""Times as long as on H100 that small products, attention and Marlin's experts take on A100, by SM
+version; A10 is taken for the same."""
+
 _LAYER_S: Final[Mapping[str, float]] = {"M": 22e-6, "*": 23e-6, "E": 18e-6, "-": 14e-6}
 
 
@@ -47,8 +51,9 @@ class Efficiency:
         scores: Matrix rate share of attention over a prompt.
         passes: Bandwidth share of Mamba's state update (measured in vLLM on an H200), of its scan
             and of element-wise passes.
-        layer_s: What a layer's launches, norms and small kernels take, by its letter; what routed
-            experts take beside stands in `experts`.
+        layer_s: What a layer's launches, norms and small kernels take on H100, by its letter; what
+            routed experts take beside stands in `experts`. `starts` has how many times as long
+            other GPUs take, by SM version.
         step_s: Sampling and the start of one step on the GPU. Assumed.
         host_s: What the server's processor needs for a step, and `host_sequence_s` for each of its
             sequences; the GPU waits where that is longer. Fitted to served Llama 3.1 8B and Nano on
@@ -57,7 +62,9 @@ class Efficiency:
         prefill: Share of the kernels' rates that prompts reach in a served model, and
             `prefill_experts` that of routed experts. Fitted to published throughputs with long
             prompts, all of them vLLM's.
-        link: Share of a link's rate that an all-reduce reaches, and `link_s` its latency.
+        link: Share of a link's rate that an all-reduce reaches, and `link_s` its latency. Through
+            the host, latency grows with the GPUs, and `crowd` is the power of their number by which
+            the rate falls.
         skew: Exponent of the power law by which tokens prefer experts; 0 is no preference.
         work: Scale of the time that bytes and operations take while decoding, and `fixed` of what
             a step takes in any case: 1, or what one's own load test gives.
@@ -70,20 +77,23 @@ class Efficiency:
     scores: float = 0.5
     passes: float = 0.75
     layer_s: Mapping[str, float] = field(default_factory=lambda: _LAYER_S)
+    starts: Mapping[int, float] = field(default_factory=lambda: _SLOWER_STARTS)
     step_s: float = 200e-6
     host_s: float = 1.3e-3
     host_sequence_s: float = 45e-6
     prefill: float = 0.85
     prefill_experts: float = 0.45
     link: float = 0.6
-    link_s: float = 4e-6
+    link_s: float = 3e-6
+    crowd: float = 1.7
     skew: float = 0.4
     work: float = 1.0
     fixed: float = 1.0
 
     def experts(self, stored_as: str, sm: int) -> ExpertRates:
         """Of experts in the format `stored_as` (a recipe's) on a GPU of that SM version."""
-        return _EXPERTS.get(stored_as) or (_MARLIN_HOPPER if sm == 90 else _MARLIN)
+        found = _EXPERTS.get(stored_as) or (_MARLIN_HOPPER if sm == 90 else _MARLIN)
+        return replace(found, fixed_s=found.fixed_s * self.starts.get(sm, 1.0))
 
 
 DEFAULT: Final = Efficiency()

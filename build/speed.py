@@ -201,16 +201,20 @@ class Speed:
     def overhead_s(self) -> float:
         """Seconds of a step that no batch changes, but for the experts' own."""
         reached, pattern = self.reached, self.model.pattern
-        return reached.step_s + sum(n * pattern.count(at) for at, n in reached.layer_s.items())
+        layers = sum(seconds * pattern.count(at) for at, seconds in reached.layer_s.items())
+        return reached.step_s + layers * reached.starts.get(self.gpu.sm, 1.0)
 
     def all_reduce_s(self, tokens: float) -> float:
         """Seconds of the sums over GPUs, one a layer and one for the embedding: a ring moves
         2 (N - 1) / N of the hidden states through each link."""
-        if self.gpus == 1:
+        count, reached = self.gpus, self.reached
+        if count == 1:
             return 0.0
-        size = 2 * self.model.hidden_size * tokens * 2 * (self.gpus - 1) / self.gpus
-        each = self.reached.link_s + size / (self.gpu.link_bytes_per_s * self.reached.link)
-        return (len(self.model.pattern) + 1) * each
+        size = 2 * self.model.hidden_size * tokens * 2 * (count - 1) / count
+        rate, latency = self.gpu.link_bytes_per_s * reached.link, reached.link_s
+        if self.gpu.fabric == "pcie" or (self.gpu.fabric == "bridge" and count > 2):
+            rate, latency = rate / (count / 2) ** reached.crowd, latency * count
+        return (len(self.model.pattern) + 1) * (latency + size / rate)
 
 
 def _assumptions(recipe: Recipe, workload: Workload, reached: Efficiency) -> tuple[str, ...]:

@@ -63,6 +63,7 @@ def _gpu(row: dict[str, Any]) -> Gpu:
         bf16_flops=row["bf16_tflops"] * 1e12,
         fp8_flops=row["fp8_tflops"] * 1e12 if row["fp8_tflops"] else None,
         link_bytes_per_s=row["link_gb_s"] * 1e9,
+        fabric=row["fabric"],
         product_labels=tuple(row["product_labels"]),
         aliases=tuple(row["aliases"]),
         variants=tuple(_gpu({**row, "variants": [], **other}) for other in row["variants"]),

@@ -89,6 +89,8 @@ POINTS: Final = (
               "vLLM PR 44675; ShareGPT, lengths and number inferred"),
     Published(NINE, "bf16", "h100", 1, 1024, 128, 10, 846, 0.25, "vLLM",
               "vLLM PR 29488; one burst of 1.5 s"),
+    Published(QWEN, "bf16", "a100", 1, 1024, 128, 1, 95, 0.1, "vLLM of July 2025",
+              "tt-inference-server issue 340"),
     Published(QWEN, "bf16", "h100-nvl", 1, 1024, 128, 64, 1938, 0.15, "vLLM", "vLLM PR 54742"),
     Published(QWEN, "bf16", "h100-nvl", 1, 4096, 8, 256, 74.4, 0.2, "vLLM", "vLLM PR 54742"),
     Published(QWEN, "bf16", "h200", 2, 1024, 128, 256, 6425, 0.15, "vLLM", "flashinfer issue 3521"),
@@ -98,8 +100,6 @@ POINTS: Final = (
 MISSES: Final = (
     Published(QWEN, "bf16", "h100-nvl", 1, 128, 1024, 256, 6589, 0.45, "vLLM",
               "vLLM PR 54742; one burst, nobody replaces who ends"),
-    Published(QWEN, "bf16", "a100", 1, 1024, 128, 1, 95, 0.45, "vLLM of July 2025",
-              "tt-inference-server issue 340"),
     Published(SUPER, "bf16", "h200", 4, 508, 517, 256, 3348, 1.5, "SGLang, an early build",
               "sgl-cookbook"),
 )  # fmt: skip

@@ -59,6 +59,29 @@ def test_the_measured_expert_layer_split_by_expert(
     assert seconds * 1e3 == pytest.approx(milliseconds, rel=0.15)
 
 
+@pytest.mark.parametrize(
+    ("key", "gpus", "values", "microseconds", "within"),
+    [
+        ("h100", 2, 8192, 2.8, 0.2),
+        ("h100", 2, 2_097_152, 17.1, 0.2),
+        ("h100", 2, 33_554_432, 254, 0.2),
+        ("h100", 8, 33_554_432, 323, 0.4),
+        ("l40s", 2, 2_097_152, 223, 0.1),
+        ("l40s", 4, 8192, 16.1, 0.1),
+        ("l40s", 4, 8_388_608, 5029, 0.2),
+        ("l40s", 8, 33_554_432, 53_412, 0.25),
+    ],
+)
+def test_the_measured_all_reduce(
+    key: str, gpus: int, values: int, microseconds: float, within: float
+) -> None:
+    """BF16 values summed over GPUs (the same tables): NVLink, and PCIe where it is crowded."""
+    found = speed("bf16", key, gpus=gpus)
+    sums = len(nano().pattern) + 1
+    each = found.all_reduce_s(values / nano().hidden_size) / sums
+    assert each * 1e6 == pytest.approx(microseconds, rel=within)
+
+
 @pytest.mark.parametrize("point", [*published.POINTS, *published.MISSES], ids=lambda p: p.row())
 def test_published_throughput(point: published.Published) -> None:
     assert abs(point.off) <= point.within
