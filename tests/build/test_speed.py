@@ -59,6 +59,27 @@ def test_the_measured_expert_layer_split_by_expert(
     assert seconds * 1e3 == pytest.approx(milliseconds, rel=0.15)
 
 
+SUPER_MS = {
+    ("bf16", 1): (0.131, 0.617, 1.436, 1.729, 2.391, 5.600),
+    ("bf16", 2): (0.085, 0.340, 0.749, 0.890, 1.206, 2.934),
+    ("bf16", 8): (0.049, 0.132, 0.236, 0.275, 0.368, 1.042),
+    ("fp8", 1): (0.089, 0.340, 0.758, 0.913, 1.255, 3.397),
+    ("fp8", 4): (0.050, 0.130, 0.238, 0.266, 0.379, 1.095),
+    ("fp8", 8): (0.048, 0.092, 0.146, 0.161, 0.233, 0.705),
+}
+"""One MoE layer of Super (latent width 1024) on H100s at 1, 8, 32, 128, 1024 and 8192 tokens, with
+TensorRT-LLM 1.3.0rc23, the power law 1.01. Nothing was fitted to it."""
+
+
+@pytest.mark.parametrize(("quant", "gpus"), SUPER_MS)
+def test_the_measured_expert_layer_of_another_model(quant: str, gpus: int) -> None:
+    recipe = RECIPES[quant]
+    held = holdings(published.named(published.SUPER), recipe)
+    found = Speed(held, recipe, gpu("h100"), Workload(gpus=gpus))
+    ours = [found.expert_layer_s(n) * 1e3 for n in (1, 8, 32, 128, 1024, 8192)]
+    assert ours == pytest.approx(list(SUPER_MS[quant, gpus]), rel=0.19)
+
+
 @pytest.mark.parametrize(
     ("key", "gpus", "values", "microseconds", "within"),
     [
