@@ -17,7 +17,10 @@ from .support import Runtime
 GIB: Final = 2**30
 
 RUNTIME_BYTES: Final = int(1.3 * GIB)
-"""Of one process, outside torch: CUDA context, libraries, NCCL (TensorRT-LLM issue 10580)."""
+"""Of one process, outside torch: CUDA context and libraries (TensorRT-LLM issue 10580)."""
+
+NCCL_BYTES: Final = int(0.41 * GIB)
+"""More of that with several GPUs: 0.54 instead of 0.13 GiB in vLLM's logs of two H100 and one."""
 
 WORKSPACE_BYTES: Final = int(1.5 * GIB)
 """Workspaces of attention and matrix products, the sampler, allocator slack. Assumed: with runtime
@@ -109,7 +112,7 @@ def memory(held: Holdings, recipe: Recipe, gpu: Gpu, gpus: int, runtime: Runtime
     fixed = {
         "driver": gpu.memory_bytes - gpu.cuda_bytes,
         "weights": held.weight_bytes(gpus),
-        "runtime": RUNTIME_BYTES,
+        "runtime": RUNTIME_BYTES + (NCCL_BYTES if gpus > 1 else 0),
         "workspace": WORKSPACE_BYTES,
         "activations": activation_bytes(held.model, recipe, MAX_NUM_TOKENS, gpus),
         "cuda_graphs": CUDA_GRAPH_BYTES,
