@@ -177,13 +177,19 @@ class Judge:
 
 def _misfit(gpu: Gpu, room: Memory, context: int, concurrency: int, fitting: int) -> Refusal:
     weights = room.fixed["weights"] / 1e9
+    beside = (sum(room.fixed.values()) - room.fixed["weights"]) / 1e9
+    each = (
+        f"The {gpu.name} has {gpu.memory_bytes / 1e9:.1f} GB; weights take {weights:.1f} GB of "
+        f"that, driver, server and activations {beside:.1f} GB"
+    )
+    if room.left <= 0:
+        return Refusal("memory", f"{each}, which is {-room.left / 1e9:.1f} GB too much.")
     if not fitting:
-        reason = (
-            f"The {gpu.name} has {gpu.memory_bytes / 1e9:.1f} GB. Weights take {weights:.1f} GB of "
-            f"each, and {max(0, room.left) / 1e9:.1f} GB are left for caches, which is not one "
-            f"sequence of {context} tokens."
-        )
         shorter = room.max_context(1)
+        reason = (
+            f"{each}, and the {room.left / 1e9:.1f} GB left are not enough for one sequence of "
+            f"{context} tokens."
+        )
         return Refusal("memory", reason, (f"--context {shorter}",) if shorter >= 1024 else ())
     longest = room.max_context(concurrency)
     reason = (

@@ -151,14 +151,30 @@ def _recommended(asked: Question, model: Model, target: Gpu) -> Answer:
         aim = "throughput"
         chosen = matrix.best(cells, aim, asked.workload)
     if chosen is None:
-        reasons = "; ".join(f"{c.plan.quant['requested']}: {c.plan.reasons[0]}" for c in cells)
-        instead = [text for cell in cells for text in cell.plan.alternatives]
-        raise RefusedError(
-            f"no format of {model.name} can be recommended on {asked.workload.gpus} x {target.key}."
-            f" {reasons} What works instead: {'; '.join(dict.fromkeys(instead)) or 'another GPU'}; "
-            "nemo-deploy plan --matrix shows all of them."
-        )
+        raise RefusedError(_none_recommended(model, asked.workload, target, cells))
     return Answer(chosen.plan, chosen.cost, matrix.why(chosen, cells, aim))
+
+
+def _none_recommended(
+    model: Model, workload: Workload, target: Gpu, cells: list[matrix.Cell]
+) -> str:
+    """Why no format can be recommended: each rule once, with the reason of its smallest format, and
+    the first thing that works for each format."""
+    formats: dict[str, list[str]] = {}
+    reasons: dict[str, str] = {}
+    instead = []
+    for cell in cells:
+        plan, quant = cell.plan, cell.plan.quant["requested"]
+        formats.setdefault(plan.rule, []).append(str(quant))
+        reasons[plan.rule] = plan.reasons[0]
+        text = next((t for t in plan.alternatives if t.startswith("--")), None)
+        if text:
+            instead.append(text if "--quant" in text else f"{text} --quant {quant}")
+    why = " ".join(f"{', '.join(names)} (rule: {r}): {reasons[r]}" for r, names in formats.items())
+    return (
+        f"no format of {model.name} can be recommended on {workload.gpus} x {target.key}. {why} "
+        f"What works instead: {'; '.join([*dict.fromkeys(instead), 'see plan --matrix'])}."
+    )
 
 
 def _model(name: str) -> Model:
