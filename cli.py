@@ -138,8 +138,8 @@ def quantize(
     if quant is None or out is None:
         raise UsageError(f"give {'--quant, or --compare' if quant is None else '--out'}")
     from .verbs.fetching import fetch_plan
-    from .verbs.quantize import options_for
     from .verbs.quantize import quantize as work
+    from .verbs.quantize_options import options_for
     from .verbs.source import open_source
 
     options = options_for(

@@ -19,7 +19,8 @@ from .fetching import fetch_plan
 from .golden import write_golden
 from .progress import Progress, Silent
 from .quality import files
-from .quantize import Options, options_for, quantize_into, require_low_disk_source
+from .quantize import quantize_into, require_low_disk_source
+from .quantize_options import Options, options_for
 from .source import Source, opened, resolve
 
 BUNDLES: Final = Path("dist")

@@ -13,7 +13,7 @@ from ..files import Work, free_bytes, require_space, tree_bytes
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
     from .progress import Progress
-    from .quantize import Options
+    from .quantize_options import Options
     from .source import Source
 
 PASSING: Final = "shards"

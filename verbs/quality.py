@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..quantize.fidelity import Comparison, Fidelity, Stored, Variant
     from ..quantize.stream import Summary
     from ..recipe import Recipe
-    from .quantize import Options
+    from .quantize_options import Options
 
 JSON_NAME: Final = "quality.json"
 PAGE_NAME: Final = "quality.html"

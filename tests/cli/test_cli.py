@@ -201,9 +201,9 @@ def test_brackets_in_messages_are_shown(
 def test_a_missing_package_is_named_before_anything_is_written(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from nemotron_deploy.verbs import quantize
+    from nemotron_deploy.verbs import quantize_options
 
-    monkeypatch.setattr(quantize, "find_spec", lambda name: None)
+    monkeypatch.setattr(quantize_options, "find_spec", lambda name: None)
     for words in (["quantize"], ["build", "--gpu", "h100"]):
         arguments = [*words, "--checkpoint", "tiny", "--quant", "int4"]
         code, _, err = answer(capsys, *arguments, "--out", str(tmp_path / "out"))

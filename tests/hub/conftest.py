@@ -48,7 +48,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def expected(sharded: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What quantizing the same files from a local directory gives."""
-    from nemotron_deploy.verbs.quantize import options_for, quantize
+    from nemotron_deploy.verbs.quantize import quantize
+    from nemotron_deploy.verbs.quantize_options import options_for
 
     out = tmp_path_factory.mktemp("expected") / "int4"
     quantize(str(sharded), options_for("int4", smooth=False), out)

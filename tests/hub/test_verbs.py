@@ -12,7 +12,8 @@ from nemotron_deploy.hub.client import cache_folder
 from nemotron_deploy.tests.hub.conftest import INT4, NAMES, REPOSITORY, contents, run
 from nemotron_deploy.tests.hub.stand_in import SIGNATURE, StandIn, digests
 from nemotron_deploy.verbs.inspect import inspect
-from nemotron_deploy.verbs.quantize import options_for, quantize
+from nemotron_deploy.verbs.quantize import quantize
+from nemotron_deploy.verbs.quantize_options import options_for
 
 
 def test_quantize_fetches_checks_and_records(

@@ -23,7 +23,8 @@ from pathlib import Path
 from nemotron_deploy.files import PARTIAL, sha256
 from nemotron_deploy.quantize import quality_page, stream  # noqa: F401  imported before forking
 from nemotron_deploy.verbs import quality
-from nemotron_deploy.verbs.quantize import options_for, quantize
+from nemotron_deploy.verbs.quantize import quantize
+from nemotron_deploy.verbs.quantize_options import options_for
 
 quality.RUN_BELOW = 0  # what the model answers is tested elsewhere; here it would only take time
 

@@ -26,8 +26,8 @@ from nemotron_deploy.models import TINY
 from nemotron_deploy.quantize.stream import Summary, quantize
 from nemotron_deploy.recipe import RECIPES
 from nemotron_deploy.verbs import quality
-from nemotron_deploy.verbs.quantize import options_for
 from nemotron_deploy.verbs.quantize import quantize as command
+from nemotron_deploy.verbs.quantize_options import options_for
 
 SHARDS = 6
 EXPERT = "backbone.layers.1.mixer.experts.0.up_proj.weight"

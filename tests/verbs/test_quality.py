@@ -10,7 +10,8 @@ import pytest
 from nemotron_deploy.errors import BadInputError
 from nemotron_deploy.verbs import quality
 from nemotron_deploy.verbs.quality import compare
-from nemotron_deploy.verbs.quantize import options_for, quantize
+from nemotron_deploy.verbs.quantize import quantize
+from nemotron_deploy.verbs.quantize_options import options_for
 
 
 def test_comparing_formats(tmp_path: Path) -> None:
