@@ -66,4 +66,6 @@ def calibrated(levels: Iterable[Measured], speed: Speed) -> Efficiency:
             moves += [(step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step)]
         nearer = min(((best[0] + x, best[1] + y) for x, y in moves), key=cost)
         best, step = (nearer, step) if cost(nearer) < cost(best) else (best, step / 2)
-    return replace(reached, work=math.exp(best[0]), fixed=math.exp(best[1]))
+    work, fixed = math.exp(best[0]), math.exp(best[1])
+    off = max(abs(ratio - 1) for ratio in ratios(work, fixed))
+    return replace(reached, work=work, fixed=fixed, off=off)

@@ -67,7 +67,8 @@ class Efficiency:
             the rate falls.
         skew: Exponent of the power law by which tokens prefer experts; 0 is no preference.
         work: Scale of the time that bytes and operations take while decoding, and `fixed` of what
-            a step takes in any case: 1, or what one's own load test gives.
+            a step takes in any case: 1, or what one's own load test gives, which `off` says how
+            well they meet: the largest relative error of its levels.
     """
 
     weights: float = 0.85
@@ -89,6 +90,7 @@ class Efficiency:
     skew: float = 0.4
     work: float = 1.0
     fixed: float = 1.0
+    off: float = 0.0
 
     def experts(self, stored_as: str, sm: int) -> ExpertRates:
         """Of experts in the format `stored_as` (a recipe's) on a GPU of that SM version."""

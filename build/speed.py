@@ -233,8 +233,8 @@ def _assumptions(recipe: Recipe, workload: Workload, reached: Efficiency) -> tup
         lines.append("several GPUs: one all-reduce a layer over the link of the GPU's usual node")
     if reached != DEFAULT:
         lines.append(
-            f"scaled to a load test: what a batch needs {reached.work:.2f} times, what a step "
-            f"takes anyway {reached.fixed:.2f} times, prefill "
-            f"{DEFAULT.prefill / reached.prefill:.2f} times as long"
+            f"scaled to a load test, whose levels it meets within {reached.off:.0%}: what a batch "
+            f"needs {reached.work:.2f} times, what a step takes anyway {reached.fixed:.2f} times, "
+            f"prefill {DEFAULT.prefill / reached.prefill:.2f} times as long"
         )
     return tuple(lines)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemotron_deploy.build.calibration import Measured, calibrated
@@ -228,7 +228,15 @@ class TestCalibration:
         assert fitted.point(1).itl_ms == pytest.approx(level.itl_ms, rel=1e-3)
         assert fitted.point(1).ttft_ms == pytest.approx(level.ttft_ms)
         assert fitted.reached.work == pytest.approx(fitted.reached.fixed, rel=1e-3)
+        assert fitted.reached.off < 1e-3
 
+    def test_levels_that_no_scale_meets_are_told(self) -> None:
+        found = speed("int4")
+        level = self.levels(found)[0]
+        worse = replace(level, concurrency=2, itl_ms=level.itl_ms * 10)
+        assert 0.3 < calibrated([level, worse], found).off < 1
+
+    @settings(max_examples=20)
     @given(st.floats(0.5, 3), st.floats(0.5, 6), st.floats(0.5, 3))
     def test_what_was_scaled_is_found(self, work: float, fixed: float, prefill: float) -> None:
         found = speed("fp8")
