@@ -305,8 +305,14 @@ class Model:
     def kv_bytes_per_token(self, dtype: str) -> int:
         return int(self.kv_values_per_token * DTYPE_BYTES[dtype])
 
+    @property
+    def conv_bytes_per_sequence(self) -> int:
+        """Convolution state of one sequence over all Mamba layers, always in BF16 (the activations'
+        dtype, as TensorRT-LLM keeps it)."""
+        return self.layer_count("M") * 2 * self.mamba.conv_values
+
     def state_bytes_per_sequence(self, dtype: str) -> int:
-        """Mamba state of one sequence over all layers: recurrent state in `dtype`, convolution
-        state always in BF16 (the activations' dtype, as TensorRT-LLM keeps it)."""
-        values = self.mamba.state_values * DTYPE_BYTES[dtype]
-        return int(self.layer_count("M") * (values + 2 * self.mamba.conv_values))
+        """Mamba state of one sequence over all layers: recurrent state in `dtype`, and that of the
+        convolutions."""
+        values = self.layer_count("M") * self.mamba.state_values
+        return int(values * DTYPE_BYTES[dtype]) + self.conv_bytes_per_sequence

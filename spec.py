@@ -113,7 +113,8 @@ class Plan:
     `status`: `supported` (TensorRT-LLM runs it, with `plugin` where that is not empty), `needs`
     (buildable; to be served on a GPU it needs what `needs` lists), `refused` (see `reasons`;
     `alternatives` say what works) or `compared` (a peer: planned, never built). `notes` say what
-    to mind, `tried` what of it has and has not run on hardware.
+    to mind, `tried` what of it has and has not run on hardware. `conv_bytes_per_sequence` are part
+    of `state_bytes_per_sequence`.
     """
 
     model: str
@@ -136,6 +137,7 @@ class Plan:
     weights_bytes: int
     kv_bytes_per_token: int
     state_bytes_per_sequence: int
+    conv_bytes_per_sequence: int
     memory: Mapping[str, int]
     free_bytes: int
     max_concurrency: int

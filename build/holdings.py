@@ -19,9 +19,6 @@ WHOLE_ROLES: Final = frozenset({Role.NORM, Role.ROUTER, Role.ROUTER_BIAS, Role.L
 UNLOADED_ROLES: Final = frozenset({Role.MTP})
 """Lies in the checkpoint, and is loaded for speculative decoding only."""
 
-CONV_STATE_BYTES: Final = 2
-"""Convolution states are kept in the model's dtype."""
-
 
 @dataclass(frozen=True, slots=True)
 class Holdings:

@@ -97,6 +97,7 @@ class Planner:
             weights_bytes=self.judge.held(quant.key).stored_bytes,
             kv_bytes_per_token=model.kv_bytes_per_token(recipe.kv_dtype),
             state_bytes_per_sequence=model.state_bytes_per_sequence(STATE_DTYPE),
+            conv_bytes_per_sequence=model.conv_bytes_per_sequence,
             memory=room.terms(0 if refusal else found.concurrency),
             free_bytes=room.usable(found.context),
             max_concurrency=most,

@@ -68,6 +68,7 @@ def _capacity(plan: Plan) -> list[tuple[str, RenderableType]]:
         *[("environment", f"{name}={value}") for name, value in plan.env.items()],
         ("weights", amount(plan.weights_bytes)),
         ("KV cache", f"{plan.kv_bytes_per_token:,} B a token, {_kv(plan)}"),
+        *_state(plan),
         ("set up for", f"{batch} sequences of {context:,} tokens"),
         ("would fit", f"{plan.max_concurrency} sequences of {context:,} tokens, "
                       f"or {batch} of {plan.max_context:,}"),
@@ -81,6 +82,13 @@ def _capacity(plan: Plan) -> list[tuple[str, RenderableType]]:
         )
         rows += [("estimate", speed), ("", Text("; ".join(guess.assumptions), style="dim"))]
     return rows
+
+
+def _state(plan: Plan) -> list[tuple[str, RenderableType]]:
+    if not plan.state_bytes_per_sequence:
+        return []
+    whole, conv = amount(plan.state_bytes_per_sequence), amount(plan.conv_bytes_per_sequence)
+    return [("Mamba state", f"{whole} a sequence, FP32; {conv} of it convolution, BF16")]
 
 
 def _kv(plan: Plan) -> str:
