@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from ..architecture import Model
 from ..errors import RefusedError, UsageError
@@ -13,14 +13,7 @@ from .efficiency import DEFAULT, Efficiency
 from .llm_args import llm_args
 from .memory import STATE_DTYPE
 from .speed import Speed, estimate
-from .verdict import Judge, Verdict
-
-LONGEST: Final = 2**20
-"""Tokens of a sequence that Nemotron 3 is published for. Without position embeddings nothing in the
-model ends at the configured number; the longest that is said to fit ends here."""
-
-LONG_MODELS: Final = 2**18
-"""Models that are configured for so many positions are planned up to `LONGEST`."""
+from .verdict import Judge, Verdict, known_context
 
 
 def quant_named(name: str) -> Quant:
@@ -93,7 +86,7 @@ class Planner:
             plugin="" if refusal else rule.plugin,
             image=runtime.image,
             trtllm_versions=runtime.trtllm_versions,
-            tried=hardware.tried(rule, gpu),
+            tried="" if refusal else hardware.tried(rule, gpu),
             weights_bytes=self.judge.held(quant.key).stored_bytes,
             kv_bytes_per_token=model.kv_bytes_per_token(recipe.kv_dtype),
             state_bytes_per_sequence=model.state_bytes_per_sequence(STATE_DTYPE),
@@ -122,9 +115,8 @@ class Planner:
         """Tokens that each sequence could have, as far as the model is known to go."""
         if not found.concurrency:
             return 0
-        positions = self.model.max_positions
-        known = LONGEST if positions >= LONG_MODELS else positions
-        return min(found.room.max_context(found.concurrency), max(known, found.context))
+        known = max(known_context(self.model), found.context)
+        return min(found.room.max_context(found.concurrency), known)
 
     def _notes(self, found: Verdict) -> tuple[str, ...]:
         notes = []

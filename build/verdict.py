@@ -25,6 +25,19 @@ TENSOR_PARALLEL_SIZES: Final = (1, 2, 4, 8)
 
 MOST_ALTERNATIVES: Final = 5
 
+LONGEST: Final = 2**20
+"""Tokens of a sequence that Nemotron 3 is published for. Without position embeddings nothing in the
+model ends at the configured number; the longest that is said to fit ends here."""
+
+LONG_MODELS: Final = 2**18
+"""Models that are configured for so many positions are planned up to `LONGEST` at least."""
+
+
+def known_context(model: Model) -> int:
+    """Tokens of a sequence as far as the model is known to go."""
+    positions = model.max_positions
+    return max(LONGEST, positions) if positions >= LONG_MODELS else positions
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -81,7 +94,8 @@ class Judge:
             refusal = Refusal(rule.key, rule.reason.format(sm=gpu.sm), rule.alternatives)
         refusal = refusal or self._unsplit(rule, quant, count)
         if refusal is None and fitting < max(1, concurrency):
-            refusal = _misfit(gpu, room, context, concurrency, fitting)
+            known = known_context(self.model)
+            refusal = _misfit(gpu, room, context, concurrency, fitting, known)
         return Verdict(rule, room, context, concurrency, refusal)
 
     def _unsplit(self, rule: support.Rule, quant: Quant, count: int) -> Refusal | None:
@@ -175,7 +189,9 @@ class Judge:
                 yield f"{where} --concurrency {fitting}"
 
 
-def _misfit(gpu: Gpu, room: Memory, context: int, concurrency: int, fitting: int) -> Refusal:
+def _misfit(
+    gpu: Gpu, room: Memory, context: int, concurrency: int, fitting: int, known: int
+) -> Refusal:
     weights = room.fixed["weights"] / 1e9
     beside = (sum(room.fixed.values()) - room.fixed["weights"]) / 1e9
     each = (
@@ -185,7 +201,7 @@ def _misfit(gpu: Gpu, room: Memory, context: int, concurrency: int, fitting: int
     if room.left <= 0:
         return Refusal("memory", f"{each}, which is {-room.left / 1e9:.1f} GB too much.")
     if not fitting:
-        shorter = room.max_context(1)
+        shorter = min(known, room.max_context(1))
         reason = (
             f"{each}, and the {room.left / 1e9:.1f} GB left are not enough for one sequence of "
             f"{context} tokens."
