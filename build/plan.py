@@ -66,9 +66,7 @@ class Planner:
         found = self.judge.verdict(gpu, quant, workload, runtime)
         rule, room, refusal = found.rule, found.room, found.refusal
         most = room.max_concurrency(found.context)
-        alternatives = rule.alternatives if rule.needs else ()
-        if refusal is not None:
-            alternatives = self.judge.alternatives(refusal, gpu, quant, workload, runtime)
+        options = refusal.options if refusal else rule.alternatives if rule.needs else ()
         return Plan(
             model=model.name,
             gpu=gpu.key,
@@ -80,7 +78,9 @@ class Planner:
             rule=refusal.rule if refusal else rule.key,
             reasons=(refusal.reason if refusal else rule.reason,),
             needs=() if refusal else rule.needs,
-            alternatives=alternatives,
+            alternatives=self.judge.alternatives(
+                options, gpu, quant, workload, runtime, search=refusal is not None
+            ),
             notes=() if refusal else self._notes(found),
             backend="none" if refusal else rule.backend or runtime.backend,
             plugin="" if refusal else rule.plugin,

@@ -123,18 +123,19 @@ class Judge:
 
     def alternatives(
         self,
-        found: Refusal,
+        options: tuple[str, ...],
         gpu: Gpu,
         quant: Quant,
         workload: Workload,
         runtime: support.Runtime,
+        search: bool,
     ) -> tuple[str, ...]:
-        """What works instead of what was refused: those of its options that do, and where no
-        command is among them, the nearest that is. Another engine's come last."""
-        commands = [text for text in found.options if text.startswith("--")]
-        words = [text for text in found.options if not text.startswith("--")]
+        """Those of `options` that work instead; with `search`, and no command among them, the
+        nearest that do. What is not a command (another engine) comes last."""
+        words = [text for text in options if not text.startswith("--")]
+        commands = [text for text in options if text.startswith("--")]
         told = [text for text in commands if self._works(text, gpu, quant, workload, runtime)]
-        if not told:
+        if search and not told:
             told = list(self._nearest(gpu, quant, workload, runtime))
         return tuple(dict.fromkeys([*told[:MOST_ALTERNATIVES], *words]))
 
@@ -144,14 +145,17 @@ class Judge:
         words = text.split()
         options = dict(zip(words[::2], words[1::2], strict=True))
         changes = {name[2:]: int(value) for name, value in options.items() if value.isdecimal()}
-        version = options.get("--trtllm")
+        if "--trtllm" in options:
+            runtime = support.runtime(options["--trtllm"])
         found = self.verdict(
             gpu_named(options["--gpu"]) if "--gpu" in options else gpu,
             QUANTS[options.get("--quant", quant.key)],
             replace(workload, **changes),
-            support.runtime(version) if version else runtime,
+            runtime,
         )
-        return found.refusal is None
+        # Of the version that bundles are for, what needs more than that does not serve anybody yet.
+        unserved = found.rule.status == "needs" and runtime == support.runtime()
+        return found.refusal is None and not unserved
 
     def _nearest(
         self, gpu: Gpu, quant: Quant, workload: Workload, runtime: support.Runtime

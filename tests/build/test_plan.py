@@ -136,6 +136,16 @@ def test_int4_of_dense_layers_needs_what_the_plugin_lacks() -> None:
     assert "dense MLPs" in result.needs[0]
 
 
+def test_what_is_not_served_is_no_alternative() -> None:
+    """INT4 of a dense model can be built, and no plugin runs it: it is no way out of a refusal."""
+    model = known_model("nemotron-nano-9b-v2")
+    assert model is not None
+    result = plan(model, gpu("a100"), QUANTS["fp8"], Workload())
+    assert result.rule == "fp8-sm89"
+    assert "--quant int4" not in result.alternatives
+    assert "--quant bf16" in result.alternatives
+
+
 def test_a_run_on_hardware_is_told_and_an_older_one_as_such(tmp_path: Path) -> None:
     record = tmp_path / "hardware.json"
     record.write_bytes(hardware.RECORD.read_bytes())
