@@ -55,7 +55,7 @@ def tried(rule: Rule, gpu: Gpu, known: tuple[Run, ...] | None = None) -> str:
     if not rule.plugin:
         return (
             "Not run by nemo-deploy on a GPU; upstream's own."
-            if rule.status in ("supported", "needs")
+            if rule.status in ("supported", "needs") and rule.served
             else ""
         )
     same = [run for run in (runs() if known is None else known) if run.sm == gpu.sm]

@@ -98,7 +98,7 @@ class Planner:
             llm_args={} if refusal else self._llm_args(found, recipe.kv_dtype),
             env={} if refusal or workload.gpus > 1 else rule.env_one_gpu,
             estimate=None
-            if refusal
+            if refusal or not rule.served
             else estimate(self.speed(gpu, quant), recipe, found.concurrency, most),
         )
 

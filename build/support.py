@@ -23,7 +23,8 @@ class Rule:
     It is for the versions of `runtimes`. With `roles`, it is for models of which the format
     quantizes tensors with one of these roles. `backend`, `moe_backend` and `plugin` (the module
     that brings what TensorRT-LLM lacks) are those of the row, or empty: what the runtime has.
-    `env_one_gpu` is environment of a server on one GPU.
+    `env_one_gpu` is environment of a server on one GPU. `served` is False where no engine runs it
+    on a GPU, with or without what it needs.
     `status` is `supported`, `needs` (buildable, but serving on a GPU needs what `needs` lists),
     `refused` or, for a peer, `compared`. `source` is what the row rests on, `seen` whether it was
     `read` or `run`.
@@ -45,6 +46,7 @@ class Rule:
     plugin: str
     moe_backend: str
     env_one_gpu: Mapping[str, str]
+    served: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ def rules() -> tuple[Rule, ...]:
             plugin=row.get("plugin", ""),
             moe_backend=row.get("moe_backend", ""),
             env_one_gpu=row.get("env_one_gpu", {}),
+            served=row.get("served", True),
         )
         for row in _table()["rules"]
     )

@@ -153,9 +153,7 @@ class Judge:
             replace(workload, **changes),
             runtime,
         )
-        # Of the version that bundles are for, what needs more than that does not serve anybody yet.
-        unserved = found.rule.status == "needs" and runtime == support.runtime()
-        return found.refusal is None and not unserved
+        return found.refusal is None and found.rule.served
 
     def _nearest(
         self, gpu: Gpu, quant: Quant, workload: Workload, runtime: support.Runtime

@@ -190,6 +190,8 @@ def cell_text(cell: Cell) -> str:
     plan = cell.plan
     if plan.refused:
         return _REFUSALS.get(plan.rule, f"no: {plan.rule}")
+    if plan.estimate is None:
+        return "not on a GPU"
     mark = "" if cell.tried else "¹"
     money = f"${cell.cost.output_per_million:#.2g}" if cell.cost else "$?"
     speed = f"{cell.tokens_per_s_per_gpu:,.0f}/s" if cell.tokens_per_s_per_gpu else "too slow"

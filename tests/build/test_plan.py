@@ -134,6 +134,8 @@ def test_int4_of_dense_layers_needs_what_the_plugin_lacks() -> None:
     result = plan(model, gpu("h200"), QUANTS["int4"], Workload())
     assert (result.status, result.rule, result.plugin) == ("needs", "int4-dense", "")
     assert "dense MLPs" in result.needs[0]
+    assert (result.backend, result.tried) == ("reference executor, on a CPU", "")
+    assert result.estimate is None, "nothing runs it on a GPU"
 
 
 def test_what_is_not_served_is_no_alternative() -> None:
