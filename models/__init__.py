@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -77,14 +78,22 @@ def gpu(name: str) -> Gpu:
     Raises `UsageError` that lists the known ones.
     """
 
-    def plain(text: str) -> str:
-        return re.sub(r"[^a-z0-9]", "", text.lower()).removeprefix("nvidia").removeprefix("tesla")
-
-    wanted = plain(name)
     for known in gpus().values():
         # A GPU's own spellings list its variants' labels, too.
         for found in (*known.variants, known):
             spellings = found.spellings if found is known else found.spellings[1:]
-            if wanted in map(plain, spellings):
+            if any(_same(name, spelling) for spelling in spellings):
                 return found
     raise UsageError(f"unknown GPU {name!r}; known are {', '.join(gpus())}")
+
+
+def _same(name: str, spelling: str) -> bool:
+    """Whether `name` is meant by `spelling`: letter case, marks and the maker's name do not count,
+    except where a cloud's machines of any size are meant."""
+    if "*" in spelling:
+        return fnmatch(name.lower(), spelling.lower())
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower()).removeprefix("nvidia").removeprefix("tesla")
+
+    return plain(name) == plain(spelling)
