@@ -60,12 +60,13 @@ class Rival:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A plan, what it costs, why it was chosen where no format was asked for, and the peer that it
-    was to be compared with."""
+    was to be compared with, or why it cannot be."""
 
     plan: Plan
     cost: Cost | None
     why: str
     rival: Rival | None = None
+    no_rival: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As `plan --json` prints it."""
@@ -78,6 +79,7 @@ class Answer:
             "cost": asdict(self.cost) if self.cost else None,
             "why": self.why or None,
             "against": asdict(self.rival) if self.rival else None,
+            "not_against": self.no_rival or None,
         }
 
 
@@ -133,8 +135,11 @@ def plan(asked: Question) -> Answer:
     reached = _reached(asked, model, target, quant)
     planned = planner.Planner(model, asked.workload, reached, asked.trtllm)
     found = planned.plan(target, quant)
+    money = cost(found, asked.workload, asked.price, asked.max_tpot_ms)
     rival = _rival(asked, model, target, quant, reached) if asked.against else None
-    return Answer(found, cost(found, asked.workload, asked.price, asked.max_tpot_ms), "", rival)
+    if isinstance(rival, str):
+        return Answer(found, money, "", no_rival=rival)
+    return Answer(found, money, "", rival)
 
 
 def _require_no_single(asked: Question) -> None:
@@ -184,9 +189,9 @@ def _model(name: str) -> Model:
 
 def _rival(
     asked: Question, model: Model, target: Gpu, quant: Quant, reached: Efficiency
-) -> Rival | None:
-    """The peer that was asked for, on the same GPUs; None where either does not run there. Both get
-    as many sequences as have room for the requests' lengths (or for `--context`).
+) -> Rival | str:
+    """The peer that was asked for, on the same GPUs, or why there is no comparison. Both get as
+    many sequences as have room for the requests' lengths (or for `--context`).
 
     Raises `UsageError` for an unknown peer.
     """
@@ -196,13 +201,17 @@ def _rival(
         raise UsageError(f"--against {asked.against!r}: known are {', '.join(PEERS)}")
     size = asked.workload
     size = replace(size, concurrency=None, context=size.context or size.isl + size.osl)
-    ours = planner.Planner(model, size, reached, asked.trtllm)
+    planned = planner.Planner(model, size, reached, asked.trtllm)
+    ours = planned.plan(target, quant)
     theirs = planner.Planner(other, size, reached, asked.trtllm).plan(target, quant)
-    best = at_objective(ours.plan(target, quant), asked.max_tpot_ms)
-    their_best = at_objective(theirs, asked.max_tpot_ms)
+    for one in (ours, theirs):
+        if one.estimate is None:
+            return f"{one.model} does not run there: {one.reasons[0]}"
+    best, their_best = (at_objective(one, asked.max_tpot_ms) for one in (ours, theirs))
     if best is None or their_best is None:
-        return None
-    same = ours.speed(target, quant).point(their_best.concurrency)
+        slow = (ours if best is None else theirs).model
+        return f"{slow} takes more than {asked.max_tpot_ms:g} ms a token at any concurrency"
+    same = planned.speed(target, quant).point(their_best.concurrency)
     return Rival(
         model=theirs.model,
         weights_bytes=theirs.weights_bytes,

@@ -10,7 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-COLOURS: Final = ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_black")
+COLOURS: Final = (
+    "cyan", "magenta", "yellow", "green", "blue", "red", "bright_magenta", "bright_cyan",
+    "bright_black",
+)  # fmt: skip
 GOOD: Final = Text("✓", style="green")
 BAD: Final = Text("✗", style="bold red")
 

@@ -25,7 +25,7 @@ def plan(console: Console, answer: Answer) -> None:
     plan = answer.plan
     title = heading(f"{plan.model} · {plan.quant['requested']} · {plan.gpus} x {plan.gpu_name}")
     rows: list[tuple[str, RenderableType]] = [("status", _status(plan))]
-    rows += [("why" if plan.status == "refused" else "", reason) for reason in plan.reasons]
+    rows += [("why" if plan.refused else "", reason) for reason in plan.reasons]
     rows += [("needs", need) for need in plan.needs]
     if plan.tried:
         rows.append(("hardware", plan.tried))
@@ -40,6 +40,8 @@ def plan(console: Console, answer: Answer) -> None:
         rows += _money(answer.cost, plan.llm_args["max_batch_size"])
     if answer.rival:
         rows += _against(answer.rival)
+    if answer.no_rival:
+        rows.append(("against", answer.no_rival))
     memory = {name: float(size) for name, size in plan.memory.items() if size > 0}
     blocks: list[RenderableType] = [title, facts(rows), stacked_bar(memory)]
     if plan.estimate:

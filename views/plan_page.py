@@ -49,6 +49,8 @@ def plan_page(answer: Answer) -> str:
         parts += _speed(plan.estimate)
     if answer.rival:
         parts.append(_against(answer.rival))
+    if answer.no_rival:
+        parts.append(paragraph(answer.no_rival, "note"))
     if answer.cost:
         parts += _money(answer.cost)
     return page(title, parts)

@@ -125,6 +125,12 @@ def test_beside_a_peer(capsys: pytest.CaptureFixture[str]) -> None:
     _, text, _ = answer(capsys, *asked, "--against", "qwen3-30b-a3b")
     assert "times that here" in text
     assert document(capsys, *asked)["against"] is None
+    large = ("--gpu", "l40s", "--quant", "bf16", "--against", "qwen3-30b-a3b")
+    code, text, _ = answer(capsys, *large)
+    assert code == 3
+    assert "does not run there" in text
+    slow = document(capsys, *asked, "--against", "qwen3-30b-a3b", "--max-tpot", "1")
+    assert "takes more than 1 ms a token" in slow["not_against"]
     code, text, _ = answer(capsys, *asked, "--checkpoint", "qwen3-30b-a3b")
     assert code == 0
     assert "for comparison only" in text
