@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from nemotron_deploy.build import matrix, money
@@ -62,3 +64,14 @@ def test_the_matrix_has_every_pair_and_a_best() -> None:
     assert fastest.tpot_alone_ms == min(c.tpot_alone_ms for c in found if c.eligible)
     with pytest.raises(UsageError, match="latency, throughput, cost"):
         matrix.best(found, "beauty", Workload())
+
+
+def test_the_documented_break_even_is_current() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "planner.md").read_text(encoding="utf-8")
+    fp8, bf16 = (money.cost(planned("h100", quant), Workload()) for quant in ("fp8", "bf16"))
+    assert fp8 is not None
+    assert bf16 is not None
+    assert f"{fp8.break_even_requests_per_hour:,.0f} requests an hour on an H100" in text
+    told = " ".join(text.split())
+    assert f"{fp8.break_even_share:.0%} of what".replace("%", " %") in told
+    assert f"{bf16.break_even_share:.0%} of it in BF16".replace("%", " %") in told

@@ -116,9 +116,17 @@ def test_published_gaps_between_tokens() -> None:
     assert found[published.SUPER, "h100"] == pytest.approx(24, rel=0.3)
 
 
-def test_the_documented_table_is_current() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "planner.md").read_text(encoding="utf-8")
+DOCUMENT = Path(__file__).parents[2] / "docs" / "planner.md"
+
+
+def test_the_documented_tables_are_current() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
     assert published.table() in text
+    for (key, quant), wanted in MEASURED_MS.items():
+        found = speed(quant, key)
+        off = [found.expert_layer_s(n) * 1e3 / ms - 1 for n, ms in zip(TOKENS, wanted, strict=True)]
+        cells = [f"{100 * share:+.0f} %".replace("+0 ", "0 ").replace("-0 ", "0 ") for share in off]
+        assert f"| {key.upper()} {quant.upper()} | " + " | ".join(cells) + " |" in text
 
 
 def test_twenty_four_thousand_tokens_beside_a_peer() -> None:
