@@ -1,13 +1,13 @@
 """How much of a GPU's rates is reached, and what a step costs whatever its size.
 
-Fitted to kernels that aiconfigurator's tables measure with TensorRT-LLM 1.3.0rc10 and rc20, unless
-a line says otherwise; `docs/planner.md` has the fits and how far off they are.
+Fitted to kernels that aiconfigurator's tables measure with TensorRT-LLM 1.3.0rc10 and rc20 (A100:
+1.0.0), unless a line says otherwise; `docs/planner.md` has how far off the fits are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 
@@ -21,44 +21,85 @@ class ExpertRates:
     fixed_s: float
 
 
-_MARLIN: Final = ExpertRates(0.83, 0.45, 32e-6)
-"""INT4 experts of other models in SGLang's Marlin kernels on A100 and L40S; neither ours nor NVFP4
-was measured."""
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Of one architecture.
 
-_MARLIN_HOPPER: Final = ExpertRates(0.83, 0.25, 32e-6)
-"""The same on H100, whose full matrix rate these kernels do not use."""
+    Attributes:
+        weights: Bandwidth share of all weights but routed experts, at small batches.
+        flops: Matrix rate share of the same in BF16, at large batches; `flops_fp8` in FP8.
+        scores: Matrix rate share of attention over a prompt.
+        layer_s: What a layer's launches, norms and small kernels take, by its letter; what routed
+            experts take beside stands in `experts`, by a recipe's format.
+    """
 
-_EXPERTS: Final[Mapping[str, ExpertRates]] = {
-    "bf16": ExpertRates(0.93, 0.56, 31e-6),
-    "fp8": ExpertRates(0.95, 0.44, 35e-6),
-}
+    weights: float
+    flops: float
+    flops_fp8: float
+    scores: float
+    layer_s: Mapping[str, float]
+    experts: Mapping[str, ExpertRates]
 
-_SLOWER_STARTS: Final[Mapping[int, float]] = {80: 1.7, 86: 1.7}
-"""Times as long as on H100 that small products, attention and Marlin's experts take on A100, by SM
-version; A10 is taken for the same."""
 
-_LAYER_S: Final[Mapping[str, float]] = {"M": 22e-6, "*": 23e-6, "E": 18e-6, "-": 14e-6}
+def _four_bits(flops: float, fixed_s: float) -> dict[str, ExpertRates]:
+    """What Marlin's INT4 experts reach with other models, in SGLang and vLLM: neither ours nor
+    NVFP4 was measured. On H100 such kernels do not use the full matrix rate."""
+    return dict.fromkeys(("int4", "nvfp4"), ExpertRates(0.83, flops, fixed_s))
+
+
+_HOPPER: Final = Rates(
+    weights=0.85,
+    flops=0.75,
+    flops_fp8=0.6,
+    scores=0.5,
+    layer_s={"M": 22e-6, "*": 23e-6, "E": 18e-6, "-": 14e-6},
+    experts={
+        "bf16": ExpertRates(0.93, 0.56, 31e-6),
+        "fp8": ExpertRates(0.95, 0.44, 35e-6),
+        **_four_bits(0.25, 32e-6),
+    },
+)
+
+_ADA: Final = Rates(
+    weights=0.9,
+    flops=0.6,
+    flops_fp8=0.48,
+    scores=0.38,
+    layer_s=_HOPPER.layer_s,
+    experts={
+        "bf16": ExpertRates(0.85, 0.57, 42e-6),
+        "fp8": ExpertRates(0.85, 0.4, 42e-6),
+        **_four_bits(0.45, 32e-6),
+    },
+)
+
+_AMPERE: Final = Rates(
+    weights=0.78,
+    flops=0.8,
+    flops_fp8=0.8,
+    scores=0.44,
+    # Small products, attention and all-reduces start 1.7 times as slowly as on H100.
+    layer_s={letter: 1.7 * seconds for letter, seconds in _HOPPER.layer_s.items()},
+    experts={"bf16": ExpertRates(0.9, 0.48, 53e-6), **_four_bits(0.45, 54e-6)},
+)
+
+_RATES: Final[Mapping[int, Rates]] = {80: _AMPERE, 86: _AMPERE, 89: _ADA, 90: _HOPPER}
+"""By SM version; A10 is taken for an A100, L4 for an L40S."""
 
 
 @dataclass(frozen=True, slots=True)
 class Efficiency:
-    """Shares of the vendor's rates that are reached, and fixed costs in seconds.
+    """Shares that are reached and fixed costs in seconds, on all GPUs and, in `rates`, by their SM
+    version.
 
     Attributes:
-        weights: Bandwidth share of all weights but routed experts, at small batches.
-        flops: Matrix rate share of the same, at large batches.
         kv: Bandwidth share of attention over the KV cache while decoding.
-        scores: Matrix rate share of attention over a prompt.
         passes: Bandwidth share of Mamba's state update (measured in vLLM on an H200), of its scan
             and of element-wise passes.
-        layer_s: What a layer's launches, norms and small kernels take on H100, by its letter; what
-            routed experts take beside stands in `experts`. `starts` has how many times as long
-            other GPUs take, by SM version.
         step_s: Sampling and the start of one step on the GPU. Assumed.
         host_s: What the server's processor needs for a step, and `host_sequence_s` for each of its
             sequences; the GPU waits where that is longer. Fitted to served Llama 3.1 8B and Nano on
             8 H100 (TensorRT-LLM 1.0 to 1.2).
-        flops_fp8: The same for products of FP8 operands.
         prefill: Share of the kernels' rates that prompts reach in a served model, and
             `prefill_experts` that of routed experts. Fitted to published throughputs with long
             prompts, all of them vLLM's.
@@ -71,14 +112,9 @@ class Efficiency:
             well they meet: the largest relative error of its levels.
     """
 
-    weights: float = 0.85
-    flops: float = 0.75
-    flops_fp8: float = 0.6
+    rates: Mapping[int, Rates] = field(default_factory=lambda: _RATES)
     kv: float = 0.8
-    scores: float = 0.5
     passes: float = 0.75
-    layer_s: Mapping[str, float] = field(default_factory=lambda: _LAYER_S)
-    starts: Mapping[int, float] = field(default_factory=lambda: _SLOWER_STARTS)
     step_s: float = 200e-6
     host_s: float = 1.3e-3
     host_sequence_s: float = 45e-6
@@ -91,11 +127,6 @@ class Efficiency:
     work: float = 1.0
     fixed: float = 1.0
     off: float = 0.0
-
-    def experts(self, stored_as: str, sm: int) -> ExpertRates:
-        """Of experts in the format `stored_as` (a recipe's) on a GPU of that SM version."""
-        found = _EXPERTS.get(stored_as) or (_MARLIN_HOPPER if sm == 90 else _MARLIN)
-        return replace(found, fixed_s=found.fixed_s * self.starts.get(sm, 1.0))
 
 
 DEFAULT: Final = Efficiency()

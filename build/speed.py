@@ -57,11 +57,12 @@ class Speed:
         self.held, self.recipe, self.model = held, recipe, held.model
         self.workload, self.reached = workload, reached
         self.gpu, self.gpus = gpu, workload.gpus
-        self.rates = reached.experts(recipe.format, gpu.sm)
+        self.rates = reached.rates[gpu.sm]
+        self.experts = self.rates.experts[recipe.format]
         fp8 = gpu.fp8_flops if recipe.format == "fp8" else None
-        self.expert_flops = (fp8 or gpu.bf16_flops) * self.rates.flops
-        self.flops = gpu.bf16_flops * reached.flops
-        self.fp8_flops = fp8 * reached.flops_fp8 if fp8 else self.flops
+        self.expert_flops = (fp8 or gpu.bf16_flops) * self.experts.flops
+        self.flops = gpu.bf16_flops * self.rates.flops
+        self.fp8_flops = fp8 * self.rates.flops_fp8 if fp8 else self.flops
         self.expert_bytes = held.bytes_by_role.get(Role.EXPERT, 0)
         self.expert_values = held.values_by_role.get(Role.EXPERT, 0)
         self.kv_bytes = held.kv_bytes_per_token(self.gpus)
@@ -105,7 +106,7 @@ class Speed:
         """Seconds of a decoding step of so many sequences, by what they go to."""
         reached, terms = self.reached, self._terms(sequences, 0)
         terms.pop("prompts")
-        sorting = self.model.layer_count("E") * self.rates.fixed_s
+        sorting = self.model.layer_count("E") * self.experts.fixed_s
         steady = {"experts": sorting, "overhead": self.overhead_s()}
         for name, seconds in terms.items():
             fixed = steady.get(name, 0.0)
@@ -150,7 +151,7 @@ class Speed:
         attention = self.model.attention
         operations = 4 * tokens * (self.workload.isl / 2) * attention.num_heads * attention.head_dim
         operations *= self.model.layer_count("*") / self.gpus
-        return operations / (self.gpu.bf16_flops * self.reached.scores)
+        return operations / (self.gpu.bf16_flops * self.rates.scores)
 
     def _host_s(self, sequences: float) -> float:
         """Seconds that the server's processor needs for a step."""
@@ -169,8 +170,8 @@ class Speed:
         weights = self.expert_bytes / layers * here / moe.num_experts
         share = moe.top_k / moe.num_experts * uneven(self.gpus) / self.gpus
         operations = 2 * self.expert_values / layers * share * tokens
-        read = weights / (self.gpu.bandwidth_bytes_per_s * self.rates.bandwidth)
-        return self.rates.fixed_s + read + operations / self.expert_flops
+        read = weights / (self.gpu.bandwidth_bytes_per_s * self.experts.bandwidth)
+        return self.experts.fixed_s + read + operations / self.expert_flops
 
     def other_s(self, tokens: float, outputs: float) -> float:
         """Seconds of all weights but routed experts, embedding table and MTP layers, for `tokens`
@@ -185,7 +186,7 @@ class Speed:
             rows = outputs if role is Role.HEAD else tokens
             fast = self.fp8_flops if role in self.recipe.roles else self.flops
             multiplied += 2 * self.held.values_by_role[role] / parts * rows / fast
-        read = size / (self.gpu.bandwidth_bytes_per_s * self.reached.weights)
+        read = size / (self.gpu.bandwidth_bytes_per_s * self.rates.weights)
         return math.hypot(read, multiplied)
 
     def pass_s(self, tokens: float) -> float:
@@ -200,9 +201,8 @@ class Speed:
 
     def overhead_s(self) -> float:
         """Seconds of a step that no batch changes, but for the experts' own."""
-        reached, pattern = self.reached, self.model.pattern
-        layers = sum(seconds * pattern.count(at) for at, seconds in reached.layer_s.items())
-        return reached.step_s + layers * reached.starts.get(self.gpu.sm, 1.0)
+        pattern, layer_s = self.model.pattern, self.rates.layer_s
+        return self.reached.step_s + sum(s * pattern.count(at) for at, s in layer_s.items())
 
     def all_reduce_s(self, tokens: float) -> float:
         """Seconds of the sums over GPUs, one a layer and one for the embedding: a ring moves

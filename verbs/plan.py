@@ -246,9 +246,11 @@ def _name(cell: matrix.Cell) -> dict[str, Any]:
 
 
 def _reached(asked: Question, model: Model, target: Gpu, quant: Quant) -> Efficiency:
-    """The efficiencies to plan with: the default ones, or those of one's own load test."""
+    """The efficiencies to plan with: the default ones, or those of one's own load test where the
+    format can be served at all."""
     path = asked.calibrate_from
-    if path is None:
+    planned = planner.Planner(model, asked.workload, trtllm=asked.trtllm)
+    if path is None or planned.plan(target, quant).estimate is None:
         return DEFAULT
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -257,7 +259,7 @@ def _reached(asked: Question, model: Model, target: Gpu, quant: Quant) -> Effici
             for run in report["runs"]
             if run.get("concurrency") and not run.get("errors")
         ]
-        return calibrated(levels, planner.Planner(model, asked.workload).speed(target, quant))
+        return calibrated(levels, planned.speed(target, quant))
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:

@@ -31,7 +31,7 @@ MEASURED_MS = {
 """One MoE layer of Nano with TensorRT-LLM 1.3.0rc10 (L40S: rc20), loads by the power law 1.2
 (aiconfigurator's measured tables)."""
 
-WITHIN = {"h100": 0.08, "h200": 0.12, "l40s": 0.16}
+WITHIN = {"h100": 0.08, "h200": 0.12, "l40s": 0.08}
 
 
 def speed(quant: str, key: str = "h100", **size: int) -> Speed:
@@ -112,7 +112,7 @@ def test_published_gaps_between_tokens() -> None:
     """Of the same runs: 59.45 ms for Nano on an H200, 51 and 24 ms for Super (vLLM's means)."""
     found = {(p.model, p.gpu): p.ours().itl_ms for p in published.POINTS if p.gpus != 8}
     assert found[published.NANO, "h200"] == pytest.approx(59.45, rel=0.1)
-    assert found[published.SUPER, "a100"] == pytest.approx(51, rel=0.1)
+    assert found[published.SUPER, "a100"] == pytest.approx(51, rel=0.2)
     assert found[published.SUPER, "h100"] == pytest.approx(24, rel=0.3)
 
 

@@ -108,6 +108,11 @@ def test_a_load_test_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert after["curve"][2]["itl_ms"] == pytest.approx(2 * before["curve"][2]["itl_ms"], rel=0.05)
     assert after["ttft_ms"] == pytest.approx(3 * before["ttft_ms"])
     assert "scaled to a load test" in after["assumptions"][-1]
+    code, text, _ = answer(
+        capsys, "--gpu", "a100", "--quant", "fp8", "--calibrate-from", str(report)
+    )
+    assert code == 3
+    assert "FP8 needs SM89" in text
     short = level(before["curve"][0]) | {"output_tokens_per_s": 10.0}
     for text in ("{", "[]", '{"runs": [{"concurrency": 1}]}', '{"runs": []}', '{"runs": [1]}',
                  json.dumps({"runs": [short]})):  # fmt: skip
