@@ -324,10 +324,7 @@ def loadtest(
     slo: opt.SloOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Measure latency and throughput of a server or a bundle.
-
-    A bundle is served on this machine for the test.
-    """
+    """Measure a server, or a bundle served here: latency, throughput."""
     from .loadtest import LoadTest
     from .loadtest.slo import parse
     from .verbs.loadtest import built_in_prompts, levels
