@@ -58,6 +58,12 @@ class TensorGroup:
     def bytes(self) -> int:
         return int(self.parameters * DTYPE_BYTES[self.dtype])
 
+    @property
+    def makes_kv(self) -> bool:
+        """Whether it projects to the keys or values that are cached (MTP's are not)."""
+        ends = ("k_proj.weight", "v_proj.weight")
+        return self.role is Role.ATTENTION and self.template.endswith(ends)
+
     def names(self) -> Iterator[str]:
         if "{}" not in self.template:
             yield self.template

@@ -13,9 +13,6 @@ from typing import Final
 from .architecture import DTYPE_BYTES, Model, Role, TensorGroup
 from .errors import RefusedError, UsageError
 
-KV_WEIGHTS: Final = ("k_proj.weight", "v_proj.weight")
-"""How names of the projections end that make keys and values."""
-
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
@@ -108,8 +105,7 @@ class Recipe:
         """Bytes of a tensor group as written, scales included: also those of an FP8 KV cache, one
         F32 beside each projection of keys and of values."""
         size = group.count * sum(stored.bytes for stored in self.stored(group))
-        scaled = self.activation_scales and group.template.endswith(KV_WEIGHTS)
-        return size + 4 * group.count * scaled
+        return size + 4 * group.count * (self.activation_scales and group.makes_kv)
 
 
 EXPERT_ROLES: Final = frozenset({Role.EXPERT, Role.SHARED_EXPERT, Role.MLP})

@@ -76,7 +76,7 @@ _ADA: Final = Rates(
 _AMPERE: Final = Rates(
     weights=0.78,
     flops=0.8,
-    flops_fp8=0.8,
+    flops_fp8=0.0,  # these have no FP8 units
     scores=0.44,
     # Small products, attention and all-reduces start 1.7 times as slowly as on H100.
     layer_s={letter: 1.7 * seconds for letter, seconds in _HOPPER.layer_s.items()},

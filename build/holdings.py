@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..architecture import Model, Role
-from ..recipe import KV_WEIGHTS, Recipe
+from ..recipe import Recipe
 
 WHOLE_ROLES: Final = frozenset({Role.NORM, Role.ROUTER, Role.ROUTER_BIAS, Role.LATENT})
 
@@ -84,7 +84,7 @@ def holdings(model: Model, recipe: Recipe) -> Holdings:
         values[group.role] = values.get(group.role, 0) + group.parameters
         if recipe.quantizes(group):
             quantized.add(group.role)
-        if group.template.endswith(KV_WEIGHTS):
+        if group.makes_kv:
             kv_weights += size
     return Holdings(
         model=model,

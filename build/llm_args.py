@@ -33,8 +33,8 @@ def llm_args(
     """The arguments to serve a Nemotron-H model with on the PyTorch backend.
 
     - Block reuse is off: it is on by default and unsupported for Mamba state.
-    - `max_batch_size` bounds the Mamba state, which is one slot a sequence: running out of slots
-      kills the server (TensorRT-LLM issue 13179).
+    - `max_batch_size` is how many slots of Mamba state there are, one a sequence: running out of
+      them killed servers (TensorRT-LLM issue 13179, in a 1.3 candidate).
     - Experts are split by expert, not by tensor: their width does not divide into kernel tiles.
     - No torch.compile, so no piecewise CUDA graphs: with chunked prefill they gave NaN (PR 16193).
     """

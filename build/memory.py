@@ -100,11 +100,9 @@ class Memory:
         reserve = self.left - states - cache
         return {**self.fixed, "mamba_state": states, "kv_cache": cache, "reserve": reserve}
 
-    def usable(self, context: int) -> int:
-        """Bytes that states and KV cache may take together when as many sequences of `context`
-        tokens are served as fit."""
-        most = self.max_concurrency(context)
-        return most * self.state + max(0, self.kv_budget(most))
+    def usable(self, sequences: int) -> int:
+        """Bytes that the states of so many sequences and the KV cache may take together."""
+        return sequences * self.state + max(0, self.kv_budget(sequences))
 
 
 def memory(held: Holdings, recipe: Recipe, gpu: Gpu, gpus: int, runtime: Runtime) -> Memory:

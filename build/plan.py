@@ -65,7 +65,6 @@ class Planner:
         recipe = RECIPES[quant.key]
         found = self.judge.verdict(gpu, quant, workload, runtime)
         rule, room, refusal = found.rule, found.room, found.refusal
-        most = room.max_concurrency(found.context)
         options = refusal.options if refusal else rule.alternatives if rule.needs else ()
         return Plan(
             model=model.name,
@@ -92,14 +91,14 @@ class Planner:
             state_bytes_per_sequence=model.state_bytes_per_sequence(STATE_DTYPE),
             conv_bytes_per_sequence=model.conv_bytes_per_sequence,
             memory=room.terms(0 if refusal else found.concurrency),
-            free_bytes=room.usable(found.context),
-            max_concurrency=most,
+            free_bytes=room.usable(found.fitting),
+            max_concurrency=found.fitting,
             max_context=self._longest(found),
             llm_args={} if refusal else self._llm_args(found, recipe.kv_dtype),
             env={} if refusal or workload.gpus > 1 else rule.env_one_gpu,
             estimate=None
             if refusal or not rule.served
-            else estimate(self.speed(gpu, quant), recipe, found.concurrency, most),
+            else estimate(self.speed(gpu, quant), found.concurrency, found.fitting),
         )
 
     def _llm_args(self, found: Verdict, kv_dtype: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ SCAN_PASSES: Final = 4
 """Times that the state of a chunk is written or read by the kernels of one scan."""
 
 
-def estimate(found: Speed, recipe: Recipe, concurrency: int, most: int) -> Estimate:
+def estimate(found: Speed, concurrency: int, most: int) -> Estimate:
     """Speed of `concurrency` sequences, and along a curve of concurrencies up to `most`, which is
     what fits."""
     here = found.point(concurrency)
@@ -39,7 +39,7 @@ def estimate(found: Speed, recipe: Recipe, concurrency: int, most: int) -> Estim
         output_tokens_per_s=here.output_tokens_per_s,
         terms_ms={name: s * 1e3 for name, s in found.decode_terms(concurrency).items()},
         curve=tuple(found.point(place) for place in places),
-        assumptions=_assumptions(recipe, found.workload, found.reached),
+        assumptions=_assumptions(found),
     )
 
 
@@ -217,7 +217,8 @@ class Speed:
         return (len(self.model.pattern) + 1) * (latency + size / rate)
 
 
-def _assumptions(recipe: Recipe, workload: Workload, reached: Efficiency) -> tuple[str, ...]:
+def _assumptions(found: Speed) -> tuple[str, ...]:
+    recipe, reached = found.recipe, found.reached
     lines = [
         "an estimate from bytes and operations over the share of each rate that measured kernels "
         "reach; not a measurement",
@@ -229,7 +230,7 @@ def _assumptions(recipe: Recipe, workload: Workload, reached: Efficiency) -> tup
         lines.append(
             f"{recipe.key.upper()} expert kernels were not measured: as efficient as Marlin's INT4"
         )
-    if workload.gpus > 1:
+    if found.gpus > 1:
         lines.append("several GPUs: one all-reduce a layer over the link of the GPU's usual node")
     if reached != DEFAULT:
         lines.append(

@@ -52,11 +52,12 @@ class Refusal:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The row that decides, what fits, and what the server would be set up for: `concurrency`
-    sequences of `context` tokens."""
+    sequences of `context` tokens, of which `fitting` would fit."""
 
     rule: support.Rule
     room: Memory
     context: int
+    fitting: int
     concurrency: int
     refusal: Refusal | None
 
@@ -96,7 +97,7 @@ class Judge:
         if refusal is None and fitting < max(1, concurrency):
             known = known_context(self.model)
             refusal = _misfit(gpu, room, context, concurrency, fitting, known)
-        return Verdict(rule, room, context, concurrency, refusal)
+        return Verdict(rule, room, context, fitting, concurrency, refusal)
 
     def _unsplit(self, rule: support.Rule, quant: Quant, count: int) -> Refusal | None:
         """A refusal where upstream or the plugin cannot split the model over `count` GPUs."""
@@ -185,10 +186,9 @@ class Judge:
         size = replace(workload, gpus=count, concurrency=None)
         for quant in QUANTS.values():
             found = self.verdict(largest, quant, size, runtime)
-            fitting = found.room.max_concurrency(found.context)
             if found.refusal is None:
                 where = f"--gpu {largest.key} --gpus {count} --quant {quant.key}"
-                yield f"{where} --concurrency {fitting}"
+                yield f"{where} --concurrency {found.fitting}"
 
 
 def _misfit(

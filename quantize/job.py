@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..architecture import Role, TensorGroup
+from ..architecture import TensorGroup
 from ..checkpoint import Checkpoint, TensorInfo
 from ..errors import BadInputError, RefusedError
 from ..recipe import Recipe
@@ -186,9 +186,9 @@ def _kv_scales(
     """Scales of the FP8 KV cache, by the projection beside which they stand; all or none."""
     wanted = {}
     for name, group in groups.items():
-        for side in ("k", "v"):
-            if group.role is Role.ATTENTION and name.endswith(f".{side}_proj.weight"):
-                wanted[name] = f"{name.rpartition('.')[0]}.{side}_scale"
+        if group.makes_kv:
+            side = name.removesuffix("_proj.weight")[-1]
+            wanted[name] = f"{name.rpartition('.')[0]}.{side}_scale"
     given = {name for name in amax if name.endswith(KV_SUFFIXES)}
     if not given:
         return {}

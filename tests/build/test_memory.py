@@ -51,7 +51,7 @@ def test_memory_adds_up(
     if most:
         assert found.fits(most, context)
         assert found.max_context(most) >= context
-        assert most * (found.state + context * found.kv_per_token) <= found.usable(context)
+        assert most * (found.state + context * found.kv_per_token) <= found.usable(most)
         assert found.fits(most, found.max_context(most))
         assert not found.fits(most, found.max_context(most) + 1)
 
@@ -89,6 +89,16 @@ def test_weights_of_several_gpus() -> None:
     loaded = held.stored_bytes - held.bytes_by_role[Role.MTP]
     assert each > loaded / 4 + 0.6e9
     assert held.weight_bytes(1) == loaded
+
+
+def test_layers_of_mtp_have_no_scales_of_a_cache() -> None:
+    """Two F32 an attention layer in FP8, and none for Super's prediction layer, which `quantize`
+    gives none either."""
+    model, recipe = large(), RECIPES["fp8"]
+    plain = sum(g.count * sum(s.bytes for s in recipe.stored(g)) for g in model.tensors())
+    assert holdings(model, recipe).stored_bytes - plain == 8 * model.layer_count("*")
+    kv = holdings(model, RECIPES["bf16"]).kv_weight_bytes
+    assert kv == model.layer_count("*") * 2 * (2 * 128 * 4096) * 2
 
 
 def test_heads_are_copied_where_there_are_more_gpus() -> None:
