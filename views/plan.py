@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..build.matrix import Cell
 from ..build.money import Cost
-from ..spec import QUANTS, Estimate, Plan
+from ..spec import QUANTS, Estimate, Plan, Workload
 from ..verbs.plan import Answer, Matrix, Rival
 from .parts import amount, facts, heading, show, stacked_bar
 
@@ -125,11 +125,15 @@ def _against(rival: Rival) -> list[tuple[str, RenderableType]]:
         f"{rival.model}: {amount(rival.weights_bytes)}, {rival.output_tokens_per_s:,.0f} output "
         f"tokens/s at {rival.concurrency} sequences"
     )
-    times = (
-        f"{rival.times_at_best:.1f} times that here, each at its most sequences within the "
+    return [("against", theirs), ("", times_text(rival, "that here"))]
+
+
+def times_text(rival: Rival, of_what: str) -> str:
+    """How many times the rival's tokens a second ours are."""
+    return (
+        f"{rival.times_at_best:.1f} times {of_what}, each at its most sequences within the "
         f"objective; {rival.times_at_same:.1f} times at {rival.concurrency} sequences each"
     )
-    return [("against", theirs), ("", times)]
 
 
 def _curve(guess: Estimate) -> RenderableType:
@@ -171,12 +175,16 @@ def matrix(console: Console, found: Matrix) -> None:
             for cell in cells
         ]
         table.add_row(Text(key), *shown, end_section=True)
-    size = found.workload
-    note = f"{size.isl} tokens in, {size.osl} out, {size.gpus} GPU{'s' if size.gpus > 1 else ''}"
+    note = workload_text(found.workload)
     parts: list[RenderableType] = [heading(found.model, note), table, Text(LEGEND, style="dim")]
     if found.best:
         parts.append(Text.assemble(("best  ", "bold green"), found.why))
     show(console, *parts)
+
+
+def workload_text(size: Workload) -> str:
+    """What each cell of a matrix is asked to carry."""
+    return f"{size.isl} tokens in, {size.osl} out, {size.gpus} GPU{'s' if size.gpus > 1 else ''}"
 
 
 def by_gpu(found: Matrix) -> dict[str, list[Cell]]:

@@ -11,7 +11,7 @@ from ..pages import Series, heading, lines, page, paragraph, stacked, table
 from ..spec import QUANTS, Estimate
 from ..verbs.plan import Answer, Matrix, Rival
 from .parts import amount
-from .plan import LEGEND, by_gpu, cell_text
+from .plan import LEGEND, by_gpu, cell_text, times_text, workload_text
 
 
 def write(path: Path, found: Answer | Matrix) -> None:
@@ -79,9 +79,7 @@ def _speed(guess: Estimate) -> list[str]:
 def _against(rival: Rival) -> str:
     return paragraph(
         f"Beside {rival.model} ({amount(rival.weights_bytes)}, {rival.output_tokens_per_s:,.0f} "
-        f"output tokens/s at {rival.concurrency} sequences): {rival.times_at_best:.1f} times that, "
-        f"each at its most sequences within the objective; {rival.times_at_same:.1f} times at "
-        f"{rival.concurrency} sequences each.",
+        f"output tokens/s at {rival.concurrency} sequences): {times_text(rival, 'that')}.",
         "note",
     )
 
@@ -116,12 +114,10 @@ def _money(cost: Cost) -> list[str]:
 
 def matrix_page(found: Matrix) -> str:
     """All GPUs and formats."""
-    size = found.workload
-    gpus = f"{size.gpus} GPU{'s' if size.gpus > 1 else ''}"
     rows = [(key, *map(cell_text, cells)) for key, cells in by_gpu(found).items()]
     best = cell_text(found.best) if found.best else None
     parts = [
-        paragraph(f"{size.isl} tokens in, {size.osl} out, {gpus}."),
+        paragraph(f"{workload_text(found.workload)}."),
         table(("GPU", *QUANTS), rows, "cells", best),
         paragraph(LEGEND, "soft"),
     ]
