@@ -138,11 +138,15 @@ def seconds(work: Callable[[], object], rounds: int, device: str) -> float:
 
 
 def copy_bandwidth(device: str, rounds: int) -> float:
-    """Bytes a second that a large copy reads and writes."""
-    size = (1 << 30) if device == "cuda" else (1 << 24)
-    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    """Bytes a second that a large copy reads and writes.
+
+    By a kernel: a copy that a graph holds as a copy node reached 2.7 TB/s on an H200 where this
+    reaches 4.2.
+    """
+    size = (1 << 29) if device == "cuda" else (1 << 22)
+    source = torch.zeros(size, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    return 2 * size / seconds(lambda: target.copy_(source), rounds, device)
+    return 8 * size / seconds(lambda: torch.add(source, 1.0, out=target), rounds, device)
 
 
 def measure(shape: steps.Shape, tokens: int, rounds: int, device: str, bandwidth: float,

@@ -22,7 +22,8 @@ class Run:
     `source` is the digest of the kernels' sources; `error` the largest relative error against the
     FP32 reference; `speedup` the time of the same layer in BF16 over ours, by number of tokens;
     `over_byte_limit` our time over that of reading the weights once; `stored_cubins` whether the
-    kernels compiled ahead of time ran.
+    kernels compiled ahead of time ran; `served_by` the TensorRT-LLM version that served a model
+    with them, empty where the kernels ran by themselves.
     """
 
     gpu: str
@@ -35,6 +36,7 @@ class Run:
     speedup: dict[str, float]
     over_byte_limit: dict[str, float]
     stored_cubins: bool
+    served_by: str = ""
 
 
 @cache
@@ -69,7 +71,7 @@ def tried(rule: Rule, gpu: Gpu, known: tuple[Run, ...] | None = None) -> str:
         last = same[-1]
         state = "the same kernels" if last.source == source_digest() else "an older version of them"
         kernels = (
-            f"The kernels: {state} ran on a {last.gpu} on {last.date} with an error of "
+            f"The kernels: {state} ran on an {last.gpu} on {last.date} with an error of "
             f"{last.error:.1e} against FP32."
         )
     return f"{kernels} {plugin}"

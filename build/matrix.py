@@ -26,7 +26,7 @@ OPTIMIZE: Final = {
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One GPU and format. `tried` says whether what serves it has run on such a GPU: upstream's
-    own counts as tried, our plugin only once the record has a run."""
+    own counts as tried, our plugin only once the record has a run in which it served a model."""
 
     plan: Plan
     cost: Cost | None
@@ -65,7 +65,8 @@ def _cell(found: Plan, workload: Workload, price: float | None, max_tpot_ms: flo
         cost=cost(found, workload, price, max_tpot_ms),
         tpot_alone_ms=found.estimate.curve[0].tpot_ms if found.estimate else None,
         tokens_per_s_per_gpu=point.output_tokens_per_s / found.gpus if point else None,
-        tried=not found.plugin or any(run.sm == found.sm for run in hardware.runs()),
+        tried=not found.plugin
+        or any(run.sm == found.sm and run.served_by for run in hardware.runs()),
     )
 
 
@@ -100,5 +101,5 @@ def why(chosen: Cell, others: Iterable[Cell], optimize: str) -> str:
     ]
     if untried:
         some = ", ".join(untried[:3]) + (" and others" if len(untried) > 3 else "")
-        text += f" Not considered, since our kernels have not run on such a GPU yet: {some}."
+        text += f" Not considered, since our plugin has not served on such a GPU yet: {some}."
     return text

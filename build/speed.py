@@ -226,10 +226,8 @@ def _assumptions(found: Speed) -> tuple[str, ...]:
         f"experts are preferred by rank^-{reached.skew:g}; requests begin as steadily as they end, "
         "and prompts share steps with decoding; the first token is that of an idle server",
     ]
-    if recipe.format in ("int4", "nvfp4"):
-        lines.append(
-            f"{recipe.key.upper()} expert kernels were not measured: as efficient as Marlin's INT4"
-        )
+    if found.experts.caveat:
+        lines.append(f"{recipe.key.upper()} experts: {found.experts.caveat}")
     if found.gpus > 1:
         lines.append("several GPUs: one all-reduce a layer over the link of the GPU's usual node")
     if reached != DEFAULT:

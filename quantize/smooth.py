@@ -56,7 +56,8 @@ class Choice:
 class Folding:
     """Scales to fold, by tensor name: multiply columns (`inputs`) and rows (`outputs`) by them.
 
-    A norm's weight is one column of factors. All float32.
+    A norm's weight is one column of factors. All float32 and on the CPU, where weights are encoded,
+    whatever device they were searched on.
     """
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
@@ -104,7 +105,7 @@ def smooth_layer(layer: Layer, group_size: int, folding: Folding) -> Choice:
     prefix = f"backbone.layers.{layer.index}."
     latent = not isinstance(layer.block.mixer.fc1_latent_proj, nn.Identity)
     judges = sorted(experts, key=lambda expert: -len(expert.inputs))[:MAX_EXPERTS]
-    strength, scale = 0.0, torch.ones(norm_output.shape[1])
+    strength, scale = 0.0, norm_output.new_ones(norm_output.shape[1])
     if not latent:
         strength, scale = _hidden_side(norm_output, judges, group_size)
         scale = _fold_norm(prefix, layer, scale, folding)
@@ -114,9 +115,9 @@ def smooth_layer(layer: Layer, group_size: int, folding: Folding) -> Choice:
         side = _expert_side(expert, scale, group_size)
         strengths.append(side.strength)
         before, after, total = before + side.plain, after + side.smoothed, total + side.power
-        folding.inputs[f"{expert.prefix}.up_proj.weight"] = scale
-        folding.outputs[f"{expert.prefix}.up_proj.weight"] = side.scale.rsqrt()
-        folding.inputs[f"{expert.prefix}.down_proj.weight"] = side.scale
+        folding.inputs[f"{expert.prefix}.up_proj.weight"] = scale.cpu()
+        folding.outputs[f"{expert.prefix}.up_proj.weight"] = side.scale.rsqrt().cpu()
+        folding.inputs[f"{expert.prefix}.down_proj.weight"] = side.scale.cpu()
     choice = Choice(
         layer.index,
         strength,
@@ -194,7 +195,7 @@ def _expert_side(expert: _Expert, hidden_scale: Tensor, group_size: int) -> _Sid
     Judged by the expert's own quantized `up_proj`, so that errors add up as they will.
     """
     if not len(expert.inputs):
-        ones = torch.ones(expert.stored_down.shape[1])
+        ones = hidden_scale.new_ones(expert.stored_down.shape[1])
         return _Side(0.0, ones, 0.0, 0.0, 0.0)
     exact_up, exact_down = expert.up, expert.down
     exact = torch.relu(expert.inputs @ exact_up.T).square()
@@ -253,8 +254,8 @@ def _fold_norm(prefix: str, layer: Layer, scale: Tensor, folding: Folding) -> Te
     norm = layer.block.norm.weight
     stored = (norm.float() / scale).to(norm.dtype).float()
     exact = torch.where(stored != 0, norm.float() / stored, torch.ones_like(scale))
-    folding.inputs[f"{prefix}norm.weight"] = 1.0 / exact
-    folding.inputs[f"{prefix}mixer.gate.weight"] = exact
+    folding.inputs[f"{prefix}norm.weight"] = (1.0 / exact).cpu()
+    folding.inputs[f"{prefix}mixer.gate.weight"] = exact.cpu()
     return exact
 
 

@@ -4,8 +4,8 @@
     out = moe(hidden, expert_ids, expert_weights, experts)  # [T, H] -> [T, H]
 
 Stands alone: depends on torch and, on a GPU, on triton; `build` copies the folder into engines.
-Nothing in here has run on a GPU yet: results are held by Triton's interpreter, machine code by the
-compiler's reports, speed by nothing.
+Run on an H200 (docs/hardware.md of the project); on other GPUs results are held by Triton's
+interpreter and machine code by the compiler's reports.
 """
 
 from __future__ import annotations

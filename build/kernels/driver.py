@@ -1,8 +1,13 @@
 """Just enough of the CUDA driver API to load cubins and launch them, through ctypes.
 
-The functions and their arguments are those of cuda.h (CUDA Driver API reference: Module
-Management, Execution Control). Neither triton nor a compiler is needed. The caller's CUDA context
-must be current, as it is once torch has touched the device.
+The functions and their arguments are those of cuda.h (CUDA Driver API reference: Primary Context
+Management, Module Management, Execution Control). Neither triton nor a compiler is needed.
+
+The driver API works on the calling thread's current context, and torch makes its own current only
+when a call needs the device: a process that has asked for the device's name alone has none, and
+neither has a new thread whose memory came from torch's cache. So modules are loaded under the
+device's primary context, which is the one torch uses, and a launch that finds no context current
+makes that one current.
 """
 
 from __future__ import annotations
@@ -13,6 +18,9 @@ from typing import Final, Protocol
 
 MAX_DYNAMIC_SHARED: Final = 8
 """CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES"""
+
+_INVALID_CONTEXT: Final = 201
+"""CUDA_ERROR_INVALID_CONTEXT: no context is current in the calling thread."""
 
 _UNASKED: Final = 48 * 1024
 """Shared memory a block may use without asking for more."""
@@ -42,9 +50,9 @@ class Driver(Protocol):
 
 
 class CudaDriver:
-    """The driver in `library`, libcuda.so.1 where nothing else is said."""
+    """The driver in `library`, for CUDA device number `device` (as CUDA_VISIBLE_DEVICES counts)."""
 
-    def __init__(self, library: str = "libcuda.so.1") -> None:
+    def __init__(self, device: int = 0, library: str = "libcuda.so.1") -> None:
         try:
             self._cuda = ctypes.CDLL(library)
         except OSError as error:
@@ -57,14 +65,26 @@ class CudaDriver:
         self._cuda.cuModuleGetFunction.argtypes = [c_void_p, c_void_p, c_char_p]
         self._cuda.cuFuncSetAttribute.argtypes = [c_void_p, c_int, c_int]
         self._cuda.cuGetErrorName.argtypes = [c_int, c_void_p]
+        self._cuda.cuDeviceGet.argtypes = [c_void_p, c_int]
+        self._cuda.cuDevicePrimaryCtxRetain.argtypes = [c_void_p, c_int]
+        for name in ("cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2", "cuCtxSetCurrent"):
+            getattr(self._cuda, name).argtypes = [c_void_p]
+        handle, self._context = c_int(), c_void_p()
+        self._call("cuInit", 0)
+        self._call("cuDeviceGet", byref(handle), device)
+        self._call("cuDevicePrimaryCtxRetain", byref(self._context), handle)
 
     def load(self, cubin: bytes, symbol: str, shared: int) -> int:
         """A handle for the kernel `symbol` of `cubin`, good for `shared` bytes a block."""
         module, function = c_void_p(), c_void_p()
-        self._call("cuModuleLoadData", byref(module), cubin)
-        self._call("cuModuleGetFunction", byref(function), module, symbol.encode())
-        if shared > _UNASKED:
-            self._call("cuFuncSetAttribute", function, MAX_DYNAMIC_SHARED, shared)
+        self._call("cuCtxPushCurrent_v2", self._context)
+        try:
+            self._call("cuModuleLoadData", byref(module), cubin)
+            self._call("cuModuleGetFunction", byref(function), module, symbol.encode())
+            if shared > _UNASKED:
+                self._call("cuFuncSetAttribute", function, MAX_DYNAMIC_SHARED, shared)
+        finally:
+            self._call("cuCtxPopCurrent_v2", byref(c_void_p()))
         if function.value is None:
             raise DriverError(f"cuModuleGetFunction gave no function for {symbol}")
         return function.value
@@ -86,10 +106,17 @@ class CudaDriver:
         ]
         pointers = (c_void_p * len(held))(*(ctypes.addressof(value) for value in held))
         grid, block = (programs, 1, 1), (threads, 1, 1)
-        self._call("cuLaunchKernel", function, *grid, *block, shared, stream, pointers, None)
+        launch = (function, *grid, *block, shared, stream, pointers, None)
+        status = self._cuda.cuLaunchKernel(*launch)
+        if status == _INVALID_CONTEXT:
+            self._call("cuCtxSetCurrent", self._context)
+            status = self._cuda.cuLaunchKernel(*launch)
+        self._require("cuLaunchKernel", status)
 
     def _call(self, name: str, *arguments: object) -> None:
-        status = getattr(self._cuda, name)(*arguments)
+        self._require(name, getattr(self._cuda, name)(*arguments))
+
+    def _require(self, name: str, status: int) -> None:
         if status:
             told = c_char_p()
             self._cuda.cuGetErrorName(status, byref(told))

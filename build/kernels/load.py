@@ -82,7 +82,7 @@ def open_store(
     reason = _unusable(index, here)
     if reason is None:
         try:
-            driver = driver or CudaDriver()
+            driver = driver or CudaDriver(device)
             store = CubinStore(_load_all(directory, index, driver), driver)
         except DriverError as error:
             reason = str(error)

@@ -3,5 +3,5 @@
 `build` copies this folder and `kernels/` side by side into an engine, as the package
 `nemo_deploy_int4`; importing that package registers the model (`model.py`). Imports nothing of the
 rest of the project, and TensorRT-LLM only in `model.py`. Mamba, attention, router, embeddings and
-head stay upstream's. Nothing in here has run on a GPU or with a real TensorRT-LLM yet.
+head stay upstream's. Nothing in this package has run with a real TensorRT-LLM yet.
 """

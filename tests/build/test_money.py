@@ -57,8 +57,8 @@ def test_the_matrix_has_every_pair_and_a_best() -> None:
         chosen = matrix.best(found, aim, Workload())
         assert chosen is not None
         assert chosen.eligible
-        assert not chosen.plan.plugin, "our kernels have not run on a GPU"
-        assert "have not run on such a GPU yet: int4 on h100" in matrix.why(chosen, found, aim)
+        assert not chosen.plan.plugin, "our plugin has not served on a GPU"
+        assert "has not served on such a GPU yet: int4 on h100" in matrix.why(chosen, found, aim)
     fastest = matrix.best(found, "latency", Workload())
     assert fastest is not None
     assert fastest.tpot_alone_ms == min(c.tpot_alone_ms for c in found if c.eligible)

@@ -124,8 +124,9 @@ def test_int4_is_supported_with_the_plugin_and_says_what_has_run() -> None:
         assert result.trtllm_versions == seam.VERSIONS
         assert result.env == {"TLLM_WORKER_USE_SINGLE_PROCESS": "1"}
         assert not planned(key, "int4", gpus=2).env, "several GPUs need several processes"
-        assert f"have not run on an SM{result.sm} GPU yet" in result.tried
         assert "not with the real one" in result.tried
+    assert "have not run on an SM80 GPU yet" in planned("a100", "int4").tried
+    assert "ran on an NVIDIA H200 on 2026-11-27" in planned("h100", "int4").tried
 
 
 def test_int4_of_dense_layers_needs_what_the_plugin_lacks() -> None:
@@ -159,7 +160,7 @@ def test_a_run_on_hardware_is_told_and_an_older_one_as_such(tmp_path: Path) -> N
     assert json.loads(record.read_text())["runs"][-1]["gpu"] == "NVIDIA H100 80GB HBM3"
     rule = support.rule_for(gpu("h100"), QUANTS["int4"])
     told = hardware.tried(rule, gpu("h100"), (run,))
-    assert "the same kernels ran on a NVIDIA H100 80GB HBM3 on 2027-01-02" in told
+    assert "the same kernels ran on an NVIDIA H100 80GB HBM3 on 2027-01-02" in told
     older = hardware.tried(rule, gpu("h100"), (replace(run, source="0" * 64),))
     assert "an older version of them ran" in older
     assert "have not run on an SM80" in hardware.tried(rule, gpu("a100"), (run,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemotron_deploy.build import hardware
 from nemotron_deploy.build.calibration import Measured, calibrated
 from nemotron_deploy.build.efficiency import DEFAULT
 from nemotron_deploy.build.holdings import holdings
@@ -45,6 +47,36 @@ def test_the_measured_expert_layer(key: str, quant: str, place: int) -> None:
     seconds = speed(quant, key).expert_layer_s(TOKENS[place])
     wanted = MEASURED_MS[key, quant][place]
     assert seconds * 1e3 == pytest.approx(wanted, rel=WITHIN[key])
+
+
+def measured_int4() -> dict[int, tuple[float, ...]]:
+    """The table of docs/hardware.md: by tokens, INT4 us, BF16 us, times faster, byte limit us,
+    times the limit."""
+    text = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \|((?: [\d.]+ \|){5})$", text, re.MULTILINE)
+    return {
+        int(tokens): tuple(float(cell) for cell in cells.split("|")[:-1]) for tokens, cells in rows
+    }
+
+
+def test_the_documented_hardware_run_is_the_recorded_one() -> None:
+    (run,) = hardware.runs()
+    table = measured_int4()
+    assert {str(tokens) for tokens in table} == set(run.speedup) == set(run.over_byte_limit)
+    for tokens, (_, _, faster, _, over) in table.items():
+        assert run.speedup[str(tokens)] == pytest.approx(faster, abs=0.06)
+        assert run.over_byte_limit[str(tokens)] == pytest.approx(over, abs=0.006)
+    assert run.stored_cubins
+    assert not run.served_by, "kernels alone; TensorRT-LLM was not there"
+
+
+def test_our_measured_int4_expert_layer() -> None:
+    """Loads without preference, and without the router, as the run was."""
+    estimated = speed("int4", "h200").reaching(replace(DEFAULT, skew=0.0))
+    router_s = 10e-6
+    for tokens, (microseconds, *_) in measured_int4().items():
+        seconds = estimated.expert_layer_s(tokens) - router_s
+        assert seconds * 1e6 == pytest.approx(microseconds, rel=0.25), tokens
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Stored kernels on a serving node, with a driver that is a fake: what it is told is recorded.
 
-The fakes imitate cuda.h's cuModuleLoadData, cuModuleGetFunction, cuFuncSetAttribute and
-cuLaunchKernel; `test_the_real_calls` goes through ctypes into a library built from C.
+`test_the_real_calls` goes through ctypes into a library built from C, which imitates cuda.h. As in
+the real driver (seen with R580 on an H200), no context is current in a thread until one is made so,
+and loading or launching without one fails with CUDA_ERROR_INVALID_CONTEXT (201).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import logging
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -160,14 +162,26 @@ def test_a_damaged_store_is_refused(store: Path) -> None:
 
 def test_without_a_driver_there_is_one_line() -> None:
     with pytest.raises(driver.DriverError, match="no CUDA driver here"):
-        driver.CudaDriver("libcuda-that-is-not-there.so")
+        driver.CudaDriver(library="libcuda-that-is-not-there.so")
 
 
 LIBRARY = """
 #include <stdint.h>
 #include <string.h>
 uint64_t seen[32];
+static _Thread_local void *current;
+static void *const primary = (void *)0x7f0000000033;
+int cuInit(unsigned flags) { return flags; }
+int cuDeviceGet(int *device, int ordinal) { *device = 40 + ordinal; return 0; }
+int cuDevicePrimaryCtxRetain(void **context, int device) {
+    *context = primary;
+    return device == 43 ? 0 : 101;
+}
+int cuCtxPushCurrent_v2(void *context) { current = context; return 0; }
+int cuCtxPopCurrent_v2(void **context) { *context = current; current = 0; return 0; }
+int cuCtxSetCurrent(void *context) { current = context; return 0; }
 int cuModuleLoadData(void **module, const void *image) {
+    if (current != primary) return 201;
     *module = (void *)0x7f0000000011;
     return memcmp(image, "good", 4) ? 209 : 0;
 }
@@ -181,6 +195,7 @@ int cuFuncSetAttribute(void *function, int attribute, int value) {
 }
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned shared, void *stream, void **params, void **extra) {
+    if (current != primary) return 201;
     uint64_t told[] = {(uint64_t)function, gx, gy, gz, bx, by, bz, shared, (uint64_t)stream,
                        *(uint64_t *)params[0], *(uint32_t *)params[1], (uint64_t)extra};
     memcpy(seen, told, sizeof told);
@@ -196,7 +211,7 @@ def test_the_real_calls(tmp_path: Path) -> None:
     source.write_text(LIBRARY)
     library = tmp_path / "libcuda.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
-    cuda = driver.CudaDriver(str(library))
+    cuda = driver.CudaDriver(3, str(library))
     function = cuda.load(b"good", "grouped", 65_536)
     seen = (driver.ctypes.c_uint64 * 32).in_dll(cuda._cuda, "seen")
     assert (seen[30], seen[31]) == (driver.MAX_DYNAMIC_SHARED, 65_536)
@@ -204,6 +219,9 @@ def test_the_real_calls(tmp_path: Path) -> None:
     assert list(seen[:12]) == [
         0x7F0000000022, 174, 1, 1, 64, 1, 1, 65_536, 0xABCDEF012345, 0x7F1122334455, 0xFFFFFFFF, 0,
     ]  # fmt: skip
+    with ThreadPoolExecutor(1) as pool:  # a thread in which no context is current
+        pool.submit(cuda.launch, function, 1, 32, 0, 0, (1, 2), ("u64", "u32")).result()
+    assert list(seen[:3]) == [0x7F0000000022, 1, 1]
     with pytest.raises(driver.DriverError, match=r"cuModuleLoadData .*OF_A_FAKE \(209\)"):
         cuda.load(b"bad!", "grouped", 0)
     with pytest.raises(driver.DriverError, match="cuModuleGetFunction failed"):
