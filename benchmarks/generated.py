@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from nemotron_deploy import models
-from nemotron_deploy.architecture import TensorGroup
-from nemotron_deploy.checkpoint import INDEX_NAME
-from nemotron_deploy.model_config import read_model
+from nemotron_deploy.model import catalog
+from nemotron_deploy.model.architecture import TensorGroup
+from nemotron_deploy.model.checkpoint import INDEX_NAME
+from nemotron_deploy.model.config import read_model
 from nemotron_deploy.quantize.job import raw_bytes
 from nemotron_deploy.quantize.shard_writer import Entry, ShardWriter
 
 EXPERTS, VOCABULARY, SHARD_BYTES = 40, 32_768, 400_000_000
-CONFIG = Path(models.__file__).parent / "nemotron-3-nano-30b-a3b.config.json"
+CONFIG = Path(catalog.__file__).parent / "nemotron-3-nano-30b-a3b.config.json"
 TORCH = {"BF16": torch.bfloat16, "F32": torch.float32}
 
 

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemotron_deploy import models
 from nemotron_deploy.build.kernels import aot, configs, layout, machine, steps, store
+from nemotron_deploy.model import catalog
 
 NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64)
 SHARED = steps.Shape(hidden=2688, width=3712, experts=1, top_k=1, group=64)
@@ -141,7 +141,7 @@ class Product:
 def product(
     gpu_key: str, step: steps.Step, item: aot.Compiled, tokens: int, assumed: Assumed
 ) -> Product:
-    gpu, (processors, operations) = models.gpu(gpu_key), GPUS[gpu_key]
+    gpu, (processors, operations) = catalog.gpu(gpu_key), GPUS[gpu_key]
     clock = gpu.bf16_flops / (processors * operations)
     constants = dict(step.constants)
     n, k, pairs = constants["N"], constants["K"], tokens * NANO.top_k
@@ -175,7 +175,7 @@ def layer(
     gpu_key: str, tokens: int, compiled: COMPILED, assumed: Assumed, tile: configs.Tile | None
 ) -> Product:
     """All of one MoE layer's routed experts, with the table's tile or another one."""
-    plan = steps.routed(NANO, tokens, models.gpu(gpu_key).sm, tile)
+    plan = steps.routed(NANO, tokens, catalog.gpu(gpu_key).sm, tile)
     parts = [
         product(gpu_key, step, compiled[key(step, plan)], tokens, assumed)
         for step in plan.steps
@@ -191,7 +191,7 @@ def layer(
 
 def predict(gpu_key: str, tokens: int, compiled: COMPILED, assumed: Assumed) -> dict[str, Any]:
     """Microseconds of one layer with the table's choice, and with every other tile of the table."""
-    sm = models.gpu(gpu_key).sm
+    sm = catalog.gpu(gpu_key).sm
     found = layer(gpu_key, tokens, compiled, assumed, None)
     others = {
         f"{tile.block_m}x{tile.block_n}": layer(gpu_key, tokens, compiled, assumed, tile).seconds
@@ -267,7 +267,7 @@ def main() -> None:
             )  # fmt: skip
         compiled = {store.identity(item.step, item.types): item for item in found}
         report["kernels"][str(sm)] = [describe(item, sm) for item in found]
-        for name in (name for name in GPUS if models.gpu(name).sm == sm):
+        for name in (name for name in GPUS if catalog.gpu(name).sm == sm):
             report["predicted"][name] = [predict(name, t, compiled, assumed) for t in TOKENS]
     report["goals"] = goals(report)
     print(json.dumps(report))

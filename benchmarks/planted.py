@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from nemotron_deploy.checkpoint import Checkpoint
+from nemotron_deploy.model.checkpoint import Checkpoint
 
 CHANNELS = 6
 

@@ -65,9 +65,9 @@ def ours(quant: str, source: Path, out: Path) -> dict[str, Any]:
     import torch  # noqa: F401
 
     base = anonymous_bytes()
-    from nemotron_deploy.checkpoint import Checkpoint
+    from nemotron_deploy.model.checkpoint import Checkpoint
+    from nemotron_deploy.model.recipe import RECIPES
     from nemotron_deploy.quantize.stream import quantize
-    from nemotron_deploy.recipe import RECIPES
 
     recipe = RECIPES[quant]
     names = [
@@ -219,8 +219,8 @@ def compare_quality(work: Path) -> dict[str, Any]:
     """KL divergence to the source on held-out text, of `tiny` and of a copy with outliers."""
     from planted import plant
 
-    from nemotron_deploy.models import TINY
-    from nemotron_deploy.verbs.quality import compare
+    from nemotron_deploy.api.quality import compare
+    from nemotron_deploy.model.catalog import TINY
 
     found = {}
     for name, path in {"tiny": TINY, "planted": plant(TINY, work / "planted")}.items():

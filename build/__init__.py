@@ -1,1 +1,1 @@
-"""Support rules, memory and speed, the plan, LLM arguments and the engine directory."""
+"""Everything between a checkpoint and an engine: planner, engines, kernels and plugin."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..checkpoint import MAX_HEADER_BYTES
-from ..errors import BadInputError
+from ..core.errors import BadInputError
+from ..model.checkpoint import MAX_HEADER_BYTES
 from .faults import explained, was_interrupted
 from .meter import Tally
 from .name import HubName

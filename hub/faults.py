@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import BadInputError
+from ..core.errors import BadInputError
 from .name import HubName
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import BadInputError
+from ..core.errors import BadInputError
 
 DEFAULT_REVISION: Final = "main"
 

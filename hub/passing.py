@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
-from ..errors import BadInputError
+from ..core.errors import BadInputError
 from .client import HubFile, download
 from .faults import ChangedError
 from .meter import StoppedError

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ..checkpoint import (
+from ..core.errors import BadInputError
+from ..core.files import sha256, write_atomically
+from ..model.checkpoint import (
     COMPANIONS,
     INDEX_NAME,
     PICKLE_SUFFIXES,
@@ -15,8 +17,6 @@ from ..checkpoint import (
     RemoteShard,
     find_shards,
 )
-from ..errors import BadInputError
-from ..files import sha256, write_atomically
 from .client import HubFile, Repository, cache_folder, download, list_repository, read_header
 from .faults import UnreachableError
 from .name import HubName

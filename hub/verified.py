@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Final
 
-from ..errors import BadInputError
-from ..files import write_atomically
+from ..core.errors import BadInputError
+from ..core.files import write_atomically
 from .client import HubFile, Repository
 from .faults import ChangedError
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..spec import Check, Deployment
+    from ..core.checks import Check
+    from ..model.spec import Deployment
 
 __all__ = ["check", "emit"]
 

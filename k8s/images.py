@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..spec import Deployment
+from ..model.spec import Deployment
 
 
 @dataclass(frozen=True, slots=True)

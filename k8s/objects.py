@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..spec import Deployment
+from ..model.spec import Deployment
 from .pod import PORTS, pod_spec
 from .sizing import Sizes
 from .yaml_text import Object

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ..spec import Deployment
+from ..model.spec import Deployment
 from .images import local_image, parse_image
 from .objects import labels
 from .pod import BUNDLE, CONTAINER_SECURITY

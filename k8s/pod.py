@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..spec import Deployment
+from ..model.spec import Deployment
 from .sizing import CONNECTION_AGE_S, EXIT_TIMEOUT_S, PRE_STOP_S, RESPONSE_POOL, Sizes, quantity
 
 PORTS: Final = {"http": 8000, "grpc": 8001, "metrics": 8002}

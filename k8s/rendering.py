@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterable
 from typing import Any, Final
 
-from ..spec import Deployment
+from ..model.spec import Deployment
 from .images import parse_image
 from .objects import INSTANCE, labels
 from .overlays import CHECK_SCRIPT, Overlay

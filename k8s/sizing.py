@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ..spec import Deployment
+from ..model.spec import Deployment
 
 GIB: Final = 2**30
 

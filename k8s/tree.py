@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from ..errors import BadInputError
-from ..spec import Deployment
+from ..core.errors import BadInputError
+from ..model.spec import Deployment
 from .images import parse_image
 from .objects import COMMENTS, base
 from .overlays import DEFAULT, Overlay, overlays

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import yaml
 
-from ..errors import BadInputError
-from ..spec import Check
+from ..core.checks import Check
+from ..core.errors import BadInputError
 from .manifest import Rendered
 from .objects import INSTANCE
 from .rules import RULES

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from .slo import Slo
 
 _LEAST_REQUESTS: Final = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import urlsplit
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 
 _EXAMPLE: Final = "write grpc://HOST:PORT, for example grpc://localhost:8001 (Triton's gRPC port)"
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from ..errors import BadInputError
+from ..core.errors import BadInputError
 
 CONNECTIONS: Final = 16
 """Connections to spread streams over: a Kubernetes Service balances connections, not streams."""

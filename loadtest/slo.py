@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 
 LATENCIES: Final = ("ttft", "itl", "e2e")
 PERCENTILES: Final = (50, 90, 99)

@@ -19,11 +19,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from ..architecture import Role
-from ..checkpoint import Checkpoint
-from ..errors import BadInputError, UsageError
-from ..files import write_atomically
-from ..recipe import Recipe
+from ..core.errors import BadInputError, UsageError
+from ..core.files import write_atomically
+from ..model.architecture import Role
+from ..model.checkpoint import Checkpoint
+from ..model.recipe import Recipe
 from .layerwise import Layer, layers
 from .smooth import Choice, Folding, report, smooth_layer
 from .texts import read_sequences

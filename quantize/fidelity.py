@@ -16,8 +16,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Checkpoint
-from ..recipe import Recipe
+from ..model.checkpoint import Checkpoint
+from ..model.recipe import Recipe
 from . import formats
 from .layerwise import Layer, load_block, read_tensor, transformers_config
 from .layouts import DEFAULT, Layout

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from ..architecture import Model
-from ..recipe import Recipe
+from ..model.architecture import Model
+from ..model.recipe import Recipe
 
 MODELOPT_VERSION: Final = "0.47.0"
 """The ModelOpt release whose layout is written. Loaders look for `modelopt` as the producer."""

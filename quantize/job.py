@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..architecture import TensorGroup
-from ..checkpoint import Checkpoint, TensorInfo
-from ..errors import BadInputError, RefusedError
-from ..recipe import Recipe
+from ..core.errors import BadInputError, RefusedError
+from ..model.architecture import TensorGroup
+from ..model.checkpoint import Checkpoint, TensorInfo
+from ..model.recipe import Recipe
 from . import formats
 from .layerwise import SOURCE_DTYPES
 from .layouts import Layout

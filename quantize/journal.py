@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ..files import digest_of, write_atomically
+from ..core.files import digest_of, write_atomically
 
 JOURNAL: Final = "shards.json"
 

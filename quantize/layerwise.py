@@ -15,9 +15,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from ..checkpoint import Checkpoint
-from ..errors import BadInputError
-from ..files import write_atomically
+from ..core.errors import BadInputError
+from ..core.files import write_atomically
+from ..model.checkpoint import Checkpoint
 
 SOURCE_DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 """What weights may be stored in, by safetensors' name of it."""

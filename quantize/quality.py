@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from ..checkpoint import Checkpoint
-from ..recipe import Recipe
+from ..model.checkpoint import Checkpoint
+from ..model.recipe import Recipe
 from .fidelity import Comparison, Fidelity
 
 SCHEMA: Final = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..pages import Series, bars, heading, lines, page, paragraph, table
+from ..core.html import Series, bars, heading, lines, page, paragraph, table
 
 
 def quality_page(report: Mapping[str, Any]) -> str:

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Final, Self
 
-from ..checkpoint import TensorInfo
-from ..errors import BadInputError
-from ..untrusted import open_inside
+from ..core.errors import BadInputError
+from ..core.untrusted import open_inside
+from ..model.checkpoint import TensorInfo
 
 _HASHED_AT_ONCE: Final = 1 << 24
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from ..architecture import DTYPE_BYTES
-from ..errors import BadInputError
-from ..files import TEMPORARY, sync
+from ..core.errors import BadInputError
+from ..core.files import TEMPORARY, sync
+from ..model.architecture import DTYPE_BYTES
 
 DTYPE_ORDER: Final = (
     "BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "I16", "U16", "F16", "BF16",

@@ -19,9 +19,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ..checkpoint import COMPANIONS, INDEX_NAME, Checkpoint, TensorInfo
-from ..errors import BadInputError
-from ..recipe import Recipe
+from ..core.errors import BadInputError
+from ..model.checkpoint import COMPANIONS, INDEX_NAME, Checkpoint, TensorInfo
+from ..model.recipe import Recipe
 from . import formats
 from .formats import Deviation
 from .job import Job, Shard, prepare, raw_bytes

@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from ..bounded import Limits, Worker, WorkError, serve
-from ..errors import BadInputError
-from ..untrusted import open_inside, read_json
+from ..core.errors import BadInputError
+from ..core.isolation import Limits, Worker, WorkError, serve
+from ..core.untrusted import open_inside, read_json
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from ..checkpoint import Checkpoint
-from ..errors import BadInputError
-from ..models import text
-from ..tokenizer_file import TOKENIZER_NAME, encode
-from ..untrusted import parse_json
+from ..core.errors import BadInputError
+from ..core.untrusted import parse_json
+from ..model.catalog import text
+from ..model.checkpoint import Checkpoint
+from ..model.tokenizer import TOKENIZER_NAME, encode
 from .templates import ChatTemplate
 
 BUILT_IN_SAMPLES: Final = 64

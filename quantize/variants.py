@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import UsageError
-from ..recipe import FP8_LAYERS, GROUP_SIZES, RECIPES, Recipe, recipe_for
+from ..core.errors import UsageError
+from ..model.recipe import FP8_LAYERS, GROUP_SIZES, RECIPES, Recipe, recipe_for
 
 PLAIN: Final = "plain"
 

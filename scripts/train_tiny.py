@@ -1,11 +1,11 @@
-"""Train the embedded checkpoint `tiny` and write it to `models/tiny`.
+"""Train the embedded checkpoint `tiny` and write it to `model/catalog/tiny`.
 
     python scripts/train_tiny.py
 
 needs the `local` extra and takes some minutes on two CPU cores. A Nemotron-H model with Mamba-2,
-attention and mixture-of-experts layers learns the text of `nemotron_deploy.models.text`; it is
-saved in BF16 with the tensor names and the `config.json` style of the published checkpoints. What
-was measured on the saved checkpoint stands in its `training.json`. The folder is replaced as a
+attention and mixture-of-experts layers learns the text of `nemotron_deploy.model.catalog.text`; it
+is saved in BF16 with the tensor names and the `config.json` style of the published checkpoints.
+What was measured on the saved checkpoint stands in its `training.json`. The folder is replaced as a
 whole, or not at all.
 """
 
@@ -33,7 +33,7 @@ from transformers import AutoModelForCausalLM, NemotronHConfig, NemotronHForCaus
 from transformers.models.nemotron_h import modeling_nemotron_h
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHTopkRouter
 
-from nemotron_deploy.models import TINY, text
+from nemotron_deploy.model.catalog import TINY, text
 
 SPECIAL_TOKENS = ("<pad>", "<s>", text.TURN_END, "<|im_start|>")
 PAD, BOS, EOS, TURN_START = range(4)
@@ -49,7 +49,8 @@ HAND_WRITTEN = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
-"""Files of `models/tiny` that are sources: they say what is trained, and are copied unchanged."""
+"""Files of `model/catalog/tiny` that are sources: they say what is trained and are copied
+unchanged."""
 
 CONFIG: dict[str, Any] = json.loads((TINY / "config.json").read_text(encoding="utf-8"))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from nemotron_deploy.models import TINY
+from nemotron_deploy.model.catalog import TINY
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch is there
 
@@ -44,9 +44,9 @@ def tiny_copy(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def int4_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded checkpoint in INT4, plainly rounded. Not to be changed."""
-    from nemotron_deploy.checkpoint import Checkpoint
+    from nemotron_deploy.model.checkpoint import Checkpoint
+    from nemotron_deploy.model.recipe import RECIPES
     from nemotron_deploy.quantize.stream import quantize
-    from nemotron_deploy.recipe import RECIPES
 
     out = tmp_path_factory.mktemp("int4") / "checkpoint"
     out.mkdir()

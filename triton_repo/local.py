@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from ..errors import BadInputError, CheckFailedError
+from ..core.errors import BadInputError, CheckFailedError
 from .log import decisive_lines, refused_ports
 
 HOST: Final = "127.0.0.1"

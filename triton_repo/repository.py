@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import BadInputError
-from ..spec import Check, Deployment
+from ..core.checks import Check
+from ..core.errors import BadInputError
+from ..model.spec import Deployment
 from .served.tensors import INPUTS, OUTPUTS, TensorSpec
 
 SERVED: Final = Path(__file__).parent / "served"

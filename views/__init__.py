@@ -1,1 +1,1 @@
-"""What a terminal shows: one function a verb, from the verb's result to Rich output."""
+"""What a terminal shows: one function a command, from the command's result to Rich output."""

@@ -8,10 +8,10 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..build.matrix import Cell
-from ..build.money import Cost
-from ..spec import QUANTS, Estimate, Plan, Workload
-from ..verbs.plan import Answer, Matrix, Rival
+from ..api.plan import Answer, Matrix, Rival
+from ..build.planner.matrix import Cell
+from ..build.planner.money import Cost
+from ..model.spec import QUANTS, Estimate, Plan, Workload
 from .parts import amount, facts, heading, show, stacked_bar
 
 _REFUSALS: Final = {"memory": "too large"}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..build.money import Cost
-from ..errors import BadInputError
-from ..files import write_atomically
-from ..pages import Series, heading, lines, page, paragraph, stacked, table
-from ..spec import QUANTS, Estimate
-from ..verbs.plan import Answer, Matrix, Rival
+from ..api.plan import Answer, Matrix, Rival
+from ..build.planner.money import Cost
+from ..core.errors import BadInputError
+from ..core.files import write_atomically
+from ..core.html import Series, heading, lines, page, paragraph, stacked, table
+from ..model.spec import QUANTS, Estimate
 from .parts import amount
 from .plan import LEGEND, by_gpu, cell_text, times_text, workload_text
 

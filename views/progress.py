@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from ..verbs.progress import Advance
+from ..core.progress import Advance
 from .parts import amount
 
 LINE_EVERY_S: Final = 10.0
@@ -75,7 +75,7 @@ class _Lines:
 
 
 class Shown:
-    """The `verbs.progress.Progress` of a command line. A context manager."""
+    """The `core.progress.Progress` of a command line. A context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ..spec import Check
+from ..core.checks import Check
 from .parts import BAD, GOOD, amount, facts, heading, show
 
 

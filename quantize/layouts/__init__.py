@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ...errors import RefusedError, UsageError
-from ...recipe import Recipe
+from ...core.errors import RefusedError, UsageError
+from ...model.recipe import Recipe
 from . import compressed_tensors, modelopt
 from .base import Layout, Reader, weights_bytes
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...architecture import Model, TensorGroup
-from ...recipe import Recipe, StoredTensor
+from ...model.architecture import Model, TensorGroup
+from ...model.recipe import Recipe, StoredTensor
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from ...architecture import Model, Role, TensorGroup
-from ...recipe import Recipe, StoredTensor
+from ...model.architecture import Model, Role, TensorGroup
+from ...model.recipe import Recipe, StoredTensor
 from .base import Layout, Reader
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from ...architecture import Model
-from ...recipe import Recipe
+from ...model.architecture import Model
+from ...model.recipe import Recipe
 from .. import hub_config
 from .base import Layout, Reader
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nemotron_deploy.architecture import Model
-from nemotron_deploy.build.plan import plan
-from nemotron_deploy.models import gpu, known_model
-from nemotron_deploy.spec import QUANTS, Plan, Workload
+from nemotron_deploy.build.planner.plan import plan
+from nemotron_deploy.model.architecture import Model
+from nemotron_deploy.model.catalog import gpu, known_model
+from nemotron_deploy.model.spec import QUANTS, Plan, Workload
 
 
 def nano() -> Model:

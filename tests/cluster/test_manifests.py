@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from nemotron_deploy import k8s, models
-from nemotron_deploy.spec import Deployment
+from nemotron_deploy import k8s
+from nemotron_deploy.model import catalog
+from nemotron_deploy.model.spec import Deployment
 
 pytestmark = pytest.mark.cluster
 
@@ -26,7 +27,7 @@ def tree(tmp_path: Path, gpu: str) -> Path:
         name=name_of(gpu),
         model_name="nemotron-3-nano-30b-a3b",
         image="nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3",
-        gpu=models.gpu(gpu),
+        gpu=catalog.gpu(gpu),
         gpus=1,
         quant=quant,
         bundle_bytes=int(gigabytes * 1e9),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.bundle import RECORD_NAME, Bundle, building
-from nemotron_deploy.errors import BadInputError, CheckFailedError
-from nemotron_deploy.files import locked, new_directory, require_space, write_atomically
+from nemotron_deploy.core.bundle import RECORD_NAME, Bundle, building
+from nemotron_deploy.core.errors import BadInputError, CheckFailedError
+from nemotron_deploy.core.files import locked, new_directory, require_space, write_atomically
 
 HEADER = {"name": "x-h100-int4", "model_name": "x", "asked": {"gpu": "h100"}}
 

@@ -13,8 +13,8 @@ def test_no_room_of_tests_is_passed_over(pytestconfig: pytest.Config) -> None:
     tests = Path(__file__).parents[1]
     passed_over = [
         path.name
-        for path in tests.iterdir()
-        if path.is_dir() and list(path.glob("test_*.py"))
+        for path in tests.rglob("*")
+        if path.is_dir() and list(path.rglob("test_*.py"))
         for pattern in pytestconfig.getini("norecursedirs")
         if fnmatch(path.name, pattern)
     ]

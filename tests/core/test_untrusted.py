@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron_deploy.errors import BadInputError
-from nemotron_deploy.untrusted import (
+from nemotron_deploy.core.errors import BadInputError
+from nemotron_deploy.core.untrusted import (
     MAX_JSON_DEPTH,
     MAX_JSON_VALUES,
     brief,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemotron_deploy import loadtest
-from nemotron_deploy.errors import BadInputError
+from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.loadtest import LoadTest, Progress, arrivals, slo
 from nemotron_deploy.triton_repo import local
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to a load-tested server, with the real tritonserver and through the verbs."""
+"""From a checkpoint to a load-tested server, with the real tritonserver and through `api`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nemotron_deploy.bundle import Bundle
-from nemotron_deploy.errors import CheckFailedError
-from nemotron_deploy.models import TINY, text
+from nemotron_deploy.api.ask import ask
+from nemotron_deploy.api.build import build, prepare
+from nemotron_deploy.api.serve import serving
+from nemotron_deploy.api.verify import verify
+from nemotron_deploy.core.bundle import Bundle
+from nemotron_deploy.core.errors import CheckFailedError
+from nemotron_deploy.model.catalog import TINY, text
+from nemotron_deploy.model.spec import Workload
 from nemotron_deploy.quantize.formats import decode_checkpoint
-from nemotron_deploy.spec import Workload
-from nemotron_deploy.verbs.ask import ask
-from nemotron_deploy.verbs.build import build, prepare
-from nemotron_deploy.verbs.serve import serving
-from nemotron_deploy.verbs.verify import verify
 
 pytestmark = pytest.mark.e2e
 

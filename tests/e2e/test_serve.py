@@ -19,9 +19,10 @@ import tritonclient.grpc.aio as grpc
 from grpc.aio import AioRpcError
 from tritonclient.utils import InferenceServerException
 
-from nemotron_deploy import models, triton_repo
-from nemotron_deploy.errors import BadInputError, CheckFailedError
-from nemotron_deploy.spec import Deployment
+from nemotron_deploy import triton_repo
+from nemotron_deploy.core.errors import BadInputError, CheckFailedError
+from nemotron_deploy.model import catalog
+from nemotron_deploy.model.spec import Deployment
 from nemotron_deploy.triton_repo import local
 
 pytestmark = [
@@ -39,7 +40,7 @@ LONG = {"max_tokens": 2000, "temperature": 100.0}
 def repository(tmp_path_factory):
     """The model repository of a bundle made by hand around the tiny checkpoint."""
     bundle = tmp_path_factory.mktemp("bundle")
-    shutil.copytree(models.TINY, bundle / "checkpoint")
+    shutil.copytree(catalog.TINY, bundle / "checkpoint")
     (bundle / "engine").mkdir()
     (bundle / "engine" / "llm_args.yaml").write_text("backend: pytorch\nmax_seq_len: 4096\n")
     engine = {"gpu": "h100", "sm": 90, "trtllm_versions": ">=1.2.1,<1.3", "needs": []}
@@ -49,7 +50,7 @@ def repository(tmp_path_factory):
     triton_repo.emit(
         repository,
         Deployment(
-            name="tiny-h100-bf16", model_name="tiny", image="none", gpu=models.gpu("h100"), gpus=1,
+            name="tiny-h100-bf16", model_name="tiny", image="none", gpu=catalog.gpu("h100"), gpus=1,
             quant="bf16", bundle_bytes=1, max_batch_size=4,
         ),
     )  # fmt: skip
@@ -125,8 +126,8 @@ def test_streamed_tokens_are_those_of_transformers(server):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(models.TINY, dtype=torch.bfloat16).eval()
-    tokenizer = AutoTokenizer.from_pretrained(models.TINY)
+    model = AutoModelForCausalLM.from_pretrained(catalog.TINY, dtype=torch.bfloat16).eval()
+    tokenizer = AutoTokenizer.from_pretrained(catalog.TINY)
     ids = tokenizer(PROMPT, return_tensors="pt").input_ids
     with torch.inference_mode():
         expected = model.generate(ids, max_new_tokens=24, do_sample=False)[0, ids.shape[1] :]

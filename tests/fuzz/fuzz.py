@@ -19,9 +19,11 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["nemotron_deploy", "json"]):
-    from nemotron_deploy import checkpoint, model_config, untrusted
-    from nemotron_deploy.errors import BadInputError, RefusedError
-    from nemotron_deploy.models import TINY
+    from nemotron_deploy.core import untrusted
+    from nemotron_deploy.core.errors import BadInputError, RefusedError
+    from nemotron_deploy.model import checkpoint
+    from nemotron_deploy.model.catalog import TINY
+    from nemotron_deploy.model.config import MAX_LAYERS, read_model
 
 SHARD = Path("model.safetensors")
 SPARE = 1 << 20
@@ -108,11 +110,11 @@ def config(data: bytes) -> None:
     if not isinstance(fields, dict):
         return
     try:
-        model = model_config.read_model(fields, "fuzzed")
+        model = read_model(fields, "fuzzed")
     except (BadInputError, RefusedError):
         return
     assert model.parameters_total >= model.parameters_active > 0
-    assert len(model.pattern) <= model_config.MAX_LAYERS
+    assert len(model.pattern) <= MAX_LAYERS
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {"header": header, "index": index, "config": config}

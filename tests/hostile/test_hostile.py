@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nemotron_deploy.models import TINY
+from nemotron_deploy.model.catalog import TINY
 
 HERE = Path(__file__).parent
 SECONDS = 5.0
@@ -113,4 +113,4 @@ def test_code_of_a_checkpoint_is_neither_run_nor_copied(tmp_path: Path) -> None:
 
 
 def test_the_module_under_test_is_the_installed_one() -> None:
-    assert import_module("nemotron_deploy.untrusted").__file__
+    assert import_module("nemotron_deploy.core.untrusted").__file__

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from nemotron_deploy import cli
-from nemotron_deploy.models import TINY
+from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.tests.hub.stand_in import StandIn
 
 REPOSITORY: Final = "example/nemotron-h-small"
@@ -48,8 +48,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def expected(sharded: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What quantizing the same files from a local directory gives."""
-    from nemotron_deploy.verbs.quantize import quantize
-    from nemotron_deploy.verbs.quantize_options import options_for
+    from nemotron_deploy.api.quantize import quantize
+    from nemotron_deploy.api.quantize_options import options_for
 
     out = tmp_path_factory.mktemp("expected") / "int4"
     quantize(str(sharded), options_for("int4", smooth=False), out)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.checkpoint import Checkpoint
-from nemotron_deploy.errors import BadInputError
+from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.hub.client import cache_folder, download, list_repository
 from nemotron_deploy.hub.faults import ChangedError, UnreachableError
 from nemotron_deploy.hub.meter import StoppedError
 from nemotron_deploy.hub.name import HubName
 from nemotron_deploy.hub.snapshot import open_snapshot
 from nemotron_deploy.hub.verified import Verified
+from nemotron_deploy.model.checkpoint import Checkpoint
 from nemotron_deploy.tests.hub.conftest import REPOSITORY
 from nemotron_deploy.tests.hub.stand_in import SIGNATURE, StandIn, digests
 

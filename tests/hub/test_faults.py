@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.errors import BadInputError
+from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.hub.client import cache_folder, download, list_repository
 from nemotron_deploy.hub.name import HubName
 from nemotron_deploy.tests.hub.conftest import INT4, NAMES, REPOSITORY, contents, run

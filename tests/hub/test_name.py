@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron_deploy.errors import BadInputError
+from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.hub.client import cache_folder
 from nemotron_deploy.hub.name import HubName, parse_name
 

@@ -11,8 +11,9 @@ import kubernetes_validate.utils
 import pytest
 import yaml
 
-from nemotron_deploy import k8s, models
-from nemotron_deploy.spec import Deployment
+from nemotron_deploy import k8s
+from nemotron_deploy.model import catalog
+from nemotron_deploy.model.spec import Deployment
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
 
@@ -22,7 +23,7 @@ def _deployment(gpu: str, quant: str, gigabytes: float) -> Deployment:
         name=f"nemotron-3-nano-30b-a3b-{gpu}-{quant}",
         model_name="nemotron-3-nano-30b-a3b",
         image=IMAGE,
-        gpu=models.gpu(gpu),
+        gpu=catalog.gpu(gpu),
         gpus=1,
         quant=quant,
         bundle_bytes=int(gigabytes * 1e9),

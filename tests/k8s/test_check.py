@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from nemotron_deploy import k8s
-from nemotron_deploy.errors import BadInputError
-from nemotron_deploy.spec import Check
+from nemotron_deploy.core.checks import Check
+from nemotron_deploy.core.errors import BadInputError
 
 Emit = Callable[..., Path]
 

@@ -13,10 +13,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron_deploy import k8s, models
-from nemotron_deploy.errors import BadInputError
+from nemotron_deploy import k8s
+from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.k8s.images import parse_image
-from nemotron_deploy.spec import Deployment
+from nemotron_deploy.model import catalog
+from nemotron_deploy.model.spec import Deployment
 
 GOLDEN = Path(__file__).parent / "golden"
 Emit = Callable[..., Path]
@@ -40,7 +41,7 @@ def test_tree_is_the_golden_one(
 
 
 def test_pod_is_placed_on_the_gpu_of_the_bundle_only(emit: Emit, objects: Objects) -> None:
-    pod = objects(emit(gpu=models.gpu("a100-40gb")))["Deployment"]["spec"]["template"]["spec"]
+    pod = objects(emit(gpu=catalog.gpu("a100-40gb")))["Deployment"]["spec"]["template"]["spec"]
     terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert terms["nodeSelectorTerms"] == [
         {

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nemotron_deploy.errors import UsageError
+from nemotron_deploy.core.errors import UsageError
 from nemotron_deploy.loadtest import Level, LoadTest
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron_deploy.errors import UsageError
+from nemotron_deploy.core.errors import UsageError
 from nemotron_deploy.loadtest import endpoint
 
 

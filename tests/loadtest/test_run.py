@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nemotron_deploy import loadtest
-from nemotron_deploy.errors import BadInputError, UsageError
+from nemotron_deploy.core.errors import BadInputError, UsageError
 from nemotron_deploy.loadtest import LoadTest, Progress, arrivals
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron_deploy.errors import UsageError
+from nemotron_deploy.core.errors import UsageError
 from nemotron_deploy.loadtest import Slo, slo
 
 LIMITS = st.decimals(min_value="0.001", max_value="1000000", places=3).map(float)

@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from nemotron_deploy import models
-from nemotron_deploy.build import int4
+from nemotron_deploy.build.engines.tensorrt_llm import int4
 from nemotron_deploy.build.plugin import seam, settings, sharding
 from nemotron_deploy.build.plugin.view import checkpoint_view
-from nemotron_deploy.model_config import read_model
-from nemotron_deploy.recipe import RECIPES
+from nemotron_deploy.model import catalog
+from nemotron_deploy.model.config import read_model
+from nemotron_deploy.model.recipe import RECIPES
 from nemotron_deploy.triton_repo import recording
 from nemotron_deploy.triton_repo.served.loading import load_model
 
@@ -39,7 +39,7 @@ def checkpoint(int4_tiny: Path) -> Path:
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engine")
-    config = json.loads((models.TINY / "config.json").read_text())
+    config = json.loads((catalog.TINY / "config.json").read_text())
     int4.emit_plugin(folder, read_model(config, "tiny"), RECIPES["int4"])
     return folder
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nemotron_deploy.models import TINY, text
+from nemotron_deploy.model.catalog import TINY, text
 
 SENTINEL = re.compile(r"\.\x00\w+\.pt_name_sentinel")
 """ModelOpt 0.47 leaves this mark in every ignore-list entry of this architecture: its own reverse

@@ -20,11 +20,11 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-from nemotron_deploy.files import PARTIAL, sha256
+from nemotron_deploy.api import quality
+from nemotron_deploy.api.quantize import quantize
+from nemotron_deploy.api.quantize_options import options_for
+from nemotron_deploy.core.files import PARTIAL, sha256
 from nemotron_deploy.quantize import quality_page, stream  # noqa: F401  imported before forking
-from nemotron_deploy.verbs import quality
-from nemotron_deploy.verbs.quantize import quantize
-from nemotron_deploy.verbs.quantize_options import options_for
 
 quality.RUN_BELOW = 0  # what the model answers is tested elsewhere; here it would only take time
 

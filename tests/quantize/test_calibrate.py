@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemotron_deploy.checkpoint import Checkpoint
-from nemotron_deploy.models import TINY, text
+from nemotron_deploy.model.catalog import TINY, text
+from nemotron_deploy.model.checkpoint import Checkpoint
+from nemotron_deploy.model.recipe import RECIPES
 from nemotron_deploy.quantize.calibrate import calibrate
 from nemotron_deploy.quantize.layerwise import layers
-from nemotron_deploy.recipe import RECIPES
 
 
 def test_layers_one_by_one_give_what_the_whole_model_gives() -> None:

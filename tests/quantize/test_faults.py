@@ -19,15 +19,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nemotron_deploy.checkpoint import Checkpoint
-from nemotron_deploy.errors import BadInputError
-from nemotron_deploy.files import PARTIAL
-from nemotron_deploy.models import TINY
+from nemotron_deploy.api import quality
+from nemotron_deploy.api.quantize import quantize as command
+from nemotron_deploy.api.quantize_options import options_for
+from nemotron_deploy.core.errors import BadInputError
+from nemotron_deploy.core.files import PARTIAL
+from nemotron_deploy.model.catalog import TINY
+from nemotron_deploy.model.checkpoint import Checkpoint
+from nemotron_deploy.model.recipe import RECIPES
 from nemotron_deploy.quantize.stream import Summary, quantize
-from nemotron_deploy.recipe import RECIPES
-from nemotron_deploy.verbs import quality
-from nemotron_deploy.verbs.quantize import quantize as command
-from nemotron_deploy.verbs.quantize_options import options_for
 
 SHARDS = 6
 EXPERT = "backbone.layers.1.mixer.experts.0.up_proj.weight"

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nemotron_deploy.checkpoint import Checkpoint
-from nemotron_deploy.errors import UsageError
-from nemotron_deploy.models import TINY
+from nemotron_deploy.core.errors import UsageError
+from nemotron_deploy.model.catalog import TINY
+from nemotron_deploy.model.checkpoint import Checkpoint
+from nemotron_deploy.model.recipe import RECIPES
 from nemotron_deploy.quantize.calibrate import calibrate
 from nemotron_deploy.quantize.fidelity import (
     Comparison,
@@ -26,7 +27,6 @@ from nemotron_deploy.quantize.layerwise import transformers_config
 from nemotron_deploy.quantize.stream import quantize
 from nemotron_deploy.quantize.texts import read_sequences
 from nemotron_deploy.quantize.variants import named
-from nemotron_deploy.recipe import RECIPES
 
 INT4, FP8 = RECIPES["int4"], RECIPES["fp8"]
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nemotron_deploy.checkpoint import Checkpoint
-from nemotron_deploy.errors import RefusedError
-from nemotron_deploy.models import TINY
+from nemotron_deploy.core.errors import RefusedError
+from nemotron_deploy.model.catalog import TINY
+from nemotron_deploy.model.checkpoint import Checkpoint
 from nemotron_deploy.quantize.calibrate import calibrate
 from nemotron_deploy.quantize.stream import quantize
 from nemotron_deploy.quantize.variants import named

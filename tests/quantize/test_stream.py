@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from nemotron_deploy.checkpoint import Checkpoint
-from nemotron_deploy.errors import BadInputError, RefusedError
-from nemotron_deploy.models import TINY
+from nemotron_deploy.core.errors import BadInputError, RefusedError
+from nemotron_deploy.model.catalog import TINY
+from nemotron_deploy.model.checkpoint import Checkpoint
+from nemotron_deploy.model.recipe import RECIPES
 from nemotron_deploy.quantize import formats
 from nemotron_deploy.quantize.shard_writer import Entry, ShardWriter
 from nemotron_deploy.quantize.stream import quantize
 from nemotron_deploy.quantize.templates import ChatTemplate
 from nemotron_deploy.quantize.texts import read_texts
-from nemotron_deploy.recipe import RECIPES
 
 EXPERT = "backbone.layers.1.mixer.experts.3.down_proj.weight"
 

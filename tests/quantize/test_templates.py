@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.checkpoint import Checkpoint
-from nemotron_deploy.errors import BadInputError
-from nemotron_deploy.models import TINY, text
+from nemotron_deploy.core.errors import BadInputError
+from nemotron_deploy.model.catalog import TINY, text
+from nemotron_deploy.model.checkpoint import Checkpoint
 from nemotron_deploy.quantize.templates import MAX_OUTPUT, MAX_TEMPLATE_BYTES, ChatTemplate
 from nemotron_deploy.quantize.texts import read_sequences
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nemotron_deploy import models, triton_repo
-from nemotron_deploy.spec import Deployment
+from nemotron_deploy import triton_repo
+from nemotron_deploy.model import catalog
+from nemotron_deploy.model.spec import Deployment
 
 FAKES = Path(__file__).parent / "fakes"
 
@@ -21,7 +22,7 @@ def deployment():
         name="tiny-h100-bf16",
         model_name="tiny",
         image="nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3",
-        gpu=models.gpu("h100"),
+        gpu=catalog.gpu("h100"),
         gpus=1,
         quant="bf16",
         bundle_bytes=1,
@@ -41,7 +42,7 @@ def repository(tmp_path, deployment):
 @pytest.fixture
 def bundle(tmp_path, repository):
     """What the model reads of a bundle; the checkpoint is the embedded one, not quantized."""
-    shutil.copytree(models.TINY, tmp_path / "checkpoint")
+    shutil.copytree(catalog.TINY, tmp_path / "checkpoint")
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "llm_args.yaml").write_text("backend: pytorch\nmax_seq_len: 512\n")
     engine = {

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from nemotron_deploy.errors import BadInputError
+from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.triton_repo import local
 from nemotron_deploy.triton_repo.log import decisive_lines, refused_ports
 

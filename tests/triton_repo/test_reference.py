@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from nemotron_deploy import models
+from nemotron_deploy.model import catalog
 from nemotron_deploy.triton_repo.served.generation import (
     Failure,
     GenerationRequest,
@@ -20,7 +20,7 @@ PROMPT = "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n"
 
 @pytest.fixture(scope="module")
 def loaded():
-    return load_model(models.TINY)
+    return load_model(catalog.TINY)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def plain():
     """transformers alone, from the same directory."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(models.TINY, dtype=torch.bfloat16).eval()
+    return AutoModelForCausalLM.from_pretrained(catalog.TINY, dtype=torch.bfloat16).eval()
 
 
 def _greedy(model, tokenizer, prompt, max_tokens):
@@ -68,7 +68,7 @@ def test_quantized_checkpoints_give_the_tokens_of_their_decoded_weights(tmp_path
     from nemotron_deploy.triton_repo.served.formats import decode, encode_fp8, encode_int4
 
     stored, values = {}, {}
-    for name, tensor in load_file(models.TINY / "model.safetensors").items():
+    for name, tensor in load_file(catalog.TINY / "model.safetensors").items():
         stored[name] = values[name] = tensor
         if ".experts." in name:
             packed, scale = encode_int4(tensor, 64) if "up_proj" in name else encode_fp8(tensor)
@@ -77,7 +77,7 @@ def test_quantized_checkpoints_give_the_tokens_of_their_decoded_weights(tmp_path
     quantized = tmp_path / "quantized"
     quantized.mkdir()
     save_file(stored, quantized / "model.safetensors")
-    for file in models.TINY.iterdir():
+    for file in catalog.TINY.iterdir():
         if file.suffix != ".safetensors":
             (quantized / file.name).write_bytes(file.read_bytes())
     config = json.loads((quantized / "config.json").read_text())
@@ -87,7 +87,7 @@ def test_quantized_checkpoints_give_the_tokens_of_their_decoded_weights(tmp_path
     decoded = tmp_path / "decoded"
     decoded.mkdir()
     save_file(values, decoded / "model.safetensors", metadata={"format": "pt"})
-    (decoded / "config.json").write_bytes((models.TINY / "config.json").read_bytes())
+    (decoded / "config.json").write_bytes((catalog.TINY / "config.json").read_bytes())
     from transformers import AutoModelForCausalLM
 
     expected = AutoModelForCausalLM.from_pretrained(decoded, dtype=torch.bfloat16).eval()
@@ -110,10 +110,10 @@ def test_loading_names_what_is_missing(tmp_path):
 
     with pytest.raises(StartError, match=r"config\.json: cannot be read"):
         load_model(tmp_path)
-    (tmp_path / "config.json").write_bytes((models.TINY / "config.json").read_bytes())
+    (tmp_path / "config.json").write_bytes((catalog.TINY / "config.json").read_bytes())
     with pytest.raises(StartError, match=r"model\.safetensors: cannot be read"):
         load_model(tmp_path)
-    tensors = load_file(models.TINY / "model.safetensors")
+    tensors = load_file(catalog.TINY / "model.safetensors")
     del tensors["lm_head.weight"]
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(StartError, match=r"missing keys: lm_head\.weight"):
@@ -123,8 +123,8 @@ def test_loading_names_what_is_missing(tmp_path):
 def test_shards_are_found_through_the_index_and_only_beside_it(tmp_path, loaded):
     from safetensors.torch import load_file, save_file
 
-    tensors = load_file(models.TINY / "model.safetensors")
-    for file in models.TINY.iterdir():
+    tensors = load_file(catalog.TINY / "model.safetensors")
+    for file in catalog.TINY.iterdir():
         if file.suffix != ".safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     names = sorted(tensors)
@@ -192,7 +192,7 @@ def test_cumulative_logprob_falls_and_is_that_of_the_tokens(loaded):
 
 def test_executor_serves_many_at_once_as_if_alone(new_sink, eventually, loaded):
     prompts = ["Monday", "The", PROMPT, "12 + 7", "cat", "x"]
-    executor = ReferenceExecutor(models.TINY, max_active=3, max_tokens=256)
+    executor = ReferenceExecutor(catalog.TINY, max_active=3, max_tokens=256)
     try:
         sinks = [new_sink() for _ in prompts]
         for prompt, sink in zip(prompts, sinks, strict=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nemotron_deploy import triton_repo
-from nemotron_deploy.errors import BadInputError
+from nemotron_deploy.core.errors import BadInputError
 
 GOLDEN = Path(__file__).parent / "golden" / "config.pbtxt"
 

@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from nemotron_deploy import models
+from nemotron_deploy.model import catalog
 from nemotron_deploy.triton_repo.served.text import Detokenizer, StopWords
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return Tokenizer.from_file(str(models.TINY / "tokenizer.json"))
+    return Tokenizer.from_file(str(catalog.TINY / "tokenizer.json"))
 
 
 @given(text=st.text(max_size=40))

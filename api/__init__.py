@@ -1,0 +1,1 @@
+"""What each command does, one module per command: the only place that joins the rooms."""

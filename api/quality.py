@@ -1,0 +1,251 @@
+"""What quantization costs: the report beside a quantized checkpoint, and `quantize --compare`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ..core.files import new_directory
+from ..core.progress import Progress, Silent
+from ..quantize.layouts import DEFAULT, Layout, weights_bytes
+from ..quantize.texts import read_sequences
+from ..quantize.variants import named
+from ..sources.checkpoint_source import open_source
+from ..sources.fetching import fetched
+
+if TYPE_CHECKING:
+    from ..model.checkpoint import Checkpoint
+    from ..model.recipe import Recipe
+    from ..quantize.calibrate import Calibration
+    from ..quantize.fidelity import Comparison, Fidelity, Stored, Variant
+    from ..quantize.options import Options
+    from ..quantize.stream import Summary
+
+JSON_NAME: Final = "quality.json"
+PAGE_NAME: Final = "quality.html"
+
+RUN_BELOW: Final = 1_000_000_000
+"""Parameters up to which a quantized model is run beside its source without being asked to."""
+
+
+def compare(
+    checkpoint: str,
+    formats: str,
+    *,
+    out: Path | None = None,
+    calibration: Path | None = None,
+    heldout: Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compare the `formats` (see `quantize.variants.named`) of `checkpoint`; gives the report.
+
+    With `out` the report and its page are written into that new directory. Source and variants run
+    layer by layer where memory allows, whatever the model's size; where it does not, the report
+    holds the errors of the weights and says what is missing.
+    """
+    from ..quantize import quality
+    from ..quantize.calibrate import calibrate
+    from ..quantize.fidelity import Stored
+
+    progress, variants = progress or Silent(), named(formats)
+    source = open_source(checkpoint)
+    source.opened.require_complete()
+    opened = fetched(source, progress).opened
+    calibrations = [
+        calibrate(
+            opened,
+            variant.recipe,
+            calibration,
+            smooth=variant.smooth,
+            device=device,
+            on_layer=progress.step(f"calibrate {variant.key}", len(opened.model.pattern), "layers"),
+        )
+        if variant.calibrates
+        else None
+        for variant in variants
+    ]
+    stored = [
+        Stored(variant_of(variant.key, variant.recipe, DEFAULT, found), opened)
+        for variant, found in zip(variants, calibrations, strict=True)
+    ]
+    run = _Run(opened, heldout, device, progress)
+    if run.fits(len(stored)):
+        run.compare(stored)
+    else:
+        _weights_only(opened, stored, progress)
+    entries = [
+        quality.format_entry(
+            row.variant.key,
+            row.variant.recipe,
+            weights_bytes(DEFAULT, row.variant.recipe, opened.model),
+            row.errors,
+            found.record() if found else None,
+            run.result(index),
+        )
+        for index, (row, found) in enumerate(zip(stored, calibrations, strict=True))
+    ]
+    report = quality.report(opened, entries, run.compared, run.heldout, run.missing)
+    if out is not None:
+        with new_directory(out) as work:
+            write(work, report)
+    return report
+
+
+def measure(
+    checkpoint: Checkpoint,
+    asked: str | None,
+    options: Options,
+    summary: Summary,
+    found: Calibration | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The report on what `stream.quantize` wrote; models of some size are run on request only.
+
+    `asked` is how `--checkpoint` named the source, or None when its weights are gone again.
+    """
+    from ..quantize import quality
+    from ..quantize.fidelity import Stored
+
+    recipe = options.recipe
+    run = _Run(checkpoint, options.heldout, options.device, progress)
+    if asked is None:
+        run.missing = _LET_GO
+    elif options.heldout or checkpoint.model.parameters_total <= RUN_BELOW:
+        if run.fits(1):
+            run.compare([Stored(variant_of(recipe.key, recipe, options.layout, found), checkpoint)])
+    else:
+        run.missing = _not_run(asked, recipe.key)
+    record = found.record() if found else None
+    entry = quality.format_entry(
+        recipe.key, recipe, summary.written_bytes, summary.errors, record, run.result(0)
+    )
+    return quality.report(checkpoint, [entry], run.compared, run.heldout, run.missing)
+
+
+def write(directory: Path, report: Mapping[str, Any]) -> None:
+    """Write the report and its page into the existing `directory`."""
+    for name, content in files(report).items():
+        (directory / name).write_bytes(content)
+
+
+def files(report: Mapping[str, Any]) -> dict[str, bytes]:
+    """The report and its page, by file name."""
+    from ..quantize.quality_page import quality_page
+
+    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    return {JSON_NAME: text.encode(), PAGE_NAME: quality_page(report).encode()}
+
+
+def brief(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report without the thousands of single tensors."""
+    rows = [
+        row | {"weight_error": {k: v for k, v in row["weight_error"].items() if k != "tensors"}}
+        for row in report["formats"]
+    ]
+    return {**report, "formats": rows}
+
+
+class _Run:
+    """Running variants beside their source, if that is possible here."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, file: Path | None, device: str, progress: Progress
+    ) -> None:
+        self._checkpoint, self._file = checkpoint, file
+        self._device, self._progress = device, progress
+        self.compared: Comparison | None = None
+        self.heldout: dict[str, Any] | None = None
+        self.missing: str | None = None
+
+    @cached_property
+    def _text(self) -> tuple[str, list[list[int]]]:
+        return read_sequences(self._checkpoint, self._file, "heldout")
+
+    def fits(self, variants: int) -> bool:
+        """Whether memory allows; `missing` says so where it does not."""
+        from ..quantize.fidelity import memory_needed
+
+        tokens = sum(map(len, self._text[1]))
+        needed, available = memory_needed(self._checkpoint, variants, tokens), available_memory()
+        if needed <= available:
+            return True
+        self.missing = (
+            "Perplexity, divergence and agreement are missing: running this model layer by layer "
+            f"takes {needed / 1e9:.0f} GB of memory and {available / 1e9:.0f} GB are free here. On "
+            "a larger machine, nemo-deploy quantize --compare measures them."
+        )
+        return False
+
+    def compare(self, stored: Sequence[Stored]) -> None:
+        """Run them."""
+        from ..quantize.calibrate import device_named
+        from ..quantize.fidelity import compare
+
+        source, sequences = self._text
+        advance = self._progress.step("compare", len(self._checkpoint.model.pattern), "layers")
+        self.compared = compare(
+            self._checkpoint,
+            stored,
+            sequences,
+            device=device_named(self._device),
+            on_layer=advance,
+        )
+        self.heldout = {
+            "source": source,
+            "sequences": len(sequences),
+            "tokens": self.compared.tokens,
+        }
+
+    def result(self, index: int) -> Fidelity | None:
+        """What was found of one variant, if it was run."""
+        return self.compared.results[index] if self.compared else None
+
+
+def variant_of(key: str, recipe: Recipe, layout: Layout, found: Calibration | None) -> Variant:
+    """A format with what calibration found for it."""
+    from ..quantize.fidelity import Variant
+    from ..quantize.smooth import Folding
+
+    amax, folding = (found.amax, found.folding) if found else ({}, Folding())
+    return Variant(key, recipe, layout, amax, folding)
+
+
+def _weights_only(checkpoint: Checkpoint, stored: Sequence[Stored], progress: Progress) -> None:
+    """Measure the errors of the weights alone, one tensor in memory at a time."""
+    from ..quantize.layerwise import read_tensor
+
+    advance, done = progress.step("measure weights", checkpoint.bytes, "bytes"), 0
+    for name, info in checkpoint.tensors.items():
+        for row in stored:
+            if name in row.quantized:
+                row(name, read_tensor(checkpoint, name))
+        done += info.bytes
+        advance(done)
+
+
+_LET_GO: Final = (
+    "Perplexity, divergence and agreement are missing: --low-disk lets go of the source's weights, "
+    "beside which the model would be run. With the disk for them, nemo-deploy quantize --compare "
+    "measures them."
+)
+
+
+def _not_run(asked: str, key: str) -> str:
+    return (
+        "Perplexity, divergence and agreement are missing: models of over "
+        f"{RUN_BELOW / 1e9:.0f} billion parameters are not run unasked. nemo-deploy quantize "
+        f"--compare {key} --checkpoint {asked} measures them layer by layer; "
+        "--heldout gives it text of your own."
+    )
+
+
+def available_memory() -> int:
+    """Bytes of memory that are free or can be freed, as the kernel says."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("Linux always says")

@@ -1,0 +1,87 @@
+"""`serve`: a real tritonserver on this machine, on a bundle's own model repository."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ..core.bundle import Bundle
+from ..core.errors import UsageError
+from ..core.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from ..triton_repo.local import LocalServer
+
+EXECUTORS: Final = ("auto", "trtllm", "reference")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Ports to listen on; None takes a free one."""
+
+    http: int | None = None
+    grpc: int | None = None
+    metrics: int | None = None
+
+
+@contextmanager
+def serving(
+    bundle: Bundle, executor: str = "auto", ports: Ports | None = None, log: Path | None = None
+) -> Iterator[LocalServer]:
+    """Serve `bundle` until the block ends; the server is ready when the block begins.
+
+    `auto` is `trtllm` where TensorRT-LLM is installed and the bundle needs nothing that is missing,
+    `reference` otherwise. Raises `UsageError` for an unknown executor, `CheckFailedError` for an
+    incomplete bundle or a server that does not start.
+    """
+    from ..triton_repo.local import LocalServer
+
+    name = chosen_executor(bundle, executor)
+    bundle.require_complete()
+    ports = ports or Ports()
+    with LocalServer(
+        bundle.repository.absolute(),
+        executor=name,
+        http_port=ports.http,
+        grpc_port=ports.grpc,
+        metrics_port=ports.metrics,
+        log=log,
+    ) as server:
+        server.wait_ready()
+        yield server
+
+
+def serve(
+    path: Path,
+    executor: str,
+    ports: Ports,
+    on_ready: Callable[[dict[str, str]], None],
+    progress: Progress | None = None,
+) -> None:
+    """Serve the bundle at `path` until the server ends or an interrupt comes.
+
+    `on_ready` is given what `serve --json` prints. Raises `CheckFailedError` when the server ends
+    by itself.
+    """
+    bundle = Bundle.open(path)
+    (progress or Silent()).step("start tritonserver")
+    with serving(bundle, executor, ports) as server:
+        on_ready({"model": bundle.model_name, "grpc": server.grpc_url, "http": server.http_url})
+        server.wait()
+
+
+def chosen_executor(bundle: Bundle, executor: str) -> str:
+    """The executor for `bundle` on this machine, where it is `auto`; otherwise as asked.
+
+    Raises `UsageError` for one that does not exist.
+    """
+    if executor not in EXECUTORS:
+        raise UsageError(f"unknown executor {executor!r}; known are {', '.join(EXECUTORS)}")
+    if executor != "auto":
+        return executor
+    ready = find_spec("tensorrt_llm") is not None and not bundle.record.get("needs")
+    return "trtllm" if ready else "reference"

@@ -1,0 +1,1 @@
+"""What generates tokens in production, one package per engine."""

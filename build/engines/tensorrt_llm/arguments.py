@@ -1,0 +1,69 @@
+"""LLM() keyword arguments for a plan, and a check of any such mapping against TensorRT-LLM's own.
+
+Every TensorRT-LLM argument class forbids unknown keys, so one wrong name stops the server.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ....model.spec import Workload
+
+SCHEMA: Final = Path(__file__).parent / "data" / "llm_args.schema.json"
+"""JSON Schema of TensorRT-LLM's argument classes."""
+
+FREE_GPU_MEMORY_FRACTION: Final = 0.8
+"""Share of the memory left after loading that caches may take (upstream's Nano configurations)."""
+
+MAX_NUM_TOKENS: Final = 8192
+"""Tokens of one forward pass; longer prompts are prefilled in chunks."""
+
+
+def llm_args(
+    *,
+    max_batch_size: int,
+    max_seq_len: int,
+    workload: Workload,
+    moe_backend: str,
+    kv_dtype: str = "BF16",
+) -> dict[str, Any]:
+    """The arguments to serve a Nemotron-H model with on the PyTorch backend.
+
+    - Block reuse is off: it is on by default and unsupported for Mamba state.
+    - `max_batch_size` is how many slots of Mamba state there are, one a sequence: running out of
+      them killed servers (TensorRT-LLM issue 13179, in a 1.3 candidate).
+    - Experts are split by expert, not by tensor: their width does not divide into kernel tiles.
+    - No torch.compile, so no piecewise CUDA graphs: with chunked prefill they gave NaN (PR 16193).
+    """
+    return {
+        "backend": "pytorch",
+        "trust_remote_code": False,
+        "tensor_parallel_size": workload.gpus,
+        "moe_expert_parallel_size": workload.gpus,
+        "max_batch_size": max_batch_size,
+        "max_seq_len": max_seq_len,
+        "max_num_tokens": MAX_NUM_TOKENS,
+        "enable_chunked_prefill": True,
+        "kv_cache_config": {
+            "dtype": "fp8" if kv_dtype == "F8_E4M3" else "auto",
+            "enable_block_reuse": False,
+            "free_gpu_memory_fraction": FREE_GPU_MEMORY_FRACTION,
+            "mamba_ssm_cache_dtype": "float32",
+        },
+        "cuda_graph_config": {"enable_padding": True, "max_batch_size": max_batch_size},
+        "moe_config": {"backend": moe_backend},
+    }
+
+
+def problems(args: Mapping[str, Any]) -> list[str]:
+    """What TensorRT-LLM would refuse in `args`, one line each; empty when all is well."""
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    return [
+        f"{'.'.join(map(str, error.path)) or 'llm_args'}: {error.message}"
+        for error in Draft202012Validator(schema).iter_errors(args)
+    ]

@@ -1,0 +1,68 @@
+"""The engine directory: what TensorRT-LLM needs to serve a checkpoint on one kind of GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ....core.checks import Check
+from ....core.errors import CheckFailedError
+from ....model.spec import Plan
+from . import int4
+from .arguments import problems
+
+
+def emit(dest: Path, plan: Plan) -> None:
+    """Write `engine.json` and `llm_args.yaml` into the existing, empty directory `dest`.
+
+    Raises `CheckFailedError` when an argument is one TensorRT-LLM would refuse.
+    """
+    import yaml
+
+    wrong = problems(plan.llm_args)
+    if wrong:
+        raise CheckFailedError(f"llm_args: {'; '.join(wrong)}")
+    text = json.dumps(describe(plan), indent=2) + "\n"
+    (dest / "engine.json").write_text(text, encoding="utf-8")
+    head = (
+        f"# Keyword arguments of tensorrt_llm.LLM() for {plan.model}, {plan.quant['effective']}, "
+        f"{plan.gpus} x {plan.gpu}.\n# `model` is filled in where the bundle lies.\n"
+    )
+    body = yaml.safe_dump(dict(plan.llm_args), sort_keys=False)
+    (dest / "llm_args.yaml").write_text(head + body, encoding="utf-8")
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """What `engine.json` holds: the target and what may serve on it."""
+    return {
+        "model": plan.model,
+        "gpu": plan.gpu,
+        "gpus": plan.gpus,
+        "sm": plan.sm,
+        "quant": dict(plan.quant),
+        "backend": plan.backend,
+        "trtllm_versions": plan.trtllm_versions,
+        "image": plan.image,
+        "needs": list(plan.needs),
+        "plugin": plan.plugin or None,
+    }
+
+
+def check(engine: Path) -> list[Check]:
+    """Check the engine directory of a bundle: both files parse, arguments are known and typed."""
+    import yaml
+
+    try:
+        record = json.loads((engine / "engine.json").read_text(encoding="utf-8"))
+        args = yaml.safe_load((engine / "llm_args.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        return [Check("engine", False, f"{engine}: {error}")]
+    if not isinstance(record, dict) or not isinstance(args, dict):
+        return [Check("engine", False, f"{engine}: engine.json or llm_args.yaml is no mapping")]
+    wrong = problems(args)
+    known = f"{len(args)} arguments known to TensorRT-LLM {record.get('trtllm_versions')}"
+    checks = [Check("llm_args.yaml", not wrong, "; ".join(wrong) or known)]
+    if record.get("plugin"):
+        checks += int4.check(engine, int(record.get("sm") or 0))
+    return checks

@@ -1,0 +1,171 @@
+"""What an INT4 engine holds beside arguments: the plugin, and its kernels compiled for one SM."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from ....core.checks import Check
+from ....core.errors import BadInputError, CheckFailedError
+from ....model.architecture import Model, Moe
+from ....model.recipe import Recipe
+from ....model.spec import Plan
+from ...kernels import store
+from ...plugin import settings
+from ...plugin.seam import VERSIONS
+from ...plugin.sharding import ShardError, columns_of, experts_of
+from .arguments import MAX_NUM_TOKENS
+
+PLUGIN: Final = "plugin"
+KERNELS: Final = "kernels"
+
+OnCompiled = Callable[[int, int], None]
+"""Told how many kernels of how many are compiled."""
+
+_BUILD: Final = Path(__file__).parents[2]
+_ENTRY: Final = '''"""Nemotron-H with INT4 experts for TensorRT-LLM; importing this registers it."""
+
+from .plugin.model import Int4NemotronHForCausalLM
+from .plugin.view import checkpoint_view
+
+__all__ = ["Int4NemotronHForCausalLM", "checkpoint_view"]
+'''
+
+
+def source_digest() -> str:
+    """SHA-256 over all that is copied or compiled into an engine."""
+    digest = hashlib.sha256()
+    for name, content in _sources():
+        digest.update(f"{name}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def _sources() -> Iterator[tuple[str, bytes]]:
+    """The plugin's and the kernels' sources, by their place in the package that engines hold."""
+    for folder in (PLUGIN, KERNELS):
+        for source in sorted((_BUILD / folder).glob("*.py")):
+            yield f"{folder}/{source.name}", source.read_bytes()
+
+
+def split_problem(model: Model, recipe: Recipe, gpus: int) -> str | None:
+    """Why the plugin cannot split this model's experts over so many GPUs, or None where it can."""
+    moe = _experts(model)
+    try:
+        experts_of(moe.num_experts, 0, gpus)
+        for rank in range(gpus if moe.num_shared else 0):
+            columns_of(moe.shared_width, recipe.group_size, rank, gpus)
+    except ShardError as error:
+        return str(error)
+    return None
+
+
+def require_compiler() -> None:
+    """Raise `BadInputError` where kernels cannot be compiled here, before any work is done."""
+    if platform.system() != "Linux":
+        raise BadInputError(
+            "INT4 kernels are compiled with triton, which exists for Linux only; build there, on "
+            "any machine, with or without a GPU"
+        )
+    for name in ("torch", "triton"):
+        if find_spec(name) is None:
+            raise BadInputError(
+                f"compiling INT4 kernels needs the package {name}; install it with "
+                "pip install 'nemotron-deploy[kernels]'"
+            )
+
+
+def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
+    """Copy the plugin and the kernels' sources into `engine`, as one importable package."""
+    package = engine / PLUGIN / settings.PACKAGE
+    for name, content in _sources():
+        target = package / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    (package / "__init__.py").write_text(_ENTRY, encoding="utf-8")
+    moe = _experts(model)
+    layers = tuple(index for index, letter in enumerate(model.pattern) if letter == "E")
+    shared = layers if moe.num_shared else ()
+    settings.Settings(recipe.group_size, moe.top_k, layers, shared).write(package)
+
+
+def emit_kernels(
+    engine: Path, plan: Plan, model: Model, recipe: Recipe, on_compiled: OnCompiled | None = None
+) -> None:
+    """Compile every kernel that serving `model` can launch, on every rank, for the plan's SM.
+
+    Raises `CheckFailedError` where one's machine code falls short.
+    """
+    from concurrent.futures.process import BrokenProcessPool
+
+    from ...kernels import aot, steps
+    from ...kernels.machine import MachineError
+
+    moe = _experts(model)
+    experts = len(experts_of(moe.num_experts, 0, plan.gpus))
+    routed = steps.Shape(moe.latent, moe.width, experts, moe.top_k, recipe.group_size)
+    widths = {
+        len(columns_of(moe.shared_width, recipe.group_size, rank, plan.gpus))
+        for rank in range(plan.gpus)
+        if moe.num_shared
+    }
+    try:
+        aot.build(
+            engine / KERNELS / f"sm_{plan.sm}",
+            routed,
+            plan.sm,
+            shared_shapes=[
+                steps.Shape(model.hidden_size, width, 1, 1, recipe.group_size)
+                for width in sorted(widths)
+            ],
+            most_tokens=MAX_NUM_TOKENS,
+            workers=min(4, len(os.sched_getaffinity(0))),
+            on_compiled=on_compiled,
+        )
+    except BrokenProcessPool:
+        raise CheckFailedError(
+            "a process that compiled kernels was killed, most likely for want of memory; run the "
+            "same nemo-deploy build again, with nothing else running"
+        ) from None
+    except MachineError as error:
+        raise CheckFailedError(
+            f"a kernel for {model.name} is not what it should be: {error}. Another triton than "
+            "3.9 may be installed; please report it"
+        ) from error
+
+
+def _experts(model: Model) -> Moe:
+    assert model.moe is not None, "a model without experts is not planned with the plugin"
+    return model.moe
+
+
+def check(engine: Path, sm: int) -> list[Check]:
+    """Check the plugin and the kernels of a bundle's engine directory."""
+    package = engine / PLUGIN / settings.PACKAGE
+    try:
+        found = settings.read(package)
+        detail = (
+            f"{len(found.routed_layers)} layers of INT4 experts; written against TensorRT-LLM "
+            f"{VERSIONS}, not run with it yet"
+        )
+        plugin = Check("INT4 plugin", True, detail)
+    except ImportError as error:
+        plugin = Check("INT4 plugin", False, str(error))
+    return [plugin, _check_kernels(engine / KERNELS / f"sm_{sm}")]
+
+
+def _check_kernels(directory: Path) -> Check:
+    name = f"kernels {directory.name}"
+    try:
+        index = store.read_index(directory)
+        for record in index["kernels"]:
+            store.read_cubin(directory, record)
+        ran = "run on a GPU" if index["run_on_a_gpu"] else "not run on a GPU"
+        detail = f"{len(index['kernels'])} compiled with triton {index['triton']}, {ran}"
+    except (store.StoreError, KeyError, TypeError) as error:
+        return Check(name, False, f"{directory}: cannot be used: {error}")
+    return Check(name, True, detail)

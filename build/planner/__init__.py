@@ -1,0 +1,1 @@
+"""Support rules, memory, speed and cost: what a plan says."""

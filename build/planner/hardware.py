@@ -1,0 +1,77 @@
+"""What has and what has not run on hardware, from the record in `data/hardware.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from ...model.spec import Gpu
+from ..kernels.source import source_digest
+from .support import Rule
+
+RECORD: Final = Path(__file__).parent / "data" / "hardware.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of the kernels on a GPU.
+
+    `source` is the digest of the kernels' sources; `error` the largest relative error against the
+    FP32 reference; `speedup` the time of the same layer in BF16 over ours, by number of tokens;
+    `over_byte_limit` our time over that of reading the weights once; `stored_cubins` whether the
+    kernels compiled ahead of time ran; `served_by` the TensorRT-LLM version that served a model
+    with them, empty where the kernels ran by themselves.
+    """
+
+    gpu: str
+    sm: int
+    date: str
+    source: str
+    torch: str
+    triton: str
+    error: float
+    speedup: dict[str, float]
+    over_byte_limit: dict[str, float]
+    stored_cubins: bool
+    served_by: str = ""
+
+
+@cache
+def runs() -> tuple[Run, ...]:
+    """All runs on record, oldest first."""
+    return tuple(Run(**row) for row in json.loads(RECORD.read_text(encoding="utf-8"))["runs"])
+
+
+def add(run: Run, record: Path = RECORD) -> None:
+    """Add a run to the record."""
+    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    found["runs"].append(asdict(run))
+    record.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def tried(rule: Rule, gpu: Gpu, known: tuple[Run, ...] | None = None) -> str:
+    """What of this row has run on hardware, in one or two sentences."""
+    if not rule.plugin:
+        return (
+            "Not run by nemo-deploy on a GPU; upstream's own."
+            if rule.status in ("supported", "needs") and rule.served
+            else ""
+        )
+    same = [run for run in (runs() if known is None else known) if run.sm == gpu.sm]
+    plugin = "The plugin has run with a stand-in for TensorRT-LLM only, not with the real one."
+    if not same:
+        kernels = (
+            f"The kernels have not run on an SM{gpu.sm} GPU yet: their results are checked in "
+            "Triton's interpreter, their machine code by the compiler's reports."
+        )
+    else:
+        last = same[-1]
+        state = "the same kernels" if last.source == source_digest() else "an older version of them"
+        kernels = (
+            f"The kernels: {state} ran on an {last.gpu} on {last.date} with an error of "
+            f"{last.error:.1e} against FP32."
+        )
+    return f"{kernels} {plugin}"

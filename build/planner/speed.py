@@ -1,0 +1,239 @@
+"""How fast: the bytes and operations that a step needs, over the share of the GPU's rates that is
+reached, plus fixed costs. Estimates, never measurements.
+
+Every term has its own share (`efficiency`); `docs/planner.md` says what each was fitted to and how
+far the results are from published figures.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from ...model.architecture import Role
+from ...model.recipe import Recipe
+from ...model.spec import Estimate, Gpu, Point, Workload
+from ..engines.tensorrt_llm.arguments import MAX_NUM_TOKENS
+from .efficiency import DEFAULT, Efficiency
+from .holdings import WHOLE_ROLES, Holdings
+from .memory import MAMBA_CHUNK, STATE_DTYPE
+from .routing import distinct, fullest, uneven
+
+CONCURRENCIES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+SCAN_PASSES: Final = 4
+"""Times that the state of a chunk is written or read by the kernels of one scan."""
+
+
+def estimate(found: Speed, concurrency: int, most: int) -> Estimate:
+    """Speed of `concurrency` sequences, and along a curve of concurrencies up to `most`, which is
+    what fits."""
+    here = found.point(concurrency)
+    most = min(most, CONCURRENCIES[-1])
+    places = sorted({n for n in CONCURRENCIES if n <= most} | {concurrency, most})
+    return Estimate(
+        tpot_ms=here.tpot_ms,
+        ttft_ms=here.ttft_ms,
+        itl_ms=here.itl_ms,
+        decode_tokens_per_s=here.decode_tokens_per_s,
+        output_tokens_per_s=here.output_tokens_per_s,
+        terms_ms={name: s * 1e3 for name, s in found.decode_terms(concurrency).items()},
+        curve=tuple(found.point(place) for place in places),
+        assumptions=_assumptions(found),
+    )
+
+
+class Speed:
+    """One model in one format on some GPUs of one kind. Times are seconds of the slowest GPU."""
+
+    def __init__(
+        self,
+        held: Holdings,
+        recipe: Recipe,
+        gpu: Gpu,
+        workload: Workload,
+        reached: Efficiency = DEFAULT,
+    ) -> None:
+        self.held, self.recipe, self.model = held, recipe, held.model
+        self.workload, self.reached = workload, reached
+        self.gpu, self.gpus = gpu, workload.gpus
+        self.rates = reached.rates[gpu.sm]
+        self.experts = self.rates.experts[recipe.format]
+        fp8 = gpu.fp8_flops if recipe.format == "fp8" else None
+        self.expert_flops = (fp8 or gpu.bf16_flops) * self.experts.flops
+        self.flops = gpu.bf16_flops * self.rates.flops
+        self.fp8_flops = fp8 * self.rates.flops_fp8 if fp8 else self.flops
+        self.expert_bytes = held.bytes_by_role.get(Role.EXPERT, 0)
+        self.expert_values = held.values_by_role.get(Role.EXPERT, 0)
+        self.kv_bytes = held.kv_bytes_per_token(self.gpus)
+        self.state_bytes = held.state_bytes_per_sequence(STATE_DTYPE, self.gpus)
+
+    def reaching(self, reached: Efficiency) -> Speed:
+        """The same with other efficiencies."""
+        return Speed(self.held, self.recipe, self.gpu, self.workload, reached)
+
+    def point(self, concurrency: int) -> Point:
+        """All of the speed at one concurrency, with prompts and answers in steady turn."""
+        tpot = self.decode_s(concurrency)
+        answering, prompts, chunk = self._steady(concurrency)
+        decoding, share = self.decode_s(answering), prompts / chunk
+        step = share * self.mixed_s(answering, chunk) + (1 - share) * decoding
+        return Point(
+            concurrency=concurrency,
+            tpot_ms=tpot * 1e3,
+            ttft_ms=self.prefill_s() * 1e3,
+            itl_ms=step * 1e3,
+            decode_tokens_per_s=concurrency / tpot,
+            output_tokens_per_s=answering / step,
+            prompt_share=1 - decoding / step,
+        )
+
+    def _steady(self, concurrency: int) -> tuple[float, float, float]:
+        """Where as many prompts begin as answers end: the sequences that decode in a step (fewer
+        than `concurrency` where prompts fill the steps), prompt tokens for each step, and how many
+        tokens a step that has some takes: a whole prompt's, as far as a step has room for it."""
+        ratio = self.workload.isl / self.workload.osl
+        answering = min(float(concurrency), MAX_NUM_TOKENS / (1 + ratio))
+        prompts = answering * ratio
+        whole = min(float(self.workload.isl), MAX_NUM_TOKENS - answering)
+        return answering, prompts, max(prompts, whole)
+
+    def decode_s(self, sequences: float) -> float:
+        """Seconds of a decoding step."""
+        return sum(self.decode_terms(sequences).values())
+
+    def decode_terms(self, sequences: float) -> dict[str, float]:
+        """Seconds of a decoding step of so many sequences, by what they go to."""
+        reached, terms = self.reached, self._terms(sequences, 0)
+        terms.pop("prompts")
+        sorting = self.model.layer_count("E") * self.experts.fixed_s
+        steady = {"experts": sorting, "overhead": self.overhead_s()}
+        for name, seconds in terms.items():
+            fixed = steady.get(name, 0.0)
+            terms[name] = reached.fixed * fixed + reached.work * (seconds - fixed)
+        terms["overhead"] += max(0.0, self._host_s(sequences) - sum(terms.values()))
+        return terms
+
+    def mixed_s(self, sequences: float, tokens: float) -> float:
+        """Seconds of a step that decodes so many sequences and takes `tokens` of prompts, too."""
+        more = self._prompts_s(self._terms(sequences, tokens))
+        return self.decode_s(sequences) + more - self._prompts_s(self._terms(sequences, 0))
+
+    def prefill_s(self) -> float:
+        """Seconds from a prompt's arrival at an idle server to its first token."""
+        whole, rest = divmod(self.workload.isl, MAX_NUM_TOKENS)
+        seconds = whole * self._prompts_s(self._terms(0, MAX_NUM_TOKENS))
+        return seconds + (self._prompts_s(self._terms(0, rest)) if rest else 0.0)
+
+    def _prompts_s(self, terms: dict[str, float]) -> float:
+        """Seconds of such terms where they are those of prompts."""
+        others = sum(terms.values()) - terms["experts"]
+        return terms["experts"] / self.reached.prefill_experts + others / self.reached.prefill
+
+    def _terms(self, sequences: float, tokens: float) -> dict[str, float]:
+        """Seconds on the GPU of a step that decodes and takes prompt tokens, not calibrated."""
+        reached, bandwidth, isl = self.reached, self.gpu.bandwidth_bytes_per_s, self.workload.isl
+        both = sequences + tokens
+        keys = sequences * (isl + self.workload.osl / 2) * self.kv_bytes
+        states = 2 * sequences * self.state_bytes  # read and written
+        return {
+            "experts": self.model.layer_count("E") * self.expert_layer_s(both),
+            "other_weights": self.other_s(both, sequences + tokens / isl),
+            "attention": keys / (bandwidth * reached.kv),
+            "state": states / (bandwidth * reached.passes),
+            "overhead": self.overhead_s() + self.all_reduce_s(both),
+            "prompts": self.pass_s(tokens) + self.scores_s(tokens),
+        }
+
+    def scores_s(self, tokens: float) -> float:
+        """Seconds of attention's scores and values for prompt tokens, which look at half of the
+        prompt on average."""
+        attention = self.model.attention
+        operations = 4 * tokens * (self.workload.isl / 2) * attention.num_heads * attention.head_dim
+        operations *= self.model.layer_count("*") / self.gpus
+        return operations / (self.gpu.bf16_flops * self.rates.scores)
+
+    def _host_s(self, sequences: float) -> float:
+        """Seconds that the server's processor needs for a step."""
+        reached = self.reached
+        return reached.fixed * (reached.host_s + reached.host_sequence_s * sequences)
+
+    def expert_layer_s(self, tokens: float) -> float:
+        """Seconds of one layer's routed experts: the weights of the distinct experts that a batch
+        hits, and two operations a weight for each choice of a token."""
+        moe = self.model.moe
+        if moe is None:
+            return 0.0
+        layers = self.model.layer_count("E")
+        hit = distinct(moe.num_experts, moe.top_k, tokens, self.reached.skew)
+        here = fullest(hit / self.gpus, min(hit, moe.num_experts / self.gpus), self.gpus)
+        weights = self.expert_bytes / layers * here / moe.num_experts
+        share = moe.top_k / moe.num_experts * uneven(self.gpus) / self.gpus
+        operations = 2 * self.expert_values / layers * share * tokens
+        read = weights / (self.gpu.bandwidth_bytes_per_s * self.experts.bandwidth)
+        return self.experts.fixed_s + read + operations / self.expert_flops
+
+    def other_s(self, tokens: float, outputs: float) -> float:
+        """Seconds of all weights but routed experts, embedding table and MTP layers, for `tokens`
+        tokens of which `outputs` go through the head. Reading and multiplying overlap in part:
+        measured products follow the root of the sum of both squares."""
+        size = multiplied = 0.0
+        for role, total in self.held.bytes_by_role.items():
+            if role in (Role.EXPERT, Role.EMBEDDING, Role.MTP):
+                continue
+            parts = 1 if role in WHOLE_ROLES else self.gpus
+            size += total / parts
+            rows = outputs if role is Role.HEAD else tokens
+            fast = self.fp8_flops if role in self.recipe.roles else self.flops
+            multiplied += 2 * self.held.values_by_role[role] / parts * rows / fast
+        read = size / (self.gpu.bandwidth_bytes_per_s * self.rates.weights)
+        return math.hypot(read, multiplied)
+
+    def pass_s(self, tokens: float) -> float:
+        """Seconds of what moves activations of a prompt: norms and residuals of every layer, and
+        Mamba's convolution, scan and gated norm."""
+        m, model = self.model.mamba, self.model
+        token = 4 * 2 * model.hidden_size * len(model.pattern)
+        scan = SCAN_PASSES * 4 * m.state_values / MAMBA_CHUNK
+        mamba = 2 * (3 * m.conv_channels + 5 * m.inner) + scan
+        moved = tokens * (token + model.layer_count("M") * mamba / self.gpus)
+        return moved / (self.gpu.bandwidth_bytes_per_s * self.reached.passes)
+
+    def overhead_s(self) -> float:
+        """Seconds of a step that no batch changes, but for the experts' own."""
+        pattern, layer_s = self.model.pattern, self.rates.layer_s
+        return self.reached.step_s + sum(s * pattern.count(at) for at, s in layer_s.items())
+
+    def all_reduce_s(self, tokens: float) -> float:
+        """Seconds of the sums over GPUs, one a layer and one for the embedding: a ring moves
+        2 (N - 1) / N of the hidden states through each link."""
+        count, reached = self.gpus, self.reached
+        if count == 1:
+            return 0.0
+        size = 2 * self.model.hidden_size * tokens * 2 * (count - 1) / count
+        rate, latency = self.gpu.link_bytes_per_s * reached.link, reached.link_s
+        if self.gpu.fabric == "pcie" or (self.gpu.fabric == "bridge" and count > 2):
+            rate, latency = rate / (count / 2) ** reached.crowd, latency * count
+        return (len(self.model.pattern) + 1) * (latency + size / rate)
+
+
+def _assumptions(found: Speed) -> tuple[str, ...]:
+    recipe, reached = found.recipe, found.reached
+    lines = [
+        "an estimate from bytes and operations over the share of each rate that measured kernels "
+        "reach; not a measurement",
+        "docs/planner.md has the shares, and how far off published figures this is",
+        f"experts are preferred by rank^-{reached.skew:g}; requests begin as steadily as they end, "
+        "and prompts share steps with decoding; the first token is that of an idle server",
+    ]
+    if found.experts.caveat:
+        lines.append(f"{recipe.key.upper()} experts: {found.experts.caveat}")
+    if found.gpus > 1:
+        lines.append("several GPUs: one all-reduce a layer over the link of the GPU's usual node")
+    if reached != DEFAULT:
+        lines.append(
+            f"scaled to a load test, whose levels it meets within {reached.off:.0%}: what a batch "
+            f"needs {reached.work:.2f} times, what a step takes anyway {reached.fixed:.2f} times, "
+            f"prefill {DEFAULT.prefill / reached.prefill:.2f} times as long"
+        )
+    return tuple(lines)

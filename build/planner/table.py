@@ -1,0 +1,30 @@
+"""The support table of the README: every GPU and format, for one model on one GPU."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ...model.architecture import Model
+from ...model.catalog import gpus
+from ...model.spec import QUANTS, Plan, Workload
+from .plan import plan
+
+_REFUSALS: Final = {"memory": "too large", "nvfp4-image": "no image²"}
+
+
+def support_table(model: Model) -> str:
+    """A Markdown table: one row a GPU, one column a format, as `plan` answers."""
+    lines = [
+        "| GPU | " + " | ".join(QUANTS) + " |",
+        "| --- |" + " --- |" * len(QUANTS),
+    ]
+    for gpu in gpus().values():
+        cells = [_cell(plan(model, gpu, quant, Workload())) for quant in QUANTS.values()]
+        lines.append(f"| {gpu.name} (`{gpu.key}`) | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(result: Plan) -> str:
+    if result.buildable:
+        return "yes¹" if result.plugin else "yes"
+    return _REFUSALS.get(result.rule, f"no: SM{result.sm}")

@@ -1,0 +1,17 @@
+"""`doctor`: what this machine can and cannot do."""
+
+from __future__ import annotations
+
+from . import options as opt
+from .terminal import console, printed
+
+
+def doctor(as_json: opt.JsonOption = False) -> None:
+    """Say what this machine can and cannot do."""
+    from ..api.doctor import doctor as work
+
+    found = work()
+    if not printed(as_json, found):
+        from ..views.results import diagnosis
+
+        diagnosis(console(), found)

@@ -1,0 +1,69 @@
+"""`plan`: what fits, who can run it, how fast, and what it costs."""
+
+from __future__ import annotations
+
+import typer
+
+from ..core.errors import RefusedError
+from ..model.catalog import DEFAULT_CHECKPOINT
+from ..model.spec import Workload
+from . import options as opt
+from .terminal import console, printed
+
+
+def plan(
+    gpu: opt.AnyGpuOption = None,
+    quant: opt.AnyQuantOption = None,
+    checkpoint: opt.CheckpointOption = DEFAULT_CHECKPOINT,
+    gpus: opt.GpusOption = 1,
+    context: opt.ContextOption = None,
+    concurrency: opt.ConcurrencyOption = None,
+    isl: opt.IslOption = 1024,
+    osl: opt.OslOption = 256,
+    matrix: opt.MatrixOption = False,
+    optimize: opt.OptimizeOption = "cost",
+    price: opt.PriceOption = None,
+    max_tpot: opt.MaxTpotOption = 50.0,
+    calibrate_from: opt.CalibrateFromOption = None,
+    trtllm: opt.TrtllmOption = None,
+    against: opt.AgainstOption = None,
+    html: opt.HtmlOption = None,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Say what fits, who can run it, how fast, and what it costs."""
+    from ..api import plan as api
+
+    asked = api.Question(
+        checkpoint,
+        Workload(context, concurrency, isl, osl, gpus),
+        gpu=gpu,
+        quant=quant,
+        price=price,
+        max_tpot_ms=max_tpot,
+        optimize=optimize,
+        calibrate_from=calibrate_from,
+        trtllm=trtllm,
+        against=against,
+    )
+    if matrix:
+        found = api.compare(asked)
+        if html is not None:
+            from ..views.plan_page import write
+
+            write(html, found)
+        if not printed(as_json, found.to_json()):
+            from ..views.plan import matrix as view
+
+            view(console(), found)
+        return
+    answer = api.plan(asked)
+    if html is not None:
+        from ..views.plan_page import write
+
+        write(html, answer)
+    if not printed(as_json, answer.to_json()):
+        from ..views.plan import plan as show
+
+        show(console(), answer)
+    if answer.plan.refused:
+        raise typer.Exit(RefusedError.exit_code)

@@ -1,0 +1,94 @@
+"""`quantize`: a checkpoint in another format, or what formats cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..core.errors import UsageError
+from ..model.catalog import DEFAULT_CHECKPOINT
+from . import options as opt
+from .terminal import console, printed, progress, show_fetch
+
+
+def quantize(
+    quant: opt.FormatOption = None,
+    out: opt.NewDirectoryOption = None,
+    checkpoint: opt.CheckpointOption = DEFAULT_CHECKPOINT,
+    layout: opt.LayoutOption = "modelopt",
+    group_size: opt.GroupSizeOption = None,
+    fp8_layers: opt.Fp8LayersOption = None,
+    calibration: opt.CalibrationOption = None,
+    smooth: opt.SmoothOption = None,
+    heldout: opt.HeldoutOption = None,
+    device: opt.DeviceOption = "auto",
+    low_disk: opt.LowDiskOption = False,
+    compare: opt.CompareOption = None,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Write a checkpoint in another format; interrupted runs go on."""
+    if compare is not None:
+        unused = {
+            "--quant": quant,
+            "--group-size": group_size,
+            "--fp8-layers": fp8_layers,
+            "--low-disk": low_disk or None,
+        }
+        for option, value in unused.items():
+            if value is not None:
+                raise UsageError(f"--compare names formats itself; leave {option} out")
+        _compare(checkpoint, compare, out, calibration, heldout, device, as_json)
+        return
+    if quant is None or out is None:
+        raise UsageError(f"give {'--quant, or --compare' if quant is None else '--out'}")
+    from ..api.quantize import quantize as work
+    from ..api.quantize_options import options_for
+    from ..sources.checkpoint_source import open_source
+    from ..sources.fetching import fetch_plan
+
+    options = options_for(
+        quant,
+        layout=layout,
+        group_size=group_size,
+        fp8_layers=fp8_layers,
+        calibration=calibration,
+        smooth=smooth,
+        device=device,
+        heldout=heldout,
+        low_disk=low_disk,
+    )
+    source = open_source(checkpoint)
+    show_fetch(fetch_plan(source, options))
+    with progress(as_json) as told:
+        record = work(source, options, out, told)
+    if not printed(as_json, record):
+        from ..views.results import quantization
+
+        quantization(console(), record)
+
+
+def _compare(
+    checkpoint: str,
+    formats: str,
+    out: Path | None,
+    calibration: Path | None,
+    heldout: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    from ..api.quality import brief
+    from ..api.quality import compare as work
+
+    with progress(as_json) as told:
+        report = work(
+            checkpoint,
+            formats,
+            out=out,
+            calibration=calibration,
+            heldout=heldout,
+            device=device,
+            progress=told,
+        )
+    if not printed(as_json, brief(report)):
+        from ..views.quality import comparison
+
+        comparison(console(), report, out)

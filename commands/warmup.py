@@ -1,0 +1,33 @@
+"""`warmup`: a bundle made ready on the node that will serve it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..core.errors import CheckFailedError
+from . import options as opt
+from .terminal import console, printed, progress
+
+
+def warmup(
+    bundle: opt.BundleArgument,
+    executor: opt.ExecutorOption = "auto",
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Where this node keeps what it compiles.")
+    ] = None,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """On the node that will serve: compile, tune, check answers."""
+    from ..api.warmup import warmup as work
+
+    with progress(as_json) as told:
+        found = work(bundle, executor, cache, told)
+    if not printed(as_json, found):
+        from ..views.results import warmed
+
+        warmed(console(), found)
+    if not found["ok"]:
+        raise typer.Exit(CheckFailedError.exit_code)

@@ -1,0 +1,1 @@
+"""What a model is: architecture, configuration, tensors, recipes, tokenizer, and a catalog."""

@@ -1,0 +1,39 @@
+"""How to quantize a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.files import sha256
+from ..model.recipe import Recipe
+from .layouts import DEFAULT, Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to quantize. `smooth` folds activation-aware scales into INT4 experts; with `heldout`, a
+    text file, the result is run beside its source whatever its size. `low_disk` lets go of each
+    shard that is fetched once its output is safe."""
+
+    recipe: Recipe
+    layout: Layout = DEFAULT
+    calibration: Path | None = None
+    smooth: bool = False
+    device: str = "auto"
+    heldout: Path | None = None
+    low_disk: bool = False
+
+    @property
+    def calibrates(self) -> bool:
+        return self.recipe.activation_scales or self.smooth
+
+    def identity(self) -> dict[str, Any]:
+        """All of them that the result depends on."""
+        return {
+            "recipe": asdict(self.recipe) | {"roles": sorted(self.recipe.roles)},
+            "layout": self.layout.key,
+            "calibration": sha256(self.calibration) if self.calibration else None,
+            "smooth": self.smooth,
+        }

@@ -1,0 +1,1 @@
+"""What `--checkpoint` means, and how its weights are fetched."""

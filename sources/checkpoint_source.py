@@ -1,0 +1,179 @@
+"""What `--checkpoint` names: `tiny`, a local directory, a configuration, a known model, or a
+repository of the hub.
+
+A known model's configuration is packaged, so that nothing is asked of a network until its weights
+are needed. Where a directory has only a configuration, or a file is named, that answers as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ..core.errors import BadInputError
+from ..core.files import sha256
+from ..hub.name import parse_name
+from ..hub.recorded import recorded_sha256
+from ..model.architecture import Model
+from ..model.catalog import HUB_IDS, TINY, known_model
+from ..model.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint, has_weights, read_configuration
+from ..model.config import read_model
+
+if TYPE_CHECKING:
+    from ..hub.snapshot import Snapshot
+
+
+CONFIGURATION: Final = "config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A resolved `--checkpoint`.
+
+    `checkpoint` is None for a known model that was not looked for at the hub, and where there is
+    only the file `configuration`. `snapshot` is what was found at the hub: then the checkpoint has
+    its headers, but shards may still be elsewhere.
+    """
+
+    asked: str
+    slug: str
+    model: Model
+    checkpoint: Checkpoint | None
+    snapshot: Snapshot | None = None
+    configuration: Path | None = None
+
+    @property
+    def opened(self) -> Checkpoint:
+        assert self.checkpoint is not None, "made by open_source"
+        return self.checkpoint
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        if self.snapshot is not None:
+            return f"{self.snapshot.repository.name.repository}@{self.snapshot.repository.commit}"
+        if self.configuration is not None:
+            return f"configuration only: {self.configuration}"
+        return str(self.checkpoint.path) if self.checkpoint else "packaged configuration"
+
+    @property
+    def shard_sha256(self) -> Mapping[str, str]:
+        """SHA-256 by shard name, where the hub lists it or recorded it beside the files."""
+        if self.snapshot is not None:
+            return {file.name: file.sha256 for file in self.snapshot.shards if file.sha256}
+        return recorded_sha256(self.opened.shards)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this source from another.
+
+        That of a repository is its commit and the hashes that the hub lists. Of local shards it is
+        header, size and time of change: hashing 63 GB at every run would be no quick look.
+        """
+        if self.snapshot is None:
+            return _local_fingerprint(self.opened)
+        record = self.snapshot.record()
+        return {key: record[key] for key in ("repository", "commit", "files")}
+
+
+def resolve(name: str) -> Source:
+    """Find what `name` means: a directory or a configuration file first, then `tiny`, then a known
+    hub id or short name, and then any other `owner/name[@revision]`, whose configuration and
+    headers are fetched.
+
+    Raises `BadInputError` for anything else, and where the hub cannot answer.
+    """
+    if name == "tiny" and not Path(name).is_dir():
+        return _local(name, TINY)
+    if Path(name).is_dir():
+        return _local(name, Path(name))
+    if name.endswith(".json") and Path(name).exists():
+        return _configured(name, Path(name))
+    model = known_model(name)
+    return _at_hub(name) if model is None else Source(name, model.name, model, None)
+
+
+def open_source(name: str) -> Source:
+    """As `resolve`, with the checkpoint opened: a known model is looked for at the hub, too.
+
+    Raises `BadInputError` where there is a configuration only.
+    """
+    return opened(resolve(name))
+
+
+def opened(source: Source) -> Source:
+    """`source` with its checkpoint opened, at the hub where it is not here. Raises `BadInputError`
+    where there is a configuration only."""
+    if source.configuration is not None:
+        raise BadInputError(_without_weights(source.configuration))
+    return source if source.checkpoint is not None else _at_hub(source.asked)
+
+
+def _local(asked: str, path: Path) -> Source:
+    path = path.resolve()
+    if not has_weights(path):
+        return _configured(asked, path / CONFIGURATION)
+    checkpoint = Checkpoint.open(path)
+    return Source(asked, slug(path.name), checkpoint.model, checkpoint)
+
+
+def _configured(asked: str, path: Path) -> Source:
+    """What the configuration file `path` says, called after its directory, or after itself where
+    its name says more than `config.json`."""
+    path = path.parent.resolve() / path.name  # where a link leads is judged when it is opened
+    own = re.sub(r"[._-]?config$", "", path.stem, flags=re.IGNORECASE)
+    called = slug(own or path.parent.name)
+    model = read_model(read_configuration(path), called)
+    return Source(asked, called, model, None, configuration=path)
+
+
+def _without_weights(path: Path) -> str:
+    if has_weights(path.parent):
+        return f"{path}: is a configuration; name {path.parent}, which holds the weights, too"
+    return (
+        f"{path}: there are no weights beside this configuration, no {SINGLE_NAME} and no "
+        f"{INDEX_NAME} with its shards. That is enough for inspect and plan; for anything else "
+        "name a directory with the weights, or a repository of the hub"
+    )
+
+
+def _at_hub(asked: str) -> Source:
+    ids = {name: hub for hub, short in HUB_IDS.items() for name in (short, hub.lower())}
+    name = parse_name(ids.get(asked.lower(), asked))
+    if name is None:
+        raise BadInputError(
+            f"{asked}: no such directory or configuration, no model known by name (known: tiny, "
+            f"{', '.join(HUB_IDS.values())}) and no owner/name[@revision] of the hub"
+        )
+    from ..hub.snapshot import open_snapshot
+
+    called = slug(name.repository.rpartition("/")[2])
+    snapshot = open_snapshot(name, called)
+    return Source(asked, called, snapshot.checkpoint.model, snapshot.checkpoint, snapshot)
+
+
+def _local_fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
+    shards = []
+    for shard in checkpoint.shards:
+        status = shard.stat()
+        with shard.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = hashlib.sha256(file.read(length)).hexdigest()
+        shards.append([shard.name, status.st_size, status.st_mtime_ns, header])
+    others = [
+        [path.name, sha256(path)]
+        for path in sorted(checkpoint.path.iterdir())
+        if path.is_file() and path.suffix in (".json", ".jinja", ".model", ".txt")
+    ]
+    return {"shards": shards, "files": others}
+
+
+def slug(name: str) -> str:
+    """`name` as a DNS label, without the maker's name and the precision: what bundles, Triton
+    models and Kubernetes objects are called after. At most 40 characters."""
+    text = re.sub(r"[^a-z0-9]+", "-", name.lower()).removeprefix("nvidia-").strip("-")
+    text = re.sub(r"-(bf16|fp8|int4)$", "", text)[:40].strip("-")
+    return text if text[:1].isalpha() else f"model-{text}".strip("-")

@@ -1,0 +1,126 @@
+"""Weights from the hub: what fetching them takes, all at once or passing through (`--low-disk`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ..core.files import Work, free_bytes, require_space, tree_bytes
+
+if TYPE_CHECKING:
+    from ..core.progress import Progress
+    from ..model.checkpoint import Checkpoint
+    from ..quantize.options import Options
+    from .checkpoint_source import Source
+
+PASSING: Final = "shards"
+"""Where `--low-disk` keeps the source shards at hand: in the work's `state`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A checkpoint whose shards are here, or come when `hold` is entered for one of them: then
+    `to_fetch` bytes come in all, and it can be read only once, front to back."""
+
+    checkpoint: Checkpoint
+    hold: Callable[[Path], AbstractContextManager[Path]] = nullcontext
+    to_fetch: int = 0
+    passing: bool = False
+
+
+def fetch_plan(source: Source, options: Options) -> dict[str, Any] | None:
+    """What is to be fetched, where to, and the disk it takes; None where nothing is."""
+    if source.snapshot is None:
+        return None
+    from ..hub.fetch import plan_fetch
+
+    plan = plan_fetch(source.snapshot, options.low_disk)
+    if not plan.files:
+        return None
+    least, most = _disk(source, options, _output_bytes(source, options))
+    return {**plan.to_json(), "disk_bytes": least, "disk_bytes_overlapped": most}
+
+
+def _output_bytes(source: Source, options: Options) -> int:
+    from ..quantize.stream import bytes_needed
+
+    return bytes_needed(source.opened, options.recipe, options.layout)
+
+
+def _disk(source: Source, options: Options, output: int) -> tuple[int, int]:
+    """Bytes of disk for output and weights that are not here: the least, and, with `--low-disk`,
+    what lets download and encoding overlap."""
+    remote = [shard.size for shard in source.snapshot.remote] if source.snapshot else []
+    if not options.low_disk:
+        return (output + sum(remote),) * 2
+    largest = sorted(remote, reverse=True)
+    return output + sum(largest[:1]), output + sum(largest[:2])
+
+
+@contextmanager
+def weights(
+    source: Source,
+    options: Options,
+    work: Work,
+    progress: Progress,
+    on_fetch: Callable[[int], None],
+) -> Iterator[Weights]:
+    """The weights of `source` for making `work`: fetched, or with `--low-disk` on their way.
+
+    `on_fetch` is told how many bytes came while the block runs. Raises `BadInputError` for a disk
+    that is too small, and as `hub.fetch.fetch`.
+    """
+    needed = _output_bytes(source, options) - tree_bytes(work.content)
+    snapshot = source.snapshot
+    if snapshot is None or not snapshot.remote or not options.low_disk:
+        yield Weights(_fetched(source, work, needed, progress))
+        return
+    from ..hub.fetch import fetch_companions
+    from ..hub.passing import OVERLAPPED, PassingShards
+
+    least, most = _disk(source, options, needed)
+    folder = work.state / PASSING
+    here = tree_bytes(folder) if folder.exists() else 0
+    require_space({work.content: least - here})
+    fetch_companions(snapshot)
+    overlaps = free_bytes(work.content) >= most - here
+    passing = PassingShards(
+        snapshot,
+        folder,
+        OVERLAPPED if overlaps else 1,
+        [path.name for path in work.content.iterdir()],
+        on_fetch,
+    )
+    with passing:
+        yield Weights(passing.snapshot.checkpoint, passing.hold, passing.bytes_to_fetch, True)
+
+
+def _fetched(source: Source, work: Work, needed: int, progress: Progress) -> Checkpoint:
+    """The checkpoint with all its shards here and, if they come from the hub, checked."""
+    if source.snapshot is None:
+        require_space({work.content: needed})
+        return source.opened
+    from ..hub.client import cache_folder
+    from ..hub.fetch import fetch, plan_fetch
+
+    plan = plan_fetch(source.snapshot)
+    cache = cache_folder(plan.repository)
+    other = " or set HF_HUB_CACHE to another disk, or use --low-disk" if plan.bytes else ""
+    require_space({work.content: needed, cache: plan.bytes}, other)
+    return fetch(source.snapshot, progress.step("fetch", plan.bytes, "bytes")).checkpoint
+
+
+def fetched(source: Source, progress: Progress) -> Source:
+    """`source` with all its weights here, for what reads them more than once."""
+    if source.snapshot is None:
+        return source
+    from ..hub.client import cache_folder
+    from ..hub.fetch import fetch, plan_fetch
+
+    plan = plan_fetch(source.snapshot)
+    require_space({cache_folder(plan.repository): plan.bytes})
+    snapshot = fetch(source.snapshot, progress.step("fetch", plan.bytes, "bytes"))
+    return replace(source, checkpoint=snapshot.checkpoint, snapshot=snapshot)

@@ -1,0 +1,176 @@
+"""`plan` on the command line: recommending, all at once, money, pages, a load test of one's own."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemotron_deploy.cli import run
+from nemotron_deploy.model.checkpoint import Checkpoint
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = run(["plan", *arguments])
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    code, out, _ = answer(capsys, *arguments, "--json")
+    assert code == 0
+    return json.loads(out)
+
+
+def test_without_a_format_one_is_recommended_and_says_why(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = document(capsys, "--gpu", "h100")
+    assert found["quant"]["requested"] == "fp8"
+    assert "int4 on h100" in found["why"]
+    assert found["cost"]["price_source"].startswith("one host's list of March 2026")
+    _, text, _ = answer(capsys, "--gpu", "a100")
+    assert "chosen" in text
+    unpriced = document(capsys, "--gpu", "h100-nvl")
+    assert unpriced["cost"] is None
+    assert "most output tokens" in unpriced["why"]
+    assert "least money" in document(capsys, "--gpu", "h100-nvl", "--price", "3")["why"]
+
+
+def test_no_format_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = answer(capsys, "--gpu", "l4")
+    assert code == 3
+    assert "plan --matrix" in err
+
+
+def test_the_matrix(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = document(capsys, "--matrix", "--optimize", "throughput")
+    assert (found["best"]["gpu"], found["best"]["quant"]) == ("h200", "fp8")
+    refused = next(c for c in found["cells"] if (c["gpu"], c["quant"]) == ("a100", "fp8"))
+    assert refused["rule"] == "fp8-sm89"
+    assert refused["alternatives"]
+    _, text, _ = answer(capsys, "--matrix")
+    assert "★" in text
+    assert "no: fp8-sm89" in text
+    page = tmp_path / "matrix.html"
+    document(capsys, "--matrix", "--html", str(page))
+    assert page.read_text().count("<td class=best>") == 1
+    assert "no: fp8-sm89" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((), 2, "give --gpu, or --matrix"),
+        (("--gpu", "h100", "--optimize", "beauty"), 2, "known are latency, throughput, cost"),
+        (("--matrix", "--calibrate-from", "r.json"), 2, "--calibrate-from holds for"),
+        (("--gpu", "h100", "--quant", "fp8", "--calibrate-from", "no.json"), 4, "No such file"),
+        (("--gpu", "h100", "--quant", "fp8", "--html", "/no/such/place.html"), 4, "cannot be"),
+        (("--gpu", "h100", "--against", "qwen3-30b-a3b"), 2, "give both"),
+        (("--matrix", "--price", "nan"), 2, "--price nan: give a number"),
+        (("--gpu", "h100", "--max-tpot", "inf"), 2, "--max-tpot inf: give a number"),
+        (("--gpu", "h300"), 2, "unknown GPU 'h300'"),
+        (("--gpu", "h100", "--quant", "fp8", "--against", "gpt-5"), 2, "known are qwen3-30b-a3b"),
+    ],
+)
+def test_wrong_ways(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    found, _, err = answer(capsys, *arguments)
+    assert found == code
+    assert message in err
+
+
+def level(point: dict[str, float], itl: float = 1.0, ttft: float = 1.0) -> dict[str, Any]:
+    """A load test's level at which gaps and first tokens take so many times what was estimated."""
+    first, gap = ttft * point["ttft_ms"], itl * point["itl_ms"]
+    return {
+        "concurrency": point["concurrency"],
+        "errors": 0,
+        "ttft_ms": {"p50": first},
+        "itl_ms": {"p50": gap},
+        "e2e_ms": {"p50": first + 31 * gap},
+        "output_tokens_per_s": 320.0,
+        "requests_per_s": 10.0,
+    }
+
+
+def test_a_load_test_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pair = ("--gpu", "h100", "--quant", "int4")
+    before = document(capsys, *pair)["estimate"]
+    report = tmp_path / "report.json"
+    runs = [level(point, itl=2, ttft=3) for point in before["curve"][:4]]
+    report.write_text(json.dumps({"runs": [*runs, {"concurrency": 512, "errors": 3}]}))
+    after = document(capsys, *pair, "--calibrate-from", str(report))["estimate"]
+    assert after["curve"][2]["itl_ms"] == pytest.approx(2 * before["curve"][2]["itl_ms"], rel=0.05)
+    assert after["ttft_ms"] == pytest.approx(3 * before["ttft_ms"])
+    assert "scaled to a load test" in after["assumptions"][-1]
+    code, text, _ = answer(
+        capsys, "--gpu", "a100", "--quant", "fp8", "--calibrate-from", str(report)
+    )
+    assert code == 3
+    assert "FP8 needs SM89" in text
+    short = level(before["curve"][0]) | {"output_tokens_per_s": 10.0}
+    for text in ("{", "[]", '{"runs": [{"concurrency": 1}]}', '{"runs": []}', '{"runs": [1]}',
+                 json.dumps({"runs": [short]})):  # fmt: skip
+        report.write_text(text)
+        code, _, err = answer(capsys, *pair, "--calibrate-from", str(report))
+        assert code == 4
+        assert "cannot be used as a report" in err
+
+
+def test_beside_a_peer(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--gpu", "h200", "--quant", "fp8", "--isl", "8192", "--osl", "16384")
+    found = document(capsys, *asked, "--against", "Qwen/Qwen3-30B-A3B")["against"]
+    assert found["model"] == "qwen3-30b-a3b"
+    assert found["times_at_same"] < 3.3 < found["times_at_best"]
+    _, text, _ = answer(capsys, *asked, "--against", "qwen3-30b-a3b")
+    assert "times that here" in text
+    assert document(capsys, *asked)["against"] is None
+    large = ("--gpu", "l40s", "--quant", "bf16", "--against", "qwen3-30b-a3b")
+    code, text, _ = answer(capsys, *large)
+    assert code == 3
+    assert "does not run there" in text
+    slow = document(capsys, *asked, "--against", "qwen3-30b-a3b", "--max-tpot", "1")
+    assert "takes more than 1 ms a token" in slow["not_against"]
+    code, text, _ = answer(capsys, *asked, "--checkpoint", "qwen3-30b-a3b")
+    assert code == 0
+    assert "for comparison only" in text
+
+
+@pytest.mark.parametrize("quant", ["bf16", "fp8", "int4", "nvfp4"])
+def test_what_is_written_weighs_what_was_planned(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, quant: str
+) -> None:
+    _, planned, _ = answer(
+        capsys, "--gpu", "h100", "--quant", quant, "--checkpoint", "tiny", "--json"
+    )
+    assert run(["quantize", "--quant", quant, "--checkpoint", "tiny", "--out", str(tmp_path)]) == 0
+    assert Checkpoint.open(tmp_path).bytes == json.loads(planned)["weights_bytes"]
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.outside += [str(value) for name, value in attrs if name in ("src", "href")]
+
+
+def test_a_page_with_charts_and_nothing_from_elsewhere(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "plan.html"
+    document(capsys, "--gpu", "h100", "--quant", "fp8", "--html", str(path))
+    text = path.read_text()
+    links = _Links()
+    links.feed(text)
+    assert not links.outside
+    assert text.count("<svg") == 3
+    assert "a hosted API" in text
+    answer(capsys, "--gpu", "a100", "--quant", "fp8", "--html", str(path))
+    assert "FP8 needs SM89" in path.read_text()

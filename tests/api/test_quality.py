@@ -1,0 +1,75 @@
+"""What quantization costs: the report, its page, and what is said where a part is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nemotron_deploy.api import quality
+from nemotron_deploy.api.quality import compare
+from nemotron_deploy.api.quantize import quantize
+from nemotron_deploy.api.quantize_options import options_for
+from nemotron_deploy.core.errors import BadInputError
+
+
+def test_comparing_formats(tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    report = compare("tiny", "fp8,int4,int4-plain", out=out)
+    assert [row["key"] for row in report["formats"]] == ["fp8", "int4", "int4-plain"]
+    assert report["missing"] is None
+    fp8, int4, plain = (row["fidelity"] for row in report["formats"])
+    assert fp8["kl"] < int4["kl"] < plain["kl"]
+    assert report["heldout"]["source"].startswith("built-in")
+    assert json.loads((out / "quality.json").read_text()) == report
+    page = (out / "quality.html").read_text()
+    assert f"{plain['kl']:.2e}" in page
+    assert "int4-plain" in page
+    assert {path.name for path in tmp_path.iterdir()} == {"report"}
+
+
+def test_a_machine_too_small_still_measures_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "available_memory", lambda: 1000)
+    report = compare("tiny", "int4-plain")
+    (row,) = report["formats"]
+    assert row["fidelity"] is None
+    assert report["source"]["perplexity"] is None
+    assert "are missing" in report["missing"]
+    assert "0 GB are free here" in report["missing"]
+    assert 0.05 < row["weight_error"]["mean"] < 0.2
+    assert set(row["weight_error"]["layers"]) == {"1", "4", "6"}
+
+
+def test_a_large_model_is_not_run_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(quality, "RUN_BELOW", 1000)
+    quantize("tiny", options_for("int4", smooth=False), tmp_path / "out")
+    report = json.loads((tmp_path / "out/report/quality.json").read_text())
+    assert "--compare int4" in report["missing"]
+    assert report["formats"][0]["weight_error"]["mean"] > 0
+    heldout = tmp_path / "text.jsonl"
+    heldout.write_text('{"text": "What is 2 plus 3? It is 5."}\n')
+    options = options_for("int4", smooth=False, heldout=heldout)
+    quantize("tiny", options, tmp_path / "asked")
+    report = json.loads((tmp_path / "asked/report/quality.json").read_text())
+    assert report["missing"] is None
+    assert report["heldout"]["source"] == str(heldout)
+    assert report["formats"][0]["fidelity"]["kl"] > 0
+
+
+def test_the_report_beside_a_quantized_checkpoint(tmp_path: Path) -> None:
+    record = quantize("tiny", options_for("int4"), tmp_path / "out")
+    report = json.loads((tmp_path / "out/report/quality.json").read_text())
+    (row,) = report["formats"]
+    assert row["key"] == "int4"
+    assert row["calibration"]["smoothing"]
+    assert record["quality"]["formats"][0]["fidelity"] == row["fidelity"]
+    assert "tensors" not in record["quality"]["formats"][0]["weight_error"]
+    assert len(row["weight_error"]["tensors"]) == record["tensors"]
+
+
+def test_text_of_ones_own_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"none\.jsonl: there is no such text file"):
+        options_for("int4", heldout=tmp_path / "none.jsonl")
+    with pytest.raises(BadInputError, match=r"none\.jsonl: cannot be read"):
+        compare("tiny", "int4-plain", heldout=tmp_path / "none.jsonl")

@@ -1,0 +1,86 @@
+"""`warmup` on bundles of `tiny`: outputs as they should be, and not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nemotron_deploy.api.build import build, prepare
+from nemotron_deploy.api.warmup import CACHES, warmup
+from nemotron_deploy.cli import run
+from nemotron_deploy.core.errors import CheckFailedError
+from nemotron_deploy.model.spec import Workload
+from nemotron_deploy.triton_repo.served import proving
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / "tiny-h100-fp8"
+    build(prepare("tiny", "h100", "fp8", Workload(context=4096), out))
+    return out
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warming up sets variables for what it starts; they are put back after each test."""
+    for name in (*CACHES, proving.CACHE):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def swapped(bundle: Path, tmp_path: Path, exchange_experts: Callable[[Path], None]) -> Path:
+    """The bundle with two experts of a layer in each other's place."""
+    out = tmp_path / "swapped"
+    shutil.copytree(bundle, out)
+    exchange_experts(out)
+    return out
+
+
+def test_a_healthy_bundle_is_ready(bundle: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*")}
+    found = warmup(bundle, cache=tmp_path / "cache")
+    assert found["ok"]
+    assert found["executor"] == "reference"
+    assert found["golden"]["action"] == "checked"
+    assert found["golden"]["comparison"]["positions"] == 512
+    assert all(path.startswith(str(tmp_path / "cache")) for path in found["caches"].values())
+    assert os.environ["TLLM_AUTOTUNER_CACHE_PATH"] == str(tmp_path / "cache" / "autotuner.json")
+    assert {path: path.stat().st_mtime_ns for path in bundle.rglob("*")} == before
+
+
+def test_outputs_that_are_off_end_with_5(
+    swapped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = str(tmp_path / "cache")
+    assert run(["warmup", str(swapped), "--cache", cache, "--json"]) == 5
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] is False
+    assert found["golden"]["faults"][0].startswith("divergence")
+    assert run(["warmup", str(swapped), "--cache", cache]) == 5
+    assert "Not ready" in capsys.readouterr().out
+
+
+def test_wrong_ways(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["warmup", str(tmp_path)]) == 4
+    assert "no bundle here" in capsys.readouterr().err
+    assert run(["warmup", str(bundle), "--executor", "vllm"]) == 2
+    assert "known are auto, trtllm, reference" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert run(["warmup", str(bundle), "--cache", str(tmp_path / "file" / "cache")]) == 4
+    assert "cannot be created" in capsys.readouterr().err
+    with pytest.raises(CheckFailedError, match="needs the package tensorrt_llm"):
+        warmup(bundle, "trtllm", tmp_path / "cache")
+
+
+def test_golden_outputs_that_cannot_be_read(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "damaged"
+    shutil.copytree(bundle, out)
+    (out / "engine" / "golden.json").write_text("{}")
+    with pytest.raises(CheckFailedError, match=r"golden\.json: cannot be used"):
+        warmup(out, cache=tmp_path / "cache")

@@ -1,0 +1,274 @@
+"""Plans: every GPU and format has an answer, and its numbers add up."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemotron_deploy.build.engines.tensorrt_llm import arguments
+from nemotron_deploy.build.kernels.source import source_digest
+from nemotron_deploy.build.planner import hardware, support
+from nemotron_deploy.build.planner.plan import plan, quant_named, require_buildable
+from nemotron_deploy.build.plugin import seam
+from nemotron_deploy.core.errors import RefusedError, UsageError
+from nemotron_deploy.model.catalog import TINY, gpu, gpus, known_model
+from nemotron_deploy.model.config import read_model
+from nemotron_deploy.model.spec import QUANTS, Plan, Workload
+from nemotron_deploy.tests.build.nano import nano, planned
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize("key", gpus())
+def test_every_pair_is_answered(key: str, quant: str) -> None:
+    result = planned(key, quant)
+    assert result.reasons
+    if result.buildable:
+        assert result.quant["effective"] == quant
+        assert result.max_concurrency >= result.llm_args["max_batch_size"] >= 1
+        assert not arguments.problems(result.llm_args)
+    else:
+        assert result.alternatives
+        with pytest.raises(RefusedError, match=rf"rule: {result.rule}.*What works instead"):
+            require_buildable(result)
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize("key", gpus())
+def test_another_version_has_an_answer_for_every_pair(key: str, quant: str) -> None:
+    result = plan(nano(), gpu(key), QUANTS[quant], Workload(), trtllm="1.3.0rc25")
+    assert result.alternatives
+    assert not result.supported, "no Triton image carries it"
+    if result.buildable:
+        assert result.trtllm_versions == ">=1.3.0rc24,<1.3.1"
+        assert "no Triton image" in result.needs[0]
+        # The argument table is that of 1.2.1, which knows no MARLIN.
+        assert all("'MARLIN'" in problem for problem in arguments.problems(result.llm_args))
+
+
+def test_nvfp4_runs_on_hopper_in_a_release_candidate_and_not_on_ampere() -> None:
+    def answer(key: str, version: str | None) -> Plan:
+        return plan(nano(), gpu(key), QUANTS["nvfp4"], Workload(), trtllm=version)
+
+    found = answer("h100", "1.3.0rc24")
+    assert (found.rule, found.llm_args["moe_config"]["backend"]) == ("nvfp4-marlin", "MARLIN")
+    assert answer("h100", None).rule == "nvfp4-image"
+    assert answer("a100", "1.3.0rc24").rule == "nvfp4-sm89"
+
+
+@pytest.mark.parametrize(
+    ("version", "message"), [("1.0.0", "no rule was read"), ("newest", "is no version")]
+)
+def test_versions_nobody_read_are_refused(version: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan(nano(), gpu("h100"), QUANTS["fp8"], Workload(), trtllm=version)
+
+
+def followed(text: str, key: str, quant: str, size: Workload, version: str | None) -> Plan:
+    """The plan that an alternative leads to."""
+    words = text.split()
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    numbers = {name[2:]: int(value) for name, value in options.items() if value.isdecimal()}
+    return plan(
+        nano(),
+        gpu(options.get("--gpu", key)),
+        QUANTS[options.get("--quant", quant)],
+        replace(size, **numbers),
+        trtllm=options.get("--trtllm", version),
+    )
+
+
+@given(
+    key=st.sampled_from(sorted(gpus())),
+    quant=st.sampled_from(sorted(QUANTS)),
+    size=st.builds(
+        Workload,
+        context=st.none() | st.sampled_from([1, 1000, 262_144, 2**20]),
+        concurrency=st.none() | st.sampled_from([1, 64, 2000]),
+        gpus=st.sampled_from([1, 2, 3, 8]),
+    ),
+    version=st.sampled_from([None, "1.3.0rc24"]),
+)
+def test_every_refusal_names_something_that_works(
+    key: str, quant: str, size: Workload, version: str | None
+) -> None:
+    found = plan(nano(), gpu(key), QUANTS[quant], size, trtllm=version)
+    if not found.refused:
+        return
+    assert found.rule
+    assert found.reasons[0]
+    assert found.alternatives
+    for text in found.alternatives:
+        if text.startswith("--"):
+            assert followed(text, key, quant, size, version).buildable, text
+
+
+def test_fp8_on_a100_is_refused_with_the_reason() -> None:
+    result = planned("a100", "fp8")
+    assert result.status == "refused"
+    assert "SM80" in result.reasons[0]
+    assert any("--quant int4" in text for text in result.alternatives)
+
+
+def test_int4_is_supported_with_the_plugin_and_says_what_has_run() -> None:
+    for key in ("a100", "h100"):
+        result = planned(key, "int4")
+        assert result.supported
+        assert (result.backend, result.plugin) == ("tensorrt-llm + int4 plugin", "nemo_deploy_int4")
+        assert result.trtllm_versions == seam.VERSIONS
+        assert result.env == {"TLLM_WORKER_USE_SINGLE_PROCESS": "1"}
+        assert not planned(key, "int4", gpus=2).env, "several GPUs need several processes"
+        assert "not with the real one" in result.tried
+    assert "have not run on an SM80 GPU yet" in planned("a100", "int4").tried
+    assert "ran on an NVIDIA H200 on 2026-11-27" in planned("h100", "int4").tried
+
+
+def test_int4_of_dense_layers_needs_what_the_plugin_lacks() -> None:
+    model = known_model("nemotron-h-56b-base-8k")
+    assert model is not None
+    result = plan(model, gpu("h200"), QUANTS["int4"], Workload())
+    assert (result.status, result.rule, result.plugin) == ("needs", "int4-dense", "")
+    assert "dense MLPs" in result.needs[0]
+    assert (result.backend, result.tried) == ("reference executor, on a CPU", "")
+    assert result.estimate is None, "nothing runs it on a GPU"
+
+
+def test_what_is_not_served_is_no_alternative() -> None:
+    """INT4 of a dense model can be built, and no plugin runs it: it is no way out of a refusal."""
+    model = known_model("nemotron-nano-9b-v2")
+    assert model is not None
+    result = plan(model, gpu("a100"), QUANTS["fp8"], Workload())
+    assert result.rule == "fp8-sm89"
+    assert "--quant int4" not in result.alternatives
+    assert "--quant bf16" in result.alternatives
+
+
+def test_a_run_on_hardware_is_told_and_an_older_one_as_such(tmp_path: Path) -> None:
+    record = tmp_path / "hardware.json"
+    record.write_bytes(hardware.RECORD.read_bytes())
+    run = hardware.Run(
+        "NVIDIA H100 80GB HBM3", 90, "2027-01-02", source_digest(), "2.9", "3.9", 2.5e-3,
+        {"1": 2.9}, {"1": 1.2}, stored_cubins=True,
+    )  # fmt: skip
+    hardware.add(run, record)
+    assert json.loads(record.read_text())["runs"][-1]["gpu"] == "NVIDIA H100 80GB HBM3"
+    rule = support.rule_for(gpu("h100"), QUANTS["int4"])
+    told = hardware.tried(rule, gpu("h100"), (run,))
+    assert "the same kernels ran on an NVIDIA H100 80GB HBM3 on 2027-01-02" in told
+    older = hardware.tried(rule, gpu("h100"), (replace(run, source="0" * 64),))
+    assert "an older version of them ran" in older
+    assert "have not run on an SM80" in hardware.tried(rule, gpu("a100"), (run,))
+
+
+def test_rules_carry_their_source_and_date() -> None:
+    for rule in support.rules():
+        assert rule.source
+        assert rule.seen in ("read", "run")
+        assert len(rule.checked) == 10
+        assert rule.status in ("supported", "needs", "refused")
+        assert (rule.status == "needs") == bool(rule.needs)
+
+
+def test_what_does_not_fit_says_what_would() -> None:
+    result = planned("h100", "bf16", context=262_144, concurrency=64)
+    assert result.rule == "memory"
+    fitting = int(result.alternatives[0].split()[1])
+    assert planned("h100", "bf16", context=262_144, concurrency=fitting).buildable
+    assert not planned("h100", "bf16", context=262_144, concurrency=fitting + 1).buildable
+    context = int(result.alternatives[1].split()[1])
+    assert planned("h100", "bf16", context=context, concurrency=64).buildable
+    assert not planned("h100", "bf16", context=context + 1, concurrency=64).buildable
+
+
+def test_a_number_of_gpus_upstream_refuses() -> None:
+    assert planned("h100", "int4", gpus=3).rule == "gpus"
+
+
+def test_estimates_say_what_they_assume_and_order_formats() -> None:
+    guesses = [planned("h100", quant).estimate for quant in ("bf16", "fp8", "int4")]
+    times = [guess.tpot_ms for guess in guesses if guess]
+    assert times == sorted(times, reverse=True)
+    assert len(set(times)) == 3
+    for guess in guesses:
+        assert guess is not None
+        assert guess.assumptions[0].startswith("an estimate")
+        assert sum(guess.terms_ms.values()) == pytest.approx(guess.tpot_ms)
+
+
+def test_unknown_format_lists_the_known() -> None:
+    with pytest.raises(UsageError, match=r"int3.*bf16, fp8, int4, nvfp4"):
+        quant_named("int3")
+
+
+def test_tiny_is_planned_with_the_bytes_its_file_has() -> None:
+    from nemotron_deploy.model.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.open(TINY)
+    result = plan(checkpoint.model, gpu("h100"), QUANTS["bf16"], Workload())
+    assert result.weights_bytes == checkpoint.bytes
+
+
+@pytest.mark.parametrize(
+    ("spelled", "key"),
+    [
+        ("H100", "h100"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("h100_sxm", "h100"),
+        ("Tesla A100-SXM4-80GB", "a100"),
+        ("NVIDIA-A100-SXM4-40GB", "a100-40gb"),
+        ("p4d.24xlarge", "a100-40gb"),
+        ("a2-ultragpu-1g", "a100"),
+        ("Standard_ND96isr_H200_v5", "h200"),
+        ("g6e.2xlarge", "l40s"),
+        ("g6.48xlarge", "l4"),
+        ("G5.xlarge", "a10"),
+        ("A10G", "a10"),
+        ("p5en.48xlarge", "h200"),
+        ("p5.4xlarge", "h100"),
+        ("a3-highgpu-2g", "h100"),
+        ("Standard_NC40ads_H100_v5", "h100-nvl"),
+        ("standard_nc96ads_a100_v4", "a100"),
+        ("VM.GPU.A10.2", "a10"),
+    ],
+)
+def test_gpus_go_by_many_names(spelled: str, key: str) -> None:
+    assert gpu(spelled).key == key
+
+
+def test_no_name_is_that_of_two_gpus() -> None:
+    for known in gpus().values():
+        for name in known.spellings:
+            assert gpu(name.replace("*", "8x")).key == known.key
+        for variant in known.variants:
+            assert all(gpu(n.replace("*", "8x")) is variant for n in variant.spellings[1:])
+
+
+def test_a_variant_has_rates_of_its_own_and_its_gpus_key() -> None:
+    card = gpu("NVIDIA H100 PCIe")
+    assert (card.key, card.name, card.product_labels) == (
+        "h100",
+        "H100 PCIe",
+        ("NVIDIA-H100-PCIe",),
+    )
+    assert card.bandwidth_bytes_per_s < gpu("h100").bandwidth_bytes_per_s
+    assert planned("H100 PCIe", "int4").gpu_name == "H100 PCIe"
+
+
+def test_experts_that_do_not_divide_are_refused_before_anything_is_built() -> None:
+    config = json.loads((TINY / "config.json").read_text())
+    model = read_model(config, "tiny")
+    result = plan(model, gpu("h100"), QUANTS["int4"], Workload(context=4096, gpus=8))
+    assert (result.status, result.rule) == ("refused", "split")
+    assert "`num_attention_heads`" in result.reasons[0]
+    assert result.alternatives == ("--gpus 1", "--gpus 2", "--gpus 4")
+    assert plan(model, gpu("h100"), QUANTS["int4"], Workload(context=4096, gpus=4)).buildable
+
+
+def test_lengths_beyond_the_context_are_said() -> None:
+    found = planned("h100", "fp8", context=1000, isl=1024, osl=256)
+    assert "make 1,280 tokens, more than a sequence may have here (1,000)" in found.notes[0]
+    assert not planned("h100", "fp8", isl=60_000, osl=1000).notes, "the context grows with them"
