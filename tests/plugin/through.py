@@ -41,8 +41,9 @@ class Loaded:
 
     def load(self, model: Any, stored: dict[str, Any] | None = None) -> Any:
         from tensorrt_llm._torch.models.mapper import NemotronHHfWeightMapper
+        from tensorrt_llm._torch.pyexecutor.model_loader import call_load_weights
 
-        model.load_weights(stored or self.stored, weight_mapper=NemotronHHfWeightMapper())
+        call_load_weights(model.load_weights, stored or self.stored, NemotronHHfWeightMapper())
         return model
 
     def logits(self, argument: str) -> dict[str, Any]:
