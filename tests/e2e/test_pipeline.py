@@ -25,7 +25,7 @@ from nemotron_deploy.core.bundle import Bundle
 from nemotron_deploy.core.errors import CheckFailedError
 from nemotron_deploy.model.catalog import TINY, text
 from nemotron_deploy.model.spec import Workload
-from nemotron_deploy.quantize.formats import decode_checkpoint
+from nemotron_deploy.runtime.formats import decode_checkpoint
 
 pytestmark = pytest.mark.e2e
 

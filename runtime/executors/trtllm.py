@@ -20,8 +20,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from .generation import Executor, Failure, GenerationRequest, Sink, StartError, Step
-from .golden import ASKED, Forced, Scores, Tokens
+from .. import contract
+from ..generation import Executor, Failure, GenerationRequest, Sink, StartError, Step
+from ..golden import ASKED, Forced, Scores, Tokens
 
 
 class TrtllmExecutor(Executor):
@@ -156,7 +157,8 @@ def require_compatible(engine: Mapping[str, Any]) -> None:
     except PackageNotFoundError:
         raise StartError(
             "the executor trtllm needs the package tensorrt_llm, which this Python lacks; "
-            "run in the image that the bundle names, or set NEMO_DEPLOY_EXECUTOR=reference"
+            "run in the image that the bundle names, or "
+            f"set {contract.EXECUTOR.name}=reference"
         ) from None
     from packaging.specifiers import SpecifierSet
 
@@ -191,14 +193,15 @@ def _with_plugin(bundle: Path, engine: Mapping[str, Any], into: Path) -> Path:
     """
     name, plugin = engine["plugin"], str(bundle / "engine" / "plugin")
     if int(engine.get("gpus") or 1) == 1:
-        os.environ.setdefault("TLLM_WORKER_USE_SINGLE_PROCESS", "1")
-    known = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([plugin, *known]))
+        os.environ.setdefault(contract.SINGLE_PROCESS.name, "1")
+    known = os.environ.get(contract.PYTHONPATH.name, "").split(os.pathsep)
+    folders = dict.fromkeys([plugin, *filter(None, known)])
+    os.environ[contract.PYTHONPATH.name] = os.pathsep.join(folders)
     if plugin not in sys.path:
         sys.path.insert(0, plugin)
     # Byte code would be written into the bundle, which is to stay as it was built.
     sys.dont_write_bytecode = True
-    os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
+    os.environ.setdefault(contract.NO_BYTECODE.name, "1")
     try:
         module = importlib.import_module(name)
         view: Path = module.checkpoint_view(bundle / "checkpoint", into)
@@ -265,18 +268,18 @@ def _metrics(output: Any) -> dict[str, float]:
         measured.speculative_decoding,
     )
     return {
-        "arrival_time_ns": _nanoseconds(times.arrival_time),
-        "first_scheduled_time_ns": _nanoseconds(times.first_scheduled_time),
-        "first_token_time_ns": _nanoseconds(times.first_token_time),
-        "last_token_time_ns": _nanoseconds(times.last_token_time),
-        "kv_cache_reused_block": cache.num_reused_blocks,
-        "kv_cache_missed_block": cache.num_missed_blocks,
-        "kv_cache_alloc_new_blocks": cache.num_new_allocated_blocks,
-        "kv_cache_alloc_total_blocks": cache.num_total_allocated_blocks,
-        "kv_cache_hit_rate": cache.kv_cache_hit_rate,
-        "acceptance_rate": drafts.acceptance_rate,
-        "total_accepted_draft_tokens": drafts.total_accepted_draft_tokens,
-        "total_draft_tokens": drafts.total_draft_tokens,
+        contract.ARRIVAL_TIME.name: _nanoseconds(times.arrival_time),
+        contract.FIRST_SCHEDULED_TIME.name: _nanoseconds(times.first_scheduled_time),
+        contract.FIRST_TOKEN_TIME.name: _nanoseconds(times.first_token_time),
+        contract.LAST_TOKEN_TIME.name: _nanoseconds(times.last_token_time),
+        contract.KV_REUSED.name: cache.num_reused_blocks,
+        contract.KV_MISSED.name: cache.num_missed_blocks,
+        contract.KV_NEW.name: cache.num_new_allocated_blocks,
+        contract.KV_TOTAL.name: cache.num_total_allocated_blocks,
+        contract.KV_HIT_RATE.name: cache.kv_cache_hit_rate,
+        contract.ACCEPTANCE_RATE.name: drafts.acceptance_rate,
+        contract.DRAFTS_ACCEPTED.name: drafts.total_accepted_draft_tokens,
+        contract.DRAFTS.name: drafts.total_draft_tokens,
     }
 
 

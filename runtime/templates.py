@@ -14,9 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from ..core.errors import BadInputError
-from ..core.isolation import Limits, Worker, WorkError, serve
-from ..core.untrusted import open_inside, read_json
+from .isolation import Limits, Worker, WorkError, serve
+from .untrusted import UntrustedError, open_inside, read_json
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -35,6 +34,10 @@ SPECIAL_TOKENS: Final = (
 """Fields of a tokenizer's configuration that a template may name."""
 
 
+class TemplateError(ValueError):
+    """A conversation cannot be rendered: there is no template, or it was refused. Says why."""
+
+
 class ChatTemplate:
     """The chat template of a checkpoint directory. Use it in a `with`: it may hold a process.
 
@@ -44,7 +47,7 @@ class ChatTemplate:
     def __init__(self, checkpoint: Path) -> None:
         self._checkpoint = checkpoint
         self._request: dict[str, Any] | None = None
-        self._worker = Worker("nemotron_deploy.quantize.templates", LIMITS)
+        self._worker = Worker("nemotron_deploy.runtime.templates", LIMITS)
 
     def __enter__(self) -> Self:
         return self
@@ -55,26 +58,29 @@ class ChatTemplate:
     def apply_chat_template(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """`messages` as text, without a generation prompt; named as in transformers.
 
-        Raises `BadInputError` when there is no template, or when it is refused: it reaches for what
+        Raises `TemplateError` when there is no template, or when it is refused: it reaches for what
         it may not, fails, or runs past a limit.
         """
         self._request = self._request or self._read()
         try:
             return str(self._worker.ask(self._request | {"messages": messages}))
         except WorkError as error:
-            raise BadInputError(f"{self._checkpoint}: chat template: {error}") from error
+            raise TemplateError(f"{self._checkpoint}: chat template: {error}") from error
 
     def _read(self) -> dict[str, Any]:
         if find_spec("jinja2") is None:
-            raise BadInputError(
+            raise TemplateError(
                 "chat templates need the package jinja2; install it with "
                 "pip install 'nemotron-deploy[quantize]'"
             )
         path = self._checkpoint / "tokenizer_config.json"
-        config = read_json(path) if path.is_file() else {}
+        try:
+            config = read_json(path) if path.is_file() else {}
+        except UntrustedError as error:
+            raise TemplateError(str(error)) from error
         template = self._source(config)
         if len(template.encode(errors="replace")) > MAX_TEMPLATE_BYTES:
-            raise BadInputError(
+            raise TemplateError(
                 f"{self._checkpoint}: its chat template is longer than {MAX_TEMPLATE_BYTES} bytes"
             )
         tokens = {name: _token(config[name]) for name in SPECIAL_TOKENS if name in config}
@@ -86,11 +92,11 @@ class ChatTemplate:
                 return file.read(MAX_TEMPLATE_BYTES + 1).decode(errors="replace")
         except FileNotFoundError:
             pass
-        except OSError as error:
-            raise BadInputError(f"{self._checkpoint}: chat template: {error.strerror}") from error
+        except (OSError, UntrustedError) as error:
+            raise TemplateError(f"{self._checkpoint}: chat template: {error}") from error
         template = config.get("chat_template")
         if not isinstance(template, str):
-            raise BadInputError(
+            raise TemplateError(
                 f"{self._checkpoint}: has no chat template; give `text` or `prompt` instead"
             )
         return template

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy import k8s
+from nemotron_deploy import runtime
 
-SCRIPT = Path(k8s.__file__).parent / "data" / "check_bundle.py"
+SCRIPT = Path(runtime.__file__).with_name("check_bundle.py").resolve()
 CONTENT = {
     "checkpoint/config.json": b"{}",
     "checkpoint/model.safetensors": os.urandom(5_000_000),

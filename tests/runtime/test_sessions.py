@@ -4,13 +4,13 @@ import threading
 
 import pytest
 
-from nemotron_deploy.triton_repo.served.generation import (
+from nemotron_deploy.runtime.generation import (
     Failure,
     GenerationRequest,
     RequestError,
     Step,
 )
-from nemotron_deploy.triton_repo.served.sessions import OverloadedError, Sessions
+from nemotron_deploy.runtime.sessions import OverloadedError, Sessions
 
 
 class Channel:

@@ -12,12 +12,19 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from .contract import (
+    ARRIVAL_TIME,
+    CUMULATIVE_LOGPROB,
+    FINISH_REASON,
+    FIRST_TOKEN_TIME,
+    LAST_TOKEN_TIME,
+    STOP_REASON,
+    TEXT_OUTPUT,
+)
 from .generation import Failure, GenerationRequest, RequestError, Step
 
 POLL_SECONDS: Final = 0.05
 """How often clients that hung up are looked for, besides after every streamed token."""
-
-_TIMES: Final = ("arrival_time_ns", "first_token_time_ns", "last_token_time_ns")
 
 
 class OverloadedError(RuntimeError):
@@ -54,7 +61,7 @@ class Session:
         self._lock = threading.RLock()
         self._done = False
         self._pieces: list[str] = []
-        self._times = {_TIMES[0]: time.monotonic_ns()}
+        self._times = {ARRIVAL_TIME.name: time.monotonic_ns()}
 
     @property
     def done(self) -> bool:
@@ -67,8 +74,8 @@ class Session:
             if self._done:
                 return
             now = time.monotonic_ns()
-            self._times.setdefault(_TIMES[1], now)
-            self._times[_TIMES[2]] = now
+            self._times.setdefault(FIRST_TOKEN_TIME.name, now)
+            self._times[LAST_TOKEN_TIME.name] = now
             self._pieces.append(step.text)
             final = step.finish is not None
             if self.request.streaming or final:
@@ -113,7 +120,7 @@ class Session:
         text = step.text
         if not self.request.streaming:
             text = (self.request.prompt if self.request.echo_prompt else "") + "".join(self._pieces)
-        outputs: dict[str, Any] = {"text_output": text}
+        outputs: dict[str, Any] = {TEXT_OUTPUT.name: text}
         if final:
             outputs |= self._details(step)
         self._channel.send(outputs, final)
@@ -121,11 +128,11 @@ class Session:
     def _details(self, step: Step) -> dict[str, Any]:
         request, details = self.request, dict[str, Any]()
         if request.return_finish_reason:
-            details["finish_reason"] = step.finish
+            details[FINISH_REASON.name] = step.finish
         if request.return_stop_reason:
-            details["stop_reason"] = step.stop_reason
+            details[STOP_REASON.name] = step.stop_reason
         if request.return_cumulative_logprob and step.cumulative_logprob is not None:
-            details["cumulative_logprob"] = step.cumulative_logprob
+            details[CUMULATIVE_LOGPROB.name] = step.cumulative_logprob
         if request.return_perf_metrics:
             details |= self._times | dict(step.metrics)
         return details

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .generation import Executor, GenerationRequest, RequestError, Sink, Step
-from .golden import ASKED, Forced, Scores, Tokens
+from ..contract import FIRST_SCHEDULED_TIME, MAX_TOKENS, OMP_THREADS
+from ..generation import Executor, GenerationRequest, RequestError, Sink, Step
+from ..golden import ASKED, Forced, Scores, Tokens
+from ..scheduler import RoundRobin
+from ..text import Detokenizer, StopWords
 from .loading import load_model
-from .scheduler import RoundRobin
-from .text import Detokenizer, StopWords
 
 
 class ReferenceExecutor(Executor):
@@ -27,7 +28,7 @@ class ReferenceExecutor(Executor):
     """
 
     def __init__(self, checkpoint: Path, *, max_active: int, max_tokens: int | None = None) -> None:
-        if "OMP_NUM_THREADS" not in os.environ:
+        if OMP_THREADS.name not in os.environ:
             torch.set_num_threads(len(os.sched_getaffinity(0)))
         model, tokenizer = load_model(checkpoint)
         self._model, self._tokenizer = model, tokenizer
@@ -72,7 +73,7 @@ def generate(model: Any, tokenizer: Any, request: GenerationRequest, limit: int)
     length = prompt.shape[1]
     if length == 0 or length + request.max_tokens > limit:
         raise RequestError(
-            f"the prompt has {length} tokens and sampling_param_max_tokens is "
+            f"the prompt has {length} tokens and {MAX_TOKENS.name} is "
             f"{request.max_tokens}; at least one and together at most {limit} are possible"
         )
     forward, choose, ends = _Decoder(model), _chooser(request), _end_tokens(model)
@@ -92,7 +93,7 @@ def generate(model: Any, tokenizer: Any, request: GenerationRequest, limit: int)
             continue
         if stop is None:
             text += stops.flush()
-        yield Step(text, finish, stop or "", total, {"first_scheduled_time_ns": scheduled})
+        yield Step(text, finish, stop or "", total, {FIRST_SCHEDULED_TIME.name: scheduled})
         return
 
 

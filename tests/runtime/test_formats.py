@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron_deploy.quantize import formats
-from nemotron_deploy.triton_repo.served import formats as served
+from nemotron_deploy.runtime import formats
 
 
 @st.composite
@@ -85,12 +84,6 @@ def test_an_all_zero_group_is_refused() -> None:
 def test_shapes_that_do_not_pack(shape: tuple[int, int], message: str) -> None:
     with pytest.raises(formats.EncodeError, match=message):
         formats.encode_int4(torch.ones(shape, dtype=torch.bfloat16), 64)
-
-
-def test_the_server_decodes_with_the_encoders_own_module() -> None:
-    from pathlib import Path
-
-    assert Path(str(served.__file__)).read_bytes() == Path(str(formats.__file__)).read_bytes()
 
 
 def test_a_checkpoint_decodes_to_parameters_under_their_names() -> None:

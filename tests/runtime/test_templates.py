@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.model.catalog import TINY, text
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.quantize.templates import MAX_OUTPUT, MAX_TEMPLATE_BYTES, ChatTemplate
 from nemotron_deploy.quantize.texts import read_sequences
+from nemotron_deploy.runtime.templates import (
+    MAX_OUTPUT,
+    MAX_TEMPLATE_BYTES,
+    ChatTemplate,
+    TemplateError,
+)
 
 TURNS = [
     {"role": "system", "content": "Be brief. <&> é"},
@@ -76,7 +80,7 @@ def test_the_same_as_transformers(tmp_path: Path, template: str) -> None:
     ],
 )
 def test_what_a_template_may_not_do(tmp_path: Path, template: str, why: str) -> None:
-    with pytest.raises(BadInputError, match="chat template") as refused:
+    with pytest.raises(TemplateError, match="chat template") as refused:
         rendered(tmp_path, template)
     assert why in str(refused.value)
     assert len(str(refused.value)) < 600
@@ -88,7 +92,7 @@ def test_a_refused_conversation_does_not_end_the_renderer(tmp_path: Path) -> Non
     )
     (tmp_path / "chat_template.jinja").write_text(template)
     with ChatTemplate(tmp_path) as found:
-        with pytest.raises(BadInputError):
+        with pytest.raises(TemplateError):
             found.apply_chat_template(TURNS)
         assert found.apply_chat_template(TURNS[1:]) == "good"
 
@@ -96,7 +100,7 @@ def test_a_refused_conversation_does_not_end_the_renderer(tmp_path: Path) -> Non
 def test_a_checkpoint_without_one(tmp_path: Path) -> None:
     with (
         ChatTemplate(tmp_path) as found,
-        pytest.raises(BadInputError, match="has no chat template; give `text` or `prompt`"),
+        pytest.raises(TemplateError, match="has no chat template; give `text` or `prompt`"),
     ):
         found.apply_chat_template(TURNS)
 

@@ -63,7 +63,7 @@ class Step:
     `text` may be empty: the end-of-sequence token has none, and a character can span tokens.
     `finish` is set on the last step only: `stop` or `length`. `cumulative_logprob` is the sum so
     far of the natural logarithms of the chosen tokens' probabilities, None where not computed.
-    `metrics` holds outputs of `tensors.OUTPUTS` that the executor measured itself; times in ns.
+    `metrics` holds outputs of `contract.OUTPUTS` that the executor measured itself; times in ns.
     """
 
     text: str

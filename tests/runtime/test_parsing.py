@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nemotron_deploy.triton_repo.served.generation import GenerationRequest, RequestError
-from nemotron_deploy.triton_repo.served.parsing import (
+from nemotron_deploy.runtime.contract import INPUTS
+from nemotron_deploy.runtime.generation import GenerationRequest, RequestError
+from nemotron_deploy.runtime.triton.parsing import (
     MAX_PROMPT_BYTES,
     MAX_STOP_WORDS,
     is_stop,
     parse_request,
 )
-from nemotron_deploy.triton_repo.served.tensors import INPUTS
 
 
 def test_defaults_are_those_of_tensorrt_llm(tensors):

@@ -14,12 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemotron_deploy.runtime import contract, golden, startup_check
+from nemotron_deploy.runtime.executors.loading import load_model
+from nemotron_deploy.runtime.executors.reference import ReferenceExecutor, continuation, score
+from nemotron_deploy.runtime.generation import Executor, StartError
+from nemotron_deploy.runtime.golden import Bounds, Comparison, Forced, Golden
 from nemotron_deploy.triton_repo import recording
-from nemotron_deploy.triton_repo.served import golden, proving
-from nemotron_deploy.triton_repo.served.generation import Executor, StartError
-from nemotron_deploy.triton_repo.served.golden import Bounds, Comparison, Forced, Golden
-from nemotron_deploy.triton_repo.served.loading import load_model
-from nemotron_deploy.triton_repo.served.reference import ReferenceExecutor, continuation, score
 
 Tensors = dict[str, Any]
 Change = Callable[[Tensors], Tensors]
@@ -199,8 +199,8 @@ def bundle(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "checkpoint").symlink_to(checkpoint)
     for name in ("engine.json", "llm_args.yaml"):
         (tmp_path / "engine" / name).write_text("{}")
-    monkeypatch.setenv(proving.CACHE, str(tmp_path / "cache"))
-    monkeypatch.delenv(proving.SWITCH, raising=False)
+    monkeypatch.setenv(contract.CACHE.name, str(tmp_path / "cache"))
+    monkeypatch.delenv(contract.GOLDEN.name, raising=False)
     return tmp_path
 
 
@@ -215,7 +215,7 @@ def test_a_healthy_server_goes_ready(bundle: Path, recorded: Golden, checkpoint:
     said: list[str] = []
     executor = ReferenceExecutor(checkpoint, max_active=1)
     try:
-        proving.require_golden(bundle, executor, said.append)
+        startup_check.require_golden(bundle, executor, said.append)
     finally:
         executor.close(5)
     (line,) = said
@@ -227,11 +227,11 @@ def test_another_model_is_kept_from_going_ready(
 ) -> None:
     recorded.write(bundle / "engine" / golden.FILE)
     wrong = OfModel(checkpoint, swapped(1, 0, 1))
-    with pytest.raises(StartError, match="golden outputs are off: divergence"):
-        proving.require_golden(bundle, wrong, print)
+    with pytest.raises(StartError, match="golden outputs differ: divergence"):
+        startup_check.require_golden(bundle, wrong, print)
     said: list[str] = []
-    monkeypatch.setenv(proving.SWITCH, "off")
-    proving.require_golden(bundle, wrong, said.append)
+    monkeypatch.setenv(contract.GOLDEN.name, "off")
+    startup_check.require_golden(bundle, wrong, said.append)
     assert "not looked at" in said[0]
 
 
@@ -239,7 +239,7 @@ def test_another_tokenizer_is_caught_by_its_tokens(
     bundle: Path, recorded: Golden, checkpoint: Path
 ) -> None:
     recorded.write(bundle / "engine" / golden.FILE)
-    proof = proving.prove(bundle, OfModel(checkpoint, shift=1))
+    proof = startup_check.prove(bundle, OfModel(checkpoint, shift=1))
     assert not proof.ok
     assert "the tokenizer gives other tokens for" in proof.faults[0]
     assert "(16 prompts)" in proof.faults[0]
@@ -248,35 +248,35 @@ def test_another_tokenizer_is_caught_by_its_tokens(
 def test_what_is_owed_is_recorded_on_the_node_and_held_to(bundle: Path, checkpoint: Path) -> None:
     owed(checkpoint).write(bundle / "engine" / golden.FILE)
     healthy = OfModel(checkpoint)
-    assert proving.prove(bundle, healthy).action == "recorded"
+    assert startup_check.prove(bundle, healthy).action == "recorded"
     (kept,) = (bundle / "cache").iterdir()
-    again = proving.prove(bundle, healthy)
+    again = startup_check.prove(bundle, healthy)
     assert (again.action, again.ok) == ("checked", True)
     assert "on this node" in again.detail
-    assert not proving.prove(bundle, OfModel(checkpoint, swapped(1, 0, 1))).ok
+    assert not startup_check.prove(bundle, OfModel(checkpoint, swapped(1, 0, 1))).ok
     kept.write_text("{")
     with pytest.raises(StartError, match=r"golden-.*\.json: cannot be used"):
-        proving.prove(bundle, healthy)
+        startup_check.prove(bundle, healthy)
 
 
 def test_another_engine_or_checkpoint_owes_again(bundle: Path, checkpoint: Path) -> None:
     path = bundle / "engine" / golden.FILE
     owed(checkpoint).write(path)
     healthy = OfModel(checkpoint)
-    proving.prove(bundle, healthy)
+    startup_check.prove(bundle, healthy)
     (bundle / "engine" / "llm_args.yaml").write_text("max_batch_size: 3")
-    assert proving.prove(bundle, healthy).action == "recorded"
+    assert startup_check.prove(bundle, healthy).action == "recorded"
     replace(owed(checkpoint), checkpoint="another").write(path)
-    assert proving.prove(bundle, healthy).action == "recorded"
+    assert startup_check.prove(bundle, healthy).action == "recorded"
 
 
 def test_a_cache_that_cannot_be_written_is_said(bundle: Path, checkpoint: Path) -> None:
     owed(checkpoint).write(bundle / "engine" / golden.FILE)
     (bundle / "cache").write_text("a file")
-    proof = proving.prove(bundle, OfModel(checkpoint))
+    proof = startup_check.prove(bundle, OfModel(checkpoint))
     assert proof.ok
     assert "could not be kept" in proof.detail
 
 
 def test_a_bundle_without_golden_outputs_says_so(bundle: Path, checkpoint: Path) -> None:
-    assert proving.prove(bundle, OfModel(checkpoint)).action == "none"
+    assert startup_check.prove(bundle, OfModel(checkpoint)).action == "none"

@@ -1,7 +1,7 @@
 """The model that Triton's Python backend runs: requests in, tokens out, through an executor.
 
-The backend imports this file as `<version>.model` with the model's directory on `sys.path`, so the
-relative imports below work there as they do in the package (seen with Triton 2.51).
+The backend imports `<version>/model.py`, which puts its own directory on `sys.path` and imports
+this module from the copied package there.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any, Final
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .engine import create_executor, read_settings
-from .generation import Failure, RequestError
+from ..contract import OUTPUTS, TEXT_OUTPUT
+from ..engine import create_executor, read_settings
+from ..generation import Failure, RequestError
+from ..sessions import OverloadedError, Sessions
+from ..startup_check import require_golden
 from .parsing import is_stop, parse_request
-from .proving import require_golden
-from .sessions import OverloadedError, Sessions
-from .tensors import NUMPY_TYPES, OUTPUTS
 from .watchdog import Watchdog
 
 CLOSE_SECONDS: Final = 10.0
 """How long `finalize` waits for the executor. Triton has drained requests before it calls."""
 
-_OUTPUT_TYPES: Final = {spec.name: NUMPY_TYPES[spec.data_type] for spec in OUTPUTS}
+_OUTPUT_TYPES: Final = {tensor.name: tensor.data_type.numpy for tensor in OUTPUTS}
 
 
 class TritonPythonModel:
@@ -91,7 +91,7 @@ class TritonPythonModel:
         if not request_id:
             raise RequestError("stop needs the request id of the request that is to be cancelled")
         self._sessions.cancel(request_id)
-        channel.send({"text_output": ""}, final=True)
+        channel.send({TEXT_OUTPUT.name: ""}, final=True)
 
 
 class TritonChannel:

@@ -7,14 +7,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from .contract import EXECUTOR, EXECUTORS
 from .generation import Executor, StartError
-
-EXECUTOR_VARIABLE: Final = "NEMO_DEPLOY_EXECUTOR"
-"""Overrides the executor that `config.pbtxt` names."""
-
-EXECUTORS: Final = ("trtllm", "reference")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +28,11 @@ def read_settings(model_directory: Path, parameters: Mapping[str, str]) -> Setti
 
     Raises `StartError` naming the parameter.
     """
-    executor = os.environ.get(EXECUTOR_VARIABLE) or parameters.get("executor", "")
+    executor = os.environ.get(EXECUTOR.name) or parameters.get("executor", "")
     if executor not in EXECUTORS:
         raise StartError(
             f"the executor must be one of {', '.join(EXECUTORS)}, got {executor!r}: "
-            f"see the parameter `executor` of config.pbtxt and ${EXECUTOR_VARIABLE}"
+            f"see the parameter `executor` of config.pbtxt and ${EXECUTOR.name}"
         )
     bundle = (model_directory / parameters.get("bundle", "")).resolve()
     if not (bundle / "checkpoint" / "config.json").is_file():
@@ -50,14 +46,14 @@ def create_executor(settings: Settings) -> Executor:
     """Start the executor; slow, it loads the weights. Raises `StartError`."""
     arguments = read_llm_args(settings.bundle)
     if settings.executor == "reference":
-        from .reference import ReferenceExecutor
+        from .executors.reference import ReferenceExecutor
 
         return ReferenceExecutor(
             settings.bundle / "checkpoint",
             max_active=settings.max_active,
             max_tokens=arguments.get("max_seq_len"),
         )
-    from .trtllm import TrtllmExecutor
+    from .executors.trtllm import TrtllmExecutor
 
     return TrtllmExecutor(settings.bundle, arguments, read_engine(settings.bundle))
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from nemotron_deploy.triton_repo.served.generation import StartError
+from nemotron_deploy.runtime.generation import StartError
 
 pytestmark = pytest.mark.usefixtures("fakes", "watchdogs")
 
@@ -23,12 +23,12 @@ def watchdogs(monkeypatch):
         def dismiss(self):
             alive.remove(self)
 
-    monkeypatch.setattr("nemotron_deploy.triton_repo.served.watchdog.Watchdog", FakeWatchdog)
+    monkeypatch.setattr("nemotron_deploy.runtime.triton.watchdog.Watchdog", FakeWatchdog)
     return alive
 
 
 def _initialize(root, /, **parameters):
-    module = importlib.import_module("nemotron_deploy.triton_repo.served.model")
+    module = importlib.import_module("nemotron_deploy.runtime.triton.model")
     model = module.TritonPythonModel()
     values = {"bundle": "../..", "executor": "reference", "max_active": "2", "max_waiting": "2"}
     config = {

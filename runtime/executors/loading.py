@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .generation import StartError
+from ..generation import StartError
 
 Tensors = dict[str, Any]
 Change = Callable[[Tensors], Tensors]
@@ -18,8 +18,8 @@ def load_model(
 ) -> tuple[Any, Any]:
     """(`NemotronHForCausalLM` in evaluation mode, its tokenizer) from a checkpoint directory.
 
-    Quantized or not, tensors are read from safetensors under their hub names, decoded by the copy
-    of the encoder's own module that lies beside this file, and handed to transformers, which
+    Quantized or not, tensors are read from safetensors under their hub names, decoded by the
+    module that encoded them, and handed to transformers, which
     renames them and fuses the experts; no code of the checkpoint is run. FP8 checkpoints are
     decoded to what their weights stand for; rounding of activations to FP8 is not simulated.
     `dtype` is what weights are decoded to and computed in. `change` is given the stored tensors
@@ -31,7 +31,7 @@ def load_model(
     from transformers import AutoTokenizer, GenerationConfig, NemotronHForCausalLM
     from transformers.utils import logging
 
-    from .formats import decode_checkpoint
+    from ..formats import decode_checkpoint
 
     # Its monitor is a thread that would live on when the server ends its stub.
     quiet: Any = logging

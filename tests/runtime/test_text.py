@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from nemotron_deploy.model import catalog
-from nemotron_deploy.triton_repo.served.text import Detokenizer, StopWords
+from nemotron_deploy.runtime.text import Detokenizer, StopWords
 
 
 @pytest.fixture(scope="session")

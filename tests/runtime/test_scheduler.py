@@ -2,13 +2,13 @@
 
 import pytest
 
-from nemotron_deploy.triton_repo.served.generation import (
+from nemotron_deploy.runtime.generation import (
     Failure,
     GenerationRequest,
     RequestError,
     Step,
 )
-from nemotron_deploy.triton_repo.served.scheduler import RoundRobin
+from nemotron_deploy.runtime.scheduler import RoundRobin
 
 
 @pytest.fixture

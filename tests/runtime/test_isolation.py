@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.core.isolation import Limits, Worker, WorkError
+from nemotron_deploy.runtime.isolation import Limits, Worker, WorkError
 
 MODULE = "bounded_work"
 WORK = """
 import os, time
-from nemotron_deploy.core.isolation import serve
+from nemotron_deploy.runtime.isolation import serve
 
 def handle(request):
     kind, value = request

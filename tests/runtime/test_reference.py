@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from nemotron_deploy.model import catalog
-from nemotron_deploy.triton_repo.served.generation import (
+from nemotron_deploy.runtime.executors.loading import load_model
+from nemotron_deploy.runtime.executors.reference import ReferenceExecutor, generate
+from nemotron_deploy.runtime.generation import (
     Failure,
     GenerationRequest,
     RequestError,
     StartError,
 )
-from nemotron_deploy.triton_repo.served.loading import load_model
-from nemotron_deploy.triton_repo.served.reference import ReferenceExecutor, generate
 
 PROMPT = "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n"
 
@@ -65,7 +65,7 @@ def test_quantized_checkpoints_give_the_tokens_of_their_decoded_weights(tmp_path
     """Encode the experts; compare with transformers on the same values in BF16."""
     from safetensors.torch import load_file, save_file
 
-    from nemotron_deploy.triton_repo.served.formats import decode, encode_fp8, encode_int4
+    from nemotron_deploy.runtime.formats import decode, encode_fp8, encode_int4
 
     stored, values = {}, {}
     for name, tensor in load_file(catalog.TINY / "model.safetensors").items():

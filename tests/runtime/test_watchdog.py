@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from nemotron_deploy.triton_repo.served.watchdog import Watchdog
+from nemotron_deploy.runtime.triton.watchdog import Watchdog
 
 DIES = """\
 import os, signal, sys
-from nemotron_deploy.triton_repo.served.watchdog import Watchdog
+from nemotron_deploy.runtime.triton.watchdog import Watchdog
 Watchdog(int(sys.argv[1]))
 os.kill(os.getpid(), signal.SIGKILL)
 """

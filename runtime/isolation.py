@@ -7,14 +7,16 @@ runs only once the C code returns. Here the kernel ends the child, which handles
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Self
+
+from .contract import child_environment
 
 _WALL_FACTOR: Final = 10
 """The deadline counts processor time, so that a busy machine refuses nothing that is harmless; in
@@ -22,6 +24,15 @@ time on the clock it is so many times longer."""
 
 _CALM: Final = {"TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"}
 """Environment of a child: tokenizers start no thread pool and print no stack traces."""
+
+
+_PACKAGES: Final = str(Path(__file__).parents[__name__.count(".")])
+"""The folder that holds this package, under whatever name it was copied there."""
+
+_START: Final = (
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__')"
+)
 
 
 class WorkError(Exception):
@@ -74,11 +85,11 @@ class Worker:
         # -P: the working directory, which may be the checkpoint itself, is no place for modules.
         limits = (str(self._limits.seconds), str(self._limits.memory))
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", self._module, *limits],
+            [sys.executable, "-P", "-c", _START, _PACKAGES, self._module, *limits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | _CALM,
+            env=child_environment() | _CALM,
         )
 
     def _cause_of_death(self, process: subprocess.Popen[bytes]) -> str:

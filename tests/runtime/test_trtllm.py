@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.triton_repo.served.engine import read_engine, read_llm_args
-from nemotron_deploy.triton_repo.served.generation import Failure, GenerationRequest, StartError
-from nemotron_deploy.triton_repo.served.trtllm import (
+from nemotron_deploy.runtime.engine import read_engine, read_llm_args
+from nemotron_deploy.runtime.executors.trtllm import (
     TrtllmExecutor,
     require_compatible,
     sampling_arguments,
 )
+from nemotron_deploy.runtime.generation import Failure, GenerationRequest, StartError
 
 pytestmark = pytest.mark.usefixtures("fakes", "hopper")
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from .contract import CACHE, GOLDEN, XDG_CACHE_HOME
 from .generation import Executor, StartError
 from .golden import (
     FILE,
@@ -26,12 +27,6 @@ from .golden import (
     compare,
     recorded_positions,
 )
-
-SWITCH: Final = "NEMO_DEPLOY_GOLDEN"
-"""Environment variable; `off` starts a server without looking at golden outputs."""
-
-CACHE: Final = "NEMO_DEPLOY_CACHE"
-"""Environment variable: where a node keeps what was made on it."""
 
 NODE_FLOOR: Final = 1e-3
 """Least bound on the divergence, in nats, from outputs that a server itself recorded: two of its
@@ -59,22 +54,22 @@ class Proof:
 
 def cache_directory() -> Path:
     """Where this node keeps what it makes of bundles."""
-    if given := os.environ.get(CACHE):
+    if given := os.environ.get(CACHE.name):
         return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME")
+    base = os.environ.get(XDG_CACHE_HOME.name)
     return (Path(base) if base else Path.home() / ".cache") / "nemo-deploy"
 
 
 def require_golden(bundle: Path, executor: Executor, log: Callable[[str], None]) -> None:
     """Raise `StartError` where the executor's outputs are off; `log` is told what was found."""
-    if os.environ.get(SWITCH, "").lower() == "off":
-        log(f"golden outputs were not looked at: ${SWITCH} is off")
+    if os.environ.get(GOLDEN.name, "").lower() == "off":
+        log(f"golden outputs were not looked at: ${GOLDEN.name} is off")
         return
     proof = prove(bundle, executor)
     if not proof.ok:
         raise StartError(
-            f"golden outputs are off: {'; '.join(proof.faults)}. The server would answer something "
-            f"else than the quantized model ({proof.detail}); ${SWITCH}=off starts it all the same"
+            f"golden outputs differ: {'; '.join(proof.faults)}. The server would not answer as the "
+            f"quantized model does ({proof.detail}); ${GOLDEN.name}=off starts it anyway"
         )
     log(f"golden outputs {proof.action}: {proof.detail}")
 
