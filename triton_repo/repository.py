@@ -13,7 +13,7 @@ from ..runtime import contract
 
 _RUNTIME: Final = Path(contract.__file__).parent
 
-_MODEL: Final = f'''"""The model that Triton loads, from the package {contract.PACKAGE} beside it."""
+_MODEL: Final = f'''"""The model that Triton loads: the package {contract.PACKAGE} beside it."""
 
 import sys
 from pathlib import Path

@@ -108,7 +108,7 @@ def test_a_server_with_other_answers_does_not_go_ready(
     shutil.copytree(bundle, broken)
     exchange_experts(broken)
     with (
-        pytest.raises(CheckFailedError, match="golden outputs are off"),
+        pytest.raises(CheckFailedError, match="golden outputs differ"),
         serving(Bundle.open(broken), executor="reference"),
     ):
         pass
