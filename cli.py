@@ -20,6 +20,7 @@ from .commands.serve import serve
 from .commands.terminal import exit_code
 from .commands.verify import verify
 from .commands.warmup import warmup
+from .runtime import contract
 
 app = typer.Typer(
     name="nemo-deploy",
@@ -53,6 +54,6 @@ def run(arguments: list[str]) -> int:
     Threads of torch's OpenMP spin while they wait: on a machine that is busy otherwise, without a
     limit, that made calibration twenty times slower.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    debug = "--debug" in arguments or bool(os.environ.get("NEMO_DEPLOY_DEBUG"))
+    os.environ.setdefault(contract.SPIN_COUNT.name, "1000")
+    debug = "--debug" in arguments or bool(os.environ.get(contract.DEBUG.name))
     return exit_code(lambda: app(arguments, prog_name="nemo-deploy"), debug)

@@ -12,8 +12,8 @@ from ..core.errors import RefusedError
 from ..core.files import Work, digest_of, resumable_directory
 from ..core.progress import Advance, Progress, Silent
 from ..quantize.options import Options
-from ..quantize.templates import ChatTemplate
 from ..quantize.texts import read_texts
+from ..runtime.templates import ChatTemplate
 from ..sources.checkpoint_source import Source, open_source
 from ..sources.fetching import weights
 from .quality import brief, measure, write

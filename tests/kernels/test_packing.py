@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nemotron_deploy.build.kernels import layout, packing
-from nemotron_deploy.quantize.formats import decode_int4
+from nemotron_deploy.runtime.formats import decode_int4
 from nemotron_deploy.tests.kernels.layers import stored
 
 shapes = st.sampled_from(layout.GROUPS).flatmap(

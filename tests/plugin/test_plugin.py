@@ -24,8 +24,8 @@ from nemotron_deploy.build.plugin.view import checkpoint_view
 from nemotron_deploy.model import catalog
 from nemotron_deploy.model.config import read_model
 from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.runtime.executors.loading import load_model
 from nemotron_deploy.triton_repo import recording
-from nemotron_deploy.triton_repo.served.loading import load_model
 
 PROMPT = [3, 17, 5, 250, 9, 41, 77, 130, 8, 3, 99, 12]
 CHILD = Path(__file__).with_name("through.py")

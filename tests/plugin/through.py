@@ -128,7 +128,8 @@ def prove(engine: Path, dtype: str) -> dict[str, Any]:
     """The bundle around `engine` through the production executor, held to its golden outputs."""
     import torch
 
-    from nemotron_deploy.triton_repo.served import proving, trtllm
+    from nemotron_deploy.runtime import startup_check
+    from nemotron_deploy.runtime.executors import trtllm
 
     trtllm._require_gpu = lambda engine: None
     assert not torch.cuda.is_available()
@@ -136,7 +137,7 @@ def prove(engine: Path, dtype: str) -> dict[str, Any]:
     record = json.loads((engine / "engine.json").read_text())
     executor = trtllm.TrtllmExecutor(bundle, {"dtype": dtype}, record)
     try:
-        proof = proving.prove(bundle, executor)
+        proof = startup_check.prove(bundle, executor)
     finally:
         executor.close(5)
     return proof.record() | {"rounds": executor._llm.rounds}
