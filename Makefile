@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup demo test test-cluster fuzz check format golden picture benchmark tiny clean
+.PHONY: help setup demo test test-cluster fuzz check format golden docs picture benchmark tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -49,6 +49,9 @@ format: setup  ## let ruff format and fix
 
 golden: setup  ## rewrite the golden files; read the difference before you commit it
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -m "not e2e and not cluster" -q
+
+docs: setup  ## rewrite the generated pages of docs/ from the code
+	$(BIN)/python scripts/generate_reference.py
 
 picture: setup  ## remake the picture in the README from a real run
 	$(BIN)/nemo-deploy demo --svg docs/demo.svg
