@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.files import new_directory
+from ..core.html import today
 from ..core.progress import Progress, Silent
 from ..quantize.layouts import DEFAULT, Layout, weights_bytes
 from ..quantize.texts import read_sequences
@@ -137,7 +138,7 @@ def files(report: Mapping[str, Any]) -> dict[str, bytes]:
     from ..quantize.quality_page import quality_page
 
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-    return {JSON_NAME: text.encode(), PAGE_NAME: quality_page(report).encode()}
+    return {JSON_NAME: text.encode(), PAGE_NAME: quality_page(report, today()).encode()}
 
 
 def brief(report: Mapping[str, Any]) -> dict[str, Any]:
