@@ -61,6 +61,12 @@ benchmark: setup  ## measure; one JSON line each
 	$(BIN)/python benchmarks/int4_static.py
 	$(BIN)/python benchmarks/quantize.py
 
+gpu-prepare: setup  ## compile the kernels that `gpu-check` loads, into .gpu
+	PYTHON=$(BIN)/python benchmarks/gpu/gpu_check.sh prepare
+
+gpu-check:  ## on a GPU machine: are the INT4 kernels right and fast? 8 minutes, installs nothing
+	PYTHON=$(PYTHON) benchmarks/gpu/gpu_check.sh
+
 tiny: setup  ## train the embedded model again (minutes)
 	$(BIN)/python scripts/train_tiny.py
 
