@@ -22,6 +22,7 @@ from ..quantize.options import Options
 from ..sources.checkpoint_source import Source, opened, resolve
 from ..sources.fetching import fetch_plan
 from .golden import write_golden
+from .preflight import require_text
 from .quality import files
 from .quantize import quantize_into, require_low_disk_source
 from .quantize_options import options_for
@@ -168,6 +169,7 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
     checkpoint = _inputs({**job.source.fingerprint(), **job.options.identity()})
 
     def quantized(bundle: Bundle, work: Work) -> dict[str, Any]:
+        require_text(job.source, (job.options.calibration, job.options.heldout))
         record, report = quantize_into(job.source, job.options, work, progress)
         for name, content in files(report).items() if report else ():
             bundle.add_report(name, content)

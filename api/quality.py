@@ -8,13 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..core.files import new_directory
+from ..core.extras import require
+from ..core.files import new_directory, require_free
+from ..core.html import today
 from ..core.progress import Progress, Silent
 from ..quantize.layouts import DEFAULT, Layout, weights_bytes
 from ..quantize.texts import read_sequences
 from ..quantize.variants import named
 from ..sources.checkpoint_source import open_source
 from ..sources.fetching import fetched
+from .preflight import require_device, require_readable, require_text
 
 if TYPE_CHECKING:
     from ..model.checkpoint import Checkpoint
@@ -47,13 +50,19 @@ def compare(
     layer by layer where memory allows, whatever the model's size; where it does not, the report
     holds the errors of the weights and says what is missing.
     """
+    progress, variants = progress or Silent(), named(formats)
+    require_device(device)
+    require_readable(calibration, heldout)
+    if out is not None:
+        require_free(out)
+    require("torch", "transformers", "safetensors", purpose="comparing formats")
     from ..quantize import quality
     from ..quantize.calibrate import calibrate
     from ..quantize.fidelity import Stored
 
-    progress, variants = progress or Silent(), named(formats)
     source = open_source(checkpoint)
     source.opened.require_complete()
+    require_text(source, (calibration, heldout))
     opened = fetched(source, progress).opened
     calibrations = [
         calibrate(
@@ -137,7 +146,7 @@ def files(report: Mapping[str, Any]) -> dict[str, bytes]:
     from ..quantize.quality_page import quality_page
 
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-    return {JSON_NAME: text.encode(), PAGE_NAME: quality_page(report).encode()}
+    return {JSON_NAME: text.encode(), PAGE_NAME: quality_page(report, today()).encode()}
 
 
 def brief(report: Mapping[str, Any]) -> dict[str, Any]:

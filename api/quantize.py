@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..core.bundle import REPORT
 from ..core.errors import RefusedError
-from ..core.files import Work, digest_of, resumable_directory
+from ..core.files import Work, digest_of, require_free, resumable_directory
 from ..core.progress import Advance, Progress, Silent
 from ..quantize.options import Options
-from ..quantize.templates import ChatTemplate
-from ..quantize.texts import read_texts
 from ..sources.checkpoint_source import Source, open_source
-from ..sources.fetching import weights
+from ..sources.fetching import fetch_plan, weights
+from .preflight import require_text
 from .quality import brief, measure, write
 
 if TYPE_CHECKING:
@@ -25,16 +25,26 @@ if TYPE_CHECKING:
 
 
 def quantize(
-    checkpoint: str | Source, options: Options, out: Path, progress: Progress | None = None
+    checkpoint: str | Source,
+    options: Options,
+    out: Path,
+    progress: Progress | None = None,
+    on_fetch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Quantize `checkpoint` into the new directory `out`; gives what `quantize --json` prints.
 
     An interrupted run leaves what it finished beside `out`; the same call goes on from there.
+    `on_fetch` is called with what will be downloaded (see `fetching.fetch_plan`) before it is.
     """
+    require_free(out)
     source = checkpoint if isinstance(checkpoint, Source) else open_source(checkpoint)
     source.opened.require_complete()  # before anything heavy is imported
-    _require_texts(source, options)
     require_low_disk_source(source, options)
+    if options.calibrates or options.heldout:
+        require_text(source, (options.calibration, options.heldout))
+    fetch = fetch_plan(source, options)
+    if fetch is not None and on_fetch is not None:
+        on_fetch(fetch)
     inputs = digest_of([__version__, source.fingerprint(), options.identity()])
     with resumable_directory(out, inputs) as work:
         record, report = quantize_into(source, options, work, progress or Silent())
@@ -42,16 +52,6 @@ def quantize(
             (work.content / REPORT).mkdir(exist_ok=True)
             write(work.content / REPORT, report)
     return {"out": str(out), **record, "quality": brief(report) if report else None}
-
-
-def _require_texts(source: Source, options: Options) -> None:
-    """Raise `BadInputError` for text of the user's that cannot be read or rendered, early."""
-    if source.snapshot is not None:  # its chat template may not be here yet
-        return
-    with ChatTemplate(source.opened.path) as template:
-        for file in (options.calibration, options.heldout):
-            if file is not None:
-                read_texts(file, template)
 
 
 def require_low_disk_source(source: Source, options: Options) -> None:

@@ -1,4 +1,4 @@
-"""`loadtest`: the latency and throughput of a server."""
+"""`loadtest`: measures the latency and throughput of a server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import typer
 
 from ..core.errors import CheckFailedError
 from . import options as opt
+from .failures import noting
 from .terminal import console, printed, progress
 
 
@@ -19,7 +20,7 @@ def loadtest(
     slo: opt.SloOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Measure a server, or a bundle served here: latency, throughput."""
+    """Measure the latency and throughput of a server or a bundle."""
     from ..api.loadtest import built_in_prompts, levels
     from ..api.loadtest import loadtest as work
     from ..loadtest import LoadTest
@@ -34,8 +35,8 @@ def loadtest(
         max_tokens=max_tokens,
         slos=tuple(parse(text) for text in slo or ()),
     )
-    with progress(as_json) as told:
-        report, kept = work(target, config, told)
+    with noting("No report was written."), progress(as_json) as listener:
+        report, kept = work(target, config, listener)
     if not printed(as_json, report.to_json()):
         from ..views.results import load_report
 

@@ -250,11 +250,14 @@ def building(path: Path, header: Mapping[str, Any]) -> Iterator[Bundle]:
             bundle.save()
         try:
             yield bundle
-        except BaseException:
+        except BaseException as error:
             left = {item.name for item in path.iterdir()}
             if created and left <= {RECORD_NAME}:  # it failed before anything was made
                 (path / RECORD_NAME).unlink(missing_ok=True)
                 path.rmdir()
+            elif bundle.record["stages"]:
+                stages = ", ".join(bundle.record["stages"])
+                error.add_note(f"Finished stages are kept in {path}: {stages}.")
             raise
         clean(path, partial=True)
         if not bundle.complete:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.checks import Check
+from ..runtime import contract
 from .parts import BAD, GOOD, amount, facts, heading, show
 
 
@@ -116,7 +118,8 @@ def warmed(console: Console, record: dict[str, Any]) -> None:
 def serving(console: Console, record: dict[str, str]) -> None:
     """Where a server listens, and how to try it."""
     model, http, grpc = record["model"], record["http"], record["grpc"]
-    body = '{"text_input": "Hello", "streaming": true, "sampling_param_max_tokens": 16}'
+    request = {contract.TEXT_INPUT: "Hello", contract.STREAMING: True, contract.MAX_TOKENS: 16}
+    body = json.dumps({tensor.name: value for tensor, value in request.items()})
     rows: list[tuple[str, RenderableType]] = [
         ("gRPC", grpc),
         ("HTTP", http),

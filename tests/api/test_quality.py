@@ -71,5 +71,5 @@ def test_the_report_beside_a_quantized_checkpoint(tmp_path: Path) -> None:
 def test_text_of_ones_own_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"none\.jsonl: there is no such text file"):
         options_for("int4", heldout=tmp_path / "none.jsonl")
-    with pytest.raises(BadInputError, match=r"none\.jsonl: cannot be read"):
+    with pytest.raises(BadInputError, match=r"none\.jsonl: there is no such text file"):
         compare("tiny", "int4-plain", heldout=tmp_path / "none.jsonl")

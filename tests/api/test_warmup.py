@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from nemotron_deploy.api.build import build, prepare
-from nemotron_deploy.api.warmup import CACHES, warmup
+from nemotron_deploy.api.warmup import warmup
 from nemotron_deploy.cli import run
 from nemotron_deploy.core.errors import CheckFailedError
 from nemotron_deploy.model.spec import Workload
-from nemotron_deploy.triton_repo.served import proving
+from nemotron_deploy.runtime import contract
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Warming up sets variables for what it starts; they are put back after each test."""
-    for name in (*CACHES, proving.CACHE):
+    for name in (*contract.ENGINE_CACHES, contract.CACHE.name):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 

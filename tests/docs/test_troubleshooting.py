@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from nemotron_deploy.tests.docs.pages import ROOT
 
 PAGE = ROOT / "docs" / "troubleshooting.md"

@@ -25,7 +25,7 @@ from nemotron_deploy.core.bundle import Bundle
 from nemotron_deploy.core.errors import CheckFailedError
 from nemotron_deploy.model.catalog import TINY, text
 from nemotron_deploy.model.spec import Workload
-from nemotron_deploy.quantize.formats import decode_checkpoint
+from nemotron_deploy.runtime.formats import decode_checkpoint
 
 pytestmark = pytest.mark.e2e
 
@@ -108,7 +108,7 @@ def test_a_server_with_other_answers_does_not_go_ready(
     shutil.copytree(bundle, broken)
     exchange_experts(broken)
     with (
-        pytest.raises(CheckFailedError, match="golden outputs are off"),
+        pytest.raises(CheckFailedError, match="golden outputs differ"),
         serving(Bundle.open(broken), executor="reference"),
     ):
         pass

@@ -171,6 +171,28 @@ def test_weights_of_experts_elsewhere_are_not_read() -> None:
     assert torch.isfinite(out).all()
 
 
+@pytest.mark.parametrize("tokens", [2, 20])
+def test_a_nan_stays_one_and_stays_in_its_token(tokens: int) -> None:
+    """Unsorted and sorted: relu2 must not turn it into 0."""
+    layer = Layer.random(3, 128, 64, 64)
+    ids = torch.stack([torch.randperm(3)[:2] for _ in range(tokens)]).int()
+    hidden = activations(tokens, 128)
+    hidden[1, 5] = float("nan")
+    out = op.routed_kernels(hidden, ids, torch.rand(tokens, 2), layer.experts)
+    sick = torch.arange(tokens) == 1
+    assert out[sick].isnan().all()
+    assert out[~sick].isfinite().all()
+
+
+def test_a_scale_that_became_nan_shows() -> None:
+    layer = Layer.random(2, 64, 64, 64)
+    layer.experts.up_scale[1, 0, 7] = float("nan")
+    ids = torch.tensor([[0], [1]], dtype=torch.int32)
+    out = op.routed_kernels(activations(2, 64), ids, torch.ones(2, 1), layer.experts)
+    assert out[0].isfinite().all()
+    assert out[1].isnan().all()
+
+
 def test_the_same_input_gives_the_same_bits_in_any_company() -> None:
     """A token's result does not depend on which others share its blocks."""
     layer = Layer.random(3, 128, 64, 64)
