@@ -220,11 +220,13 @@ def _recipe(gpu: Gpu) -> str:
             tested.setdefault(plan["tried"], []).append(plan["quant"]["requested"])
     builds = [_build_command(plan) for plan in plans if plan["supported"]]
     labels = " or ".join(map(code, gpu.product_labels))
+    clouds = ", ".join(code(name) for name in gpu.aliases if "*" in name)
     return "\n\n".join(
         [
             f"## {gpu.name}",
             f"`--gpu {gpu.key}`: {gpu.memory_bytes / 2**30:.0f} GiB, SM{gpu.sm}. Pods run on nodes "
-            f"whose label `nvidia.com/gpu.product` is {labels}.",
+            f"whose label `nvidia.com/gpu.product` is {labels}."
+            + (f" Cloud machines with this GPU: {clouds}." if clouds else ""),
             table(("format", "GPUs", "weights", "sequences", "tokens/s", "rule"), rows),
             "```sh\n" + "\n".join(builds) + "\n```",
             "\n".join(
