@@ -9,13 +9,12 @@ with the code (`tests/docs/test_reference.py`).
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import io
 import json
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,26 @@ os.environ |= {"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}
 
 import typer
 
-from nemotron_deploy.build.planner import support
 from nemotron_deploy.cli import app, run
 from nemotron_deploy.core import errors
 from nemotron_deploy.model.catalog import gpus
-from nemotron_deploy.model.spec import QUANTS, Gpu
+from nemotron_deploy.model.spec import Gpu
+from nemotron_deploy.runtime import contract
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 MADE = "<!-- Made by scripts/generate_reference.py from the code. Do not edit; run `make docs`. -->"
-CONTRACT = "nemotron_deploy.runtime.contract"
+
+EXIT_CODES = {
+    0: "Success.",
+    1: "An unforeseen error. The message names a file with the traceback: please report it.",
+    2: "The command line itself is wrong: an unknown command, option, GPU, format or value.",
+    3: "A support rule refuses, or the model does not fit. The message names alternatives.",
+    4: "Bad input: a file, tensor, port, server or package that the command needs cannot be used.",
+    5: "A check failed: a digest, a manifest, an objective, or outputs of a server.",
+    130: "Interrupted with Ctrl-C. Finished parts are kept.",
+    143: "Terminated by SIGTERM. Finished parts are kept.",
+}
 
 Pages = dict[str, str]
 """The text of each page by its path below `docs/`."""
@@ -99,21 +109,30 @@ def commands_page() -> str:
     names = list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     sections = [f"## {name}\n\n{block(output(name, '--help'))}" for name in names]
     kinds = [errors.NemoDeployError, *errors.NemoDeployError.__subclasses__()]
-    codes = {kind.exit_code: _first_sentence(kind.__doc__) for kind in kinds}
-    codes |= {0: "Success.", 1: "An error that the program did not foresee: please report it."}
-    codes |= {130: "Interrupted with Ctrl-C."}
+    assert {kind.exit_code for kind in kinds} <= set(EXIT_CODES)
     return page(
         "Commands",
         f"The help of each command, {os.environ['COLUMNS']} columns wide.",
         block(output("--help")),
         *sections,
         "## Exit codes",
-        table(("code", "meaning"), sorted(codes.items())),
+        table(("code", "meaning"), EXIT_CODES.items()),
     )
 
 
-def _first_sentence(text: str | None) -> str:
-    return " ".join((text or "").split()).partition(". ")[0].rstrip(".") + "."
+@cache
+def formats() -> list[str]:
+    """The values of `--quant`."""
+    cells = json.loads(output("plan", "--matrix", "--json"))["cells"]
+    return list(dict.fromkeys(cell["quant"] for cell in cells))
+
+
+def planned(gpu: Gpu, quant: str, *more: str) -> dict[str, Any]:
+    """What `nemo-deploy plan` answers, as JSON."""
+    found: dict[str, Any] = json.loads(
+        output("plan", "--gpu", gpu.key, "--quant", quant, *more, "--json")
+    )
+    return found
 
 
 def support_page() -> str:
@@ -121,15 +140,15 @@ def support_page() -> str:
     decisions = [
         [f"{gpu.name} ({code(gpu.key)}, SM{gpu.sm})"]
         + [
-            f"[{rule.key}](#{rule.key}) {rule.status}"
-            for rule in (support.rule_for(gpu, quant) for quant in QUANTS.values())
+            f"[{plan['rule']}](#{plan['rule']}) {plan['status']}"
+            for plan in (planned(gpu, quant, "--checkpoint", "tiny") for quant in formats())
         ]
         for gpu in gpus().values()
     ]
-    versions = [
-        (code(row.key), code(row.trtllm_versions), code(row.image), row.source)
-        for row in support.runtimes()
-    ]
+    (path,) = ROOT.glob("build/**/rules.json")
+    tables = json.loads(path.read_text(encoding="utf-8"))
+    rules = tables.pop("rules")
+    (versions,) = (rows for rows in tables.values() if isinstance(rows, list))
     return page(
         "Support rules",
         "For a GPU and a format, `nemo-deploy plan` uses the first rule that matches. A rule says "
@@ -138,30 +157,32 @@ def support_page() -> str:
         "afterwards; [the recipes](../gpus.md) show both.",
         "## Rules for TensorRT-LLM in Triton images",
         "Models with dense MLPs follow [int4-dense](#int4-dense) for INT4 instead.",
-        table(("GPU", *QUANTS), decisions),
+        table(("GPU", *formats()), decisions),
         "## TensorRT-LLM versions",
         "Bundles are built for the first range. `plan --trtllm` asks about the others.",
-        table(("range", "TensorRT-LLM", "image", "source"), versions),
+        *(_row_section(row) for row in versions),
         "## All rules",
-        "Rules are tried in this order.",
-        *(_rule_section(rule) for rule in support.rules()),
+        f"Rules are tried in this order. They are in {code(path.relative_to(ROOT))}.",
+        *(_row_section(row) for row in rules),
     )
 
 
-def _rule_section(rule: Any) -> str:
-    facts = [
-        ("format", code(rule.quant)),
-        ("GPU architectures", ", ".join(f"SM{sm}" for sm in rule.sm)),
-        ("TensorRT-LLM ranges", ", ".join(code(key) for key in sorted(rule.runtimes))),
-        ("answer", rule.status),
-        ("requirements", "; ".join(rule.needs)),
-        ("alternatives", "; ".join(rule.alternatives)),
-        ("source", rule.source),
-        ("checked", f"{rule.checked}, {rule.seen}"),
-    ]
-    rows = [fact for fact in facts if fact[1]]
-    reason = rule.reason.replace("SM{sm}", " or ".join(f"SM{sm}" for sm in rule.sm))
-    return f"### {rule.key}\n\n{reason}\n\n{table(('', ''), rows)}"
+def _row_section(row: dict[str, Any]) -> str:
+    """A row of the rules: its reason, and a table of its other fields."""
+    reason = row.get("reason", "").replace("{sm}", "…")
+    facts = [(key, _value(value)) for key, value in row.items() if key not in ("key", "reason")]
+    parts = [f"### {row['key']}", reason, table(("field", "value"), facts)]
+    return "\n\n".join(filter(None, parts))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return "; ".join(map(_value, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(item)}" for key, item in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
 
 
 def gpus_page() -> str:
@@ -179,7 +200,7 @@ def gpus_page() -> str:
 
 
 def _recipe(gpu: Gpu) -> str:
-    plans = [_smallest(gpu, quant) for quant in QUANTS]
+    plans = [_smallest(gpu, quant) for quant in formats()]
     rows = [
         (
             code(plan["quant"]["requested"]),
@@ -198,12 +219,14 @@ def _recipe(gpu: Gpu) -> str:
         if plan["supported"]:
             tested.setdefault(plan["tried"], []).append(plan["quant"]["requested"])
     builds = [_build_command(plan) for plan in plans if plan["supported"]]
-    names = [*gpu.product_labels]
+    labels = " or ".join(map(code, gpu.product_labels))
+    clouds = ", ".join(code(name) for name in gpu.aliases if "*" in name)
     return "\n\n".join(
         [
             f"## {gpu.name}",
             f"`--gpu {gpu.key}`: {gpu.memory_bytes / 2**30:.0f} GiB, SM{gpu.sm}. Pods run on nodes "
-            f"whose label `nvidia.com/gpu.product` is {' or '.join(map(code, names))}.",
+            f"whose label `nvidia.com/gpu.product` is {labels}."
+            + (f" Cloud machines with this GPU: {clouds}." if clouds else ""),
             table(("format", "GPUs", "weights", "sequences", "tokens/s", "rule"), rows),
             "```sh\n" + "\n".join(builds) + "\n```",
             "\n".join(
@@ -223,8 +246,7 @@ def _smallest(gpu: Gpu, quant: str) -> dict[str, Any]:
     """The plan on the smallest number of GPUs that fits, or on one GPU where a rule refuses."""
     plan: dict[str, Any] = {}
     for count in (1, 2, 4, 8):
-        text = output("plan", "--gpu", gpu.key, "--quant", quant, "--gpus", str(count), "--json")
-        plan = json.loads(text)
+        plan = planned(gpu, quant, "--gpus", str(count))
         if plan["rule"] != "memory":
             break
     return plan
@@ -237,9 +259,6 @@ def _build_command(plan: dict[str, Any]) -> str:
 
 def contract_pages() -> Pages:
     """Tensors, environment variables and metrics, from the runtime's contract."""
-    if importlib.util.find_spec(CONTRACT.rpartition(".")[0]) is None:
-        return {}  # the runtime package is on its way
-    contract = importlib.import_module(CONTRACT)
     return {
         "reference/tensors.md": page(
             "Tensors",

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -42,4 +43,4 @@ def commands(text: str) -> Iterator[list[str]]:
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line.partition("  #")[0])
         if words and words[0] == "nemo-deploy":
-            yield words[1:]
+            yield list(takewhile(lambda word: word not in (">", "|"), words[1:]))
