@@ -7,6 +7,7 @@ and loading or launching without one fails with CUDA_ERROR_INVALID_CONTEXT (201)
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
@@ -76,7 +77,7 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> int:
     fake = SimpleNamespace(cuda_stream=0xABCDEF012345)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: fake)
     monkeypatch.setattr(launch, "_stores", {})
-    return fake.cuda_stream
+    return int(fake.cuda_stream)
 
 
 def test_a_stored_kernel_is_launched_with_its_arguments(store: Path, stream: int) -> None:
@@ -213,7 +214,7 @@ def test_the_real_calls(tmp_path: Path) -> None:
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
     cuda = driver.CudaDriver(3, str(library))
     function = cuda.load(b"good", "grouped", 65_536)
-    seen = (driver.ctypes.c_uint64 * 32).in_dll(cuda._cuda, "seen")
+    seen = (ctypes.c_uint64 * 32).in_dll(cuda._cuda, "seen")
     assert (seen[30], seen[31]) == (driver.MAX_DYNAMIC_SHARED, 65_536)
     cuda.launch(function, 174, 64, 65_536, 0xABCDEF012345, (0x7F1122334455, -1), ("u64", "u32"))
     assert list(seen[:12]) == [

@@ -50,7 +50,7 @@ def test_the_copied_model_stands_alone(repository):
                 assert node.level == 1, path
                 assert node.module in siblings, path
             elif isinstance(node, ast.ImportFrom):
-                roots.add(node.module.partition(".")[0])
+                roots.add(str(node.module).partition(".")[0])
             elif isinstance(node, ast.Import):
                 roots.update(alias.name.partition(".")[0] for alias in node.names)
     assert "nemotron_deploy" not in roots
