@@ -239,8 +239,11 @@ def _emit_engine(dest: Path, job: Job, checkpoint: str, progress: Progress) -> N
         advance(done)
 
     if job.plan.plugin:
+        from ..triton_repo.served.proving import cache_directory
+
         int4.emit_plugin(dest, model, job.options.recipe)
-        int4.emit_kernels(dest, job.plan, model, job.options.recipe, compiled)
+        cache = cache_directory() / "kernels"
+        int4.emit_kernels(dest, job.plan, model, job.options.recipe, cache, compiled)
     write_golden(dest, Bundle(job.out).checkpoint, checkpoint, model, progress)
 
 

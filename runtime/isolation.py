@@ -18,9 +18,9 @@ from typing import Any, Final, Self
 
 from .contract import child_environment
 
-_WALL_FACTOR: Final = 10
-"""The deadline counts processor time, so that a busy machine refuses nothing that is harmless; in
-time on the clock it is so many times longer."""
+_WALL_FACTOR: Final = 100
+"""The limit counts processor time, so that a busy machine refuses nothing that is harmless. On the
+clock a request may take so many times longer; that ends one that waits without computing."""
 
 _CALM: Final = {"TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"}
 """Environment of a child: tokenizers start no thread pool and print no stack traces."""
@@ -95,8 +95,10 @@ class Worker:
     def _cause_of_death(self, process: subprocess.Popen[bytes]) -> str:
         code = process.wait()
         self.close()
-        if -code in (signal.SIGPROF, signal.SIGALRM):
-            return f"it took more than {self._limits.seconds:g} s"
+        if -code == signal.SIGPROF:
+            return f"it took more than {self._limits.seconds:g} s of processor time"
+        if -code == signal.SIGALRM:
+            return f"it did not end within {self._limits.seconds * _WALL_FACTOR:g} s"
         return f"it needed more than {self._limits.memory >> 20} MiB of memory, or crashed ({code})"
 
     def close(self) -> None:

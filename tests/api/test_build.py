@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.api.build import build, dry_run, prepare
+from nemotron_deploy.api.build import Job, build, dry_run, prepare
 from nemotron_deploy.api.verify import verify
 from nemotron_deploy.core.bundle import Bundle
 from nemotron_deploy.core.errors import BadInputError, RefusedError
@@ -23,15 +26,19 @@ from nemotron_deploy.sources.checkpoint_source import resolve, slug
 STAGES = ["checkpoint", "engine", "model_repository", "k8s"]
 
 
-def job(out: Path, gpu: str = "h100", quant: str = "int4", checkpoint: str = "tiny"):
+def job(out: Path, gpu: str = "h100", quant: str = "int4", checkpoint: str = "tiny") -> Job:
     return prepare(checkpoint, gpu, quant, Workload(context=4096), out)
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundles") / "tiny-h100-int4"
-    build(job(out))
-    return out
+@pytest.fixture
+def bundle(built: Callable[[str], Path]) -> Path:
+    return built("int4")
+
+
+@pytest.fixture
+def bf16(built_copy: Callable[[str], Path]) -> Path:
+    """A bundle of its own for each test."""
+    return built_copy("bf16")
 
 
 def failing(path: Path) -> dict[str, str]:
@@ -74,7 +81,16 @@ def test_dry_run_writes_nothing_and_tells_the_truth(tmp_path: Path, bundle: Path
     assert {row["action"] for row in dry_run(job(bundle))} == {"keep"}
 
 
-def test_two_builds_are_the_same_to_the_byte(bundle: Path, tmp_path: Path) -> None:
+def test_two_builds_are_the_same_to_the_byte(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the second finds no compiled kernels, and is made on another day of which it is
+    told the first."""
+    made_on = re.search(r"on (\d{4}-\d\d-\d\d)\.", (bundle / "report/quality.html").read_text())
+    assert made_on is not None
+    first = datetime.fromisoformat(f"{made_on[1]}T12:00Z")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(first.timestamp())))
+    monkeypatch.setenv("NEMO_DEPLOY_CACHE", str(tmp_path / "cache"))
     again = tmp_path / "tiny-h100-int4"
     build(job(again))
     assert Bundle.open(again).files == Bundle.open(bundle).files
@@ -91,38 +107,33 @@ def test_two_builds_are_the_same_to_the_byte(bundle: Path, tmp_path: Path) -> No
         ("k8s/base/deployment.yaml", "digests"),
     ],
 )
-def test_any_change_fails_verification(tmp_path: Path, name: str, check: str) -> None:
-    out = tmp_path / "tiny-h100-bf16"
-    build(job(out, quant="bf16"))
-    data = bytearray((out / name).read_bytes())
+def test_any_change_fails_verification(bf16: Path, name: str, check: str) -> None:
+    assert not failing(bf16)
+    data = bytearray((bf16 / name).read_bytes())
     data[-2] ^= 1
-    (out / name).write_bytes(data)
-    assert name in failing(out)[check]
+    (bf16 / name).write_bytes(data)
+    assert name in failing(bf16)[check]
 
 
-def test_one_changed_stage_alone_is_made_again(tmp_path: Path) -> None:
-    out = tmp_path / "tiny-h100-bf16"
-    build(job(out, quant="bf16"))
-    (out / "engine" / "llm_args.yaml").unlink()
-    record = build(job(out, quant="bf16"))
+def test_one_changed_stage_alone_is_made_again(bf16: Path) -> None:
+    (bf16 / "engine" / "llm_args.yaml").unlink()
+    record = build(job(bf16, quant="bf16"))
     assert (record["made"], record["kept"]) == (
         ["engine"],
         ["checkpoint", "model_repository", "k8s"],
     )
-    assert not failing(out)
+    assert not failing(bf16)
 
 
-def test_another_gpu_keeps_the_checkpoint(tmp_path: Path) -> None:
-    out = tmp_path / "b"
-    build(job(out, gpu="h100", quant="bf16"))
-    weights = sha256(out / "checkpoint" / "model.safetensors")
-    assert build(job(out, gpu="a100", quant="bf16"))["made"] == [
+def test_another_gpu_keeps_the_checkpoint(bf16: Path) -> None:
+    weights = sha256(bf16 / "checkpoint" / "model.safetensors")
+    assert build(job(bf16, gpu="a100", quant="bf16"))["made"] == [
         "engine",
         "model_repository",
         "k8s",
     ]
-    assert sha256(out / "checkpoint" / "model.safetensors") == weights
-    assert Bundle.open(out).name == "tiny-a100-bf16"
+    assert sha256(bf16 / "checkpoint" / "model.safetensors") == weights
+    assert Bundle.open(bf16).name == "tiny-a100-bf16"
 
 
 def test_a_changed_source_is_noticed(tiny_copy: Path, tmp_path: Path) -> None:

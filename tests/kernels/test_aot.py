@@ -100,7 +100,7 @@ def test_whatever_is_launched_is_compiled(sm: int) -> None:
     for tokens in (1, 2, 4, 5, 21, 22, 64, 85, 86, 300, 4096, aot.MOST_TOKENS):
         for plan in (steps.routed(NANO, tokens, sm), steps.shared(SHARED, tokens, sm)):
             for step in plan.steps:
-                types = aot.operand_types(step, plan, "bf16")
+                types = steps.operand_types(step, plan, "bf16")
                 assert store.identity(step, types) in compiled
 
 

@@ -7,6 +7,7 @@ and loading or launching without one fails with CUDA_ERROR_INVALID_CONTEXT (201)
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
@@ -253,7 +254,7 @@ def test_the_real_calls(tmp_path: Path) -> None:
     cuda = driver.CudaDriver(3, str(library))
     assert cuda.cuda_version() == (12, 4)
     function = cuda.load(b"good", "grouped", 65_536)
-    seen = (driver.ctypes.c_uint64 * 32).in_dll(cuda._cuda, "seen")
+    seen = (ctypes.c_uint64 * 32).in_dll(cuda._cuda, "seen")
     assert (seen[30], seen[31]) == (driver.MAX_DYNAMIC_SHARED, 65_536)
     queue = cuda.prepare(function, 174, 64, 65_536, 2)
     queue(0xABCDEF012345, [0x7F1122334455, -1])

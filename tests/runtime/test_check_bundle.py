@@ -41,7 +41,7 @@ def make_bundle(root: Path) -> Path:
 
 
 def run(verb: str, directory: Path) -> tuple[int, str]:
-    command = [sys.executable, SCRIPT, verb, directory]
+    command = [sys.executable, str(SCRIPT), verb, str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
     assert done.stderr == ""
     return done.returncode, done.stdout
@@ -80,6 +80,11 @@ def link_out(path: Path) -> None:
     path.symlink_to(target)
 
 
+def become_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "flipped bit": ("checkpoint/model.safetensors", flip, "wrong digest"),
     "truncated": ("checkpoint/model.safetensors", lambda p: os.truncate(p, 100), "has 100 bytes"),
@@ -88,7 +93,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "not listed": ("checkpoint/extra.safetensors", Path.touch, "not in bundle.json"),
     "pipe": (
         "engine/engine.json",
-        lambda p: (p.unlink(), os.mkfifo(p)),
+        become_a_pipe,
         "not a regular file",
     ),
     "cut record": ("bundle.json", lambda p: os.truncate(p, 40), "bundle.json"),

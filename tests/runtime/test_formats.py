@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -66,7 +68,9 @@ def test_encoding_what_was_decoded_changes_nothing(weight: torch.Tensor) -> None
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("encode", [formats.encode_fp8, lambda w: formats.encode_int4(w, 64)])
-def test_values_that_are_no_numbers_are_refused(encode, bad: float) -> None:
+def test_values_that_are_no_numbers_are_refused(
+    encode: Callable[[torch.Tensor], object], bad: float
+) -> None:
     weight = torch.ones(4, 128, dtype=torch.bfloat16)
     weight[3, 100] = bad
     with pytest.raises(formats.EncodeError, match="NaN or infinite"):

@@ -46,7 +46,8 @@ def _greedy(model, tokenizer, prompt, max_tokens):
 
 
 def _run(loaded, prompt=PROMPT, limit=4096, **fields):
-    return list(generate(*loaded, GenerationRequest(prompt, **fields), limit))
+    model, tokenizer = loaded
+    return list(generate(model, tokenizer, GenerationRequest(prompt, **fields), limit))
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, "The", "Tuesday é 日本 ", "a" * 200])

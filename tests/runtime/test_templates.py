@@ -122,6 +122,6 @@ def test_calibration_text_is_tokenized_as_transformers_does(tmp_path: Path) -> N
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     source, ours = read_sequences(Checkpoint.open(TINY), file)
     texts = [str(row["text"]) for row in rows[:8]]
-    texts += [tokenizer.apply_chat_template(TURNS, tokenize=False), "long " * 600]
+    texts += [str(tokenizer.apply_chat_template(TURNS, tokenize=False)), "long " * 600]
     assert source == str(file)
     assert ours == [tokenizer(sample).input_ids[:512] for sample in texts]

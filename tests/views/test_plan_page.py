@@ -28,12 +28,13 @@ def question(
     return Question(NANO, Workload(), gpu, quant, price, max_tpot_ms)
 
 
-def planned(*arguments: str, **options: float) -> str:
-    return unescape(plan_page(plan(question(*arguments, **options)), DAY))
+def planned(gpu: str, quant: str, price: float | None = None) -> str:
+    return unescape(plan_page(plan(question(gpu, quant, price=price)), DAY))
 
 
-def matrix(**options: float) -> str:
-    return unescape(matrix_page(compare(question(**options)), DAY))
+def matrix(price: float | None = None, max_tpot_ms: float = 50.0) -> str:
+    result = compare(question(price=price, max_tpot_ms=max_tpot_ms))
+    return unescape(matrix_page(result, DAY))
 
 
 def test_a_plan_says_what_made_it_and_where_prices_are_from() -> None:
@@ -83,12 +84,12 @@ def test_the_matrix_explains_only_what_occurs() -> None:
     assert "too slow: no number of sequences keeps" in matrix(max_tpot_ms=0.5)
 
 
-@pytest.mark.parametrize("options", [{}, {"price": 2.5}])
-def test_the_matrix_has_the_source_of_every_price(options: dict[str, float]) -> None:
-    text = matrix(**options)
+@pytest.mark.parametrize("price", [None, 2.5])
+def test_the_matrix_has_the_source_of_every_price(price: float | None) -> None:
+    text = matrix(price)
     assert MADE in text
     prices = text[text.index("Prices of the GPUs") :]
-    if options:
+    if price:
         assert "h100-nvl: 2.5 USD per hour (given with --price)" in prices
     else:
         assert re.search(r"h100: [\d.]+ USD per hour \(one host's list of \w+ \d{4}", prices)

@@ -5,6 +5,7 @@ Names and signatures follow triton-inference-server/python_backend, README.md @m
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
 
@@ -44,7 +45,7 @@ class Tensor:
 
 @dataclass
 class InferenceResponse:
-    tensors: list = field(default_factory=list)
+    tensors: list[Any] = field(default_factory=list)
     error: TritonError | None = None
 
     def texts(self):
