@@ -38,10 +38,11 @@ def build(
     The checkpoint is quantized, the engine directory holds what TensorRT-LLM needs on this GPU, the
     model repository is Triton's, the manifests are for Kubernetes. An interrupted build goes on.
     """
-    from ..api import build as api
+    from ..api.build import dry_run as preview_of
+    from ..api.build import make, prepare
 
     workload = Workload(context=context, concurrency=concurrency, gpus=gpus)
-    job = api.prepare(
+    job = prepare(
         checkpoint,
         gpu,
         quant,
@@ -53,19 +54,18 @@ def build(
         heldout=heldout,
         low_disk=low_disk,
     )
-    fetch = api.to_fetch(job)
+    preview = preview_of(job)
     if dry_run:
-        steps = api.dry_run(job)
-        if not printed(as_json, {"bundle": str(job.out), "stages": steps, "fetch": fetch}):
+        if not printed(as_json, preview.to_json()):
             from ..views.results import dry_run as view
 
-            show_fetch(fetch)
-            view(console(), str(job.out), steps)
+            show_fetch(preview.fetch)
+            view(console(), preview)
         return
-    show_fetch(fetch)
-    with progress(as_json) as told:
-        record = api.build(job, told)
-    if not printed(as_json, record):
+    show_fetch(preview.fetch)
+    with progress(as_json) as shown:
+        result = make(job, shown)
+    if not printed(as_json, result.to_json()):
         from ..views.results import built
 
-        built(console(), record)
+        built(console(), result)

@@ -21,11 +21,11 @@ def demo(
     """Do all of it with the embedded checkpoint, without a GPU."""
     from ..api.demo import demo as work
 
-    with progress(as_json) as told:
-        seen = work(out, told)
-    if not printed(as_json, seen):
+    with progress(as_json) as shown:
+        result = work(out, shown)
+    if not printed(as_json, result.to_json()):
         from ..views.demo import picture, summary
 
-        summary(console(), seen)
+        summary(console(), result)
         if svg:
-            picture(svg, seen)
+            picture(svg, result)

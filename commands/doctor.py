@@ -10,8 +10,8 @@ def doctor(as_json: opt.JsonOption = False) -> None:
     """Say what this machine can and cannot do."""
     from ..api.doctor import doctor as work
 
-    found = work()
-    if not printed(as_json, found):
+    result = work()
+    if not printed(as_json, result.to_json()):
         from ..views.results import diagnosis
 
-        diagnosis(console(), found)
+        diagnosis(console(), result)

@@ -20,25 +20,23 @@ def loadtest(
     as_json: opt.JsonOption = False,
 ) -> None:
     """Measure a server, or a bundle served here: latency, throughput."""
-    from ..api.loadtest import built_in_prompts, levels
+    from ..api.loadtest import levels
     from ..api.loadtest import loadtest as work
-    from ..loadtest import LoadTest
-    from ..loadtest.slo import parse
 
-    config = LoadTest(
-        prompts=built_in_prompts(),
-        model=model,
-        concurrencies=levels(concurrency),
-        rate=rate,
-        requests=requests,
-        max_tokens=max_tokens,
-        slos=tuple(parse(text) for text in slo or ()),
-    )
-    with progress(as_json) as told:
-        report, kept = work(target, config, told)
-    if not printed(as_json, report.to_json()):
+    with progress(as_json) as shown:
+        result = work(
+            target,
+            concurrency=levels(concurrency),
+            rate=rate,
+            requests=requests,
+            max_tokens=max_tokens,
+            model=model,
+            slos=slo or (),
+            progress=shown,
+        )
+    if not printed(as_json, result.to_json()):
         from ..views.results import load_report
 
-        load_report(console(), report.to_json(), str(kept) if kept else None)
-    if not report.ok:
+        load_report(console(), result)
+    if not result.ok:
         raise typer.Exit(CheckFailedError.exit_code)

@@ -40,7 +40,7 @@ def quantize(
         return
     if quant is None or out is None:
         raise UsageError(f"give {'--quant, or --compare' if quant is None else '--out'}")
-    from ..api.quantize import quantize as work
+    from ..api.quantize import quantize_source as work
     from ..api.quantize_options import options_for
     from ..sources.checkpoint_source import open_source
     from ..sources.fetching import fetch_plan
@@ -58,12 +58,12 @@ def quantize(
     )
     source = open_source(checkpoint)
     show_fetch(fetch_plan(source, options))
-    with progress(as_json) as told:
-        record = work(source, options, out, told)
-    if not printed(as_json, record):
+    with progress(as_json) as shown:
+        result = work(source, options, out, shown)
+    if not printed(as_json, result.to_json()):
         from ..views.results import quantization
 
-        quantization(console(), record)
+        quantization(console(), result)
 
 
 def _compare(
@@ -75,10 +75,9 @@ def _compare(
     device: str,
     as_json: bool,
 ) -> None:
-    from ..api.quality import brief
     from ..api.quality import compare as work
 
-    with progress(as_json) as told:
+    with progress(as_json) as shown:
         report = work(
             checkpoint,
             formats,
@@ -86,9 +85,9 @@ def _compare(
             calibration=calibration,
             heldout=heldout,
             device=device,
-            progress=told,
+            progress=shown,
         )
-    if not printed(as_json, brief(report)):
+    if not printed(as_json, report.brief()):
         from ..views.quality import comparison
 
         comparison(console(), report, out)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.api.build import build, dry_run, prepare
+from nemotron_deploy.api.build import dry_run, make, prepare
 from nemotron_deploy.api.verify import verify
 from nemotron_deploy.core.bundle import Bundle
 from nemotron_deploy.core.errors import BadInputError, RefusedError
@@ -30,12 +30,12 @@ def job(out: Path, gpu: str = "h100", quant: str = "int4", checkpoint: str = "ti
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundles") / "tiny-h100-int4"
-    build(job(out))
+    make(job(out))
     return out
 
 
 def failing(path: Path) -> dict[str, str]:
-    return {check.name: check.detail for check in verify(path) if not check.ok}
+    return {check.name: check.detail for check in verify(path).failed}
 
 
 def test_a_bundle_has_all_its_parts_and_verifies(bundle: Path) -> None:
@@ -61,22 +61,22 @@ def test_a_bundle_says_what_quantization_cost(bundle: Path) -> None:
 
 def test_building_again_does_nothing(bundle: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*")}
-    assert build(job(bundle))["made"] == []
+    assert make(job(bundle)).made == ()
     assert {path: path.stat().st_mtime_ns for path in bundle.rglob("*")} == before
 
 
 def test_dry_run_writes_nothing_and_tells_the_truth(tmp_path: Path, bundle: Path) -> None:
     out = tmp_path / "new"
-    assert [(row["stage"], row["action"]) for row in dry_run(job(out))] == [
+    assert [(step.stage, step.action) for step in dry_run(job(out)).stages] == [
         (stage, "make") for stage in STAGES
     ]
     assert not out.exists()
-    assert {row["action"] for row in dry_run(job(bundle))} == {"keep"}
+    assert {step.action for step in dry_run(job(bundle)).stages} == {"keep"}
 
 
 def test_two_builds_are_the_same_to_the_byte(bundle: Path, tmp_path: Path) -> None:
     again = tmp_path / "tiny-h100-int4"
-    build(job(again))
+    make(job(again))
     assert Bundle.open(again).files == Bundle.open(bundle).files
 
 
@@ -93,7 +93,7 @@ def test_two_builds_are_the_same_to_the_byte(bundle: Path, tmp_path: Path) -> No
 )
 def test_any_change_fails_verification(tmp_path: Path, name: str, check: str) -> None:
     out = tmp_path / "tiny-h100-bf16"
-    build(job(out, quant="bf16"))
+    make(job(out, quant="bf16"))
     data = bytearray((out / name).read_bytes())
     data[-2] ^= 1
     (out / name).write_bytes(data)
@@ -102,39 +102,39 @@ def test_any_change_fails_verification(tmp_path: Path, name: str, check: str) ->
 
 def test_one_changed_stage_alone_is_made_again(tmp_path: Path) -> None:
     out = tmp_path / "tiny-h100-bf16"
-    build(job(out, quant="bf16"))
+    make(job(out, quant="bf16"))
     (out / "engine" / "llm_args.yaml").unlink()
-    record = build(job(out, quant="bf16"))
-    assert (record["made"], record["kept"]) == (
-        ["engine"],
-        ["checkpoint", "model_repository", "k8s"],
+    record = make(job(out, quant="bf16"))
+    assert (record.made, record.kept) == (
+        ("engine",),
+        ("checkpoint", "model_repository", "k8s"),
     )
     assert not failing(out)
 
 
 def test_another_gpu_keeps_the_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "b"
-    build(job(out, gpu="h100", quant="bf16"))
+    make(job(out, gpu="h100", quant="bf16"))
     weights = sha256(out / "checkpoint" / "model.safetensors")
-    assert build(job(out, gpu="a100", quant="bf16"))["made"] == [
+    assert make(job(out, gpu="a100", quant="bf16")).made == (
         "engine",
         "model_repository",
         "k8s",
-    ]
+    )
     assert sha256(out / "checkpoint" / "model.safetensors") == weights
     assert Bundle.open(out).name == "tiny-a100-bf16"
 
 
 def test_a_changed_source_is_noticed(tiny_copy: Path, tmp_path: Path) -> None:
     out = tmp_path / "b"
-    build(job(out, quant="bf16", checkpoint=str(tiny_copy)))
+    make(job(out, quant="bf16", checkpoint=str(tiny_copy)))
     config = json.loads((tiny_copy / "generation_config.json").read_text())
     (tiny_copy / "generation_config.json").write_text(json.dumps(config | {"top_k": 7}))
     # Golden outputs are those of the checkpoint: the engine follows it.
-    assert build(job(out, quant="bf16", checkpoint=str(tiny_copy)))["made"] == [
+    assert make(job(out, quant="bf16", checkpoint=str(tiny_copy))).made == (
         "checkpoint",
         "engine",
-    ]
+    )
 
 
 def test_refusals_come_before_anything_is_written(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.api.build import build, prepare
+from nemotron_deploy.api.build import make, prepare
 from nemotron_deploy.api.warmup import CACHES, warmup
 from nemotron_deploy.cli import run
 from nemotron_deploy.core.errors import CheckFailedError
@@ -21,7 +21,7 @@ from nemotron_deploy.triton_repo.served import proving
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundles") / "tiny-h100-fp8"
-    build(prepare("tiny", "h100", "fp8", Workload(context=4096), out))
+    make(prepare("tiny", "h100", "fp8", Workload(context=4096), out))
     return out
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -35,14 +34,6 @@ from .plugin.view import checkpoint_view
 
 __all__ = ["Int4NemotronHForCausalLM", "checkpoint_view"]
 '''
-
-
-def source_digest() -> str:
-    """SHA-256 over all that is copied or compiled into an engine."""
-    digest = hashlib.sha256()
-    for name, content in _sources():
-        digest.update(f"{name}\n".encode() + content)
-    return digest.hexdigest()
 
 
 def _sources() -> Iterator[tuple[str, bytes]]:
