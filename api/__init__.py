@@ -7,7 +7,8 @@
     with serve(bundle) as server:
         print(loadtest(f"grpc://{server.result.grpc}").report.runs[0].ttft)
 
-Each result is a frozen dataclass (`core.result.Result`) whose `to_json()` is the document of `--json`.
+Each result is a frozen dataclass (`core.result.Result`) whose `to_json()` is the document of
+`--json`.
 What a user can do something about is raised as one of `core.errors`, whose text says what to do.
 
 Each function lives in the module of the same name, one for each command, and is loaded at its first
