@@ -74,7 +74,7 @@ class DemoResult(Result):
     checks: tuple[Check, ...]
     ready_s: float
     answers: tuple[Answer, ...]
-    loadtest: load.Report
+    loadtest: load.LoadTestReport
     report: Path
     seconds: float
     next: tuple[str, ...]
@@ -127,7 +127,7 @@ def demo(out: Path | None = None, progress: Progress | None = None) -> DemoResul
     )
 
 
-def _load(url: str, bundle: Bundle, progress: Progress) -> load.Report:
+def _load(url: str, bundle: Bundle, progress: Progress) -> load.LoadTestReport:
     config = load.LoadTest(
         prompts=built_in_prompts(),
         model=bundle.model_name,

@@ -33,10 +33,10 @@ class LoadTestResult(Result):
     """A report, and the file in the bundle that keeps it (None for a server that is no bundle of
     this machine)."""
 
-    SCHEMA: ClassVar[int] = load.Report.SCHEMA
+    SCHEMA: ClassVar[int] = load.LoadTestReport.SCHEMA
     DOCUMENT: ClassVar[type | None] = _Document
 
-    report: load.Report
+    report: load.LoadTestReport
     kept: Path | None
 
     @property
@@ -111,7 +111,7 @@ def loadtest(
     return LoadTestResult(report, keep(bundle, report))
 
 
-def keep(bundle: Bundle, report: load.Report) -> Path:
+def keep(bundle: Bundle, report: load.LoadTestReport) -> Path:
     """Write `report` into the bundle and record it there."""
     name = f"loadtest-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.json"
     text = json.dumps(report.to_json(), indent=2) + "\n"

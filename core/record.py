@@ -33,7 +33,7 @@ _Record = TypeVar("_Record", "FileRecord", "StageRecord", "Record")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
-    """One file of the bundle."""
+    """One file of the bundle; `unknown` holds keys of other versions, here and below."""
 
     bytes: Size
     sha256: Digest
@@ -79,7 +79,14 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record(Header):
-    """All of `bundle.json`. `made_by` is the version that wrote it last."""
+    """The record of a bundle.
+
+    Attributes:
+        complete: Whether every stage is made.
+        files: Every file by its path in the bundle.
+        stages: Every stage by its name.
+        made_by: The version that wrote the record last.
+    """
 
     complete: bool
     files: dict[str, FileRecord]

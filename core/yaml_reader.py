@@ -65,8 +65,8 @@ def _require_bounded(text: str, loader: Any) -> None:
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=loader)):
         if isinstance(event, yaml.AliasEvent):
-            line = event.start_mark.line + 1
-            raise ValueError(f"line {line}: aliases (*name) are not read")  # noqa: TRY004
+            where = f"line {event.start_mark.line + 1}: " if event.start_mark else ""
+            raise ValueError(f"{where}aliases (*name) are not read")  # noqa: TRY004
         if count > MAX_YAML_EVENTS:
             raise ValueError(f"it has over {MAX_YAML_EVENTS} values")
         if isinstance(event, yaml.ScalarEvent) and not event.style:

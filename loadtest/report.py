@@ -1,4 +1,4 @@
-"""The results of a load test; `Report.to_json` is the document of `nemo-deploy loadtest --json`."""
+"""The results of a load test; `LoadTestReport.to_json` is what `loadtest --json` prints."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class SloDocument(TypedDict):
 
 
 class LoadTestDocument(TypedDict):
-    """The whole document; its attributes are those of `Report`."""
+    """The whole document; its attributes are those of `LoadTestReport`."""
 
     model: str
     url: str
@@ -143,7 +143,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Report(Result):
+class LoadTestReport(Result):
     """A whole load test.
 
     Attributes:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..api.serve import ServeResult
     from ..api.verify import VerifyResult
     from ..api.warmup import WarmupResult
-    from ..loadtest.report import Percentiles, Report
+    from ..loadtest.report import LoadTestReport, Percentiles
     from ..quantize.calibration_record import SmoothingRecord
     from ..quantize.quality import QualityReport
 
@@ -183,7 +183,7 @@ def load_report(console: Console, result: LoadTestResult) -> None:
         console.print(f" [dim]saved to {escape(str(result.kept))}[/]\n", soft_wrap=True)
 
 
-def load_table(report: Report) -> Table:
+def load_table(report: LoadTestReport) -> Table:
     """Latencies in ms at p50, p90 and p99, and rates."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     names = ("load", "requests", "errors", "TTFT ms", "ITL ms", "E2E ms", "tokens/s", "req/s")

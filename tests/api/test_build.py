@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,13 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.api.build import dry_run, make, prepare
+from nemotron_deploy import __version__
+from nemotron_deploy.api.build import PLUGIN_SOURCES, SOURCES, dry_run, make, prepare
 from nemotron_deploy.api.verify import verify
+from nemotron_deploy.core import source_digest
 from nemotron_deploy.core.bundle import Bundle
 from nemotron_deploy.core.errors import BadInputError, RefusedError
 from nemotron_deploy.core.files import sha256
 from nemotron_deploy.model.spec import Workload
 from nemotron_deploy.sources.checkpoint_source import resolve, slug
+
+OLD_RECORD = Path(__file__).parents[1] / "core" / "golden" / "bundle-schema-1.json"
 
 STAGES = ["checkpoint", "engine", "model_repository", "k8s"]
 
@@ -110,6 +115,81 @@ def test_one_changed_stage_alone_is_made_again(tmp_path: Path) -> None:
         ("checkpoint", "model_repository", "k8s"),
     )
     assert not failing(out)
+
+
+def test_a_stage_is_made_again_exactly_when_its_own_code_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a copy of the package's sources, a line is changed in one file after the other."""
+    sources = tmp_path / "sources"
+    for part in (*(part for parts in SOURCES.values() for part in parts), *PLUGIN_SOURCES):
+        original, copy = source_digest.PACKAGE / part, sources / part
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if original.is_dir():
+            shutil.copytree(original, copy, dirs_exist_ok=True)
+        else:
+            shutil.copy(original, copy)
+    monkeypatch.setattr(source_digest, "PACKAGE", sources)
+    out = tmp_path / "tiny-h100-bf16"
+    make(job(out, quant="bf16"))
+    for changed, made in {
+        "triton_repo/served/model.py": ("model_repository",),
+        "triton_repo/served/golden.py": ("engine", "model_repository"),
+        "k8s/objects.py": ("k8s",),
+        "build/engines/tensorrt_llm/directory.py": ("engine",),
+        "build/kernels/kernel.py": (),  # BF16 has no kernels of ours
+    }.items():
+        with (sources / changed).open("a") as file:
+            file.write("# one more line\n")
+        steps = dry_run(job(out, quant="bf16")).stages
+        assert {step.stage: step.why for step in steps if step.why} == dict.fromkeys(
+            made, "the code that makes it has changed"
+        )
+        assert make(job(out, quant="bf16")).made == made, changed
+    assert not failing(out)
+
+
+def test_a_new_version_makes_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "tiny-h100-bf16"
+    make(job(out, quant="bf16"))
+    record = (out / "bundle.json").read_bytes()
+    monkeypatch.setattr("nemotron_deploy.__version__", "9.9")
+    monkeypatch.setattr("nemotron_deploy.core.record.MADE_BY", "nemo-deploy 9.9")
+    monkeypatch.setattr("nemotron_deploy.core.bundle.MADE_BY", "nemo-deploy 9.9")
+    assert make(job(out, quant="bf16")).made == ()
+    assert (out / "bundle.json").read_bytes() == record
+    (out / "k8s" / "kustomization.yaml").unlink()
+    assert make(job(out, quant="bf16")).made == ("k8s",)
+    written = json.loads((out / "bundle.json").read_text())
+    assert written["made_by"] == written["stages"]["k8s"]["made_by"] == "nemo-deploy 9.9"
+    assert written["stages"]["checkpoint"]["made_by"] == f"nemo-deploy {__version__}"
+
+
+def test_another_encoding_makes_the_checkpoint_again_and_what_depends_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "tiny-h100-bf16"
+    make(job(out, quant="bf16"))
+    monkeypatch.setattr("nemotron_deploy.api.build.ENCODING", 2)
+    assert make(job(out, quant="bf16")).made == ("checkpoint", "engine")
+    assert Bundle.open(out).record.stages["checkpoint"].maker == "encoding 2"
+
+
+def test_a_bundle_of_an_older_schema_verifies(tmp_path: Path) -> None:
+    out = tmp_path / "tiny-h100-bf16"
+    make(job(out, quant="bf16"))
+    old = json.loads(OLD_RECORD.read_text())
+    new = json.loads((out / "bundle.json").read_text())
+    older = {key: new[key] for key in old} | {"schema": 1}
+    assert new.keys() == old.keys()
+    for stage in older["stages"].values():
+        del stage["maker"], stage["made_by"]
+    assert {key for stage in old["stages"].values() for key in stage} == {"inputs", "made"}
+    (out / "bundle.json").write_text(json.dumps(older))
+    assert not failing(out)
+    assert {step.why for step in dry_run(job(out, quant="bf16")).stages} == {
+        "the code that makes it has changed"
+    }
 
 
 def test_another_gpu_keeps_the_checkpoint(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nemotron_deploy.api import loadtest, serve
 from nemotron_deploy.api.ask import ask
 from nemotron_deploy.api.build import make, prepare
 from nemotron_deploy.api.serve import serving
@@ -196,3 +197,13 @@ def test_the_demo_runs_through(tmp_path: Path) -> None:
     ):
         assert words in done.stdout
     assert picture.read_text().startswith("<svg")
+
+
+def test_serving_and_loading_from_python(int4_bundle: Path) -> None:
+    with serve(int4_bundle, executor="reference") as server:
+        assert server.result.model == "tiny"
+        result = loadtest(f"grpc://{server.result.grpc}", concurrency=[2], requests=4, max_tokens=8)
+    assert result.ok
+    assert result.kept is None
+    (run,) = result.report.runs
+    assert (run.requests, run.errors) == (4, 0)
