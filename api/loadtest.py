@@ -16,6 +16,7 @@ from ..core.files import locked
 from ..core.progress import Progress, Silent
 from ..model.catalog import text
 from .serve import serving
+from .trust import require_trusted, trusted_note
 
 BUILT_IN_PROMPTS: Final = 64
 
@@ -26,12 +27,18 @@ def built_in_prompts() -> tuple[str, ...]:
 
 
 def loadtest(
-    target: str, config: load.LoadTest, progress: Progress | None = None
+    target: str,
+    config: load.LoadTest,
+    progress: Progress | None = None,
+    *,
+    verify: str = "quick",
+    trust_code: bool = False,
 ) -> tuple[load.Report, Path | None]:
     """Load `target`, a bundle directory or `grpc://host:port`.
 
     A bundle is served on this machine for the test, tokens are counted with its own tokenizer, and
-    the report is kept in its `report/`; gives the report and where it was kept.
+    the report is kept in its `report/`; gives the report and where it was kept. Raises as
+    `require_trusted` before anything of the bundle runs.
     """
     progress = progress or Silent()
     if not Path(target).is_dir():
@@ -39,7 +46,9 @@ def loadtest(
             raise UsageError(f"{target}: neither a bundle directory nor grpc://host:port")
         return load.run(target, config, on_progress=show_levels(progress)), None
     bundle = Bundle.open(Path(target))
-    bundle.require_complete()
+    trusted = require_trusted(bundle, verify, trust_code, progress)
+    if trusted:
+        progress.step(trusted_note(trusted))
     config = replace(
         config, model=config.model or bundle.model_name, count_tokens=token_counter(bundle)
     )

@@ -7,16 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from ..core.bundle import Bundle
 from ..core.errors import UsageError
 from ..core.progress import Progress, Silent
+from ..core.result import Result
+from ..runtime import contract
+from .trust import require_trusted
 
 if TYPE_CHECKING:
     from ..triton_repo.local import LocalServer
 
-EXECUTORS: Final = ("auto", "trtllm", "reference")
+EXECUTORS: Final = ("auto", *contract.EXECUTORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +31,29 @@ class Ports:
     metrics: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Serving(Result):
+    """A server that is ready: the Triton model, where it listens, and files of the bundle whose
+    code differs from what this version writes and is trusted."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    model: str
+    grpc: str
+    http: str
+    trusted_code: tuple[str, ...] = ()
+
+
 @contextmanager
 def serving(
     bundle: Bundle, executor: str = "auto", ports: Ports | None = None, log: Path | None = None
 ) -> Iterator[LocalServer]:
     """Serve `bundle` until the block ends; the server is ready when the block begins.
 
-    `auto` is `trtllm` where TensorRT-LLM is installed and the bundle needs nothing that is missing,
-    `reference` otherwise. Raises `UsageError` for an unknown executor, `CheckFailedError` for an
-    incomplete bundle or a server that does not start.
+    Its code runs: check it first (`trust.require_trusted`). `auto` is `trtllm` where TensorRT-LLM
+    is installed and the bundle needs nothing that is missing, `reference` otherwise. Raises
+    `UsageError` for an unknown executor, `CheckFailedError` for an incomplete bundle or a server
+    that does not start.
     """
     from ..triton_repo.local import LocalServer
 
@@ -59,18 +76,23 @@ def serve(
     path: Path,
     executor: str,
     ports: Ports,
-    on_ready: Callable[[dict[str, str]], None],
+    on_ready: Callable[[Serving], None],
     progress: Progress | None = None,
+    *,
+    verify: str = "quick",
+    trust_code: bool = False,
 ) -> None:
     """Serve the bundle at `path` until the server ends or an interrupt comes.
 
-    `on_ready` is given what `serve --json` prints. Raises `CheckFailedError` when the server ends
-    by itself.
+    `on_ready` is told once it serves. Raises as `require_trusted` before anything of the bundle
+    runs, and `CheckFailedError` when the server ends by itself.
     """
+    progress = progress or Silent()
     bundle = Bundle.open(path)
-    (progress or Silent()).step("start tritonserver")
+    trusted = require_trusted(bundle, verify, trust_code, progress)
+    progress.step("start tritonserver")
     with serving(bundle, executor, ports) as server:
-        on_ready({"model": bundle.model_name, "grpc": server.grpc_url, "http": server.http_url})
+        on_ready(Serving(bundle.model_name, server.grpc_url, server.http_url, trusted))
         server.wait()
 
 

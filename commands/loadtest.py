@@ -17,6 +17,8 @@ def loadtest(
     max_tokens: opt.MaxTokensOption = 32,
     model: opt.ServedModelOption = None,
     slo: opt.SloOption = None,
+    verify: opt.VerifyOption = "quick",
+    trust_code: opt.TrustOption = False,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Measure a server, or a bundle served here: latency, throughput."""
@@ -35,7 +37,7 @@ def loadtest(
         slos=tuple(parse(text) for text in slo or ()),
     )
     with progress(as_json) as told:
-        report, kept = work(target, config, told)
+        report, kept = work(target, config, told, verify=verify, trust_code=trust_code)
     if not printed(as_json, report.to_json()):
         from ..views.results import load_report
 

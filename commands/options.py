@@ -51,6 +51,16 @@ LowDiskOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+VerifyOption = Annotated[
+    str,
+    typer.Option("--verify", help="What to hash before a bundle's code runs: quick, or full."),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code", help="Run a bundle's code although this version would write other code."
+    ),
+]
 ExecutorOption = Annotated[
     str, typer.Option("--executor", help="auto, trtllm, or reference (transformers on the CPU).")
 ]

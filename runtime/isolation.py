@@ -35,6 +35,12 @@ _START: Final = (
 )
 
 
+def command(module: str, *arguments: str) -> list[str]:
+    """A command that runs `module` in an interpreter of its own, which finds this package, too."""
+    # -P: the working directory, which may be the checkpoint itself, is no place for modules.
+    return [sys.executable, "-P", "-c", _START, _PACKAGES, module, *arguments]
+
+
 class WorkError(Exception):
     """A request failed: the child refused it, ran past a limit or crashed. Says which."""
 
@@ -82,10 +88,9 @@ class Worker:
         return reply["value"]
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # -P: the working directory, which may be the checkpoint itself, is no place for modules.
         limits = (str(self._limits.seconds), str(self._limits.memory))
         return subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, _PACKAGES, self._module, *limits],
+            command(self._module, *limits),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

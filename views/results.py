@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..api.serve import Serving
+from ..api.trust import trusted_note
 from ..core.checks import Check
 from ..runtime import contract
 from .parts import BAD, GOOD, amount, facts, heading, show
@@ -111,13 +113,15 @@ def warmed(console: Console, record: dict[str, Any]) -> None:
                  f"{found['agreement']:.1%}{gain}")
         )  # fmt: skip
     rows += [("off", Text(fault, style="bold red")) for fault in golden["faults"]]
+    if record["trusted_code"]:
+        rows.append(("code", trusted_note(record["trusted_code"])))
     rows += [("caches", path) for path in record["caches"].values()]
     show(console, heading("Ready" if record["ok"] else "Not ready", record["bundle"]), facts(rows))
 
 
-def serving(console: Console, record: dict[str, str]) -> None:
+def serving(console: Console, server: Serving) -> None:
     """Where a server listens, and how to try it."""
-    model, http, grpc = record["model"], record["http"], record["grpc"]
+    model, http, grpc = server.model, server.http, server.grpc
     request = {contract.TEXT_INPUT: "Hello", contract.STREAMING: True, contract.MAX_TOKENS: 16}
     body = json.dumps({tensor.name: value for tensor, value in request.items()})
     rows: list[tuple[str, RenderableType]] = [
@@ -127,6 +131,8 @@ def serving(console: Console, record: dict[str, str]) -> None:
         ("load", f"nemo-deploy loadtest grpc://{grpc}"),
         ("stop", "Ctrl-C"),
     ]
+    if server.trusted_code:
+        rows.insert(0, ("code", trusted_note(server.trusted_code)))
     show(console, heading("Serving", model), facts(rows))
 
 

@@ -43,7 +43,9 @@ class TrtllmExecutor(Executor):
         import tensorrt_llm
 
         self._sampling_params = tensorrt_llm.SamplingParams
-        self._llm = tensorrt_llm.LLM(**{**arguments, "model": str(checkpoint)})
+        # A checkpoint's own code never runs, whatever the bundle's arguments say.
+        fixed = {"model": str(checkpoint), "trust_remote_code": False}
+        self._llm = tensorrt_llm.LLM(**{**arguments, **fixed})
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="trtllm", daemon=True)
