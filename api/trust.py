@@ -1,7 +1,7 @@
-"""Whether the code in a bundle may run here: it is as recorded, and what this version writes.
+"""Decide whether the code in a bundle may run here: is it unchanged, and what this version writes?
 
-Compiled kernels cannot be compared with what this version would write without compiling them: they
-are held to their recorded digests only.
+Compiled kernels are compared with their recorded digests only: to compare them with what this
+version would write, they would have to be compiled again.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def require_trusted(
     """Check a bundle before its code runs; gives the files whose code is trusted as it is.
 
     `quick` compares all sizes, hashes code and engine, and compares the code with what this version
-    writes; `full` hashes every file. With `trust_code` code may be other than that. Raises `UsageError` for
-    another `verify`, `CheckFailedError` for what is damaged, leads out of the bundle, or is other
-    code that nobody trusts.
+    writes; `full` hashes every file. `trust_code` allows code that differs. Raises `UsageError` for
+    an unknown `verify`, and `CheckFailedError` for files that are damaged or links, and for code
+    that differs and is not trusted.
     """
     if verify not in VERIFY:
         raise UsageError(f"--verify {verify!r}: must be one of {', '.join(VERIFY)}")
@@ -58,14 +58,14 @@ def require_trusted(
     if other and not trust_code:
         raise CheckFailedError(
             f"{bundle.path}: {_some(other)}: not the code that nemo-deploy {__version__} writes; "
-            "read it, and add --trust-code to run it, or build the bundle again"
+            "review it and add --trust-code to run it, or build the bundle again"
         )
     return other
 
 
 def trusted_note(names: tuple[str, ...]) -> str:
-    """What is said where code runs that was trusted as it is; empty where none was."""
-    return f"trusted as it is (--trust-code): {_some(names)}" if names else ""
+    """A note that names the files that --trust-code allowed; empty if there are none."""
+    return f"differs from this version's, trusted (--trust-code): {_some(names)}" if names else ""
 
 
 def _some(names: tuple[str, ...] | list[str]) -> str:
@@ -78,23 +78,23 @@ def _is_code(name: str) -> bool:
 
 
 def _present(root: Path) -> set[str]:
-    """Every file of the served folders. Raises `CheckFailedError` for what is no regular file."""
+    """Every file of the served folders. Raises `CheckFailedError` for links and special files."""
     names: set[str] = set()
     for folder in _SERVED:
         if (root / folder).is_symlink():
-            raise CheckFailedError(f"{root / folder}: is a symbolic link, which a bundle never has")
+            raise CheckFailedError(f"{root / folder}: is a symbolic link; bundles contain none")
         names.update(list_files(root, root / folder))
     for name in sorted(names):
         path = root / name
         if path.is_symlink() or not path.is_file():
             raise CheckFailedError(
-                f"{path}: is a symbolic link or no regular file, which a bundle never has"
+                f"{path}: is a symbolic link or not a regular file; bundles contain neither"
             )
     return names
 
 
 def _changed(bundle: Bundle, names: set[str], verify: str, progress: Progress) -> Iterator[str]:
-    """Files that are not as recorded."""
+    """The files whose size or digest differs from the record."""
     sizes = {name: int(bundle.files[name]["bytes"]) for name in names}
     hashed = {
         name
@@ -115,7 +115,7 @@ def _changed(bundle: Bundle, names: set[str], verify: str, progress: Progress) -
 
 
 def _unlike_ours(bundle: Bundle, present: set[str]) -> set[str]:
-    """Code of the model repository and the plugin that this version would not write so."""
+    """Files of the model repository and the plugin that differ from what this version writes."""
     ours = _our_code(bundle, present)
     compared = {
         name
@@ -135,7 +135,7 @@ def _our_code(bundle: Bundle, present: set[str]) -> dict[str, bytes]:
     try:
         active = triton_repo.max_active(bundle.path / config) if config in present else 0
     except ValueError:
-        active = 0  # it is no configuration of ours, and will differ
+        active = 0  # not a configuration that we wrote, so it will differ
     code = {
         f"model_repository/{name}": content
         for name, content in triton_repo.contents(bundle.model_name, active)

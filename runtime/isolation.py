@@ -1,4 +1,4 @@
-"""Work on somebody else's data in a child process that deadline and memory limit really stop.
+"""Process untrusted data in a child process with a time limit and a memory limit that always hold.
 
 A regular expression or a big multiplication cannot be interrupted from within Python: a handler
 runs only once the C code returns. Here the kernel ends the child, which handles one request a line.

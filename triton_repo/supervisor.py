@@ -2,9 +2,9 @@
 
 Run as a script whose standard input is a pipe that only its parent holds open. When the pipe
 closes, on purpose or because the parent was killed, the command gets SIGTERM, then SIGKILL. The
-supervisor is a process of its own because Linux's parent-death signal is not enough: it is sent when the
-starting *thread* ends, and it does not reach the Python backend's stubs. The first line it prints
-is the command's process id.
+supervisor is a process of its own because Linux's parent-death signal is not enough: it is sent
+when the starting *thread* ends, and it does not reach the Python backend's stubs. The first line it
+prints is the command's process id.
 """
 
 from __future__ import annotations

@@ -166,6 +166,6 @@ def test_trusted_code_is_named(
     append(bundle / MODEL)
     cache = str(tmp_path / "cache")
     assert run(["warmup", str(bundle), "--cache", cache, "--trust-code"]) == 0
-    assert "trusted as it is" in capsys.readouterr().out
+    assert "trusted (--trust-code)" in capsys.readouterr().out
     assert run(["warmup", str(bundle), "--cache", cache, "--trust-code", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["trusted_code"] == [MODEL]
