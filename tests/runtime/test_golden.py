@@ -275,7 +275,7 @@ def test_a_cache_that_cannot_be_written_is_said(bundle: Path, checkpoint: Path) 
     (bundle / "cache").write_text("a file")
     proof = startup_check.prove(bundle, OfModel(checkpoint))
     assert proof.ok
-    assert "could not be kept" in proof.detail
+    assert "could not be saved" in proof.detail
 
 
 def test_a_bundle_without_golden_outputs_says_so(bundle: Path, checkpoint: Path) -> None:

@@ -46,6 +46,14 @@ def _sources() -> Iterator[tuple[str, bytes]]:
             yield f"{folder}/{source.name}", source.read_bytes()
 
 
+def plugin_code() -> Iterator[tuple[str, bytes]]:
+    """Every file of code in the plugin: its path in the engine, and what it holds."""
+    package = f"{PLUGIN}/{settings.PACKAGE}"
+    yield f"{package}/__init__.py", _ENTRY.encode()
+    for name, content in _sources():
+        yield f"{package}/{name}", content
+
+
 def split_problem(model: Model, recipe: Recipe, gpus: int) -> str | None:
     """Why the plugin cannot split this model's experts over so many GPUs, or None where it can."""
     moe = _experts(model)
@@ -75,16 +83,16 @@ def require_compiler() -> None:
 
 def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
     """Copy the plugin and the kernels' sources into `engine`, as one importable package."""
-    package = engine / PLUGIN / settings.PACKAGE
-    for name, content in _sources():
-        target = package / name
+    for name, content in plugin_code():
+        target = engine / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    (package / "__init__.py").write_text(_ENTRY, encoding="utf-8")
     moe = _experts(model)
     layers = tuple(index for index, letter in enumerate(model.pattern) if letter == "E")
     shared = layers if moe.num_shared else ()
-    settings.Settings(recipe.group_size, moe.top_k, layers, shared).write(package)
+    settings.Settings(recipe.group_size, moe.top_k, layers, shared).write(
+        engine / PLUGIN / settings.PACKAGE
+    )
 
 
 def emit_kernels(
