@@ -41,7 +41,7 @@ def test_quantize_fetches_checks_and_records(
         }
     assert "modeling_nemotron_h.py" not in hub.fetched()
     assert hub.commit(REPOSITORY) in done.stderr
-    assert "fetch" in done.stderr
+    assert "download" in done.stderr
     everything = done.stdout + done.stderr
     for path in out.rglob("*"):
         everything += path.read_text(errors="replace") if path.is_file() else ""
@@ -137,7 +137,7 @@ def test_build_shows_the_plan_and_records_the_source(hub: StandIn, tmp_path: Pat
     assert planned["fetch"]["disk_bytes"] < planned["fetch"]["disk_bytes_overlapped"]
     done = run(*command)
     assert done.returncode == 0, done.stderr
-    assert "each shard is let go of" in done.stderr
+    assert "each shard is deleted" in done.stderr
     record = json.loads((out / "bundle.json").read_text())
     assert record["model_name"] == "nemotron-h-small"
     source = record["stages"]["checkpoint"]["made"]["source"]
