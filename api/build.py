@@ -1,4 +1,4 @@
-"""`build`: a bundle, stage by stage. The one place where the rooms meet."""
+"""`build`: makes a bundle, stage by stage. The one place where the rooms meet."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from .. import __version__
 from ..build.engines.tensorrt_llm import directory as engine_directory
 from ..build.engines.tensorrt_llm import int4
 from ..build.planner import plan as planner
 from ..build.planner import support
-from ..core.bundle import RECORD_NAME, STAGES, Bundle, building
+from ..core.bundle import CHECKPOINT, STAGES, Bundle, MadeFrom, building
 from ..core.files import Work, digest_of
 from ..core.progress import Progress, Silent
-from ..model.catalog import gpu
+from ..core.record import RECORD_NAME, Header
+from ..core.result import Result, plain
+from ..core.source_digest import source_digest
+from ..model.catalog import DEFAULT_CHECKPOINT
+from ..model.catalog import gpu as gpu_named
 from ..model.spec import Deployment, Plan, Workload
+from ..quantize.encoding import ENCODING
 from ..quantize.options import Options
 from ..sources.checkpoint_source import Source, opened, resolve
 from ..sources.fetching import fetch_plan
@@ -30,6 +34,81 @@ from .quantize_options import options_for
 BUNDLES: Final = Path("dist")
 """Where bundles go when `--out` is not given."""
 
+SOURCES: Final = {
+    "engine": (
+        "api/golden.py",
+        "build/engines",
+        "triton_repo/recording.py",
+        "runtime/formats.py",
+        "runtime/golden.py",
+        "runtime/executors/loading.py",
+        "runtime/executors/reference.py",
+    ),
+    "model_repository": ("triton_repo/repository.py", "runtime"),
+    "k8s": ("k8s",),
+}
+"""The code that writes each generated stage or is copied into it: a change there, and no other
+change of this package, has the stage made again."""
+
+PLUGIN_SOURCES: Final = ("build/kernels", "build/plugin")
+"""What an engine with the INT4 plugin is made from besides."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult(Result):
+    """A bundle that is complete.
+
+    Attributes:
+        bundle: Its directory.
+        name: Its name, which is also that of the Kubernetes objects.
+        model_name: The name under which the model is served.
+        made: Stages that this build made, in order.
+        kept: Stages that were up to date.
+        files: Number of files.
+        bytes: Their size.
+        checkpoint_bytes: The size of the quantized checkpoint.
+        backend: The engine's backend.
+        needs: What serving it needs beyond a released engine.
+        reasons: Why the plan is what it is.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    bundle: Path
+    name: str
+    model_name: str
+    made: tuple[str, ...]
+    kept: tuple[str, ...]
+    files: int
+    bytes: int
+    checkpoint_bytes: int
+    backend: str
+    needs: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildStep:
+    """What a build would do with one stage: `action` is `make` or `keep`; `why` it would be made,
+    None where it is kept."""
+
+    stage: str
+    action: str
+    what: str
+    why: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DryRunResult(Result):
+    """What a build would do. `fetch` is what it would download and the disk that this takes (see
+    `sources.fetching.fetch_plan`), None for nothing."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    bundle: Path
+    stages: tuple[BuildStep, ...]
+    fetch: dict[str, Any] | None
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -41,14 +120,13 @@ class Job:
     out: Path
 
     @property
-    def header(self) -> dict[str, Any]:
+    def header(self) -> Header:
         """What `bundle.json` says besides stages and files."""
         calibration = self.options.calibration
-        return {
-            "name": self.out_name,
-            "model_name": self.source.slug,
-            "made_by": f"nemo-deploy {__version__}",
-            "asked": {
+        return Header(
+            name=self.out_name,
+            model_name=self.source.slug,
+            asked={
                 "checkpoint": self.source.asked,
                 "gpu": self.plan.gpu,
                 "gpus": self.plan.gpus,
@@ -56,9 +134,9 @@ class Job:
                 "calibration": str(calibration) if calibration else None,
                 "smooth": self.options.smooth,
             },
-            "backend": self.plan.backend,
-            "needs": list(self.plan.needs),
-        }
+            backend=self.plan.backend,
+            needs=tuple(self.plan.needs),
+        )
 
     @property
     def out_name(self) -> str:
@@ -84,10 +162,13 @@ def prepare(
     heldout: Path | None = None,
     low_disk: bool = False,
 ) -> Job:
-    """Decide a build. Raises `RefusedError` for what cannot be served, before the hub is asked for
-    anything of a known model, and `BadInputError` for a checkpoint that is not to be had or not
-    whole."""
-    target, quant = gpu(gpu_name), planner.quant_named(quant_name)
+    """Decide a build; writes nothing.
+
+    Raises `UsageError` for an unknown GPU, format or option value, `RefusedError` for what cannot
+    be served, before the hub is asked for anything of a known model, and `BadInputError` for a
+    checkpoint that is missing or incomplete.
+    """
+    target, quant = gpu_named(gpu_name), planner.quant_named(quant_name)
     source = resolve(checkpoint)
     plan = planner.plan(source.model, target, quant, workload)
     planner.require_buildable(plan)
@@ -108,72 +189,135 @@ def prepare(
     return Job(source, plan, options, out)
 
 
-def dry_run(job: Job) -> list[dict[str, Any]]:
-    """What `build` would do: every stage, and whether it would be made or is there already."""
+def dry_run(job: Job) -> DryRunResult:
+    """What `make` would do with every stage, and what it would download; writes nothing.
+
+    Raises `BadInputError` for a bundle at `job.out` that cannot be read.
+    """
     bundle = Bundle.open(job.out) if (job.out / RECORD_NAME).exists() else None
-    return [
-        {
-            "stage": stage.name,
-            "action": "keep" if bundle and bundle.stage_is_current(stage.name, stage.inputs)
-            else "make",
-            "what": stage.what,
-        }
-        for stage in _stages(job, Silent())
-    ]  # fmt: skip
+    steps = []
+    for stage in _stages(job, Silent()):
+        why = bundle.why_outdated(stage.name, stage.made_from) if bundle else _NO_BUNDLE
+        steps.append(BuildStep(stage.name, "make" if why else "keep", stage.what, why))
+    fetches = steps[0].action == "make"
+    fetch = fetch_plan(job.source, job.options) if fetches else None
+    return DryRunResult(job.out, tuple(steps), fetch)
 
 
-def to_fetch(job: Job) -> dict[str, Any] | None:
-    """What `build` would fetch from the hub (see `fetching.fetch_plan`), or None for nothing."""
-    stages = dry_run(job)
-    return fetch_plan(job.source, job.options) if stages[0]["action"] == "make" else None
+_NO_BUNDLE: Final = "there is no bundle yet"
 
 
-def build(job: Job, progress: Progress | None = None) -> dict[str, Any]:
-    """Make the bundle, or what is missing or outdated of it; gives what `build --json` prints."""
+def make(job: Job, progress: Progress | None = None) -> BuildResult:
+    """Make the bundle, or what is missing or outdated of it.
+
+    An interrupted run leaves what it finished; the same job resumes it. Raises `BadInputError` for
+    a directory that cannot be written or holds something else, and as the stages do.
+    """
     progress = progress or Silent()
     made = []
     with building(job.out, job.header) as bundle:
         for stage in _stages(job, progress):
-            if not bundle.stage_is_current(stage.name, stage.inputs):
+            if bundle.why_outdated(stage.name, stage.made_from):
                 stage.make(bundle)
                 made.append(stage.name)
-    return {
-        "bundle": str(job.out),
-        "name": bundle.name,
-        "model_name": bundle.model_name,
-        "made": made,
-        "kept": [name for name in STAGES if name not in made],
-        "files": len(bundle.files),
-        "bytes": sum(row["bytes"] for row in bundle.files.values()),
-        "checkpoint_bytes": bundle.stage_bytes("checkpoint"),
-        "backend": job.plan.backend,
-        "needs": list(job.plan.needs),
-        "reasons": list(job.plan.reasons),
-    }
+    return BuildResult(
+        bundle=job.out,
+        name=bundle.name,
+        model_name=bundle.model_name,
+        made=tuple(made),
+        kept=tuple(name for name in STAGES if name not in made),
+        files=len(bundle.files),
+        bytes=bundle.total_bytes,
+        checkpoint_bytes=bundle.stage_bytes("checkpoint"),
+        backend=job.plan.backend,
+        needs=tuple(job.plan.needs),
+        reasons=tuple(job.plan.reasons),
+    )
+
+
+def build(
+    checkpoint: str = DEFAULT_CHECKPOINT,
+    *,
+    gpu: str,
+    quant: str,
+    out: str | Path | None = None,
+    gpus: int = 1,
+    context: int | None = None,
+    concurrency: int | None = None,
+    calibration: str | Path | None = None,
+    smooth: bool | None = None,
+    heldout: str | Path | None = None,
+    device: str = "auto",
+    low_disk: bool = False,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """Make a bundle: a quantized checkpoint, an engine, a model repository and manifests.
+
+    Stages that are up to date are kept, and an interrupted build is resumed. `prepare` and `make`
+    are its two halves: the first decides, the second writes.
+
+    Args:
+        checkpoint: `tiny`, a local directory, a known model or a repository of the hub.
+        gpu: The GPU it is for, for example `h100`.
+        quant: The format: `bf16`, `fp8`, `int4` or `nvfp4`.
+        out: The bundle's directory; by default `dist/<model>-<gpu>-<quant>`.
+        gpus: Number of GPUs that share the model.
+        context: Longest context in tokens; by default the longest that fits.
+        concurrency: Number of requests at once.
+        calibration: A text file to calibrate with instead of the built-in text.
+        smooth: Whether to smooth INT4 experts; by default where it does something.
+        heldout: A text file on which the result is compared with its source.
+        device: `cpu`, `cuda` or `auto`, for calibrating.
+        low_disk: Whether to delete each downloaded shard once its output is written.
+        progress: Receives what is being done.
+
+    Raises `UsageError`, `RefusedError` and `BadInputError` as `prepare` and `make`.
+    """
+    workload = Workload(context=context, concurrency=concurrency, gpus=gpus)
+    job = prepare(
+        checkpoint,
+        gpu,
+        quant,
+        workload,
+        _path(out),
+        calibration=_path(calibration),
+        smooth=smooth,
+        device=device,
+        heldout=_path(heldout),
+        low_disk=low_disk,
+    )
+    return make(job, progress)
+
+
+def _path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)
 
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """A stage: the digest of all it depends on, what it holds, and what makes it."""
+    """A stage: what it is made from, what it holds, and what makes it."""
 
     name: str
-    inputs: str
+    made_from: MadeFrom
     what: str
     make: Callable[[Bundle], None]
 
 
 def _stages(job: Job, progress: Progress) -> list[_Stage]:
-    """The stages in order. A stage's digest covers the code's version too."""
+    """The stages in order."""
     deployment = _deployment(job)
-    described = _inputs(asdict(deployment))
-    checkpoint = _inputs({**job.source.fingerprint(), **job.options.identity()})
+    described = digest_of(asdict(deployment))
+    checkpoint = MadeFrom(
+        f"encoding {ENCODING}", digest_of([job.source.fingerprint(), job.options.identity()])
+    )
 
     def quantized(bundle: Bundle, work: Work) -> dict[str, Any]:
         require_text(job.source, (job.options.calibration, job.options.heldout))
-        record, report = quantize_into(job.source, job.options, work, progress)
+        written, report = quantize_into(job.source, job.options, work, progress)
         for name, content in files(report).items() if report else ():
             bundle.add_report(name, content)
-        return record
+        made: dict[str, Any] = plain(written)
+        return made
 
     def model_repository(dest: Path) -> None:
         from .. import triton_repo
@@ -185,12 +329,20 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
 
         manifests.emit(dest, deployment)
 
-    def quick(name: str, inputs: str, what: str, make: Callable[[Path], None]) -> _Stage:
+    def generated(
+        name: str,
+        inputs: str,
+        what: str,
+        emit: Callable[[Path], None],
+        more_sources: tuple[str, ...] = (),
+    ) -> _Stage:
+        made_from = MadeFrom(f"sources {source_digest(*SOURCES[name], *more_sources)}", inputs)
+
         def run(bundle: Bundle) -> None:
             progress.step(name)
-            bundle.run_stage(name, inputs, make)
+            bundle.run_stage(name, made_from, emit)
 
-        return _Stage(name, inputs, what, run)
+        return _Stage(name, made_from, what, run)
 
     return [
         _Stage(
@@ -201,25 +353,27 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
                 "checkpoint", checkpoint, partial(quantized, bundle)
             ),
         ),
-        quick(
+        generated(
             "engine",
-            _inputs(
-                engine_directory.describe(job.plan),
-                dict(job.plan.llm_args),
-                checkpoint,
-                int4.source_digest() if job.plan.plugin else None,
+            digest_of(
+                [
+                    engine_directory.describe(job.plan),
+                    dict(job.plan.llm_args),
+                    str(checkpoint),
+                ]
             ),
             f"{'kernels, plugin, ' if job.plan.plugin else ''}golden outputs and LLM arguments for "
             f"{job.plan.backend}, SM{job.plan.sm}",
-            lambda dest: _emit_engine(dest, job, checkpoint, progress),
+            lambda dest: _emit_engine(dest, job, str(checkpoint), progress),
+            PLUGIN_SOURCES if job.plan.plugin else (),
         ),
-        quick(
+        generated(
             "model_repository",
             described,
             f"Triton model {deployment.model_name} for {deployment.image}",
             model_repository,
         ),
-        quick(
+        generated(
             "k8s",
             described,
             f"kustomize tree for {', '.join(deployment.gpu.product_labels)}",
@@ -239,12 +393,12 @@ def _emit_engine(dest: Path, job: Job, checkpoint: str, progress: Progress) -> N
         advance(done)
 
     if job.plan.plugin:
-        from ..triton_repo.served.proving import cache_directory
+        from ..runtime.startup_check import cache_directory
 
         int4.emit_plugin(dest, model, job.options.recipe)
         cache = cache_directory() / "kernels"
         int4.emit_kernels(dest, job.plan, model, job.options.recipe, cache, compiled)
-    write_golden(dest, Bundle(job.out).checkpoint, checkpoint, model, progress)
+    write_golden(dest, job.out / CHECKPOINT, checkpoint, model, progress)
 
 
 def _deployment(job: Job) -> Deployment:
@@ -253,14 +407,10 @@ def _deployment(job: Job) -> Deployment:
         name=job.out_name,
         model_name=job.source.slug,
         image=support.runtime().image,
-        gpu=gpu(plan.gpu),
+        gpu=gpu_named(plan.gpu),
         gpus=plan.gpus,
         quant=str(plan.quant["requested"]),
         bundle_bytes=plan.weights_bytes,
         max_batch_size=plan.llm_args["max_batch_size"],
         env=plan.env,
     )
-
-
-def _inputs(*parts: object) -> str:
-    return digest_of([__version__, *parts])

@@ -1,4 +1,4 @@
-"""`doctor`: what this machine can and cannot do."""
+"""`doctor`: says what this machine can and cannot do."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import os
 import platform
 import shutil
 import subprocess
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import ClassVar, Final
 
+from ..core.checks import Check
+from ..core.result import Result
 from ..model.catalog import DEFAULT_CHECKPOINT, known_model
 from ..model.recipe import RECIPES
 
@@ -23,34 +26,64 @@ PACKAGES: Final = {
     "kubernetes-validate": "",
     "tensorrt-llm": "engine",
 }
-"""Distributions a room needs, and the extra that installs each."""
+"""Distributions that some commands need, and the extra that installs each."""
 
 
-def doctor() -> dict[str, Any]:
-    """What was found, and for each thing a user may want to do whether it works here and why not.
+@dataclass(frozen=True, slots=True)
+class DoctorResult(Result):
+    """What this machine can and cannot do.
 
-    `abilities` is a list of {`name`, `ok`, `detail`}; nothing is imported or changed.
+    Attributes:
+        python: Version of Python.
+        platform: Operating system and kernel.
+        cores: Processor cores; None where the system does not say.
+        memory_bytes: Main memory.
+        disk_free_bytes: Free space in the current directory.
+        gpus: Name and memory of each NVIDIA GPU.
+        kubectl: Path of kubectl, if there is one.
+        packages: Installed version of each package that some command needs, or None.
+        abilities: For each thing a user may want to do, whether it works here and why not.
     """
+
+    SCHEMA: ClassVar[int] = 1
+
+    python: str
+    platform: str
+    cores: int | None
+    memory_bytes: int
+    disk_free_bytes: int
+    gpus: tuple[str, ...]
+    kubectl: str | None
+    packages: dict[str, str | None]
+    abilities: tuple[Check, ...]
+
+
+def doctor() -> DoctorResult:
+    """Examine this machine; imports and changes nothing."""
     packages = {name: _version(name) for name in PACKAGES}
     gpus = _gpus()
     kubectl = shutil.which("kubectl")
     memory, disk = _memory_bytes(), shutil.disk_usage(Path.cwd()).free
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "memory_bytes": memory,
-        "disk_free_bytes": disk,
-        "gpus": gpus,
-        "kubectl": kubectl,
-        "packages": packages,
-        "abilities": [
-            _ability("inspect, plan", {}, "need nothing beyond the base install"),
-            _ability("quantize to INT4", _missing(packages, "torch"), "streams tensor by tensor"),
+    return DoctorResult(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cores=os.cpu_count(),
+        memory_bytes=memory,
+        disk_free_bytes=disk,
+        gpus=gpus,
+        kubectl=kubectl,
+        packages=packages,
+        abilities=(
+            _ability("inspect, plan", {}, "need nothing beyond the base installation"),
+            _ability(
+                "quantize to INT4",
+                _missing(packages, "torch"),
+                "processes one tensor after the other",
+            ),
             _ability(
                 "quantize to FP8",
                 _missing(packages, "torch", "transformers", "nvidia-modelopt"),
-                "calibrates with one layer in memory (2.6 GB for Nano's largest)",
+                "calibrates with one layer in memory (2.6 GB for the largest of Nano)",
             ),
             _ability(
                 "compile INT4 kernels",
@@ -58,19 +91,19 @@ def doctor() -> dict[str, Any]:
                 "for SM80, SM86, SM89 and SM90, without a GPU",
             ),
             _local_serving(),
-            {
-                "name": "serve with TensorRT-LLM",
-                "ok": bool(gpus) and packages["tensorrt-llm"] is not None,
-                "detail": "; ".join(gpus) if gpus else "no NVIDIA GPU here (nvidia-smi found none)",
-            },
-            {
-                "name": "render and apply manifests",
-                "ok": kubectl is not None,
-                "detail": kubectl or "no kubectl; bundles hold rendered YAML as well",
-            },
+            Check(
+                "serve with TensorRT-LLM",
+                bool(gpus) and packages["tensorrt-llm"] is not None,
+                "; ".join(gpus) if gpus else "no NVIDIA GPU here (nvidia-smi lists none)",
+            ),
+            Check(
+                "render and apply manifests",
+                kubectl is not None,
+                kubectl or "no kubectl here; bundles contain rendered YAML as well",
+            ),
             _default_model_space(disk),
-        ],
-    }
+        ),
+    )
 
 
 def _version(name: str) -> str | None:
@@ -81,50 +114,47 @@ def _version(name: str) -> str | None:
 
 
 def _missing(packages: dict[str, str | None], *names: str) -> dict[str, str]:
-    """Packages that are not installed, with the extra that brings them."""
+    """Packages that are not installed, with the extra that installs each."""
     return {name: PACKAGES[name] for name in names if packages[name] is None}
 
 
-def _ability(name: str, missing: dict[str, str], detail: str) -> dict[str, Any]:
+def _ability(name: str, missing: dict[str, str], detail: str) -> Check:
     if not missing:
-        return {"name": name, "ok": True, "detail": detail}
+        return Check(name, True, detail)
     extra = next(iter(missing.values()))
     how = f"missing: {', '.join(missing)}; pip install 'nemotron-deploy[{extra}]'"
-    return {"name": name, "ok": False, "detail": how}
+    return Check(name, False, how)
 
 
-def _local_serving() -> dict[str, Any]:
+def _local_serving() -> Check:
     from ..triton_repo.local import unavailable
 
     reason = unavailable()
-    return {
-        "name": "serve without a GPU",
-        "ok": reason is None,
-        "detail": reason or "tritonserver with the reference executor, on the CPU",
-    }
+    detail = reason or "tritonserver with the reference executor, on the CPU"
+    return Check("serve without a GPU", reason is None, detail)
 
 
-def _default_model_space(free: int) -> dict[str, Any]:
+def _default_model_space(free: int) -> Check:
     model = known_model(DEFAULT_CHECKPOINT)
     assert model is not None, "the default checkpoint's configuration is packaged"
     needed = model.bytes + RECIPES["int4"].weights_bytes(model)
     detail = (
         f"{model.bytes / 1e9:.0f} GB of weights and {(needed - model.bytes) / 1e9:.0f} GB of "
-        f"result; {free / 1e9:.0f} GB are free in this directory"
+        f"output; {free / 1e9:.0f} GB are free in this directory"
     )
-    return {"name": "disk for Nemotron 3 Nano to INT4", "ok": free >= needed, "detail": detail}
+    return Check("disk space to quantize Nemotron 3 Nano to INT4", free >= needed, detail)
 
 
-def _gpus() -> list[str]:
-    """Names and memory of the GPUs the driver reports."""
+def _gpus() -> tuple[str, ...]:
+    """Names and memory of the GPUs that the driver reports."""
     if shutil.which("nvidia-smi") is None:
-        return []
+        return ()
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+        return ()
+    return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip())
 
 
 def _memory_bytes() -> int:

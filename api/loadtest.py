@@ -1,43 +1,105 @@
-"""`loadtest`: a running server by its address, or a bundle that is served here for the test."""
+"""`loadtest`: measures a running server, or a bundle that is served here for the test."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from .. import loadtest as load
 from ..core.bundle import Bundle
 from ..core.errors import UsageError
 from ..core.files import locked
 from ..core.progress import Progress, Silent
+from ..core.result import Result
+from ..loadtest.report import LoadTestDocument
 from ..model.catalog import text
 from .serve import serving
 
 BUILT_IN_PROMPTS: Final = 64
 
 
+class _Document(LoadTestDocument):
+    """A report, and where it was kept."""
+
+    kept: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTestResult(Result):
+    """A report, and the file in the bundle that keeps it (None for a server that is no bundle of
+    this machine)."""
+
+    SCHEMA: ClassVar[int] = load.LoadTestReport.SCHEMA
+    DOCUMENT: ClassVar[type | None] = _Document
+
+    report: load.LoadTestReport
+    kept: Path | None
+
+    @property
+    def ok(self) -> bool:
+        """False when an objective was missed or the server died."""
+        return self.report.ok
+
+    def to_json(self) -> dict[str, Any]:
+        """The report's document and `kept`."""
+        return self.report.to_json() | {"kept": str(self.kept) if self.kept else None}
+
+
 def built_in_prompts() -> tuple[str, ...]:
-    """Generated prompts in the format that `tiny` was trained on: short, the same every time."""
+    """Generated prompts in the format that `tiny` was trained on; short and always the same."""
     return tuple(prompt.text for prompt in text.prompts(0, BUILT_IN_PROMPTS))
 
 
 def loadtest(
-    target: str, config: load.LoadTest, progress: Progress | None = None
-) -> tuple[load.Report, Path | None]:
-    """Load `target`, a bundle directory or `grpc://host:port`.
+    target: str | Path,
+    *,
+    concurrency: Sequence[int] = (1, 4),
+    rate: float | None = None,
+    requests: int | None = None,
+    max_tokens: int = 32,
+    model: str | None = None,
+    slos: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> LoadTestResult:
+    """Send requests to a server and measure latency and throughput.
 
-    A bundle is served on this machine for the test, tokens are counted with its own tokenizer, and
-    the report is kept in its `report/`; gives the report and where it was kept.
+    A bundle is served on this machine for the test, its own tokenizer counts the tokens, and the
+    report is kept in its `report/`.
+
+    Args:
+        target: A bundle's directory, or `grpc://host:port`.
+        concurrency: Numbers of clients, one level each.
+        rate: Requests per second at random times instead.
+        requests: Requests per level; by default a number that fits the level.
+        max_tokens: Output tokens per request.
+        model: The served model; by default the only one.
+        slos: Objectives, for example `ttft_p99<500ms`.
+        progress: Receives what is being done.
+
+    Raises `UsageError` for a target or value that cannot be used, `BadInputError` for a server that
+    does not answer, `CheckFailedError` for a bundle that is incomplete or does not start. A missed
+    objective, or a server that dies during the test, is not raised: see `ok`.
     """
     progress = progress or Silent()
+    config = load.LoadTest(
+        prompts=built_in_prompts(),
+        model=model,
+        concurrencies=tuple(concurrency),
+        rate=rate,
+        requests=requests,
+        max_tokens=max_tokens,
+        slos=tuple(load.slo.parse(text) for text in slos),
+    )
     if not Path(target).is_dir():
-        if "/" in target.removeprefix("grpc://"):
-            raise UsageError(f"{target}: neither a bundle directory nor grpc://host:port")
-        return load.run(target, config, on_progress=show_levels(progress)), None
+        address = str(target)
+        if "/" in address.removeprefix("grpc://"):
+            raise UsageError(f"{address}: is neither a bundle's directory nor grpc://host:port")
+        report = load.run(address, config, on_progress=show_levels(progress))
+        return LoadTestResult(report, None)
     bundle = Bundle.open(Path(target))
     bundle.require_complete()
     config = replace(
@@ -46,20 +108,19 @@ def loadtest(
     progress.step("start tritonserver")
     with serving(bundle) as server:
         report = load.run(server.grpc_url, config, on_progress=show_levels(progress))
-    return report, keep(bundle, report)
+    return LoadTestResult(report, keep(bundle, report))
 
 
-def keep(bundle: Bundle, report: load.Report) -> Path:
+def keep(bundle: Bundle, report: load.LoadTestReport) -> Path:
     """Write `report` into the bundle and record it there."""
     name = f"loadtest-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.json"
-    content: dict[str, Any] = report.to_json()
+    text = json.dumps(report.to_json(), indent=2) + "\n"
     with locked(bundle.path):
-        current = Bundle.open(bundle.path)
-        return current.add_report(name, (json.dumps(content, indent=2) + "\n").encode())
+        return Bundle.open(bundle.path).add_report(name, text.encode())
 
 
 def token_counter(bundle: Bundle) -> Callable[[str], int] | None:
-    """Counts tokens with the bundle's tokenizer; None where it has no `tokenizer.json`."""
+    """A function that counts tokens with the bundle's tokenizer, None where there is none."""
     path = bundle.checkpoint / "tokenizer.json"
     if not path.is_file():
         return None
@@ -70,7 +131,7 @@ def token_counter(bundle: Bundle) -> Callable[[str], int] | None:
 
 
 def show_levels(progress: Progress) -> Callable[[load.Progress], None]:
-    """Pass a load test's progress on, one step a level."""
+    """Shows a load test's progress as one step for each level."""
     shown: dict[int, Callable[[int], None]] = {}
 
     def show(state: load.Progress) -> None:
@@ -82,8 +143,10 @@ def show_levels(progress: Progress) -> Callable[[load.Progress], None]:
 
 
 def levels(text: str) -> tuple[int, ...]:
-    """`1,2,4` as numbers of clients at once. Raises `UsageError`."""
+    """The numbers of clients in a text such as `1,2,4`. Raises `UsageError`."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--concurrency {text!r}: give whole numbers, for example 1,2,4") from None
+        raise UsageError(
+            f"--concurrency {text!r}: must be whole numbers, for example 1,2,4"
+        ) from None

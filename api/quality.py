@@ -1,4 +1,4 @@
-"""What quantization costs: the report beside a quantized checkpoint, and `quantize --compare`."""
+"""Quality reports: the one beside a quantized checkpoint, and those of `quantize --compare`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ..core.extras import require
 from ..core.files import new_directory, require_free
 from ..core.html import today
 from ..core.progress import Progress, Silent
 from ..quantize.layouts import DEFAULT, Layout, weights_bytes
+from ..quantize.quality import FormatQuality, Heldout, QualityReport, format_entry
+from ..quantize.quality import report as quality_report
 from ..quantize.texts import read_sequences
 from ..quantize.variants import named
 from ..sources.checkpoint_source import open_source
@@ -43,12 +45,15 @@ def compare(
     heldout: Path | None = None,
     device: str = "auto",
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Compare the `formats` (see `quantize.variants.named`) of `checkpoint`; gives the report.
+) -> QualityReport:
+    """Compare the `formats` (see `quantize.variants.named`) of `checkpoint` with it.
 
     With `out` the report and its page are written into that new directory. Source and variants run
     layer by layer where memory allows, whatever the model's size; where it does not, the report
     holds the errors of the weights and says what is missing.
+
+    Raises `UsageError` for an unknown format, `BadInputError` for a checkpoint or a text that
+    cannot be used and for an `out` that already holds something.
     """
     progress, variants = progress or Silent(), named(formats)
     require_device(device)
@@ -56,7 +61,6 @@ def compare(
     if out is not None:
         require_free(out)
     require("torch", "transformers", "safetensors", purpose="comparing formats")
-    from ..quantize import quality
     from ..quantize.calibrate import calibrate
     from ..quantize.fidelity import Stored
 
@@ -78,8 +82,8 @@ def compare(
         for variant in variants
     ]
     stored = [
-        Stored(variant_of(variant.key, variant.recipe, DEFAULT, found), opened)
-        for variant, found in zip(variants, calibrations, strict=True)
+        Stored(variant_of(variant.key, variant.recipe, DEFAULT, measured), opened)
+        for variant, measured in zip(variants, calibrations, strict=True)
     ]
     run = _Run(opened, heldout, device, progress)
     if run.fits(len(stored)):
@@ -87,17 +91,17 @@ def compare(
     else:
         _weights_only(opened, stored, progress)
     entries = [
-        quality.format_entry(
+        _entry(
             row.variant.key,
             row.variant.recipe,
             weights_bytes(DEFAULT, row.variant.recipe, opened.model),
             row.errors,
-            found.record() if found else None,
+            measured,
             run.result(index),
         )
-        for index, (row, found) in enumerate(zip(stored, calibrations, strict=True))
+        for index, (row, measured) in enumerate(zip(stored, calibrations, strict=True))
     ]
-    report = quality.report(opened, entries, run.compared, run.heldout, run.missing)
+    report = quality_report(opened, entries, run.compared, run.heldout, run.missing)
     if out is not None:
         with new_directory(out) as work:
             write(work, report)
@@ -109,53 +113,57 @@ def measure(
     asked: str | None,
     options: Options,
     summary: Summary,
-    found: Calibration | None,
+    measured: Calibration | None,
     progress: Progress,
-) -> dict[str, Any]:
-    """The report on what `stream.quantize` wrote; models of some size are run on request only.
+) -> QualityReport:
+    """The report on what `stream.quantize` wrote; large models are run on request only.
 
-    `asked` is how `--checkpoint` named the source, or None when its weights are gone again.
+    `asked` is how `--checkpoint` named the source, or None when its weights were deleted.
     """
-    from ..quantize import quality
     from ..quantize.fidelity import Stored
 
     recipe = options.recipe
     run = _Run(checkpoint, options.heldout, options.device, progress)
     if asked is None:
-        run.missing = _LET_GO
+        run.missing = _DELETED
     elif options.heldout or checkpoint.model.parameters_total <= RUN_BELOW:
         if run.fits(1):
-            run.compare([Stored(variant_of(recipe.key, recipe, options.layout, found), checkpoint)])
+            run.compare(
+                [Stored(variant_of(recipe.key, recipe, options.layout, measured), checkpoint)]
+            )
     else:
         run.missing = _not_run(asked, recipe.key)
-    record = found.record() if found else None
-    entry = quality.format_entry(
-        recipe.key, recipe, summary.written_bytes, summary.errors, record, run.result(0)
+    entry = _entry(
+        recipe.key, recipe, summary.written_bytes, summary.errors, measured, run.result(0)
     )
-    return quality.report(checkpoint, [entry], run.compared, run.heldout, run.missing)
+    return quality_report(checkpoint, [entry], run.compared, run.heldout, run.missing)
 
 
-def write(directory: Path, report: Mapping[str, Any]) -> None:
+def _entry(
+    key: str,
+    recipe: Recipe,
+    written_bytes: int,
+    errors: Mapping[str, float],
+    measured: Calibration | None,
+    fidelity: Fidelity | None,
+) -> FormatQuality:
+    calibration = measured.record() if measured else None
+    return format_entry(key, recipe, written_bytes, errors, calibration, fidelity)
+
+
+def write(directory: Path, report: QualityReport) -> None:
     """Write the report and its page into the existing `directory`."""
     for name, content in files(report).items():
         (directory / name).write_bytes(content)
 
 
-def files(report: Mapping[str, Any]) -> dict[str, bytes]:
+def files(report: QualityReport) -> dict[str, bytes]:
     """The report and its page, by file name."""
     from ..quantize.quality_page import quality_page
 
-    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-    return {JSON_NAME: text.encode(), PAGE_NAME: quality_page(report, today()).encode()}
-
-
-def brief(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The report without the thousands of single tensors."""
-    rows = [
-        row | {"weight_error": {k: v for k, v in row["weight_error"].items() if k != "tensors"}}
-        for row in report["formats"]
-    ]
-    return {**report, "formats": rows}
+    document = report.to_json()
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    return {JSON_NAME: text.encode(), PAGE_NAME: quality_page(document, today()).encode()}
 
 
 class _Run:
@@ -167,7 +175,7 @@ class _Run:
         self._checkpoint, self._file = checkpoint, file
         self._device, self._progress = device, progress
         self.compared: Comparison | None = None
-        self.heldout: dict[str, Any] | None = None
+        self.heldout: Heldout | None = None
         self.missing: str | None = None
 
     @cached_property
@@ -203,23 +211,19 @@ class _Run:
             device=device_named(self._device),
             on_layer=advance,
         )
-        self.heldout = {
-            "source": source,
-            "sequences": len(sequences),
-            "tokens": self.compared.tokens,
-        }
+        self.heldout = Heldout(source, len(sequences), self.compared.tokens)
 
     def result(self, index: int) -> Fidelity | None:
-        """What was found of one variant, if it was run."""
+        """What was measured of one variant, if it was run."""
         return self.compared.results[index] if self.compared else None
 
 
-def variant_of(key: str, recipe: Recipe, layout: Layout, found: Calibration | None) -> Variant:
-    """A format with what calibration found for it."""
+def variant_of(key: str, recipe: Recipe, layout: Layout, measured: Calibration | None) -> Variant:
+    """A format with what calibration measured for it."""
     from ..quantize.fidelity import Variant
     from ..quantize.smooth import Folding
 
-    amax, folding = (found.amax, found.folding) if found else ({}, Folding())
+    amax, folding = (measured.amax, measured.folding) if measured else ({}, Folding())
     return Variant(key, recipe, layout, amax, folding)
 
 
@@ -236,24 +240,24 @@ def _weights_only(checkpoint: Checkpoint, stored: Sequence[Stored], progress: Pr
         advance(done)
 
 
-_LET_GO: Final = (
-    "Perplexity, divergence and agreement are missing: --low-disk lets go of the source's weights, "
-    "beside which the model would be run. With the disk for them, nemo-deploy quantize --compare "
-    "measures them."
+_DELETED: Final = (
+    "Perplexity, divergence and agreement are missing: --low-disk deletes the source's weights, "
+    "with which the quantized model would be compared. On a larger disk, nemo-deploy quantize "
+    "--compare measures them."
 )
 
 
 def _not_run(asked: str, key: str) -> str:
     return (
         "Perplexity, divergence and agreement are missing: models of over "
-        f"{RUN_BELOW / 1e9:.0f} billion parameters are not run unasked. nemo-deploy quantize "
+        f"{RUN_BELOW / 1e9:.0f} billion parameters are run on request only. nemo-deploy quantize "
         f"--compare {key} --checkpoint {asked} measures them layer by layer; "
-        "--heldout gives it text of your own."
+        "--heldout FILE measures them on your own text."
     )
 
 
 def available_memory() -> int:
-    """Bytes of memory that are free or can be freed, as the kernel says."""
+    """Bytes of memory that are free or can be freed, as the kernel reports."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

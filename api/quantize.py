@@ -1,22 +1,28 @@
-"""`quantize`: a checkpoint in another format, in a directory of its own."""
+"""`quantize`: writes a checkpoint in another format into a directory of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from .. import __version__
 from ..core.bundle import REPORT
 from ..core.errors import RefusedError
 from ..core.files import Work, digest_of, require_free, resumable_directory
 from ..core.progress import Advance, Progress, Silent
+from ..core.result import Result
+from ..model.catalog import DEFAULT_CHECKPOINT
+from ..quantize.calibration_record import CalibrationRecord
+from ..quantize.encoding import ENCODING
+from ..quantize.layouts import DEFAULT, Reader
 from ..quantize.options import Options
+from ..quantize.quality import QualityReport
 from ..sources.checkpoint_source import Source, open_source
 from ..sources.fetching import fetch_plan, weights
 from .preflight import require_text
-from .quality import brief, measure, write
+from .quality import measure, write
+from .quantize_options import options_for
 
 if TYPE_CHECKING:
     from ..quantize.calibrate import Calibration
@@ -24,18 +30,110 @@ if TYPE_CHECKING:
     from ..sources.fetching import Weights
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantized:
+    """What was written. Bytes are those of tensors.
+
+    Attributes:
+        recipe: The format's key, for example `int4`.
+        layout: How the files are laid out.
+        format: Which tensors have which format, in words.
+        tensors: Number of quantized tensors.
+        source_bytes: Before.
+        written_bytes: After.
+        kept_shards: Output shards that an interrupted run had finished.
+        readers: Engines that read the result.
+        source: Repository, commit and hashes of what came from the hub, None for local files.
+        calibration: The text that was used, and what it reached; None without calibration.
+    """
+
+    recipe: str
+    layout: str
+    format: str
+    tensors: int
+    source_bytes: int
+    written_bytes: int
+    kept_shards: int
+    readers: tuple[Reader, ...]
+    source: dict[str, Any] | None
+    calibration: CalibrationRecord | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeResult(Quantized, Result):
+    """A quantized checkpoint in the directory `out`. `quality` is the report that lies beside it,
+    None where nothing was quantized (BF16)."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    out: Path
+    quality: QualityReport | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The document. The report is in it without the errors of single tensors."""
+        document = Result.to_json(self)
+        return document | {"quality": self.quality.brief() if self.quality else None}
+
+
 def quantize(
+    checkpoint: str = DEFAULT_CHECKPOINT,
+    *,
+    quant: str,
+    out: str | Path,
+    layout: str = DEFAULT.key,
+    group_size: int | None = None,
+    fp8_layers: str | None = None,
+    calibration: str | Path | None = None,
+    smooth: bool | None = None,
+    heldout: str | Path | None = None,
+    device: str = "auto",
+    low_disk: bool = False,
+    progress: Progress | None = None,
+) -> QuantizeResult:
+    """Quantize `checkpoint` into the new directory `out`.
+
+    An interrupted run leaves what it finished beside `out`; the same call resumes it.
+
+    Args:
+        checkpoint: `tiny`, a local directory, or a repository of the hub.
+        quant: The format: `bf16`, `fp8`, `int4` or `nvfp4`.
+        out: The directory to write; it must not hold anything.
+        layout: `modelopt` (for TensorRT-LLM) or `compressed-tensors` (for vLLM).
+        group_size: Weights that share a scale, for INT4.
+        fp8_layers: `conservative` or `aggressive`, for FP8.
+        calibration: A text file to calibrate with instead of the built-in text.
+        smooth: Whether to smooth INT4 experts; by default where it does something.
+        heldout: A text file on which the result is compared with its source.
+        device: `cpu`, `cuda` or `auto`, for calibrating.
+        low_disk: Whether to delete each downloaded shard once its output is written.
+        progress: Receives what is being done.
+
+    Raises `UsageError` and `RefusedError` for options that are unknown or do not go together,
+    `BadInputError` for files, tensors, packages and disks that cannot be used.
+    """
+    options = options_for(
+        quant,
+        layout=layout,
+        group_size=group_size,
+        fp8_layers=fp8_layers,
+        calibration=Path(calibration) if calibration is not None else None,
+        smooth=smooth,
+        device=device,
+        heldout=Path(heldout) if heldout is not None else None,
+        low_disk=low_disk,
+    )
+    return quantize_source(checkpoint, options, Path(out), progress)
+
+
+def quantize_source(
     checkpoint: str | Source,
     options: Options,
     out: Path,
     progress: Progress | None = None,
     on_fetch: Callable[[dict[str, Any]], None] | None = None,
-) -> dict[str, Any]:
-    """Quantize `checkpoint` into the new directory `out`; gives what `quantize --json` prints.
-
-    An interrupted run leaves what it finished beside `out`; the same call goes on from there.
-    `on_fetch` is called with what will be downloaded (see `fetching.fetch_plan`) before it is.
-    """
+) -> QuantizeResult:
+    """As `quantize`, with options that are checked already. `on_fetch` is called with what will be
+    downloaded (see `fetching.fetch_plan`) before it is."""
     require_free(out)
     source = checkpoint if isinstance(checkpoint, Source) else open_source(checkpoint)
     source.opened.require_complete()  # before anything heavy is imported
@@ -45,50 +143,57 @@ def quantize(
     fetch = fetch_plan(source, options)
     if fetch is not None and on_fetch is not None:
         on_fetch(fetch)
-    inputs = digest_of([__version__, source.fingerprint(), options.identity()])
+    inputs = digest_of([ENCODING, source.fingerprint(), options.identity()])
     with resumable_directory(out, inputs) as work:
-        record, report = quantize_into(source, options, work, progress or Silent())
+        quantized, report = quantize_into(source, options, work, progress or Silent())
         if report is not None:
             (work.content / REPORT).mkdir(exist_ok=True)
             write(work.content / REPORT, report)
-    return {"out": str(out), **record, "quality": brief(report) if report else None}
+    written = {row.name: getattr(quantized, row.name) for row in fields(quantized)}
+    return QuantizeResult(**written, out=out, quality=report)
 
 
 def require_low_disk_source(source: Source, options: Options) -> None:
     """Raise `RefusedError` for `--low-disk` with shards that are the user's own."""
     if options.low_disk and source.snapshot is None:
         raise RefusedError(
-            f"--low-disk with {source.asked} (rule: low-disk): its files are here already and are "
-            "never removed. What works instead: leave --low-disk out, or name a repository of the "
-            "hub, owner/name[@revision]"
+            f"--low-disk with {source.asked} (rule: low-disk): its files are local, and local "
+            "files are never deleted. What works instead: leave --low-disk out, or name a "
+            "repository of the hub, owner/name[@revision]"
         )
 
 
 def quantize_into(
     source: Source, options: Options, work: Work, progress: Progress
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Quantize into the directory `work.content`, fetching and calibrating first where needed;
-    gives the record and, unless nothing was quantized, the quality report.
+) -> tuple[Quantized, QualityReport | None]:
+    """Quantize into the directory `work.content`, fetching and calibrating first where needed.
 
-    What an interrupted run finished in `work` is not done again.
+    Gives what was written and, unless nothing was quantized, the quality report. What an
+    interrupted run finished in `work` is not done again.
     """
     recipe, layout = options.recipe, options.layout
-    told = _Told()
-    with weights(source, options, work, progress, told.arrived) as here:
+    shown = _ShownProgress()
+    with weights(source, options, work, progress, shown.arrived) as here:
         measured = _calibrated(here, options, work, progress)
-        told.advance = progress.step("quantize", here.checkpoint.bytes, unit="bytes")
-        told.to_fetch = here.to_fetch
-        summary = _stream(source, here, options, measured, work, told)
-    record: dict[str, Any] = {**asdict(summary), "format": recipe.summary}
-    del record["errors"]  # thousands of them: they are in the report
-    record["readers"] = [asdict(reader) for reader in layout.readers(recipe)]
-    record["source"] = source.snapshot.record(computed=True) if source.snapshot else None
-    if measured:
-        record["calibration"] = measured.record()
+        shown.advance = progress.step("quantize", here.checkpoint.bytes, unit="bytes")
+        shown.to_fetch = here.to_fetch
+        summary = _stream(source, here, options, measured, work, shown)
+    quantized = Quantized(
+        recipe=summary.recipe,
+        layout=summary.layout,
+        format=recipe.summary,
+        tensors=summary.tensors,
+        source_bytes=summary.source_bytes,
+        written_bytes=summary.written_bytes,
+        kept_shards=summary.kept_shards,
+        readers=layout.readers(recipe),
+        source=source.snapshot.record(computed=True) if source.snapshot else None,
+        calibration=measured.record() if measured else None,
+    )
     if recipe.format == "bf16":
-        return record, None
+        return quantized, None
     asked = None if here.passing else source.asked
-    return record, measure(here.checkpoint, asked, options, summary, measured, progress)
+    return quantized, measure(here.checkpoint, asked, options, summary, measured, progress)
 
 
 def _calibrated(
@@ -115,7 +220,7 @@ def _stream(
     options: Options,
     measured: Calibration | None,
     work: Work,
-    told: _Told,
+    shown: _ShownProgress,
 ) -> Summary:
     from ..quantize.stream import quantize as stream
 
@@ -129,11 +234,11 @@ def _stream(
         state=work.state,
         shard_source=here.hold,
         verify_sha256=source.shard_sha256,
-        on_progress=told.encoded,
+        on_progress=shown.encoded,
     )
 
 
-class _Told:
+class _ShownProgress:
     """Progress of encoding and, where it goes on at the same time, of fetching, as one."""
 
     def __init__(self) -> None:
@@ -143,23 +248,23 @@ class _Told:
         self._note = ""
 
     def arrived(self, count: int) -> None:
-        """So many more bytes were fetched (or were lost)."""
+        """Add `count` bytes that were downloaded; a negative count takes lost ones off."""
         self._fetched += count
-        self._tell()
+        self._show()
 
     def encoded(self, done: int, tensor: str, error: float) -> None:
-        """`done` source bytes are encoded, last those of `tensor`."""
+        """Note that `done` source bytes are encoded, the last of them those of `tensor`."""
         self._done, self._note = done, _note(tensor, error)
-        self._tell()
+        self._show()
 
-    def _tell(self) -> None:
+    def _show(self) -> None:
         note = self._note
         if self.to_fetch:
-            note = f"fetched {self._fetched / 1e9:.2f} of {self.to_fetch / 1e9:.2f} GB  {note}"
+            note = f"downloaded {self._fetched / 1e9:.2f} of {self.to_fetch / 1e9:.2f} GB  {note}"
         self.advance(self._done, note)
 
 
 def _note(tensor: str, error: float) -> str:
-    """What a progress bar says of the tensor at hand and the error so far."""
+    """The present tensor and the error so far, for a progress bar."""
     short = tensor.removeprefix("backbone.").removesuffix(".weight")
     return f"{short}, error {error:.2%}" if error else short

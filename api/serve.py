@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from ..core.bundle import Bundle
 from ..core.errors import UsageError
 from ..core.progress import Progress, Silent
+from ..core.result import Result
 
 if TYPE_CHECKING:
     from ..triton_repo.local import LocalServer
@@ -26,6 +27,17 @@ class Ports:
     http: int | None = None
     grpc: int | None = None
     metrics: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServeResult(Result):
+    """A server that is ready: the model's name, and `host:port` of gRPC and the URL of HTTP."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    model: str
+    grpc: str
+    http: str
 
 
 @contextmanager
@@ -55,23 +67,43 @@ def serving(
         yield server
 
 
-def serve(
-    path: Path,
-    executor: str,
-    ports: Ports,
-    on_ready: Callable[[dict[str, str]], None],
-    progress: Progress | None = None,
-) -> None:
-    """Serve the bundle at `path` until the server ends or an interrupt comes.
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server that is running. `wait` returns never: it raises `CheckFailedError` when the server
+    ends by itself."""
 
-    `on_ready` is given what `serve --json` prints. Raises `CheckFailedError` when the server ends
-    by itself.
+    result: ServeResult
+    wait: Callable[[], None]
+
+
+@contextmanager
+def serve(
+    bundle: str | Path,
+    *,
+    executor: str = "auto",
+    http_port: int | None = None,
+    grpc_port: int | None = None,
+    metrics_port: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Served]:
+    """Serve the bundle in the directory `bundle` until the block ends.
+
+    The server is ready when the block begins, and it has ended when the block has.
+
+    Args:
+        bundle: The bundle's directory.
+        executor: `trtllm`, `reference` (on the CPU), or `auto` for the one that works here.
+        http_port, grpc_port, metrics_port: Ports to listen on; None takes a free one.
+        progress: Receives what is being done.
+
+    Raises `UsageError` for an unknown executor, `BadInputError` for a directory without a bundle or
+    a port that is taken, `CheckFailedError` for a bundle that is incomplete or does not start.
     """
-    bundle = Bundle.open(path)
+    opened = Bundle.open(Path(bundle))
     (progress or Silent()).step("start tritonserver")
-    with serving(bundle, executor, ports) as server:
-        on_ready({"model": bundle.model_name, "grpc": server.grpc_url, "http": server.http_url})
-        server.wait()
+    with serving(opened, executor, Ports(http_port, grpc_port, metrics_port)) as server:
+        address = ServeResult(opened.model_name, server.grpc_url, server.http_url)
+        yield Served(address, server.wait)
 
 
 def chosen_executor(bundle: Bundle, executor: str) -> str:
@@ -83,5 +115,5 @@ def chosen_executor(bundle: Bundle, executor: str) -> str:
         raise UsageError(f"unknown executor {executor!r}; known are {', '.join(EXECUTORS)}")
     if executor != "auto":
         return executor
-    ready = find_spec("tensorrt_llm") is not None and not bundle.record.get("needs")
+    ready = find_spec("tensorrt_llm") is not None and not bundle.needs
     return "trtllm" if ready else "reference"

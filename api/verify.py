@@ -1,40 +1,58 @@
-"""`verify`: is a bundle what its build left, and is all of it well-formed?"""
+"""`verify`: checks that a bundle is as its build left it, and that all of it is well-formed."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ..core.bundle import Bundle
 from ..core.checks import Check
 from ..core.errors import NemoDeployError
 from ..core.progress import Progress, Silent
+from ..core.result import Result
 from ..model.checkpoint import Checkpoint
 
 
-def verify(path: Path, progress: Progress | None = None) -> list[Check]:
-    """Every check of the bundle at `path`, also those after one that failed.
+@dataclass(frozen=True, slots=True)
+class VerifyResult(Result):
+    """Every check of a bundle; `ok` says whether all of them passed."""
 
-    Raises `BadInputError` when there is no bundle at all.
+    SCHEMA: ClassVar[int] = 1
+
+    bundle: Path
+    ok: bool
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.ok)
+
+
+def verify(bundle: str | Path, *, progress: Progress | None = None) -> VerifyResult:
+    """Check the bundle in the directory `bundle`; a failed check does not stop the others.
+
+    Raises `BadInputError` for a directory without a bundle, and for a record (`bundle.json`) that
+    is damaged or of a newer version.
     """
     from .. import k8s, triton_repo
     from ..build.engines.tensorrt_llm import directory as engine_directory
 
-    bundle = Bundle.open(path)
-    total = sum(row["bytes"] for row in bundle.files.values())
-    advance = (progress or Silent()).step("digests", total, unit="bytes")
-    checks = bundle.verify_files(advance)
+    opened = Bundle.open(Path(bundle))
+    advance = (progress or Silent()).step("digests", opened.total_bytes, unit="bytes")
+    checks = opened.verify_files(advance)
     for room, check, where in (
-        ("checkpoint", _check_checkpoint, bundle.checkpoint),
-        ("engine", engine_directory.check, bundle.engine),
-        ("golden outputs", _check_golden, bundle.engine),
-        ("model_repository", triton_repo.check, bundle.repository),
-        ("k8s", k8s.check, bundle.k8s),
+        ("checkpoint", _check_checkpoint, opened.checkpoint),
+        ("engine", engine_directory.check, opened.engine),
+        ("golden outputs", _check_golden, opened.engine),
+        ("model_repository", triton_repo.check, opened.repository),
+        ("k8s", k8s.check, opened.k8s),
     ):
         try:
             checks += check(where)
         except NemoDeployError as error:
             checks.append(Check(room, False, str(error)))
-    return checks
+    return VerifyResult(opened.path, all(check.ok for check in checks), tuple(checks))
 
 
 def _check_checkpoint(path: Path) -> list[Check]:

@@ -224,12 +224,14 @@ def compare_quality(work: Path) -> dict[str, Any]:
 
     found = {}
     for name, path in {"tiny": TINY, "planted": plant(TINY, work / "planted")}.items():
-        rows = compare(str(path), "fp8,int4,int4-plain")["formats"]
-        kl = {row["key"]: row["fidelity"]["kl"] for row in rows}
+        rows = compare(str(path), "fp8,int4,int4-plain").formats
+        kl = {row.key: row.fidelity.kl for row in rows if row.fidelity}
         smoothed, fp8 = kl["int4"] / kl["int4-plain"], kl["fp8"] / kl["int4-plain"]
         found[name] = {
             "kl": {key: float(f"{value:.3g}") for key, value in kl.items()},
-            "weight_error": {row["key"]: round(row["weight_error"]["mean"], 4) for row in rows},
+            "weight_error": {
+                row.key: round(row.weight_error.mean, 4) for row in rows if row.weight_error.mean
+            },
             "smoothed_to_plain": round(smoothed, 3),
             "met_smoothing": smoothed <= SMOOTHING_TARGET,
             "fp8_to_plain_int4": round(fp8, 3),

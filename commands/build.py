@@ -30,10 +30,11 @@ def build(
     GPU, a Triton model repository and Kubernetes manifests. If a build is interrupted, the same
     command resumes it.
     """
-    from ..api import build as api
+    from ..api.build import dry_run as preview_of
+    from ..api.build import make, prepare
 
     workload = Workload(context=context, concurrency=concurrency, gpus=gpus)
-    job = api.prepare(
+    job = prepare(
         checkpoint,
         gpu,
         quant,
@@ -45,19 +46,18 @@ def build(
         heldout=heldout,
         low_disk=low_disk,
     )
-    fetch = api.to_fetch(job)
+    preview = preview_of(job)
     if dry_run:
-        steps = api.dry_run(job)
-        if not printed(as_json, {"bundle": str(job.out), "stages": steps, "fetch": fetch}):
+        if not printed(as_json, preview.to_json()):
             from ..views.results import dry_run as view
 
-            show_fetch(fetch)
-            view(console(), str(job.out), steps)
+            show_fetch(preview.fetch)
+            view(console(), preview)
         return
-    show_fetch(fetch)
+    show_fetch(preview.fetch)
     with progress(as_json) as listener:
-        record = api.build(job, listener)
-    if not printed(as_json, record):
+        result = make(job, listener)
+    if not printed(as_json, result.to_json()):
         from ..views.results import built
 
-        built(console(), record)
+        built(console(), result)

@@ -29,7 +29,7 @@ def demo(
 
     with progress(as_json) as listener:
         result = work(out, listener)
-    if not printed(as_json, result):
+    if not printed(as_json, result.to_json()):
         from ..views.demo import picture, summary
 
         summary(console(), result)

@@ -11,7 +11,7 @@ def doctor(as_json: opt.JsonOption = False) -> None:
     from ..api.doctor import doctor as work
 
     result = work()
-    if not printed(as_json, result):
+    if not printed(as_json, result.to_json()):
         from ..views.results import diagnosis
 
         diagnosis(console(), result)

@@ -21,25 +21,23 @@ def loadtest(
     as_json: opt.JsonOption = False,
 ) -> None:
     """Measure the latency and throughput of a server or a bundle."""
-    from ..api.loadtest import built_in_prompts, levels
+    from ..api.loadtest import levels
     from ..api.loadtest import loadtest as work
-    from ..loadtest import LoadTest
-    from ..loadtest.slo import parse
 
-    config = LoadTest(
-        prompts=built_in_prompts(),
-        model=model,
-        concurrencies=levels(concurrency),
-        rate=rate,
-        requests=requests,
-        max_tokens=max_tokens,
-        slos=tuple(parse(text) for text in slo or ()),
-    )
     with noting("No report was written."), progress(as_json) as listener:
-        report, kept = work(target, config, listener)
-    if not printed(as_json, report.to_json()):
+        result = work(
+            target,
+            concurrency=levels(concurrency),
+            rate=rate,
+            requests=requests,
+            max_tokens=max_tokens,
+            model=model,
+            slos=slo or (),
+            progress=listener,
+        )
+    if not printed(as_json, result.to_json()):
         from ..views.results import load_report
 
-        load_report(console(), report.to_json(), str(kept) if kept else None)
-    if not report.ok:
+        load_report(console(), result)
+    if not result.ok:
         raise typer.Exit(CheckFailedError.exit_code)

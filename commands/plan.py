@@ -31,9 +31,10 @@ def plan(
     as_json: opt.JsonOption = False,
 ) -> None:
     """Say what fits, who can run it, how fast, and what it costs."""
-    from ..api import plan as api
+    from ..api.plan import Question, compare
+    from ..api.plan import plan as work
 
-    asked = api.Question(
+    asked = Question(
         checkpoint,
         Workload(context, concurrency, isl, osl, gpus),
         gpu=gpu,
@@ -46,7 +47,7 @@ def plan(
         against=against,
     )
     if matrix:
-        found = api.compare(asked)
+        found = compare(asked)
         if html is not None:
             from ..views.plan_page import write
 
@@ -56,7 +57,7 @@ def plan(
 
             view(console(), found)
         return
-    answer = api.plan(asked)
+    answer = work(asked)
     if html is not None:
         from ..views.plan_page import write
 

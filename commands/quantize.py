@@ -44,7 +44,7 @@ def quantize(
     if quant is None or out is None:
         missing = "--quant or --compare" if quant is None else "--out"
         raise UsageError(f"missing option {missing} (see nemo-deploy quantize --help)")
-    from ..api.quantize import quantize as work
+    from ..api.quantize import quantize_source as work
     from ..api.quantize_options import options_for
 
     options = options_for(
@@ -59,11 +59,11 @@ def quantize(
         low_disk=low_disk,
     )
     with progress(as_json) as listener:
-        record = work(checkpoint, options, out, listener, on_fetch=show_fetch)
-    if not printed(as_json, record):
+        result = work(checkpoint, options, out, listener, on_fetch=show_fetch)
+    if not printed(as_json, result.to_json()):
         from ..views.results import quantization
 
-        quantization(console(), record)
+        quantization(console(), result)
 
 
 def _compare(
@@ -75,7 +75,6 @@ def _compare(
     device: str,
     as_json: bool,
 ) -> None:
-    from ..api.quality import brief
     from ..api.quality import compare as work
 
     with progress(as_json) as listener:
@@ -88,7 +87,7 @@ def _compare(
             device=device,
             progress=listener,
         )
-    if not printed(as_json, brief(report)):
+    if not printed(as_json, report.brief()):
         from ..views.quality import comparison
 
         comparison(console(), report, out)

@@ -20,14 +20,21 @@ def serve(
     as_json: opt.JsonOption = False,
 ) -> None:
     """Serve a bundle here with a real tritonserver."""
-    from ..api.serve import Ports
     from ..api.serve import serve as work
 
-    def ready(record: dict[str, str]) -> None:
-        if not printed(as_json, record):
+    with (
+        progress(as_json) as shown,
+        work(
+            bundle,
+            executor=executor,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            progress=shown,
+        ) as served,
+    ):
+        if not printed(as_json, served.result.to_json()):
             from ..views.results import serving
 
-            serving(console(), record)
-
-    with progress(as_json) as told:
-        work(bundle, executor, Ports(http_port, grpc_port, metrics_port), ready, told)
+            serving(console(), served.result)
+        served.wait()

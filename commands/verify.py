@@ -11,16 +11,13 @@ from .terminal import console, printed, progress
 
 def verify(bundle: opt.BundleArgument, as_json: opt.JsonOption = False) -> None:
     """Check a bundle: file digests, repository, engine, manifests."""
-    from dataclasses import asdict
-
     from ..api.verify import verify as work
 
     with progress(as_json) as listener:
-        checks = work(bundle, listener)
-    ok = all(check.ok for check in checks)
-    if not printed(as_json, {"ok": ok, "checks": [asdict(check) for check in checks]}):
+        result = work(bundle, progress=listener)
+    if not printed(as_json, result.to_json()):
         from ..views.results import checks as view
 
-        view(console(), str(bundle), checks)
-    if not ok:
+        view(console(), result)
+    if not result.ok:
         raise typer.Exit(CheckFailedError.exit_code)

@@ -23,11 +23,11 @@ def warmup(
     """On the node that will serve: compile, tune, check answers."""
     from ..api.warmup import warmup as work
 
-    with progress(as_json) as told:
-        found = work(bundle, executor, cache, told)
-    if not printed(as_json, found):
+    with progress(as_json) as shown:
+        result = work(bundle, executor, cache, shown)
+    if not printed(as_json, result.to_json()):
         from ..views.results import warmed
 
-        warmed(console(), found)
-    if not found["ok"]:
+        warmed(console(), result)
+    if not result.ok:
         raise typer.Exit(CheckFailedError.exit_code)

@@ -8,12 +8,14 @@ leaves an older or a newer state, never a mixture, and the next run completes it
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from .checks import Check
@@ -22,6 +24,7 @@ from .files import (
     TEMPORARY,
     Work,
     clean,
+    digest_of,
     list_files,
     locked,
     resumable,
@@ -30,11 +33,32 @@ from .files import (
     sync_tree,
     write_atomically,
 )
+from .record import (
+    RECORD_NAME,
+    FileRecord,
+    Header,
+    Record,
+    StageRecord,
+    read_record,
+    to_document,
+)
+from .result import MADE_BY
 
-RECORD_NAME: Final = "bundle.json"
-SCHEMA: Final = 1
-STAGES: Final = ("checkpoint", "engine", "model_repository", "k8s")
+CHECKPOINT: Final = "checkpoint"
+STAGES: Final = (CHECKPOINT, "engine", "model_repository", "k8s")
 REPORT: Final = "report"
+
+
+@dataclass(frozen=True, slots=True)
+class MadeFrom:
+    """What a stage is made from: the code (`encoding N`, `sources SHA-256`), and the digest of
+    everything else. The package's version is in neither."""
+
+    maker: str
+    inputs: str
+
+    def __str__(self) -> str:
+        return digest_of([self.maker, self.inputs])
 
 
 @dataclass(slots=True)
@@ -42,42 +66,42 @@ class Bundle:
     """An opened bundle directory. `record` is what `bundle.json` holds."""
 
     path: Path
-    record: dict[str, Any] = field(default_factory=dict)
+    record: Record
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
-        """The bundle at `path`. Raises `BadInputError` for none, or one with a broken record."""
-        file = path / RECORD_NAME
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise BadInputError(
-                f"{path}: no bundle here (no {RECORD_NAME}); make one with nemo-deploy build"
-            ) from None
-        except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-            raise BadInputError(f"{file}: not readable: {error}") from error
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            raise BadInputError(f"{file}: not a record of this version (schema {SCHEMA})")
-        for key in ("files", "stages"):
-            if not isinstance(record.get(key), dict):
-                raise BadInputError(f"{file}: `{key}` is missing")
-        return cls(path, record)
+        """The bundle at `path`. Raises as `record.read_record`."""
+        return cls(path, read_record(path))
 
     @property
     def name(self) -> str:
-        return str(self.record["name"])
+        return self.record.name
 
     @property
     def model_name(self) -> str:
-        return str(self.record["model_name"])
+        return self.record.model_name
 
     @property
     def complete(self) -> bool:
-        return bool(self.record["complete"])
+        return self.record.complete
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What a server needs beyond a released engine."""
+        return self.record.needs
+
+    @property
+    def files(self) -> dict[str, FileRecord]:
+        return self.record.files
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all files as recorded."""
+        return sum(row.bytes for row in self.files.values())
 
     @property
     def checkpoint(self) -> Path:
-        return self.path / "checkpoint"
+        return self.path / CHECKPOINT
 
     @property
     def engine(self) -> Path:
@@ -91,11 +115,6 @@ class Bundle:
     def k8s(self) -> Path:
         return self.path / "k8s"
 
-    @property
-    def files(self) -> dict[str, dict[str, Any]]:
-        files: dict[str, dict[str, Any]] = self.record["files"]
-        return files
-
     def require_complete(self) -> None:
         """Raise `CheckFailedError` when a build of this bundle has not run to its end."""
         if not self.complete:
@@ -107,55 +126,67 @@ class Bundle:
     def stage_bytes(self, stage: str) -> int:
         """Bytes of all files of `stage` as recorded."""
         prefix = f"{stage}/"
-        return sum(row["bytes"] for name, row in self.files.items() if name.startswith(prefix))
+        return sum(row.bytes for name, row in self.files.items() if name.startswith(prefix))
 
-    def stage_is_current(self, stage: str, inputs: str) -> bool:
-        """Whether `stage` was made from these inputs and is still as it was left.
+    def why_outdated(self, stage: str, made_from: MadeFrom) -> str | None:
+        """Why `stage` has to be made, in words; None when it was made from this and is unchanged.
 
         Sizes are compared with the record; a file changed since the record was written is hashed.
         """
-        if self.record["stages"].get(stage, {}).get("inputs") != inputs:
-            return False
+        recorded = self.record.stages.get(stage)
+        if recorded is None:
+            return "it is not in the bundle yet"
+        if recorded.maker != made_from.maker:
+            return "the code that makes it has changed"
+        if recorded.inputs != made_from.inputs:
+            return "its inputs have changed"
+        if self._files_changed(stage):
+            return "its files were changed"
+        return None
+
+    def _files_changed(self, stage: str) -> bool:
         recorded = {name for name in self.files if name.startswith(f"{stage}/")}
+        if (self.path / stage).is_symlink():
+            return True
         if recorded != set(list_files(self.path, self.path / stage)):
-            return False
+            return True
         written = (self.path / RECORD_NAME).stat().st_mtime_ns
         for name in recorded:
-            status, row = (self.path / name).stat(), self.files[name]
-            if status.st_size != row["bytes"]:
-                return False
-            if status.st_mtime_ns > written and sha256(self.path / name) != row["sha256"]:
-                return False
-        return True
+            status, row = (self.path / name).lstat(), self.files[name]
+            if not stat.S_ISREG(status.st_mode) or status.st_size != row.bytes:
+                return True
+            if status.st_mtime_ns > written and sha256(self.path / name) != row.sha256:
+                return True
+        return False
 
     def run_stage(
-        self, stage: str, inputs: str, make: Callable[[Path], Mapping[str, Any] | None]
+        self, stage: str, made_from: MadeFrom, make: Callable[[Path], Mapping[str, Any] | None]
     ) -> None:
         """Make `stage` by `make(directory)` in a temporary directory, then put it in place.
 
-        `inputs` is a digest of all that the result depends on. What `make` returns is recorded.
+        What `make` returns is recorded.
         """
         work = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{stage}-", dir=self.path))
         work.chmod(0o755)
         try:
             made = make(work)
-            self._put_in_place(stage, inputs, work, made)
+            self._put_in_place(stage, made_from, work, made)
         finally:
             clean(self.path)
 
     def resume_stage(
-        self, stage: str, inputs: str, make: Callable[[Work], Mapping[str, Any] | None]
+        self, stage: str, made_from: MadeFrom, make: Callable[[Work], Mapping[str, Any] | None]
     ) -> None:
-        """As `run_stage`, but what a killed run with the same inputs finished is there again."""
+        """As `run_stage`, but resumes what a killed run made from the same inputs."""
         try:
-            with resumable(self.path / stage, inputs) as work:
+            with resumable(self.path / stage, str(made_from)) as work:
                 made = make(work)
-                self._put_in_place(stage, inputs, work.content, made)
+                self._put_in_place(stage, made_from, work.content, made)
         finally:
             clean(self.path)
 
     def _put_in_place(
-        self, stage: str, inputs: str, work: Path, made: Mapping[str, Any] | None
+        self, stage: str, made_from: MadeFrom, work: Path, made: Mapping[str, Any] | None
     ) -> None:
         target = self.path / stage
         files = {f"{stage}/{name}": _describe(work / name) for name in list_files(work, work)}
@@ -166,8 +197,13 @@ class Bundle:
             target.rename(old / stage)
         work.rename(target)
         sync(self.path)
-        self.record["files"] |= files
-        self.record["stages"][stage] = {"inputs": inputs, "made": made}
+        self.files.update(files)
+        self.record.stages[stage] = StageRecord(
+            maker=made_from.maker,
+            inputs=made_from.inputs,
+            made_by=MADE_BY,
+            made=dict(made) if made is not None else None,
+        )
         self.save()
 
     def add_report(self, name: str, content: bytes) -> Path:
@@ -175,40 +211,35 @@ class Bundle:
         target = self.path / REPORT / name
         target.parent.mkdir(exist_ok=True)
         write_atomically(target, content)
-        self.record["files"][f"{REPORT}/{name}"] = _describe(target)
+        self.files[f"{REPORT}/{name}"] = _describe(target)
         self.save()
         return target
 
     def _forget(self, stage: str) -> None:
-        self.record["complete"] = False
-        self.record["stages"].pop(stage, None)
-        self.record["files"] = {
-            name: row for name, row in self.files.items() if not name.startswith(f"{stage}/")
-        }
+        self.record.stages.pop(stage, None)
+        kept = {name: row for name, row in self.files.items() if not name.startswith(f"{stage}/")}
+        self.record = dataclasses.replace(self.record, complete=False, files=kept)
         self.save()
 
     def save(self) -> None:
         """Write the record atomically."""
-        self.record["files"] = dict(sorted(self.files.items()))
-        text = json.dumps(self.record, indent=2) + "\n"
+        text = json.dumps(to_document(self.record), indent=2) + "\n"
         write_atomically(self.path / RECORD_NAME, text.encode())
 
     def verify_files(self, on_bytes: Callable[[int], None] | None = None) -> list[Check]:
         """Compare every file with its recorded size and SHA-256, and look for files not recorded.
 
-        `on_bytes` is called with the number of bytes read so far, for a progress bar.
+        `on_bytes` is called with the number of bytes read so far, for a progress bar. No symbolic
+        link is followed.
         """
         wrong: list[str] = []
         done = 0
+        links = _Links(self.path)
         for name, row in self.files.items():
-            path = self.path / name
-            if path.is_symlink() or not path.is_file():
-                wrong.append(f"{name} is missing")
-            elif path.stat().st_size != row["bytes"]:
-                wrong.append(f"{name} has {path.stat().st_size} bytes, recorded are {row['bytes']}")
-            elif sha256(path) != row["sha256"]:
-                wrong.append(f"{name} was changed (its SHA-256 differs)")
-            done += row["bytes"]
+            problem = self._problem(name, row, links)
+            if problem:
+                wrong.append(f"{name} {problem}")
+            done += row.bytes
             if on_bytes:
                 on_bytes(done)
         extra = sorted(set(list_files(self.path, self.path)) - set(self.files) - {RECORD_NAME})
@@ -219,10 +250,42 @@ class Bundle:
             Check("no other files", not extra, ", ".join(extra) or "none"),
         ]
 
+    def _problem(self, name: str, row: FileRecord, links: _Links) -> str | None:
+        """What is wrong with one file, or None."""
+        path = self.path / name
+        if link := links.on_the_way(name):
+            return f"lies behind a symbolic link ({link})"
+        if not path.is_file():
+            return "is missing"
+        size = path.stat().st_size
+        if size != row.bytes:
+            return f"has {size} bytes, {row.bytes} are recorded"
+        if sha256(path) != row.sha256:
+            return "was changed (its SHA-256 differs)"
+        return None
+
+
+class _Links:
+    """Symbolic links on the way to files below `root`; each folder is looked at once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: dict[PurePosixPath, PurePosixPath | None] = {PurePosixPath(): None}
+
+    def on_the_way(self, name: str | PurePosixPath) -> PurePosixPath | None:
+        """The first link in the path `name`, or None."""
+        path = PurePosixPath(name)
+        if path not in self._known:
+            link = self.on_the_way(path.parent)
+            if link is None and (self._root / path).is_symlink():
+                link = path
+            self._known[path] = link
+        return self._known[path]
+
 
 @contextmanager
-def building(path: Path, header: Mapping[str, Any]) -> Iterator[Bundle]:
-    """Create or reopen the bundle at `path` for a build, locked, with what is in `header` recorded.
+def building(path: Path, header: Header) -> Iterator[Bundle]:
+    """Create or reopen the bundle at `path` for a build, locked, with `header` recorded.
 
     Raises `BadInputError` when the directory holds something else.
     """
@@ -233,21 +296,7 @@ def building(path: Path, header: Mapping[str, Any]) -> Iterator[Bundle]:
         raise BadInputError(f"{path}: cannot be created: {error.strerror}") from error
     with locked(path):
         clean(path)
-        if (path / RECORD_NAME).exists():
-            bundle = Bundle.open(path)
-        else:
-            foreign = sorted(item.name for item in path.iterdir())
-            if foreign and not created:
-                raise BadInputError(
-                    f"{path}: holds something else ({foreign[0]}), no bundle; choose another --out"
-                )
-            bundle = Bundle(path, {"files": {}, "stages": {}})
-        wanted = {"schema": SCHEMA, **header}
-        changed = {key: value for key, value in wanted.items() if bundle.record.get(key) != value}
-        if changed:
-            rest = {key: bundle.record[key] for key in ("stages", "files")}
-            bundle.record = {**wanted, "complete": False, **rest}
-            bundle.save()
+        bundle = _reopened(path, header) or _begun(path, header, created)
         try:
             yield bundle
         except BaseException as error:
@@ -255,15 +304,39 @@ def building(path: Path, header: Mapping[str, Any]) -> Iterator[Bundle]:
             if created and left <= {RECORD_NAME}:  # it failed before anything was made
                 (path / RECORD_NAME).unlink(missing_ok=True)
                 path.rmdir()
-            elif bundle.record["stages"]:
-                stages = ", ".join(bundle.record["stages"])
+            elif bundle.record.stages:
+                stages = ", ".join(bundle.record.stages)
                 error.add_note(f"Finished stages are kept in {path}: {stages}.")
             raise
         clean(path, partial=True)
         if not bundle.complete:
-            bundle.record["complete"] = True
+            bundle.record = dataclasses.replace(bundle.record, complete=True)
             bundle.save()
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    return {"sha256": sha256(path), "bytes": path.stat().st_size}
+def _reopened(path: Path, header: Header) -> Bundle | None:
+    """The bundle that is at `path` already; its record is written only if `header` differs."""
+    if not (path / RECORD_NAME).exists():
+        return None
+    bundle = Bundle.open(path)
+    wanted = {row.name: getattr(header, row.name) for row in dataclasses.fields(header)}
+    if any(getattr(bundle.record, key) != value for key, value in wanted.items()):
+        bundle.record = dataclasses.replace(bundle.record, complete=False, **wanted)
+        bundle.save()
+    return bundle
+
+
+def _begun(path: Path, header: Header, created: bool) -> Bundle:
+    foreign = sorted(item.name for item in path.iterdir())
+    if foreign and not created:
+        raise BadInputError(
+            f"{path}: holds something else ({foreign[0]}) and no bundle; choose another --out"
+        )
+    wanted = {row.name: getattr(header, row.name) for row in dataclasses.fields(header)}
+    bundle = Bundle(path, Record(**wanted, complete=False, files={}, stages={}))
+    bundle.save()
+    return bundle
+
+
+def _describe(path: Path) -> FileRecord:
+    return FileRecord(bytes=path.stat().st_size, sha256=sha256(path))

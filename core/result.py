@@ -1,9 +1,9 @@
-"""What a command gives back: a frozen, typed record that becomes one JSON document."""
+"""Results of commands: frozen, typed records that become one JSON document each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,17 +23,27 @@ class Result:
 
     SCHEMA: ClassVar[int]
 
+    DOCUMENT: ClassVar[type | None] = None
+    """A `TypedDict` of the document's keys, for a result whose `to_json` is not made of its fields;
+    without `schema` and `made_by`."""
+
     def to_json(self) -> dict[str, Any]:
         """The JSON document: `schema`, `made_by`, and one key for each field."""
-        content: dict[str, Any] = plain(self)
-        return {"schema": self.SCHEMA, "made_by": MADE_BY, **content}
+        return self.stamped({row.name: plain(getattr(self, row.name)) for row in _fields(self)})
+
+    @classmethod
+    def stamped(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """`content` with the schema and the version that wrote it."""
+        return {"schema": cls.SCHEMA, "made_by": MADE_BY, **content}
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON types: dataclasses and mappings become objects, sequences arrays, paths and
-    enumerations text."""
+    """`value` as JSON types: results, dataclasses and mappings become objects, sequences arrays,
+    paths and enumerations text."""
+    if isinstance(value, Result):
+        return value.to_json()
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in _fields(value)}
     if isinstance(value, Mapping):
         return {str(plain(key)): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -41,3 +51,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     return str(value) if isinstance(value, Path) else value
+
+
+def _fields(value: Any) -> tuple[Field[Any], ...]:
+    assert is_dataclass(value), "results and their parts are dataclasses"
+    return fields(value)

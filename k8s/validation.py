@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from ..core.checks import Check
 from ..core.errors import BadInputError
+from ..core.yaml_reader import load_yaml, read_yaml
 from .manifest import Rendered
 from .objects import INSTANCE
 from .rules import RULES
-from .yaml_text import Object, by_title, load_all, title
+from .yaml_text import Object, by_title, title
 
 KUBERNETES: Final = ("1.30", "1.37")
 """Releases whose schemas the objects must satisfy: the oldest that can run them, and the newest
@@ -65,8 +64,8 @@ def _parse(k8s_dir: Path) -> tuple[dict[str, list[Any]], list[str]]:
     for path in sorted(k8s_dir.rglob("*.yaml")):
         name = path.relative_to(k8s_dir).as_posix()
         try:
-            files[name] = load_all(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            files[name] = read_yaml(path)
+        except (OSError, ValueError) as error:
             problems.append(f"{name}: {' '.join(str(error).split())}")
     return files, problems
 
@@ -131,7 +130,7 @@ def _differences(kubectl: str, overlay: Path, shipped: Rendered) -> list[str]:
         return [f"kubectl kustomize did not end within {_KUBECTL_S} s"]
     if done.returncode:
         return [f"kubectl kustomize: {' '.join(done.stderr.split())}"]
-    theirs, ours = by_title(load_all(done.stdout)), by_title(shipped.documents)
+    theirs, ours = by_title(load_yaml(done.stdout)), by_title(shipped.documents)
     problems = [f"{name}: kubectl does not render it" for name in sorted(ours.keys() - theirs)]
     problems += [f"{name}: missing, kubectl renders it" for name in sorted(theirs.keys() - ours)]
     both = sorted(ours.keys() & theirs)

@@ -11,10 +11,6 @@ Object = dict[str, Any]
 """One Kubernetes object, or another YAML mapping."""
 
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's where PyYAML was built with it: ten times as fast."""
-
-
 class _Dumper(yaml.SafeDumper):
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
@@ -39,12 +35,6 @@ def dump(*documents: Any, comment: str = "") -> str:
         for document in documents
     ]
     return head + "---\n".join(body)
-
-
-def load_all(text: str) -> list[Any]:
-    """Every non-empty document of `text`. Raises `yaml.YAMLError`."""
-    documents = yaml.load_all(text, Loader=_Loader)
-    return [document for document in documents if document is not None]
 
 
 def title(document: Object) -> str:

@@ -6,15 +6,25 @@ from collections.abc import Callable
 
 from . import slo
 from .config import Level, LoadTest, Progress
-from .report import Percentiles, Report, Run
+from .report import LoadTestReport, Percentiles, Run
 from .slo import Slo
 
-__all__ = ["Level", "LoadTest", "Percentiles", "Progress", "Report", "Run", "Slo", "run", "slo"]
+__all__ = [
+    "Level",
+    "LoadTest",
+    "LoadTestReport",
+    "Percentiles",
+    "Progress",
+    "Run",
+    "Slo",
+    "run",
+    "slo",
+]
 
 
 def run(
     url: str, config: LoadTest, *, on_progress: Callable[[Progress], None] | None = None
-) -> Report:
+) -> LoadTestReport:
     """Load the model behind `url` (`grpc://host:port` or `host:port`) and measure its streams.
 
     `on_progress` is called after each counted request. A server that dies during the test does not

@@ -1,11 +1,12 @@
-"""What a load test found; `Report.to_json` is the document of `nemo-deploy loadtest --json`."""
+"""The results of a load test; `LoadTestReport.to_json` is what `loadtest --json` prints."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar, NotRequired, TypedDict
 
+from ..core.result import Result
 from .config import Level
 from .slo import Slo
 
@@ -25,6 +26,48 @@ class Percentiles:
     def at(self, percentile: int) -> float | None:
         """The percentile 50, 90 or 99."""
         return {50: self.p50, 90: self.p90, 99: self.p99}[percentile]
+
+
+class RunDocument(TypedDict):
+    """One level of the document: either `concurrency` or `rate`, and what was measured."""
+
+    concurrency: NotRequired[int]
+    rate: NotRequired[float]
+    requests: int
+    errors: int
+    retries: int
+    ttft_ms: Percentiles
+    itl_ms: Percentiles
+    e2e_ms: Percentiles
+    output_tokens: int
+    duration_s: float
+    output_tokens_per_s: float
+    requests_per_s: float
+    goodput: float
+    error_messages: dict[str, int]
+    complete: bool
+
+
+class SloDocument(TypedDict):
+    """The objectives, whether one level meets all of them (null without objectives), and the
+    highest concurrency or rate that does."""
+
+    objectives: list[str]
+    met: bool | None
+    best: float | None
+
+
+class LoadTestDocument(TypedDict):
+    """The whole document; its attributes are those of `LoadTestReport`."""
+
+    model: str
+    url: str
+    max_tokens: int
+    token_counting: str
+    duration_s: float
+    aborted: str | None
+    runs: list[RunDocument]
+    slo: SloDocument
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +143,16 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LoadTestReport(Result):
     """A whole load test.
 
     Attributes:
         token_counting: `tokenizer`, or `responses`: each non-empty response counted as one token.
         aborted: Why the test ended early (the server died); then the last run is incomplete.
     """
+
+    SCHEMA: ClassVar[int] = 1
+    DOCUMENT: ClassVar[type | None] = LoadTestDocument
 
     model: str
     url: str
@@ -136,17 +182,19 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """The document, of JSON types only. `slo.best` is a concurrency or a rate, or null."""
         best = self.best
-        return {
-            "model": self.model,
-            "url": self.url,
-            "max_tokens": self.max_tokens,
-            "token_counting": self.token_counting,
-            "duration_s": self.duration_s,
-            "aborted": self.aborted,
-            "runs": [run.to_json() for run in self.runs],
-            "slo": {
-                "objectives": [str(slo) for slo in self.slos],
-                "met": self.met,
-                "best": best.level.load if best else None,
-            },
-        }
+        return self.stamped(
+            {
+                "model": self.model,
+                "url": self.url,
+                "max_tokens": self.max_tokens,
+                "token_counting": self.token_counting,
+                "duration_s": self.duration_s,
+                "aborted": self.aborted,
+                "runs": [run.to_json() for run in self.runs],
+                "slo": {
+                    "objectives": [str(slo) for slo in self.slos],
+                    "met": self.met,
+                    "best": best.level.load if best else None,
+                },
+            }
+        )

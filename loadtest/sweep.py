@@ -10,19 +10,21 @@ from collections.abc import Callable
 from . import arrivals, endpoint, metrics
 from .client import Client
 from .config import Level, LoadTest, Progress
-from .report import Report, Run
+from .report import LoadTestReport, Run
 from .sample import Sample
 from .server import CONNECTIONS, Server
 
 
-async def sweep(url: str, test: LoadTest, on_progress: Callable[[Progress], None]) -> Report:
+async def sweep(
+    url: str, test: LoadTest, on_progress: Callable[[Progress], None]
+) -> LoadTestReport:
     """Run every level of `test`, or as many as the server lives through. Errors as in `run`."""
     async with Server(endpoint.parse(url)) as server:
         model = await server.check(test.model)
         started = time.perf_counter()
         client = Client(server, model, test)
         runs = await _run_levels(server, client, test, on_progress)
-        return Report(
+        return LoadTestReport(
             model=model,
             url=f"grpc://{server.target}",
             max_tokens=test.max_tokens,

@@ -24,6 +24,7 @@ from ..core.files import write_atomically
 from ..model.architecture import Role
 from ..model.checkpoint import Checkpoint
 from ..model.recipe import Recipe
+from .calibration_record import CalibrationRecord
 from .layerwise import Layer, layers
 from .smooth import Choice, Folding, report, smooth_layer
 from .texts import read_sequences
@@ -53,17 +54,16 @@ class Calibration:
     folding: Folding = field(default_factory=Folding)
     expert_tokens: dict[int, list[int]] = field(default_factory=dict)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> CalibrationRecord:
         """What is kept of it for the reader of a record."""
-        unseen = sum(row.count(0) for row in self.expert_tokens.values())
-        return {
-            "source": self.source,
-            "sequences": self.sequences,
-            "tokens": self.tokens,
-            "experts_without_tokens": unseen,
-            "expert_tokens": {str(layer): row for layer, row in self.expert_tokens.items()},
-            "smoothing": report(self.folding.choices.values()),
-        }
+        return CalibrationRecord(
+            source=self.source,
+            sequences=self.sequences,
+            tokens=self.tokens,
+            experts_without_tokens=sum(row.count(0) for row in self.expert_tokens.values()),
+            expert_tokens={str(layer): row for layer, row in self.expert_tokens.items()},
+            smoothing=report(self.folding.choices.values()),
+        )
 
 
 def calibrate(

@@ -12,12 +12,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from .. import __version__
 from ..core.errors import BadInputError, RefusedError
 from ..model.architecture import TensorGroup
 from ..model.checkpoint import Checkpoint, TensorInfo
 from ..model.recipe import Recipe
 from ..runtime import formats
+from .encoding import ENCODING
 from .layerwise import SOURCE_DTYPES
 from .layouts import Layout
 from .shard_writer import Entry, file_bytes
@@ -126,7 +126,7 @@ class Job:
         ]
         scales = {name: float(scale) for row in self.scales.values() for name, scale in row.items()}
         return {
-            "version": __version__,
+            "encoding": ENCODING,
             "recipe": asdict(self.recipe) | {"roles": sorted(self.recipe.roles)},
             "layout": self.layout.key,
             "tensors": tensors,

@@ -16,7 +16,7 @@ large activations are what hurts after relu2. Strength 0 is plain rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.formats import decode_int4, encode_int4
+from .calibration_record import SmoothingRecord
 from .layerwise import Layer
 
 STRENGTHS: Final = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -259,15 +260,15 @@ def _fold_norm(prefix: str, layer: Layer, scale: Tensor, folding: Folding) -> Te
     return exact
 
 
-def report(choices: Iterable[Choice]) -> list[Mapping[str, object]]:
+def report(choices: Iterable[Choice]) -> list[SmoothingRecord]:
     """The choices as the record keeps them."""
     return [
-        {
-            "layer": choice.layer,
-            "hidden_strength": choice.hidden_strength,
-            "expert_strength_mean": sum(choice.expert_strengths) / len(choice.expert_strengths),
-            "output_error_plain": choice.plain,
-            "output_error_smoothed": choice.smoothed,
-        }
+        SmoothingRecord(
+            layer=choice.layer,
+            hidden_strength=choice.hidden_strength,
+            expert_strength_mean=sum(choice.expert_strengths) / len(choice.expert_strengths),
+            output_error_plain=choice.plain,
+            output_error_smoothed=choice.smoothed,
+        )
         for choice in choices
     ]

@@ -86,7 +86,7 @@ def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Gives the bundle of `tiny` for an H100 in a format, built once. Not to be changed."""
-    from nemotron_deploy.api.build import build, prepare
+    from nemotron_deploy.api.build import make, prepare
     from nemotron_deploy.model.spec import Workload
 
     folder = tmp_path_factory.mktemp("bundles")
@@ -94,7 +94,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     @functools.cache
     def once(quant: str) -> Path:
         out = folder / f"tiny-h100-{quant}"
-        build(prepare("tiny", "h100", quant, Workload(context=4096), out))
+        make(prepare("tiny", "h100", quant, Workload(context=4096), out))
         return out
 
     return once

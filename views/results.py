@@ -1,93 +1,104 @@
-"""Views of `quantize`, `build`, `verify`, `loadtest` and `doctor`."""
+"""Views of `quantize`, `build`, `verify`, `serve`, `warmup`, `loadtest` and `doctor`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ..core.checks import Check
 from ..runtime import contract
 from .parts import BAD, GOOD, amount, facts, heading, show
 
+if TYPE_CHECKING:
+    from ..api.build import BuildResult, DryRunResult
+    from ..api.doctor import DoctorResult
+    from ..api.loadtest import LoadTestResult
+    from ..api.quantize import QuantizeResult
+    from ..api.serve import ServeResult
+    from ..api.verify import VerifyResult
+    from ..api.warmup import WarmupResult
+    from ..loadtest.report import LoadTestReport, Percentiles
+    from ..quantize.calibration_record import SmoothingRecord
+    from ..quantize.quality import QualityReport
 
-def quantization(console: Console, record: dict[str, Any]) -> None:
-    """Where a quantized checkpoint lies, how small it became, what it cost, and what reads it."""
-    ratio = record["source_bytes"] / max(1, record["written_bytes"])
-    size = f"{amount(record['source_bytes'])} to {amount(record['written_bytes'])} ({ratio:.2f}x)"
-    kept = record["kept_shards"]
+
+def quantization(console: Console, result: QuantizeResult) -> None:
+    """Where a quantized checkpoint is, how small it became, what it cost, and what reads it."""
+    ratio = result.source_bytes / max(1, result.written_bytes)
+    size = f"{amount(result.source_bytes)} to {amount(result.written_bytes)} ({ratio:.2f}x)"
     rows: list[tuple[str, RenderableType]] = [
-        ("format", record["format"]),
-        ("tensors", f"{record['tensors']:,} quantized"),
+        ("format", result.format),
+        ("tensors", f"{result.tensors:,} quantized"),
         ("size", size),
     ]
-    if kept:
-        rows.append(("resumed", f"{kept} shards were finished before"))
-    if "calibration" in record:
-        used = record["calibration"]
-        text = f"{used['sequences']} sequences, {used['tokens']:,} tokens; {used['source']}"
+    if result.kept_shards:
+        rows.append(("resumed", f"{result.kept_shards} shards were already finished"))
+    if used := result.calibration:
+        text = f"{used.sequences} sequences, {used.tokens:,} tokens; {used.source}"
         rows.append(("calibration", text))
-        if used["experts_without_tokens"]:
-            rows.append(("", f"{used['experts_without_tokens']} experts saw no token of it"))
-        if used["smoothing"]:
-            rows.append(("smoothing", _smoothing(used["smoothing"])))
-    if record["quality"]:
-        rows.append(("quality", _quality(record["quality"])))
-        rows.append(("", f"{record['out']}/report/quality.html"))
-    for reader in record["readers"]:
-        rows.append(("reads it", reader["engine"]))
-        if reader["serve"]:
-            rows.append(("", reader["serve"].format(path=record["out"])))
-    show(console, heading("Quantized", record["out"]), facts(rows))
+        if used.experts_without_tokens:
+            rows.append(("", f"{used.experts_without_tokens} experts received no token of it"))
+        if used.smoothing:
+            rows.append(("smoothing", _smoothing(used.smoothing)))
+    if result.quality:
+        rows.append(("quality", _quality(result.quality)))
+        rows.append(("", f"{result.out}/report/quality.html"))
+    for reader in result.readers:
+        rows.append(("read by", reader.engine))
+        if reader.serve:
+            rows.append(("", reader.serve.format(path=result.out)))
+    show(console, heading("Quantized", str(result.out)), facts(rows))
 
 
-def _smoothing(rows: list[dict[str, Any]]) -> str:
-    before = sum(row["output_error_plain"] for row in rows) / len(rows)
-    after = sum(row["output_error_smoothed"] for row in rows) / len(rows)
+def _smoothing(rows: Sequence[SmoothingRecord]) -> str:
+    before = sum(row.output_error_plain for row in rows) / len(rows)
+    after = sum(row.output_error_smoothed for row in rows) / len(rows)
     return f"output error of {len(rows)} expert layers {before:.2%} to {after:.2%} on average"
 
 
-def _quality(report: dict[str, Any]) -> str:
-    (row,) = report["formats"]
-    weights = f"error of the weights {row['weight_error']['mean']:.2%}"
-    found = row["fidelity"]
-    if found is None:
-        return f"{weights}; answers were not compared"
+def _quality(report: QualityReport) -> str:
+    (row,) = report.formats
+    weights = f"weight error {row.weight_error.mean:.2%}"
+    measured = row.fidelity
+    if measured is None:
+        return f"{weights}; outputs were not compared"
     return (
-        f"{weights}, KL divergence {found['kl']:.2e} nats a token, same top token "
-        f"{found['top1']:.1%}, perplexity {report['source']['perplexity']:.4g} to "
-        f"{found['perplexity']:.4g}"
+        f"{weights}, KL divergence {measured.kl:.2e} nats per token, same top token "
+        f"{measured.top1:.1%}, perplexity {report.source.perplexity:.4g} to "
+        f"{measured.perplexity:.4g}"
     )
 
 
-def dry_run(console: Console, out: str, steps: list[dict[str, Any]]) -> None:
-    """What a build would do."""
+def dry_run(console: Console, result: DryRunResult) -> None:
+    """What a build would do, and why."""
     table = Table.grid(padding=(0, 2))
-    for step in steps:
-        style = "dim" if step["action"] == "keep" else "cyan"
-        table.add_row(Text(step["action"], style=style), step["stage"], Text(step["what"]))
-    show(console, heading("Would build", out), table)
+    for step in result.stages:
+        style = "cyan" if step.why else "dim"
+        table.add_row(Text(step.action, style=style), step.stage, Text(step.what))
+        if step.why:
+            table.add_row("", "", Text(step.why, style="dim"))
+    show(console, heading("Would build", str(result.bundle)), table)
 
 
-def built(console: Console, record: dict[str, Any]) -> None:
-    """What a build made, and how to go on."""
-    if not record["made"]:
-        line = f"\n [green]✓[/] {escape(record['bundle'])} is up to date; nothing was done\n"
+def built(console: Console, result: BuildResult) -> None:
+    """What a build made, and what to do next."""
+    where = str(result.bundle)
+    if not result.made:
+        line = f"\n [green]✓[/] {escape(where)} is up to date; nothing was done\n"
         console.print(line, soft_wrap=True)
         return
     rows: list[tuple[str, RenderableType]] = [
-        ("made", ", ".join(record["made"])),
-        ("kept", ", ".join(record["kept"]) or "nothing"),
-        ("bundle", f"{record['files']} files, {amount(record['bytes'])}"),
-        ("backend", record["backend"]),
+        ("made", ", ".join(result.made)),
+        ("kept", ", ".join(result.kept) or "nothing"),
+        ("bundle", f"{result.files} files, {amount(result.bytes)}"),
+        ("backend", result.backend),
     ]
-    rows += [("needs", Text(need, style="yellow")) for need in record["needs"]]
-    where = record["bundle"]
+    rows += [("needs", Text(need, style="yellow")) for need in result.needs]
     after = Text.assemble(
         ("check   ", "dim"), f"nemo-deploy verify {where}\n",
         ("try     ", "dim"), f"nemo-deploy serve {where}\n",
@@ -96,53 +107,52 @@ def built(console: Console, record: dict[str, Any]) -> None:
     show(console, heading("Built", where), facts(rows), after)
 
 
-def warmed(console: Console, record: dict[str, Any]) -> None:
-    """Whether a node answers as it should, and where it keeps what it compiled."""
-    golden = record["golden"]
+def warmed(console: Console, result: WarmupResult) -> None:
+    """Whether a node gives the recorded outputs, and where it keeps what it compiled."""
+    golden = result.golden
     rows: list[tuple[str, RenderableType]] = [
-        ("executor", f"{record['executor']}, started in {record['start_s']:.1f} s"),
+        ("executor", f"{result.executor}, started in {result.start_s:.1f} s"),
         ("outputs", f"{golden['action']}: {golden['detail']}"),
     ]
-    found = golden["comparison"]
-    if found:
-        gain = "" if found["gain"] is None else f", gain {found['gain']:+.2f}"
+    compared = golden["comparison"]
+    if compared:
+        gain = "" if compared["gain"] is None else f", gain {compared['gain']:+.2f}"
         rows.append(
-            ("", f"divergence {found['divergence']:.1e} nats a token, the same likeliest token at "
-                 f"{found['agreement']:.1%}{gain}")
+            ("", f"divergence {compared['divergence']:.1e} nats per token, same top token "
+                 f"{compared['agreement']:.1%}{gain}")
         )  # fmt: skip
-    rows += [("off", Text(fault, style="bold red")) for fault in golden["faults"]]
-    rows += [("caches", path) for path in record["caches"].values()]
-    show(console, heading("Ready" if record["ok"] else "Not ready", record["bundle"]), facts(rows))
+    rows += [("wrong", Text(fault, style="bold red")) for fault in golden["faults"]]
+    rows += [("caches", path) for path in result.caches.values()]
+    show(console, heading("Ready" if result.ok else "Not ready", str(result.bundle)), facts(rows))
 
 
-def serving(console: Console, record: dict[str, str]) -> None:
-    """Where a server listens, and how to try it."""
-    model, http, grpc = record["model"], record["http"], record["grpc"]
+def serving(console: Console, result: ServeResult) -> None:
+    """The addresses of a server, and how to try it."""
     request = {contract.TEXT_INPUT: "Hello", contract.STREAMING: True, contract.MAX_TOKENS: 16}
     body = json.dumps({tensor.name: value for tensor, value in request.items()})
+    url = f"{result.http}/v2/models/{result.model}/generate_stream"
     rows: list[tuple[str, RenderableType]] = [
-        ("gRPC", grpc),
-        ("HTTP", http),
-        ("try", f"curl -N {http}/v2/models/{model}/generate_stream -d '{body}'"),
-        ("load", f"nemo-deploy loadtest grpc://{grpc}"),
+        ("gRPC", result.grpc),
+        ("HTTP", result.http),
+        ("try", f"curl -N {url} -d '{body}'"),
+        ("load", f"nemo-deploy loadtest grpc://{result.grpc}"),
         ("stop", "Ctrl-C"),
     ]
-    show(console, heading("Serving", model), facts(rows))
+    show(console, heading("Serving", result.model), facts(rows))
 
 
-def checks(console: Console, path: str, found: Iterable[Check]) -> None:
-    """Every check with its result."""
-    rows = [(check.name, check.ok, check.detail) for check in found]
-    show(console, heading("Verified", path), _ticks(rows))
+def checks(console: Console, result: VerifyResult) -> None:
+    """Every check with its result; the heading says "Verified" only if all passed."""
+    rows = [(check.name, check.ok, check.detail) for check in result.checks]
+    title = "Verified" if result.ok else f"{len(result.failed)} of {len(rows)} checks failed"
+    show(console, heading(title, str(result.bundle)), _ticks(rows))
 
 
-def diagnosis(console: Console, found: dict[str, Any]) -> None:
+def diagnosis(console: Console, result: DoctorResult) -> None:
     """What this machine can do."""
-    machine = (
-        f"Python {found['python']}, {found['cores']} cores, {amount(found['memory_bytes'])} memory"
-    )
-    installed = ", ".join(f"{name} {version or '-'}" for name, version in found["packages"].items())
-    rows = [(row["name"], row["ok"], row["detail"]) for row in found["abilities"]]
+    machine = f"Python {result.python}, {result.cores} cores, {amount(result.memory_bytes)} memory"
+    installed = ", ".join(f"{name} {version or '-'}" for name, version in result.packages.items())
+    rows = [(row.name, row.ok, row.detail) for row in result.abilities]
     show(console, heading("This machine", machine), _ticks(rows), Text(installed, style="dim"))
 
 
@@ -156,47 +166,50 @@ def _ticks(rows: Iterable[tuple[str, bool, str]]) -> Table:
     return table
 
 
-def load_report(console: Console, report: dict[str, Any], kept: str | None) -> None:
-    """A load test, one row a level."""
-    show(console, heading("Load test", f"{report['model']} at {report['url']}"), load_table(report))
-    for run in report["runs"]:
-        for message, count in run["error_messages"].items():
+def load_report(console: Console, result: LoadTestResult) -> None:
+    """A load test, one row for each level."""
+    report = result.report
+    show(console, heading("Load test", f"{report.model} at {report.url}"), load_table(report))
+    for run in report.runs:
+        for message, count in run.error_messages.items():
             console.print(f" [red]{count} x[/] {escape(message)}")
-    if report["aborted"]:
-        console.print(f" [bold red]ended early:[/] {escape(report['aborted'])}")
-    if report["slo"]["objectives"]:
-        met = "[green]met[/]" if report["slo"]["met"] else "[bold red]missed[/]"
-        wanted = ", ".join(report["slo"]["objectives"])
-        console.print(f" objectives {wanted}: {met}, highest load {report['slo']['best'] or '-'}")
-    if report["token_counting"] == "responses":
+    if report.aborted:
+        console.print(f" [bold red]ended early:[/] {escape(report.aborted)}")
+    if report.slos:
+        met = "[green]met[/]" if report.met else "[bold red]missed[/]"
+        wanted = ", ".join(map(str, report.slos))
+        best = f"{report.best.level.load:g}" if report.best else "-"
+        console.print(f" objectives {wanted}: {met}, highest load {best}")
+    if report.token_counting == "responses":
         console.print(" [dim]each response counted as one token (no tokenizer given)[/]")
-    if kept:
-        console.print(f" [dim]kept in {escape(kept)}[/]\n", soft_wrap=True)
+    if result.kept:
+        console.print(f" [dim]saved to {escape(str(result.kept))}[/]\n", soft_wrap=True)
 
 
-def load_table(report: dict[str, Any]) -> Table:
+def load_table(report: LoadTestReport) -> Table:
     """Latencies in ms at p50, p90 and p99, and rates."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     names = ("load", "requests", "errors", "TTFT ms", "ITL ms", "E2E ms", "tokens/s", "req/s")
     for name in names:
         table.add_column(name, justify="right")
-    for run in report["runs"]:
-        errors = Text(str(run["errors"]), style="bold red" if run["errors"] else "")
+    for run in report.runs:
+        errors = Text(str(run.errors), style="bold red" if run.errors else "")
+        rate = run.level.rate
         table.add_row(
-            f"{run['rate']:g}/s" if "rate" in run else str(run["concurrency"]),
-            str(run["requests"]),
+            f"{rate:g}/s" if rate is not None else str(run.level.concurrency),
+            str(run.requests),
             errors,
-            *(_percentiles(run[key]) for key in ("ttft_ms", "itl_ms", "e2e_ms")),
-            f"{run['output_tokens_per_s']:,.1f}",
-            f"{run['requests_per_s']:.2f}",
+            *(_percentiles(values) for values in (run.ttft, run.itl, run.e2e)),
+            f"{run.output_tokens_per_s:,.1f}",
+            f"{run.requests_per_s:.2f}",
         )
     table.caption = "latencies at p50/p90/p99"
     table.caption_justify = "left"
     return table
 
 
-def _percentiles(values: dict[str, float | None]) -> str:
-    shown = [values["p50"], values["p90"], values["p99"]]
+def _percentiles(values: Percentiles) -> str:
+    shown = (values.p50, values.p90, values.p99)
     return "/".join("-" if value is None else _short(value) for value in shown)
 
 

@@ -1,6 +1,6 @@
 """Experts' INT4 weights: from the layout they are stored in to the one the kernels read, and back.
 
-Stored, for a matrix [N, K] (`quantize/formats.py`): uint8 [N/2, K], two output rows a byte in two's
+Stored, for a matrix [N, K] (`runtime/formats.py`): uint8 [N/2, K], two output rows a byte in two's
 complement, scales float32 [N, K/g]. What a kernel wants is different: the tile that one step of its
 loop multiplies must be one contiguous piece of memory, and a nibble must become a 16-bit float
 without a conversion instruction. So, with K in blocks of 64:

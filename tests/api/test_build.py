@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.api.build import Job, build, dry_run, prepare
+from nemotron_deploy import __version__
+from nemotron_deploy.api.build import PLUGIN_SOURCES, SOURCES, Job, dry_run, make, prepare
 from nemotron_deploy.api.verify import verify
+from nemotron_deploy.core import source_digest
 from nemotron_deploy.core.bundle import Bundle
 from nemotron_deploy.core.errors import BadInputError, RefusedError
 from nemotron_deploy.core.files import sha256
 from nemotron_deploy.model.spec import Workload
 from nemotron_deploy.sources.checkpoint_source import resolve, slug
+
+OLD_RECORD = Path(__file__).parents[1] / "core" / "golden" / "bundle-schema-1.json"
 
 STAGES = ["checkpoint", "engine", "model_repository", "k8s"]
 
@@ -42,7 +47,7 @@ def bf16(built_copy: Callable[[str], Path]) -> Path:
 
 
 def failing(path: Path) -> dict[str, str]:
-    return {check.name: check.detail for check in verify(path) if not check.ok}
+    return {check.name: check.detail for check in verify(path).failed}
 
 
 def test_a_bundle_has_all_its_parts_and_verifies(bundle: Path) -> None:
@@ -68,17 +73,17 @@ def test_a_bundle_says_what_quantization_cost(bundle: Path) -> None:
 
 def test_building_again_does_nothing(bundle: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*")}
-    assert build(job(bundle))["made"] == []
+    assert make(job(bundle)).made == ()
     assert {path: path.stat().st_mtime_ns for path in bundle.rglob("*")} == before
 
 
 def test_dry_run_writes_nothing_and_tells_the_truth(tmp_path: Path, bundle: Path) -> None:
     out = tmp_path / "new"
-    assert [(row["stage"], row["action"]) for row in dry_run(job(out))] == [
+    assert [(step.stage, step.action) for step in dry_run(job(out)).stages] == [
         (stage, "make") for stage in STAGES
     ]
     assert not out.exists()
-    assert {row["action"] for row in dry_run(job(bundle))} == {"keep"}
+    assert {step.action for step in dry_run(job(bundle)).stages} == {"keep"}
 
 
 def test_two_builds_are_the_same_to_the_byte(
@@ -92,7 +97,7 @@ def test_two_builds_are_the_same_to_the_byte(
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(first.timestamp())))
     monkeypatch.setenv("NEMO_DEPLOY_CACHE", str(tmp_path / "cache"))
     again = tmp_path / "tiny-h100-int4"
-    build(job(again))
+    make(job(again))
     assert Bundle.open(again).files == Bundle.open(bundle).files
 
 
@@ -117,35 +122,106 @@ def test_any_change_fails_verification(bf16: Path, name: str, check: str) -> Non
 
 def test_one_changed_stage_alone_is_made_again(bf16: Path) -> None:
     (bf16 / "engine" / "llm_args.yaml").unlink()
-    record = build(job(bf16, quant="bf16"))
-    assert (record["made"], record["kept"]) == (
-        ["engine"],
-        ["checkpoint", "model_repository", "k8s"],
+    record = make(job(bf16, quant="bf16"))
+    assert (record.made, record.kept) == (
+        ("engine",),
+        ("checkpoint", "model_repository", "k8s"),
     )
     assert not failing(bf16)
 
 
+def test_a_stage_is_made_again_exactly_when_its_own_code_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a copy of the package's sources, a line is changed in one file after the other."""
+    sources = tmp_path / "sources"
+    for part in (*(part for parts in SOURCES.values() for part in parts), *PLUGIN_SOURCES):
+        original, copy = source_digest.PACKAGE / part, sources / part
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if original.is_dir():
+            shutil.copytree(original, copy, dirs_exist_ok=True)
+        else:
+            shutil.copy(original, copy)
+    monkeypatch.setattr(source_digest, "PACKAGE", sources)
+    out = tmp_path / "tiny-h100-bf16"
+    make(job(out, quant="bf16"))
+    for changed, made in {
+        "runtime/triton/model.py": ("model_repository",),
+        "runtime/golden.py": ("engine", "model_repository"),
+        "k8s/objects.py": ("k8s",),
+        "build/engines/tensorrt_llm/directory.py": ("engine",),
+        "build/kernels/kernel.py": (),  # BF16 has no kernels of ours
+    }.items():
+        with (sources / changed).open("a") as file:
+            file.write("# one more line\n")
+        steps = dry_run(job(out, quant="bf16")).stages
+        assert {step.stage: step.why for step in steps if step.why} == dict.fromkeys(
+            made, "the code that makes it has changed"
+        )
+        assert make(job(out, quant="bf16")).made == made, changed
+    assert not failing(out)
+
+
+def test_a_new_version_makes_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "tiny-h100-bf16"
+    make(job(out, quant="bf16"))
+    record = (out / "bundle.json").read_bytes()
+    monkeypatch.setattr("nemotron_deploy.__version__", "9.9")
+    monkeypatch.setattr("nemotron_deploy.core.record.MADE_BY", "nemo-deploy 9.9")
+    monkeypatch.setattr("nemotron_deploy.core.bundle.MADE_BY", "nemo-deploy 9.9")
+    assert make(job(out, quant="bf16")).made == ()
+    assert (out / "bundle.json").read_bytes() == record
+    (out / "k8s" / "kustomization.yaml").unlink()
+    assert make(job(out, quant="bf16")).made == ("k8s",)
+    written = json.loads((out / "bundle.json").read_text())
+    assert written["made_by"] == written["stages"]["k8s"]["made_by"] == "nemo-deploy 9.9"
+    assert written["stages"]["checkpoint"]["made_by"] == f"nemo-deploy {__version__}"
+
+
+def test_another_encoding_makes_the_checkpoint_again_and_what_depends_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "tiny-h100-bf16"
+    make(job(out, quant="bf16"))
+    monkeypatch.setattr("nemotron_deploy.api.build.ENCODING", 2)
+    assert make(job(out, quant="bf16")).made == ("checkpoint", "engine")
+    assert Bundle.open(out).record.stages["checkpoint"].maker == "encoding 2"
+
+
+def test_a_bundle_of_an_older_schema_verifies(tmp_path: Path) -> None:
+    out = tmp_path / "tiny-h100-bf16"
+    make(job(out, quant="bf16"))
+    old = json.loads(OLD_RECORD.read_text())
+    new = json.loads((out / "bundle.json").read_text())
+    older = {key: new[key] for key in old} | {"schema": 1}
+    assert new.keys() == old.keys()
+    for stage in older["stages"].values():
+        del stage["maker"], stage["made_by"]
+    assert {key for stage in old["stages"].values() for key in stage} == {"inputs", "made"}
+    (out / "bundle.json").write_text(json.dumps(older))
+    assert not failing(out)
+    assert {step.why for step in dry_run(job(out, quant="bf16")).stages} == {
+        "the code that makes it has changed"
+    }
+
+
 def test_another_gpu_keeps_the_checkpoint(bf16: Path) -> None:
     weights = sha256(bf16 / "checkpoint" / "model.safetensors")
-    assert build(job(bf16, gpu="a100", quant="bf16"))["made"] == [
-        "engine",
-        "model_repository",
-        "k8s",
-    ]
+    assert make(job(bf16, gpu="a100", quant="bf16")).made == ("engine", "model_repository", "k8s")
     assert sha256(bf16 / "checkpoint" / "model.safetensors") == weights
     assert Bundle.open(bf16).name == "tiny-a100-bf16"
 
 
 def test_a_changed_source_is_noticed(tiny_copy: Path, tmp_path: Path) -> None:
     out = tmp_path / "b"
-    build(job(out, quant="bf16", checkpoint=str(tiny_copy)))
+    make(job(out, quant="bf16", checkpoint=str(tiny_copy)))
     config = json.loads((tiny_copy / "generation_config.json").read_text())
     (tiny_copy / "generation_config.json").write_text(json.dumps(config | {"top_k": 7}))
     # Golden outputs are those of the checkpoint: the engine follows it.
-    assert build(job(out, quant="bf16", checkpoint=str(tiny_copy)))["made"] == [
+    assert make(job(out, quant="bf16", checkpoint=str(tiny_copy))).made == (
         "checkpoint",
         "engine",
-    ]
+    )
 
 
 def test_refusals_come_before_anything_is_written(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from nemotron_deploy.api import quality
 from nemotron_deploy.api.quality import compare
-from nemotron_deploy.api.quantize import quantize
+from nemotron_deploy.api.quantize import quantize_source
 from nemotron_deploy.api.quantize_options import options_for
 from nemotron_deploy.core.errors import BadInputError
 
@@ -17,14 +17,14 @@ from nemotron_deploy.core.errors import BadInputError
 def test_comparing_formats(tmp_path: Path) -> None:
     out = tmp_path / "report"
     report = compare("tiny", "fp8,int4,int4-plain", out=out)
-    assert [row["key"] for row in report["formats"]] == ["fp8", "int4", "int4-plain"]
-    assert report["missing"] is None
-    fp8, int4, plain = (row["fidelity"] for row in report["formats"])
-    assert fp8["kl"] < int4["kl"] < plain["kl"]
-    assert report["heldout"]["source"].startswith("built-in")
-    assert json.loads((out / "quality.json").read_text()) == report
+    assert [row.key for row in report.formats] == ["fp8", "int4", "int4-plain"]
+    assert report.missing is None
+    fp8, int4, plain = (row.fidelity.kl for row in report.formats)
+    assert fp8 < int4 < plain
+    assert report.heldout.source.startswith("built-in")
+    assert json.loads((out / "quality.json").read_text()) == report.to_json()
     page = (out / "quality.html").read_text()
-    assert f"{plain['kl']:.2e}" in page
+    assert f"{plain:.2e}" in page
     assert "int4-plain" in page
     assert {path.name for path in tmp_path.iterdir()} == {"report"}
 
@@ -32,25 +32,25 @@ def test_comparing_formats(tmp_path: Path) -> None:
 def test_a_machine_too_small_still_measures_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "available_memory", lambda: 1000)
     report = compare("tiny", "int4-plain")
-    (row,) = report["formats"]
-    assert row["fidelity"] is None
-    assert report["source"]["perplexity"] is None
-    assert "are missing" in report["missing"]
-    assert "0 GB are free here" in report["missing"]
-    assert 0.05 < row["weight_error"]["mean"] < 0.2
-    assert set(row["weight_error"]["layers"]) == {"1", "4", "6"}
+    (row,) = report.formats
+    assert row.fidelity is None
+    assert report.source.perplexity is None
+    assert "are missing" in report.missing
+    assert "0 GB are free here" in report.missing
+    assert 0.05 < row.weight_error.mean < 0.2
+    assert set(row.weight_error.layers) == {"1", "4", "6"}
 
 
 def test_a_large_model_is_not_run_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(quality, "RUN_BELOW", 1000)
-    quantize("tiny", options_for("int4", smooth=False), tmp_path / "out")
+    quantize_source("tiny", options_for("int4", smooth=False), tmp_path / "out")
     report = json.loads((tmp_path / "out/report/quality.json").read_text())
     assert "--compare int4" in report["missing"]
     assert report["formats"][0]["weight_error"]["mean"] > 0
     heldout = tmp_path / "text.jsonl"
     heldout.write_text('{"text": "What is 2 plus 3? It is 5."}\n')
     options = options_for("int4", smooth=False, heldout=heldout)
-    quantize("tiny", options, tmp_path / "asked")
+    quantize_source("tiny", options, tmp_path / "asked")
     report = json.loads((tmp_path / "asked/report/quality.json").read_text())
     assert report["missing"] is None
     assert report["heldout"]["source"] == str(heldout)
@@ -58,14 +58,17 @@ def test_a_large_model_is_not_run_unasked(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_the_report_beside_a_quantized_checkpoint(tmp_path: Path) -> None:
-    record = quantize("tiny", options_for("int4"), tmp_path / "out")
+    result = quantize_source("tiny", options_for("int4"), tmp_path / "out")
     report = json.loads((tmp_path / "out/report/quality.json").read_text())
     (row,) = report["formats"]
     assert row["key"] == "int4"
     assert row["calibration"]["smoothing"]
-    assert record["quality"]["formats"][0]["fidelity"] == row["fidelity"]
-    assert "tensors" not in record["quality"]["formats"][0]["weight_error"]
-    assert len(row["weight_error"]["tensors"]) == record["tensors"]
+    shown = result.to_json()["quality"]
+    assert shown["formats"][0]["fidelity"] == row["fidelity"]
+    assert "tensors" not in shown["formats"][0]["weight_error"]
+    assert len(row["weight_error"]["tensors"]) == result.tensors
+    assert result.calibration is not None
+    assert result.calibration.smoothing[0].output_error_smoothed > 0
 
 
 def test_text_of_ones_own_that_is_missing(tmp_path: Path) -> None:

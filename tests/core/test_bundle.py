@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.core.bundle import RECORD_NAME, Bundle, building
+from nemotron_deploy.core.bundle import Bundle, MadeFrom, building
 from nemotron_deploy.core.errors import BadInputError, CheckFailedError
 from nemotron_deploy.core.files import locked, new_directory, require_space, write_atomically
+from nemotron_deploy.core.record import RECORD_NAME, Header
 
-HEADER = {"name": "x-h100-int4", "model_name": "x", "asked": {"gpu": "h100"}}
+HEADER = Header(name="x-h100-int4", model_name="x", asked={"gpu": "h100"})
 
 
 class KilledError(BaseException):
@@ -29,11 +30,15 @@ def fill(text: str = "a") -> Callable[[Path], None]:
     return make
 
 
+def made_from(inputs: str) -> MadeFrom:
+    return MadeFrom("encoding 1", inputs)
+
+
 def made(path: Path, text: str = "a", inputs: str = "1") -> Bundle:
     with building(path, HEADER) as bundle:
         for stage in ("checkpoint", "engine"):
-            if not bundle.stage_is_current(stage, inputs):
-                bundle.run_stage(stage, inputs, fill(text))
+            if bundle.why_outdated(stage, made_from(inputs)):
+                bundle.run_stage(stage, made_from(inputs), fill(text))
     return Bundle.open(path)
 
 
@@ -57,12 +62,18 @@ def test_nothing_is_done_twice(tmp_path: Path) -> None:
     made(tmp_path / "b")
     before = (tmp_path / "b" / RECORD_NAME).stat().st_mtime_ns
     with building(tmp_path / "b", HEADER) as bundle:
-        assert bundle.stage_is_current("checkpoint", "1")
-        assert not bundle.stage_is_current("checkpoint", "2")
+        assert bundle.why_outdated("checkpoint", made_from("1")) is None
+        assert bundle.why_outdated("checkpoint", made_from("2")) == "its inputs have changed"
+        other_code = MadeFrom("encoding 2", "1")
+        assert bundle.why_outdated("checkpoint", other_code) == "the code that makes it has changed"
+        assert bundle.why_outdated("k8s", made_from("1")) == "it is not in the bundle yet"
     assert (tmp_path / "b" / RECORD_NAME).stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("change", ["edit", "same size", "remove", "add", "replace by link"])
+@pytest.mark.parametrize(
+    "change",
+    ["edit", "same size", "remove", "add", "replace by link", "same content behind a link"],
+)
 def test_a_changed_stage_is_noticed_and_made_again(tmp_path: Path, change: str) -> None:
     path = tmp_path / "b"
     made(path)
@@ -76,11 +87,16 @@ def test_a_changed_stage_is_noticed_and_made_again(tmp_path: Path, change: str) 
         target.unlink()
     elif change == "add":
         (path / "engine" / "new.txt").write_text("")
-    else:
+    elif change == "replace by link":
         target.unlink()
         target.symlink_to("/etc/hostname")
+    else:
+        elsewhere = tmp_path / "engine"
+        (path / "engine").rename(elsewhere)
+        (path / "engine").symlink_to(elsewhere)
     assert failing(Bundle.open(path))
-    assert not Bundle.open(path).stage_is_current("engine", "1")
+    why = Bundle.open(path).why_outdated("engine", made_from("1"))
+    assert why == "its files were changed"
     assert not failing(made(path))
 
 
@@ -101,7 +117,7 @@ def test_an_error_in_a_stage_leaves_nothing_of_it(tmp_path: Path) -> None:
         raise KilledError
 
     with pytest.raises(KilledError), building(path, HEADER) as bundle:
-        bundle.run_stage("engine", "2", fails)
+        bundle.run_stage("engine", made_from("2"), fails)
     assert sorted(os.listdir(path)) == [RECORD_NAME, "checkpoint", "engine"]
     assert not failing(Bundle.open(path))
 
@@ -161,13 +177,13 @@ def test_a_build_that_fails_at_its_first_stage_leaves_nothing(tmp_path: Path) ->
         raise BadInputError("no")
 
     with pytest.raises(BadInputError), building(tmp_path / "b", HEADER) as bundle:
-        bundle.run_stage("checkpoint", "1", fails)
+        bundle.run_stage("checkpoint", made_from("1"), fails)
     assert not (tmp_path / "b").exists()
 
 
 def test_an_incomplete_bundle_says_so(tmp_path: Path) -> None:
     with pytest.raises(KilledError), building(tmp_path / "b", HEADER) as bundle:
-        bundle.run_stage("checkpoint", "1", fill())
+        bundle.run_stage("checkpoint", made_from("1"), fill())
         raise KilledError
     with pytest.raises(CheckFailedError, match="incomplete"):
         Bundle.open(tmp_path / "b").require_complete()

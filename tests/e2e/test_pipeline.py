@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nemotron_deploy.api import loadtest, serve
 from nemotron_deploy.api.ask import ask
 from nemotron_deploy.api.serve import serving
 from nemotron_deploy.api.verify import verify
@@ -72,8 +73,7 @@ def test_the_served_tokens_are_those_of_transformers(bundle: Path, tmp_path: Pat
         pieces = [list(ask(server.grpc_url, "tiny", question, 24)) for question in QUESTIONS]
     assert ["".join(answer) for answer in pieces] == expected
     assert any(len(answer) > 1 for answer in pieces), "nothing was streamed"
-    wrong = [check for check in verify(bundle) if not check.ok]
-    assert not wrong, "serving changed the bundle"
+    assert verify(bundle).ok, "serving changed the bundle"
 
 
 def _opened(path: Path) -> Bundle:
@@ -192,13 +192,28 @@ def test_loadtest_of_a_bundle_serves_it_and_keeps_the_report(
     assert done.returncode == 0, done.stderr
     reports = list((bundle / "report").glob("loadtest-*.json"))
     assert json.loads(reports[0].read_text())["token_counting"] == "tokenizer"
-    assert all(check.ok for check in verify(bundle))
+    assert verify(bundle).ok
 
 
 def test_the_demo_runs_through(tmp_path: Path) -> None:
     picture = tmp_path / "demo.svg"
     done = nemo_deploy("demo", "--out", str(tmp_path / "bundle"), "--svg", str(picture))
     assert done.returncode == 0, done.stderr
-    for words in ("INT4, group 64", "checks, all good", "TTFT ms", "nemo-deploy build --gpu h100"):
+    for words in (
+        "INT4, group 64",
+        "checks, all passed",
+        "TTFT ms",
+        "nemo-deploy build --gpu h100",
+    ):
         assert words in done.stdout
     assert picture.read_text().startswith("<svg")
+
+
+def test_serving_and_loading_from_python(int4_bundle: Path) -> None:
+    with serve(int4_bundle, executor="reference") as server:
+        assert server.result.model == "tiny"
+        result = loadtest(f"grpc://{server.result.grpc}", concurrency=[2], requests=4, max_tokens=8)
+    assert result.ok
+    assert result.kept is None
+    (run,) = result.report.runs
+    assert (run.requests, run.errors) == (4, 0)

@@ -48,11 +48,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def expected(sharded: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What quantizing the same files from a local directory gives."""
-    from nemotron_deploy.api.quantize import quantize
+    from nemotron_deploy.api.quantize import quantize_source
     from nemotron_deploy.api.quantize_options import options_for
 
     out = tmp_path_factory.mktemp("expected") / "int4"
-    quantize(str(sharded), options_for("int4", smooth=False), out)
+    quantize_source(str(sharded), options_for("int4", smooth=False), out)
     return contents(out)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nemotron_deploy.api.inspect import inspect
-from nemotron_deploy.api.quantize import quantize
+from nemotron_deploy.api.quantize import quantize_source
 from nemotron_deploy.api.quantize_options import options_for
 from nemotron_deploy.core.errors import BadInputError, RefusedError
 from nemotron_deploy.hub.client import cache_folder
@@ -52,18 +52,18 @@ def test_quantize_fetches_checks_and_records(
 def test_a_second_run_fetches_nothing(hub: StandIn, tmp_path: Path) -> None:
     for name in ("one", "two"):
         hub.requests.clear()
-        quantize(REPOSITORY, options_for("int4", smooth=False), tmp_path / name)
+        quantize_source(REPOSITORY, options_for("int4", smooth=False), tmp_path / name)
     assert [name for name in hub.fetched() if name] == []
 
 
 def test_what_was_fetched_serves_without_a_network(
     hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quantize(REPOSITORY, options_for("int4", smooth=False), tmp_path / "one")
+    quantize_source(REPOSITORY, options_for("int4", smooth=False), tmp_path / "one")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    record = quantize(REPOSITORY, options_for("int4", smooth=False), tmp_path / "two")
+    record = quantize_source(REPOSITORY, options_for("int4", smooth=False), tmp_path / "two")
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
-    assert record["source"]["commit"] == hub.commit(REPOSITORY)
+    assert record.source["commit"] == hub.commit(REPOSITORY)
 
 
 def test_low_disk_gives_the_same_bytes_and_keeps_no_shard(
@@ -79,7 +79,7 @@ def test_low_disk_gives_the_same_bytes_and_keeps_no_shard(
     assert [hub.starts(name) for name in NAMES] == [[0]] * 4
     record = json.loads(done.stdout)
     assert record["source"]["files"][NAMES[0]]["sha256"]
-    assert "--low-disk lets go" in record["quality"]["missing"]
+    assert "--low-disk deletes" in record["quality"]["missing"]
     assert record["quality"]["formats"][0]["weight_error"]["mean"] > 0
 
 
@@ -104,7 +104,7 @@ def test_low_disk_refuses_what_reads_weights_twice(
 def test_low_disk_never_removes_a_local_directory(sharded: Path, tmp_path: Path) -> None:
     options = options_for("int4", low_disk=True)
     with pytest.raises(RefusedError, match="never removed"):
-        quantize(str(sharded), options, tmp_path / "out")
+        quantize_source(str(sharded), options, tmp_path / "out")
 
 
 def test_inspect_and_plan_of_an_unknown_repository_read_headers_only(
@@ -162,7 +162,7 @@ def test_a_flipped_bit_is_found_where_a_download_recorded_hashes(
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(BadInputError, match=rf"{NAMES[1]}: its SHA-256 is"):
-        quantize(str(folder), options_for("int4", smooth=False), tmp_path / "out")
+        quantize_source(str(folder), options_for("int4", smooth=False), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     file.write_bytes(whole)
-    quantize(str(folder), options_for("int4", smooth=False), tmp_path / "out")
+    quantize_source(str(folder), options_for("int4", smooth=False), tmp_path / "out")

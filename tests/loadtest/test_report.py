@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from array import array
 
-from nemotron_deploy.loadtest import Level, Report, Run, metrics, slo
+from nemotron_deploy.loadtest import Level, LoadTestReport, Run, metrics, slo
 from nemotron_deploy.loadtest.sample import Sample
 
 FAST = slo.parse("ttft_p99<500ms")
@@ -14,8 +14,10 @@ def run(level: Level, ttft_s: float, *, complete: bool = True) -> Run:
     return metrics.summarise(level, samples, duration_s=1.0, slos=(FAST,), complete=complete)
 
 
-def report(*runs: Run, slos: tuple[slo.Slo, ...] = (FAST,), aborted: str | None = None) -> Report:
-    return Report(
+def report(
+    *runs: Run, slos: tuple[slo.Slo, ...] = (FAST,), aborted: str | None = None
+) -> LoadTestReport:
+    return LoadTestReport(
         model="mock",
         url="grpc://localhost:8001",
         max_tokens=8,

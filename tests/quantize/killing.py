@@ -21,7 +21,7 @@ from collections import Counter
 from pathlib import Path
 
 from nemotron_deploy.api import quality
-from nemotron_deploy.api.quantize import quantize
+from nemotron_deploy.api.quantize import quantize_source
 from nemotron_deploy.api.quantize_options import options_for
 from nemotron_deploy.core.files import PARTIAL, sha256
 from nemotron_deploy.quantize import quality_page, stream  # noqa: F401  imported before forking
@@ -48,7 +48,7 @@ def run(checkpoint: str, out: Path, kill_at: int | None = None) -> int:
 
         sys.addaudithook(listen)
     try:
-        quantize(checkpoint, options_for("int4", smooth=False), out)
+        quantize_source(checkpoint, options_for("int4", smooth=False), out)
     except BaseException:
         traceback.print_exc()
         os._exit(1)

@@ -39,7 +39,7 @@ def test_every_expert_is_reported_with_its_tokens() -> None:
     for counts in found.expert_tokens.values():
         assert len(counts) == moe.num_experts
         assert sum(counts) == found.tokens * moe.top_k
-    assert found.record()["source"].startswith("built-in")
+    assert found.record().source.startswith("built-in")
 
 
 class KilledError(BaseException):

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nemotron_deploy.api import quality
-from nemotron_deploy.api.quantize import quantize as command
+from nemotron_deploy.api.quantize import quantize_source as command
 from nemotron_deploy.api.quantize_options import options_for
 from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.core.files import PARTIAL

@@ -8,6 +8,7 @@ from typing import Any
 
 from ....core.checks import Check
 from ....core.errors import CheckFailedError
+from ....core.yaml_reader import read_yaml_document
 from ....model.spec import Plan
 from . import int4
 from .arguments import problems
@@ -51,12 +52,10 @@ def describe(plan: Plan) -> dict[str, Any]:
 
 def check(engine: Path) -> list[Check]:
     """Check the engine directory of a bundle: both files parse, arguments are known and typed."""
-    import yaml
-
     try:
         record = json.loads((engine / "engine.json").read_text(encoding="utf-8"))
-        args = yaml.safe_load((engine / "llm_args.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        args = read_yaml_document(engine / "llm_args.yaml")
+    except (OSError, ValueError) as error:
         return [Check("engine", False, f"{engine}: {error}")]
     if not isinstance(record, dict) or not isinstance(args, dict):
         return [Check("engine", False, f"{engine}: engine.json or llm_args.yaml is no mapping")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Final
 
 from ....core.checks import Check
 from ....core.errors import BadInputError, CheckFailedError
+from ....core.source_digest import source_digest
 from ....model.architecture import Model, Moe
 from ....model.recipe import Recipe
 from ....model.spec import Plan
@@ -39,17 +39,9 @@ __all__ = ["Int4NemotronHForCausalLM", "checkpoint_view"]
 '''
 
 
-def source_digest(folders: Sequence[str] = (PLUGIN, KERNELS)) -> str:
-    """SHA-256 over all that is copied or compiled into an engine, or over these folders of it."""
-    digest = hashlib.sha256()
-    for name, content in _sources(folders):
-        digest.update(f"{name}\n".encode() + content)
-    return digest.hexdigest()
-
-
-def _sources(folders: Sequence[str] = (PLUGIN, KERNELS)) -> Iterator[tuple[str, bytes]]:
+def _sources() -> Iterator[tuple[str, bytes]]:
     """The plugin's and the kernels' sources, by their place in the package that engines hold."""
-    for folder in folders:
+    for folder in (PLUGIN, KERNELS):
         for source in sorted((_BUILD / folder).glob("*.py")):
             yield f"{folder}/{source.name}", source.read_bytes()
 
@@ -118,7 +110,7 @@ def emit_kernels(
     }
     shared = [Shape(model.hidden_size, width, 1, 1, recipe.group_size) for width in sorted(widths)]
     target = engine / KERNELS / f"sm_{plan.sm}"
-    sources = source_digest((KERNELS,))
+    sources = source_digest("build/kernels")
     kept = kernel_cache.entry(cache, sources, plan.sm, routed, shared, MAX_NUM_TOKENS)
     if restored := kernel_cache.restore(kept, target):
         if on_compiled:

@@ -1,0 +1,90 @@
+"""The bytes of quantized checkpoints: they change only together with `ENCODING`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nemotron_deploy.core.files import list_files, sha256
+from nemotron_deploy.model.catalog import TINY
+from nemotron_deploy.model.checkpoint import Checkpoint
+from nemotron_deploy.model.recipe import recipe_for
+from nemotron_deploy.quantize.encoding import ENCODING
+from nemotron_deploy.quantize.layouts import LAYOUTS
+from nemotron_deploy.quantize.smooth import Folding
+from nemotron_deploy.quantize.stream import quantize
+
+GOLDEN = Path(__file__).parent / "golden" / "encoding.json"
+
+TINY_CHECKPOINT = Checkpoint.open(TINY)
+
+
+def folding() -> Folding:
+    """Scales to fold as a search gives them; the search itself is not the same to the bit on all
+    processors, so given ones take its place."""
+    names = [name for name in TINY_CHECKPOINT.tensors if name.endswith(".up_proj.weight")]
+    widths = {name: TINY_CHECKPOINT.tensors[name].shape[1] for name in names}
+    return Folding(
+        inputs={name: 1 + torch.arange(width) % 7 / 8 for name, width in widths.items()},
+    )
+
+
+def amax() -> dict[str, float]:
+    """Ranges of activations as a calibration measures them."""
+    groups = {name: group for group in TINY_CHECKPOINT.model.tensors() for name in group.names()}
+    ranges = dict.fromkeys(groups, 3.0)
+    for name, group in groups.items():
+        if group.makes_kv:
+            prefix = name.rpartition(".")[0]
+            ranges |= {f"{prefix}.{side}_scale": 2.0 for side in ("k", "v")}
+    return ranges
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "int4": {"recipe": recipe_for("int4")},
+    "int4 group 32": {"recipe": recipe_for("int4", 32)},
+    "int4 folded": {"recipe": recipe_for("int4"), "folding": folding()},
+    "int4 compressed-tensors": {
+        "recipe": recipe_for("int4"),
+        "layout": LAYOUTS["compressed-tensors"],
+    },
+    "fp8": {"recipe": recipe_for("fp8"), "activation_amax": amax()},
+    "fp8 aggressive": {
+        "recipe": recipe_for("fp8", None, "aggressive"),
+        "activation_amax": amax(),
+    },
+    "nvfp4": {"recipe": recipe_for("nvfp4")},
+    "bf16": {"recipe": recipe_for("bf16")},
+}
+
+
+def digests(out: Path, case: dict[str, Any]) -> dict[str, str]:
+    out.mkdir()
+    quantize(TINY_CHECKPOINT, case["recipe"], out, **{k: case[k] for k in case if k != "recipe"})
+    return {name: sha256(out / name) for name in list_files(out, out)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_bytes_are_those_of_the_present_encoding(tmp_path: Path, name: str) -> None:
+    written = digests(tmp_path / "out", CASES[name])
+    recorded = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else {"files": {}}
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        recorded = {
+            "encoding": ENCODING,
+            "files": recorded["files"] | {name: written},
+        }
+        GOLDEN.write_text(json.dumps(recorded, indent=1) + "\n")
+    assert recorded["files"][name] == written, (
+        "quantizing tiny gives other bytes than before: raise ENCODING and rewrite the goldens "
+        "(UPDATE_GOLDEN=1)"
+    )
+    assert recorded["encoding"] == ENCODING, "rewrite the goldens (UPDATE_GOLDEN=1)"
+
+
+def test_every_case_is_recorded() -> None:
+    assert set(json.loads(GOLDEN.read_text())["files"]) == set(CASES)
