@@ -106,7 +106,7 @@ def output(*arguments: str) -> str:
 
 def commands_page() -> str:
     """Every command's help, and the exit codes."""
-    names = list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    names = list(typer.main.get_group(app).commands)
     sections = [f"## {name}\n\n{block(output(name, '--help'))}" for name in names]
     kinds = [errors.NemoDeployError, *errors.NemoDeployError.__subclasses__()]
     assert {kind.exit_code for kind in kinds} <= set(EXIT_CODES)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
-from nemotron_deploy.cli import run
 from nemotron_deploy.tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "bundle.md").read_text(encoding="utf-8")
@@ -25,16 +25,13 @@ def pattern(path: str) -> re.Pattern[str]:
     return re.compile(escaped.replace(r"\*\*", ".+").replace(r"\*", "[^/]+"))
 
 
-def test_every_file_and_key_is_documented(tmp_path: Path) -> None:
-    out = tmp_path / "bundle"
-    asked = ["--checkpoint", "tiny", "--gpu", "h100", "--quant", "bf16", "--out", str(out)]
-    assert run(["build", *asked, "--json"]) == 0
+def test_every_file_and_key_is_documented(built: Callable[[str], Path]) -> None:
+    out = built("int4")
     record = json.loads((out / "bundle.json").read_text(encoding="utf-8"))
     assert {key for key, _ in rows("`bundle.json`")} == set(record)
     files = [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()]
-    documented = [(pattern(path), whom) for path, _, whom in rows("Files")]
+    documented = [pattern(path) for path, _, _ in rows("Files")]
     for name in files:
-        assert any(known.fullmatch(name) for known, _ in documented), f"{name} is not documented"
-    for known, whom in documented:
-        if whom == "every bundle":
-            assert any(known.fullmatch(name) for name in files), f"{known.pattern}: no such file"
+        assert any(known.fullmatch(name) for known in documented), f"{name} is not documented"
+    for known in documented:
+        assert any(known.fullmatch(name) for name in files), f"{known.pattern}: no such file"

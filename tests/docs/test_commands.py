@@ -16,7 +16,7 @@ import typer
 from nemotron_deploy.cli import app, run
 from nemotron_deploy.tests.docs.pages import PAGES, ROOT, Block, blocks, commands
 
-GROUP = typer.main.get_command(app)
+GROUP = typer.main.get_group(app)
 BY_NAME = {page.relative_to(ROOT).as_posix(): page for page in PAGES}
 
 
