@@ -1,4 +1,4 @@
-"""`report/quality.json`: what quantization costs, in weights and, where it was run, in answers."""
+"""`report/quality.json`: what quantization costs, in weights and, if measured, in answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def format_entry(
     calibration: Mapping[str, Any] | None,
     fidelity: Fidelity | None,
 ) -> dict[str, Any]:
-    """One quantized format: its size, its weights' error, and its answers where they were run.
+    """One quantized format: its size, its weights' error, and its answers' fidelity if measured.
 
     `errors` are relative Frobenius errors by source tensor; that of a layer is the root mean square
     of its tensors' (which have one size each in the experts of a layer).
@@ -63,7 +63,7 @@ def report(
     heldout: Mapping[str, Any] | None,
     missing: str | None,
 ) -> dict[str, Any]:
-    """The whole report. `missing` says which part was not made, and how to get it."""
+    """The whole report. `missing` says which part was not measured, and how to measure it."""
     return {
         "schema": SCHEMA,
         "model": checkpoint.model.name,
