@@ -170,7 +170,7 @@ def test_another_encoding_makes_the_checkpoint_again_and_what_depends_on_it(
 ) -> None:
     out = tmp_path / "tiny-h100-bf16"
     make(job(out, quant="bf16"))
-    monkeypatch.setattr("nemotron_deploy.api.build.ENCODING", 2)
+    monkeypatch.setattr(sys.modules[make.__module__], "ENCODING", 2)
     assert make(job(out, quant="bf16")).made == ("checkpoint", "engine")
     assert Bundle.open(out).record.stages["checkpoint"].maker == "encoding 2"
 
