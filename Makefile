@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup demo test test-cluster fuzz check format golden picture benchmark tiny clean
+.PHONY: help setup demo test test-cluster fuzz check format golden docs picture benchmark tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -50,6 +50,10 @@ format: setup  ## let ruff format and fix
 golden: setup  ## rewrite the golden files; read the difference before you commit it
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -m "not e2e and not cluster" -q
 
+docs: setup  ## rewrite the generated pages of docs/ from the code
+	$(BIN)/python scripts/generate_reference.py
+	$(BIN)/python scripts/generate_schemas.py
+
 picture: setup  ## remake the picture in the README from a real run
 	$(BIN)/nemo-deploy demo --svg docs/demo.svg
 
@@ -57,6 +61,12 @@ benchmark: setup  ## measure; one JSON line each
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/int4_static.py
 	$(BIN)/python benchmarks/quantize.py
+
+gpu-prepare: setup  ## compile the kernels that `gpu-check` loads, into .gpu
+	PYTHON=$(BIN)/python benchmarks/gpu/gpu_check.sh prepare
+
+gpu-check:  ## on a GPU machine: are the INT4 kernels right and fast? 8 minutes, installs nothing
+	PYTHON=$(PYTHON) benchmarks/gpu/gpu_check.sh
 
 tiny: setup  ## train the embedded model again (minutes)
 	$(BIN)/python scripts/train_tiny.py

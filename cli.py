@@ -1,49 +1,88 @@
 """The command line: makes the application and registers its commands. A command imports what does
-its work when it is called, so that `--help` stays instant."""
+its work when it is called, so that `--help` stays fast."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
 
+from . import __version__
 from .commands.build import build
 from .commands.demo import demo
 from .commands.doctor import doctor
+from .commands.failures import PROGRAM, exit_code, raise_on_sigterm
 from .commands.inspect import inspect
 from .commands.loadtest import loadtest
 from .commands.plan import plan
 from .commands.quantize import quantize
 from .commands.serve import serve
-from .commands.terminal import exit_code
 from .commands.verify import verify
 from .commands.warmup import warmup
+from .runtime import contract
+
+COMMANDS: Final[dict[Callable[..., None], str]] = {
+    inspect: "inspect --checkpoint ./my-model",
+    plan: "plan --gpu h100 --quant int4",
+    quantize: "quantize --quant int4 --out ./nano-int4",
+    build: "build --gpu h100 --quant int4",
+    verify: "verify dist/nemotron-3-nano-30b-a3b-h100-int4",
+    warmup: "warmup dist/nemotron-3-nano-30b-a3b-h100-int4",
+    serve: "serve dist/nemotron-3-nano-30b-a3b-h100-int4",
+    loadtest: "loadtest grpc://127.0.0.1:8001 --concurrency 1,4,16",
+    doctor: "doctor --json",
+    demo: "demo --out dist/demo",
+}
+"""Every command, and the example at the end of its help."""
 
 app = typer.Typer(
-    name="nemo-deploy",
+    name=PROGRAM,
     help="From a Nemotron 3 checkpoint to a quantized, verified, load-tested deployment.",
-    no_args_is_help=True,
-    add_completion=False,
+    epilog="--verbose, --debug and --log-file may also follow the command.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # Rich's help takes twice as long to start as all else
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the log on standard error.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--log-file", metavar="PATH", help="Append the whole log, with timestamps, to PATH."
+        ),
+    ] = None,
 ) -> None:
-    """The options before a command. `run` reads `--debug`, which must work from the first line."""
+    """Declares the options of all commands. `--verbose`, `--debug` and `--log-file` may stand
+    anywhere in a command line, so they are parsed before Typer sees it."""
 
 
-for command in (inspect, plan, quantize, build, verify, warmup, serve, loadtest, doctor, demo):
-    app.command()(command)
+for command, example in COMMANDS.items():
+    app.command(epilog=f"Example: {PROGRAM} {example}")(command)
 
 
 def main() -> None:
-    """Run the command line and exit with the code of `errors`. One message, no traceback."""
+    """Run the command line of this process and exit with the code that `core.errors` gives."""
+    raise_on_sigterm()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -53,6 +92,15 @@ def run(arguments: list[str]) -> int:
     Threads of torch's OpenMP spin while they wait: on a machine that is busy otherwise, without a
     limit, that made calibration twenty times slower.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    debug = "--debug" in arguments or bool(os.environ.get("NEMO_DEPLOY_DEBUG"))
-    return exit_code(lambda: app(arguments, prog_name="nemo-deploy"), debug)
+    os.environ.setdefault(contract.SPIN_COUNT.name, "1000")
+    return exit_code(arguments, _invoke, debug=bool(os.environ.get(contract.DEBUG.name)))
+
+
+def _invoke(words: Sequence[str]) -> None:
+    """Run Typer's command. Not by calling `app`: that would turn an interrupt into an exit code
+    and lose what the interrupted work says was kept."""
+    if f"_{PROGRAM.replace('-', '_').upper()}_COMPLETE" in os.environ:
+        app(prog_name=PROGRAM)  # answers the shell and exits
+    group = typer.main.get_command(app)
+    with group.make_context(PROGRAM, list(words) or ["--help"]) as context:
+        group.invoke(context)

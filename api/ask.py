@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ..core.errors import CheckFailedError
+from ..runtime import contract
 
 TIMEOUT_S: Final = 60.0
 
@@ -20,15 +21,14 @@ def ask(url: str, model: str, prompt: str, max_tokens: int = 32) -> Iterator[str
     import tritonclient.grpc as triton
 
     inputs = []
-    for name, value in (
-        ("text_input", np.array([prompt.encode()], dtype=object)),
-        ("streaming", np.array([True])),
-        ("sampling_param_max_tokens", np.array([max_tokens], dtype=np.int32)),
-        ("sampling_param_exclude_input_from_output", np.array([True])),
+    for sent, value in (
+        (contract.TEXT_INPUT, prompt.encode()),
+        (contract.STREAMING, True),
+        (contract.MAX_TOKENS, max_tokens),
+        (contract.EXCLUDE_INPUT, True),
     ):
-        kind = {"object": "BYTES", "bool": "BOOL", "int32": "INT32"}[value.dtype.name]
-        tensor = triton.InferInput(name, list(value.shape), kind)
-        tensor.set_data_from_numpy(value)
+        tensor = triton.InferInput(sent.name, [1], sent.data_type.wire)
+        tensor.set_data_from_numpy(np.array([value], dtype=sent.data_type.numpy))
         inputs.append(tensor)
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
     with triton.InferenceServerClient(url) as client:
@@ -41,8 +41,8 @@ def ask(url: str, model: str, prompt: str, max_tokens: int = 32) -> Iterator[str
                 raise CheckFailedError(f"{url}: no answer within {TIMEOUT_S:.0f} s") from None
             if error is not None:
                 raise CheckFailedError(f"{url}: {error.message()}")
-            text = result.as_numpy("text_output")
+            text = result.as_numpy(contract.TEXT_OUTPUT.name)
             if text is not None and len(text):
                 yield text[0].decode()
-            if result.get_response().parameters["triton_final_response"].bool_param:
+            if result.get_response().parameters[contract.FINAL_RESPONSE].bool_param:
                 return

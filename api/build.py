@@ -26,6 +26,7 @@ from ..quantize.options import Options
 from ..sources.checkpoint_source import Source, opened, resolve
 from ..sources.fetching import fetch_plan
 from .golden import write_golden
+from .preflight import require_text
 from .quality import files
 from .quantize import quantize_into, require_low_disk_source
 from .quantize_options import options_for
@@ -37,14 +38,14 @@ SOURCES: Final = {
     "engine": (
         "api/golden.py",
         "build/engines",
+        "runtime/executors/loading.py",
+        "runtime/executors/reference.py",
+        "runtime/formats.py",
+        "runtime/golden.py",
         "triton_repo/recording.py",
-        "triton_repo/served/formats.py",
-        "triton_repo/served/golden.py",
-        "triton_repo/served/loading.py",
-        "triton_repo/served/reference.py",
     ),
-    "model_repository": ("triton_repo/repository.py", "triton_repo/served"),
-    "k8s": ("k8s",),
+    "model_repository": ("runtime", "triton_repo/repository.py"),
+    "k8s": ("k8s", "runtime/check_bundle.py", "runtime/contract.py"),
 }
 """The code that writes each generated stage or is copied into it: a change there, and no other
 change of this package, has the stage made again."""
@@ -311,6 +312,7 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
     )
 
     def quantized(bundle: Bundle, work: Work) -> dict[str, Any]:
+        require_text(job.source, (job.options.calibration, job.options.heldout))
         written, report = quantize_into(job.source, job.options, work, progress)
         for name, content in files(report).items() if report else ():
             bundle.add_report(name, content)
@@ -391,8 +393,11 @@ def _emit_engine(dest: Path, job: Job, checkpoint: str, progress: Progress) -> N
         advance(done)
 
     if job.plan.plugin:
+        from ..runtime.startup_check import cache_directory
+
         int4.emit_plugin(dest, model, job.options.recipe)
-        int4.emit_kernels(dest, job.plan, model, job.options.recipe, compiled)
+        cache = cache_directory() / "kernels"
+        int4.emit_kernels(dest, job.plan, model, job.options.recipe, cache, compiled)
     write_golden(dest, job.out / CHECKPOINT, checkpoint, model, progress)
 
 

@@ -23,9 +23,9 @@ def write_golden(
 ) -> None:
     """Write `golden.json` into the directory `engine`, for the quantized `checkpoint` that `digest`
     tells from others. Raises `BadInputError` for a checkpoint that does not load."""
+    from ..runtime.generation import StartError
+    from ..runtime.golden import FILE
     from ..triton_repo import recording
-    from ..triton_repo.served.generation import StartError
-    from ..triton_repo.served.golden import FILE
 
     device, why = _where(model)
     if device:

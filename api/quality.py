@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..core.files import new_directory
+from ..core.extras import require
+from ..core.files import new_directory, require_free
+from ..core.html import today
 from ..core.progress import Progress, Silent
 from ..quantize.layouts import DEFAULT, Layout, weights_bytes
 from ..quantize.quality import FormatQuality, Heldout, QualityReport, format_entry
@@ -17,6 +19,7 @@ from ..quantize.texts import read_sequences
 from ..quantize.variants import named
 from ..sources.checkpoint_source import open_source
 from ..sources.fetching import fetched
+from .preflight import require_device, require_readable, require_text
 
 if TYPE_CHECKING:
     from ..model.checkpoint import Checkpoint
@@ -52,12 +55,18 @@ def compare(
     Raises `UsageError` for an unknown format, `BadInputError` for a checkpoint or a text that
     cannot be used and for an `out` that already holds something.
     """
+    progress, variants = progress or Silent(), named(formats)
+    require_device(device)
+    require_readable(calibration, heldout)
+    if out is not None:
+        require_free(out)
+    require("torch", "transformers", "safetensors", purpose="comparing formats")
     from ..quantize.calibrate import calibrate
     from ..quantize.fidelity import Stored
 
-    progress, variants = progress or Silent(), named(formats)
     source = open_source(checkpoint)
     source.opened.require_complete()
+    require_text(source, (calibration, heldout))
     opened = fetched(source, progress).opened
     calibrations = [
         calibrate(
@@ -154,7 +163,7 @@ def files(report: QualityReport) -> dict[str, bytes]:
 
     document = report.to_json()
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    return {JSON_NAME: text.encode(), PAGE_NAME: quality_page(document).encode()}
+    return {JSON_NAME: text.encode(), PAGE_NAME: quality_page(document, today()).encode()}
 
 
 class _Run:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.bundle import REPORT
 from ..core.errors import RefusedError
-from ..core.files import Work, digest_of, resumable_directory
+from ..core.files import Work, digest_of, require_free, resumable_directory
 from ..core.progress import Advance, Progress, Silent
 from ..core.result import Result
 from ..model.catalog import DEFAULT_CHECKPOINT
@@ -17,10 +18,9 @@ from ..quantize.encoding import ENCODING
 from ..quantize.layouts import DEFAULT, Reader
 from ..quantize.options import Options
 from ..quantize.quality import QualityReport
-from ..quantize.templates import ChatTemplate
-from ..quantize.texts import read_texts
 from ..sources.checkpoint_source import Source, open_source
-from ..sources.fetching import weights
+from ..sources.fetching import fetch_plan, weights
+from .preflight import require_text
 from .quality import measure, write
 from .quantize_options import options_for
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from ..quantize.calibrate import Calibration
     from ..quantize.stream import Summary
     from ..sources.fetching import Weights
+
+
+OnFetch = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +91,7 @@ def quantize(
     heldout: str | Path | None = None,
     device: str = "auto",
     low_disk: bool = False,
+    on_fetch: OnFetch | None = None,
     progress: Progress | None = None,
 ) -> QuantizeResult:
     """Quantize `checkpoint` into the new directory `out`.
@@ -106,6 +110,7 @@ def quantize(
         heldout: A text file on which the result is compared with its source.
         device: `cpu`, `cuda` or `auto`, for calibrating.
         low_disk: Whether to delete each downloaded shard once its output is written.
+        on_fetch: Called with what will be downloaded (see `fetching.fetch_plan`) before it is.
         progress: Receives what is being done.
 
     Raises `UsageError` and `RefusedError` for options that are unknown or do not go together,
@@ -122,17 +127,26 @@ def quantize(
         heldout=Path(heldout) if heldout is not None else None,
         low_disk=low_disk,
     )
-    return quantize_source(checkpoint, options, Path(out), progress)
+    return quantize_source(checkpoint, options, Path(out), progress, on_fetch)
 
 
 def quantize_source(
-    checkpoint: str | Source, options: Options, out: Path, progress: Progress | None = None
+    checkpoint: str | Source,
+    options: Options,
+    out: Path,
+    progress: Progress | None = None,
+    on_fetch: OnFetch | None = None,
 ) -> QuantizeResult:
     """As `quantize`, with options that are checked already."""
+    require_free(out)
     source = checkpoint if isinstance(checkpoint, Source) else open_source(checkpoint)
     source.opened.require_complete()  # before anything heavy is imported
-    _require_texts(source, options)
     require_low_disk_source(source, options)
+    if options.calibrates or options.heldout:
+        require_text(source, (options.calibration, options.heldout))
+    fetch = fetch_plan(source, options)
+    if fetch is not None and on_fetch is not None:
+        on_fetch(fetch)
     inputs = digest_of([ENCODING, source.fingerprint(), options.identity()])
     with resumable_directory(out, inputs) as work:
         quantized, report = quantize_into(source, options, work, progress or Silent())
@@ -141,16 +155,6 @@ def quantize_source(
             write(work.content / REPORT, report)
     written = {row.name: getattr(quantized, row.name) for row in fields(quantized)}
     return QuantizeResult(**written, out=out, quality=report)
-
-
-def _require_texts(source: Source, options: Options) -> None:
-    """Raise `BadInputError` early for a text of the user's that cannot be read or rendered."""
-    if source.snapshot is not None:  # its chat template may not be here yet
-        return
-    with ChatTemplate(source.opened.path) as template:
-        for file in (options.calibration, options.heldout):
-            if file is not None:
-                read_texts(file, template)
 
 
 def require_low_disk_source(source: Source, options: Options) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from ..build.planner.plan import quant_named
-from ..core.errors import BadInputError, RefusedError, UsageError
+from ..core.errors import RefusedError, UsageError
+from ..core.extras import require
 from ..model.recipe import Recipe, recipe_for
 from ..quantize.layouts import DEFAULT, layout_for
 from ..quantize.options import Options
+from .preflight import require_device, require_readable
 
 
 def options_for(
@@ -26,8 +27,8 @@ def options_for(
 ) -> Options:
     """The options that a command line gives; `smooth` None means: wherever it does something.
 
-    Raises `UsageError` and `RefusedError` for what does not go together, `BadInputError` for a
-    calibration file or a package that is not there.
+    Raises `UsageError` and `RefusedError` for what does not go together, `BadInputError` for a text
+    file, a package or a device that cannot be used.
     """
     recipe = recipe_for(quant_named(quant).key, group_size, fp8_layers)
     if smooth and recipe.format != "int4":
@@ -42,10 +43,9 @@ def options_for(
         raise UsageError(
             f"--calibration is of no use here: {recipe.key} without smoothing needs none"
         )
-    for file in (calibration, heldout):
-        if file is not None and not file.is_file():
-            raise BadInputError(f"{file}: there is no such text file")
+    require_readable(calibration, heldout)
     _require_packages(options)
+    require_device(device)
     return options
 
 
@@ -70,16 +70,10 @@ def _require_one_reading(recipe: Recipe, smooth: bool | None, heldout: Path | No
 
 
 def _require_packages(options: Options) -> None:
-    """Raise `BadInputError` naming a package that this work needs and that is not installed."""
-    needed = ["torch"]
+    """Raise `MissingPackageError` for a package that this work needs and that is not installed."""
+    require("torch", purpose="quantizing")
     if options.calibrates:
-        needed += ["transformers", "safetensors"]
+        instead = "; or leave calibration out with --no-smooth" if options.smooth else ""
+        require("transformers", "safetensors", purpose="calibration", instead=instead)
     if options.recipe.activation_scales:
-        needed.append("modelopt")
-    for name in needed:
-        if find_spec(name) is None:
-            plain = "; or do without calibration: --no-smooth" if options.smooth else ""
-            raise BadInputError(
-                f"quantizing needs the package {name}; install it with "
-                f"pip install 'nemotron-deploy[quantize]'{plain if name != 'torch' else ''}"
-            )
+        require("modelopt", purpose="FP8 calibration")

@@ -62,7 +62,7 @@ def _check_checkpoint(path: Path) -> list[Check]:
 
 
 def _check_golden(engine: Path) -> list[Check]:
-    from ..triton_repo.served.golden import FILE, Golden, GoldenError
+    from ..runtime.golden import FILE, Golden, GoldenError
 
     try:
         found = Golden.read(engine / FILE)

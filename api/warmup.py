@@ -6,21 +6,13 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from ..core.bundle import Bundle
 from ..core.errors import BadInputError, CheckFailedError
 from ..core.progress import Progress, Silent
 from ..core.result import Result
 from .serve import chosen_executor
-
-CACHES: Final = {
-    "TRITON_CACHE_DIR": "triton",
-    "TORCHINDUCTOR_CACHE_DIR": "inductor",
-    "TLLM_AUTOTUNER_CACHE_PATH": "autotuner.json",
-}
-"""Where TensorRT-LLM and what it uses keep what they compiled and tuned, below the cache directory.
-The same variables are set in the serving pods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +48,24 @@ def warmup(
     cache that cannot be written, `CheckFailedError` for a bundle that is incomplete or does not
     start.
     """
-    from ..triton_repo.served import engine, proving
-    from ..triton_repo.served.generation import StartError
+    from ..runtime import contract, engine, startup_check
+    from ..runtime.generation import StartError
 
     progress = progress or Silent()
     bundle = Bundle.open(path)
     bundle.require_complete()
     name = chosen_executor(bundle, executor)
     if cache is not None:
-        os.environ[proving.CACHE] = str(cache.absolute())
-    where = proving.cache_directory()
+        os.environ[contract.CACHE.name] = str(cache.absolute())
+    where = startup_check.cache_directory()
     try:
         where.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInputError(f"{where}: cannot be created: {error.strerror}") from error
-    caches = {key: os.environ.setdefault(key, str(where / at)) for key, at in CACHES.items()}
+    caches = {
+        name: os.environ.setdefault(name, path)
+        for name, path in contract.engine_caches(str(where)).items()
+    }
     settings = engine.Settings(bundle.path.absolute(), name, max_active=1, max_waiting=1)
     begun = time.perf_counter()
     progress.step(f"start the {name} executor")
@@ -81,7 +76,7 @@ def warmup(
     start_s = time.perf_counter() - begun
     try:
         progress.step("golden")
-        proof = proving.prove(settings.bundle, started)
+        proof = startup_check.prove(settings.bundle, started)
     except StartError as error:
         raise CheckFailedError(str(error)) from error
     finally:

@@ -1,17 +1,18 @@
 """The INT4 kernels without a GPU: what the compiler made of them, and a prediction from that.
 
 Compiles what Nano's MoE layer launches and prints one JSON line. `kernels` is measured: read from
-the compiler's resource report and the disassembled machine code. `predicted` is a PREDICTION and
-nothing else; no part of it was timed. Per product it is the slowest of
+the compiler's resource report and the disassembled machine code. `predicted` is a PREDICTION from
+that, with constants measured on an H200 (docs/hardware.md). Per product it is a launch's start-up
+and drain, plus the slowest of
 
-- bytes over bandwidth, where bandwidth is the datasheet's, or what the bytes in flight allow (those
-  of all resident programs over the latency of memory, `--latency-us`) if that is less;
-- instructions in the loop over the issue rate of all multiprocessors;
+- bytes over the bandwidth that a copy reaches, a share of the datasheet's;
+- the fullest multiprocessor's instructions in the loop: a warp by itself issues one in
+  `LONE_CYCLES` cycles, a scheduler at most one a cycle;
 - multiplications, padding included, over the datasheet's matrix rate,
 
-the three perfectly overlapped, wave after wave of resident programs; plus `--gap-us` a launch. The
-byte limit reads the weights of every expert hit once at the datasheet's bandwidth, and nothing
-else. Tokens choose experts evenly.
+the three overlapped. Sorting and the weighted sum take what they took on the H200. The byte limit
+reads the weights of every expert hit once at the copy's bandwidth. Tokens choose experts evenly.
+`measured` holds the prediction for an H200 against what was measured there.
 """
 
 from __future__ import annotations
@@ -34,19 +35,34 @@ TOKENS = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096, 8192)
 DECODE = 16
 """Tokens up to which a batch counts as decoding here."""
 
-GPUS = {"a100": (108, 2048), "h100": (132, 4096)}
+GPUS = {"a100": (108, 2048), "h100": (132, 4096), "h200": (132, 4096)}
 """Multiprocessors (SXM), and dense BF16 operations of one in a clock; the clock follows from the
 datasheet's rate. Four instructions are issued a clock (NVIDIA architecture whitepapers)."""
 
+SCHEDULERS = 4
+"""Of one multiprocessor; each issues one instruction a cycle."""
+
+COPY_SHARE = 4.26 / 4.8
+"""Of the datasheet's bandwidth that a copy kernel reached on an H200."""
+
+LAUNCH_S = 2.3e-6
+"""What reading the same bytes in two launches took longer than with the launches overlapped."""
+
+LONE_CYCLES = 2.63
+"""Cycles between two instructions of a warp that has a scheduler to itself (Nsight Compute)."""
+
+SORTING_S = {"place": (8.5e-6, 12e-6), "count": (0.0, 3.5e-6)}
+"""Up to 128 pairs, and above (64 tokens)."""
+
+COMBINE_S = 2.2e-6
+
+MEASURED_US = {
+    1: 23.0, 2: 29.4, 4: 42.3, 8: 80.9, 16: 116.9, 32: 164.8, 64: 197.2,
+    256: 263.8, 1024: 411.4, 4096: 1381.4,
+}  # fmt: skip
+"""One layer on an H200, 2026-11-27."""
+
 COMPILED = dict[store.Identity, aot.Compiled]
-
-
-@dataclass(frozen=True)
-class Assumed:
-    """What no datasheet says."""
-
-    gap_s: float
-    latency_s: float
 
 
 def key(step: steps.Step, plan: steps.Steps) -> store.Identity:
@@ -138,50 +154,43 @@ class Product:
     bf16: float
 
 
-def product(
-    gpu_key: str, step: steps.Step, item: aot.Compiled, tokens: int, assumed: Assumed
-) -> Product:
+def product(gpu_key: str, step: steps.Step, item: aot.Compiled, tokens: int) -> Product:
     gpu, (processors, operations) = catalog.gpu(gpu_key), GPUS[gpu_key]
     clock = gpu.bf16_flops / (processors * operations)
+    bandwidth = COPY_SHARE * gpu.bandwidth_bytes_per_s
     constants = dict(step.constants)
     n, k, pairs = constants["N"], constants["K"], tokens * NANO.top_k
     hit, filled = blocks(tokens, constants["BLOCK_M"])
     used = pairs if constants["MODE"] == steps.PAIRS else filled
     programs = used * math.ceil(n / constants["BLOCK_N"])
-    at_once = processors * resident_programs(item, gpu.sm)
     # Weights that programs of one expert share come from the cache after the first.
     read = hit * n * k * (0.5 + 4 / NANO.group) + pairs * 2 * k
     written = pairs * n * (2 if constants["RELU2"] or item.tile.narrow_partials else 4)
-    seconds = 0.0
-    left = programs
-    while left > 0:
-        wave = min(left, at_once)
-        flying = wave * bytes_in_flight(constants)
-        bandwidth = min(gpu.bandwidth_bytes_per_s, flying / assumed.latency_s)
-        seconds += (read + written) * wave / programs / bandwidth
-        left -= wave
     turns = k / (layout.BLOCK_K * constants["UNROLL"])
-    issued = programs * step.warps * turns * sum(item.machine.loop.values())
+    instructions = turns * sum(item.machine.loop.values())
+    # Programs go to the multiprocessors in turn, and their warps to the schedulers.
+    fullest = math.ceil(programs / processors) * step.warps
+    resident = min(fullest, resident_programs(item, gpu.sm) * step.warps)
+    rate = min(1.0, math.ceil(resident / SCHEDULERS) / LONE_CYCLES)
+    issued = math.ceil(fullest / SCHEDULERS) * instructions / (rate * clock)
     multiply = 2 * used * constants["BLOCK_M"] * n * k / gpu.bf16_flops
-    plain = (hit * n * k * 2 + pairs * 2 * k + written) / gpu.bandwidth_bytes_per_s
+    plain = (hit * n * k * 2 + pairs * 2 * k + written) / bandwidth
     return Product(
-        max(seconds, issued / (processors * 4 * clock), multiply) + assumed.gap_s,
-        hit * n * k * (0.5 + 4 / NANO.group) / gpu.bandwidth_bytes_per_s,
-        max(plain, multiply) + assumed.gap_s,
+        LAUNCH_S + max((read + written) / bandwidth, issued, multiply),
+        hit * n * k * (0.5 + 4 / NANO.group) / bandwidth,
+        LAUNCH_S + max(plain, multiply),
     )
 
 
-def layer(
-    gpu_key: str, tokens: int, compiled: COMPILED, assumed: Assumed, tile: configs.Tile | None
-) -> Product:
+def layer(gpu_key: str, tokens: int, compiled: COMPILED, tile: configs.Tile | None) -> Product:
     """All of one MoE layer's routed experts, with the table's tile or another one."""
     plan = steps.routed(NANO, tokens, catalog.gpu(gpu_key).sm, tile)
-    parts = [
-        product(gpu_key, step, compiled[key(step, plan)], tokens, assumed)
-        for step in plan.steps
-        if step.kernel == "grouped"
-    ]
-    others = (len(plan.steps) - len(parts)) * assumed.gap_s
+    products = [step for step in plan.steps if step.kernel == "grouped"]
+    parts = [product(gpu_key, step, compiled[key(step, plan)], tokens) for step in products]
+    many = tokens * NANO.top_k > 128
+    others = COMBINE_S + sum(
+        SORTING_S[step.kernel][many] for step in plan.steps if step.kernel in SORTING_S
+    )
     return Product(
         sum(part.seconds for part in parts) + others,
         sum(part.limit for part in parts),
@@ -189,12 +198,12 @@ def layer(
     )
 
 
-def predict(gpu_key: str, tokens: int, compiled: COMPILED, assumed: Assumed) -> dict[str, Any]:
+def predict(gpu_key: str, tokens: int, compiled: COMPILED) -> dict[str, Any]:
     """Microseconds of one layer with the table's choice, and with every other tile of the table."""
     sm = catalog.gpu(gpu_key).sm
-    found = layer(gpu_key, tokens, compiled, assumed, None)
+    found = layer(gpu_key, tokens, compiled, None)
     others = {
-        f"{tile.block_m}x{tile.block_n}": layer(gpu_key, tokens, compiled, assumed, tile).seconds
+        f"{tile.block_m}x{tile.block_n}": layer(gpu_key, tokens, compiled, tile).seconds
         for tile in dict.fromkeys(tile for _, tile in configs.TILES[sm])
     }
     chosen = steps.routed(NANO, tokens, sm)
@@ -210,6 +219,21 @@ def predict(gpu_key: str, tokens: int, compiled: COMPILED, assumed: Assumed) -> 
         "other_tiles_us": {name: round(1e6 * seconds, 1) for name, seconds in others.items()},
         "times_best_tile": round(found.seconds / min(found.seconds, *others.values()), 3),
     }
+
+
+def against_measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The H200's prediction over what was measured there."""
+    predicted = {row["tokens"]: row["int4_us"] for row in rows}
+    return [
+        {
+            "tokens": tokens,
+            "measured_us": measured,
+            "predicted_us": predicted[tokens],
+            "ratio": round(predicted[tokens] / measured, 2),
+        }
+        for tokens, measured in MEASURED_US.items()
+        if tokens in predicted
+    ]
 
 
 def goals(report: dict[str, Any]) -> dict[str, Any]:
@@ -244,18 +268,13 @@ def goals(report: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sm", type=int, nargs="*", default=sorted(configs.SHARED_LIMIT))
-    parser.add_argument("--gap-us", type=float, default=1.0, help="assumed per launch in a graph")
-    parser.add_argument("--latency-us", type=float, default=0.7, help="assumed of memory")
     arguments = parser.parse_args()
-    assumed = Assumed(arguments.gap_us / 1e6, arguments.latency_us / 1e6)
     report: dict[str, Any] = {
         "benchmark": "int4_static",
         "run_on_a_gpu": False,
         "kernels": {},
         "predicted": {
-            "prediction": "from the compiler's reports; nothing was timed",
-            "assumed_gap_us": arguments.gap_us,
-            "assumed_latency_us": arguments.latency_us,
+            "prediction": "from the compiler's reports, with constants measured on an H200",
         },
     }
     for sm in arguments.sm:
@@ -268,7 +287,9 @@ def main() -> None:
         compiled = {store.identity(item.step, item.types): item for item in found}
         report["kernels"][str(sm)] = [describe(item, sm) for item in found]
         for name in (name for name in GPUS if catalog.gpu(name).sm == sm):
-            report["predicted"][name] = [predict(name, t, compiled, assumed) for t in TOKENS]
+            report["predicted"][name] = [predict(name, t, compiled) for t in TOKENS]
+    if "h200" in report["predicted"]:
+        report["measured"] = against_measured(report["predicted"]["h200"])
     report["goals"] = goals(report)
     print(json.dumps(report))
 

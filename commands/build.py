@@ -1,11 +1,6 @@
-"""`build`: a bundle: weights, engine, repository, manifests."""
+"""`build`: makes a bundle: weights, engine, model repository and manifests."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from ..model.catalog import DEFAULT_CHECKPOINT
 from ..model.spec import Workload
@@ -17,26 +12,23 @@ def build(
     gpu: opt.GpuOption,
     quant: opt.QuantOption,
     checkpoint: opt.CheckpointOption = DEFAULT_CHECKPOINT,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The bundle; default dist/<model>-<gpu>-<quant>.")
-    ] = None,
     gpus: opt.GpusOption = 1,
     context: opt.ContextOption = None,
     concurrency: opt.ConcurrencyOption = None,
-    calibration: opt.CalibrationOption = None,
     smooth: opt.SmoothOption = None,
+    calibration: opt.CalibrationOption = None,
     heldout: opt.HeldoutOption = None,
     device: opt.DeviceOption = "auto",
     low_disk: opt.LowDiskOption = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
-    ] = False,
+    out: opt.BundleOutOption = None,
+    dry_run: opt.DryRunOption = False,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Make a bundle: weights, engine, repository, manifests.
+    """Build a bundle: weights, engine, Triton repository, manifests.
 
-    The checkpoint is quantized, the engine directory holds what TensorRT-LLM needs on this GPU, the
-    model repository is Triton's, the manifests are for Kubernetes. An interrupted build goes on.
+    The bundle is a directory with the quantized checkpoint, the TensorRT-LLM engine for one kind of
+    GPU, a Triton model repository and Kubernetes manifests. If a build is interrupted, the same
+    command resumes it.
     """
     from ..api.build import dry_run as preview_of
     from ..api.build import make, prepare
@@ -63,8 +55,8 @@ def build(
             view(console(), preview)
         return
     show_fetch(preview.fetch)
-    with progress(as_json) as shown:
-        result = make(job, shown)
+    with progress(as_json) as listener:
+        result = make(job, listener)
     if not printed(as_json, result.to_json()):
         from ..views.results import built
 

@@ -1,4 +1,4 @@
-"""`demo`: the whole pipeline with the embedded checkpoint."""
+"""`demo`: runs the whole pipeline on the embedded checkpoint."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from .terminal import console, printed, progress
 
 
 def demo(
-    out: Annotated[Path | None, typer.Option("--out", help="Where the bundle goes.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Bundle directory. Default: dist/tiny-h100-int4."
+        ),
+    ] = None,
     svg: Annotated[
-        Path | None, typer.Option("--svg", help="Save the summary as a picture as well.")
+        Path | None,
+        typer.Option("--svg", metavar="FILE", help="Also write the summary to FILE as an SVG."),
     ] = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Do all of it with the embedded checkpoint, without a GPU."""
+    """Run the whole pipeline on a small embedded model, without a GPU."""
     from ..api.demo import demo as work
 
-    with progress(as_json) as shown:
-        result = work(out, shown)
+    with progress(as_json) as listener:
+        result = work(out, listener)
     if not printed(as_json, result.to_json()):
         from ..views.demo import picture, summary
 

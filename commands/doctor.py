@@ -1,4 +1,4 @@
-"""`doctor`: what this machine can and cannot do."""
+"""`doctor`: shows what this machine can and cannot do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .terminal import console, printed
 
 
 def doctor(as_json: opt.JsonOption = False) -> None:
-    """Say what this machine can and cannot do."""
+    """Show what this machine can do, and what is missing."""
     from ..api.doctor import doctor as work
 
     result = work()

@@ -1,4 +1,4 @@
-"""`loadtest`: the latency and throughput of a server."""
+"""`loadtest`: measures the latency and throughput of a server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import typer
 
 from ..core.errors import CheckFailedError
 from . import options as opt
+from .failures import noting
 from .terminal import console, printed, progress
 
 
@@ -19,11 +20,11 @@ def loadtest(
     slo: opt.SloOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Measure a server, or a bundle served here: latency, throughput."""
+    """Measure the latency and throughput of a server or a bundle."""
     from ..api.loadtest import levels
     from ..api.loadtest import loadtest as work
 
-    with progress(as_json) as shown:
+    with noting("No report was written."), progress(as_json) as listener:
         result = work(
             target,
             concurrency=levels(concurrency),
@@ -32,7 +33,7 @@ def loadtest(
             max_tokens=max_tokens,
             model=model,
             slos=slo or (),
-            progress=shown,
+            progress=listener,
         )
     if not printed(as_json, result.to_json()):
         from ..views.results import load_report

@@ -1,119 +1,271 @@
-"""Options and arguments of the command line, in groups: what several commands share first."""
+"""Options and arguments of the command line; several commands share most of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+FORMATS: Final = "bf16, fp8, int4 or nvfp4"
+GPUS: Final = "for example h100, a100, a100-40gb or l40s"
+
+# What: the model, the GPU, the format.
 CheckpointOption = Annotated[
     str,
     typer.Option(
         "--checkpoint",
-        help="A directory, a config.json (to plan), a hub's owner/name[@revision], or `tiny`.",
+        metavar="MODEL",
+        help="Local directory, config.json (plan and inspect only), Hugging Face id "
+        "owner/name[@revision], or `tiny` (a small embedded model).",
     ),
 ]
-GpuOption = Annotated[str, typer.Option("--gpu", help="For example h100, a100, a100-40gb, l40s.")]
-QuantOption = Annotated[str, typer.Option("--quant", help="bf16, fp8, int4 or nvfp4.")]
-GpusOption = Annotated[int, typer.Option("--gpus", min=1, help="GPUs of one server.")]
-ContextOption = Annotated[
-    int | None, typer.Option("--context", min=1, help="Tokens a sequence may have.")
-]
-ConcurrencyOption = Annotated[
-    int | None, typer.Option("--concurrency", min=1, help="Sequences served at once.")
-]
-CalibrationOption = Annotated[
-    Path | None,
-    typer.Option("--calibration", help="JSON lines with text, prompt or messages."),
-]
-SmoothOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--smooth/--no-smooth",
-        help="INT4: fold activation-aware scales in, found by calibration (on by default).",
-        show_default=False,
-    ),
-]
-HeldoutOption = Annotated[
-    Path | None,
-    typer.Option("--heldout", help="Text to judge quality by, as --calibration. Runs the model."),
-]
-DeviceOption = Annotated[
-    str, typer.Option("--device", help="Where calibration runs: auto, cpu or cuda.")
-]
-BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory.")]
-LowDiskOption = Annotated[
-    bool,
-    typer.Option(
-        "--low-disk",
-        help="Fetch and encode shard by shard, and let go of each. INT4, without smoothing.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-ExecutorOption = Annotated[
-    str, typer.Option("--executor", help="auto, trtllm, or reference (transformers on the CPU).")
-]
+GpuOption = Annotated[str, typer.Option("--gpu", metavar="GPU", help=f"GPU to build for, {GPUS}.")]
 AnyGpuOption = Annotated[
-    str | None, typer.Option("--gpu", help="For example h100, a100, a100-40gb, l40s.")
+    str | None, typer.Option("--gpu", metavar="GPU", help=f"GPU to plan for, {GPUS}.")
+]
+QuantOption = Annotated[
+    str, typer.Option("--quant", metavar="FORMAT", help=f"Weight format: {FORMATS}.")
+]
+FormatOption = Annotated[
+    str | None, typer.Option("--quant", metavar="FORMAT", help=f"Weight format: {FORMATS}.")
 ]
 AnyQuantOption = Annotated[
     str | None,
-    typer.Option("--quant", help="bf16, fp8, int4 or nvfp4; without it one is recommended."),
-]
-IslOption = Annotated[int, typer.Option(min=1, help="Input tokens of a request.")]
-OslOption = Annotated[int, typer.Option(min=1, help="Output tokens of a request.")]
-MatrixOption = Annotated[bool, typer.Option("--matrix", help="All GPUs and formats.")]
-OptimizeOption = Annotated[str, typer.Option(help="latency, throughput or cost.")]
-PriceOption = Annotated[
-    float | None, typer.Option(min=0.0, help="USD of a GPU hour, instead of a list price.")
-]
-MaxTpotOption = Annotated[
-    float, typer.Option(min=0.001, help="Milliseconds that a token may take at most.")
-]
-CalibrateFromOption = Annotated[
-    Path | None, typer.Option(help="A load test of your own (loadtest --json) to scale to.")
-]
-TrtllmOption = Annotated[
-    str | None, typer.Option("--trtllm", help="A version of TensorRT-LLM, as 1.3.0rc24.")
-]
-AgainstOption = Annotated[
-    str | None, typer.Option("--against", help="A peer to compare with: qwen3-30b-a3b.")
-]
-HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write a page with charts.")]
-FormatOption = Annotated[
-    str | None, typer.Option("--quant", help="bf16, fp8, int4 or nvfp4.", show_default=False)
-]
-NewDirectoryOption = Annotated[
-    Path | None, typer.Option("--out", help="A new directory for the result.")
-]
-LayoutOption = Annotated[
-    str, typer.Option("--layout", help="modelopt, or compressed-tensors (INT4 for vLLM).")
-]
-GroupSizeOption = Annotated[
-    int | None, typer.Option("--group-size", help="INT4: 32, 64 (default) or 128.")
-]
-Fp8LayersOption = Annotated[
-    str | None,
-    typer.Option("--fp8-layers", help="FP8: conservative (default), or aggressive: Mamba too."),
+    typer.Option(
+        "--quant",
+        metavar="FORMAT",
+        help=f"Weight format: {FORMATS}. Default: recommended by plan.",
+    ),
 ]
 CompareOption = Annotated[
     str | None,
     typer.Option(
         "--compare",
-        help="Instead of --quant: what formats cost, as fp8,int4,int4-plain.",
+        metavar="FORMATS",
+        help="Measure the quality of several formats instead of writing one, for example "
+        "fp8,int4,int4-plain.",
     ),
 ]
+BundleArgument = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="Directory made by nemo-deploy build.")
+]
 TargetArgument = Annotated[
-    str, typer.Argument(metavar="TARGET", help="BUNDLE or grpc://host:port.")
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help="Server to test, grpc://HOST:PORT, or a bundle directory to serve on this machine.",
+    ),
 ]
-LevelsOption = Annotated[str, typer.Option(help="Clients at once; several levels as 1,2,4,8.")]
+
+# The workload to plan for.
+GpusOption = Annotated[
+    int, typer.Option("--gpus", metavar="N", min=1, help="Number of GPUs that share the model.")
+]
+ContextOption = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        metavar="TOKENS",
+        min=1,
+        help="Longest sequence, prompt and output together. Default: chosen to fit.",
+    ),
+]
+ConcurrencyOption = Annotated[
+    int | None,
+    typer.Option(
+        "--concurrency",
+        metavar="N",
+        min=1,
+        help="Number of sequences served at the same time. Default: chosen to fit.",
+    ),
+]
+IslOption = Annotated[
+    int, typer.Option("--isl", metavar="TOKENS", min=1, help="Prompt length of a request.")
+]
+OslOption = Annotated[
+    int, typer.Option("--osl", metavar="TOKENS", min=1, help="Output length of a request.")
+]
+
+# How to plan.
+MatrixOption = Annotated[bool, typer.Option("--matrix", help="Compare all GPUs and formats.")]
+OptimizeOption = Annotated[
+    str,
+    typer.Option(
+        "--optimize",
+        metavar="GOAL",
+        help="Goal of the recommendation: cost, latency or throughput.",
+    ),
+]
+PriceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--price", metavar="USD", min=0.0, help="Price of one GPU hour. Default: the list price."
+    ),
+]
+MaxTpotOption = Annotated[
+    float,
+    typer.Option(
+        "--max-tpot",
+        metavar="MS",
+        min=0.001,
+        help="Longest acceptable time per output token, in milliseconds.",
+    ),
+]
+CalibrateFromOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibrate-from",
+        metavar="FILE",
+        help="Scale the estimates to your own measurement, written by loadtest --json.",
+    ),
+]
+TrtllmOption = Annotated[
+    str | None,
+    typer.Option(
+        "--trtllm", metavar="VERSION", help="TensorRT-LLM version, for example 1.3.0rc24."
+    ),
+]
+AgainstOption = Annotated[
+    str | None,
+    typer.Option(
+        "--against", metavar="MODEL", help="Model to compare with, for example qwen3-30b-a3b."
+    ),
+]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Also write a page with charts to FILE."),
+]
+
+# How to quantize.
+LayoutOption = Annotated[
+    str,
+    typer.Option(
+        "--layout",
+        metavar="LAYOUT",
+        help="File layout: modelopt, or compressed-tensors (INT4 for vLLM).",
+    ),
+]
+GroupSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--group-size",
+        metavar="N",
+        help="INT4: number of weights that share a scale, 32, 64 or 128. Default: 64.",
+    ),
+]
+Fp8LayersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fp8-layers",
+        metavar="LAYERS",
+        help="FP8: conservative, or aggressive, which includes the Mamba layers. Default: "
+        "conservative.",
+    ),
+]
+SmoothOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--smooth/--no-smooth",
+        help="INT4: reduce rounding errors with scales found by calibration. Default: on.",
+        show_default=False,
+    ),
+]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        metavar="FILE",
+        help="Calibration text: JSON Lines with text, prompt or messages. Default: built-in text.",
+    ),
+]
+HeldoutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--heldout",
+        metavar="FILE",
+        help="Run the quantized model and its source on this text and compare them. Format as "
+        "for --calibration.",
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option("--device", metavar="DEVICE", help="Device for calibration: auto, cpu or cuda."),
+]
+LowDiskOption = Annotated[
+    bool,
+    typer.Option(
+        "--low-disk",
+        help="Download shard by shard and delete each after use. INT4 without smoothing only.",
+    ),
+]
+
+# How to serve and to test.
+ExecutorOption = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="EXECUTOR",
+        help="What generates tokens: auto, trtllm, or reference (transformers on the CPU).",
+    ),
+]
+LevelsOption = Annotated[
+    str,
+    typer.Option(
+        "--concurrency",
+        metavar="N,N,...",
+        help="Numbers of clients that send requests at the same time; one run per number.",
+    ),
+]
 RateOption = Annotated[
-    float | None, typer.Option(help="Requests per second instead, at random times.")
+    float | None,
+    typer.Option(
+        "--rate",
+        metavar="R",
+        help="Send R requests per second at random times, instead of --concurrency.",
+    ),
 ]
-RequestsOption = Annotated[int | None, typer.Option(min=1, help="Requests of each level.")]
-MaxTokensOption = Annotated[int, typer.Option(min=1, help="Output tokens asked for.")]
-ServedModelOption = Annotated[str | None, typer.Option(help="The Triton model to load.")]
+RequestsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--requests",
+        metavar="N",
+        min=1,
+        help="Requests per run. Default: 4 per client, at least 16; with --rate, 30 seconds.",
+    ),
+]
+MaxTokensOption = Annotated[
+    int, typer.Option("--max-tokens", metavar="TOKENS", min=1, help="Longest output of a request.")
+]
+ServedModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="NAME", help="Triton model to test. Default: the only one that is ready."
+    ),
+]
 SloOption = Annotated[
-    list[str] | None, typer.Option(help="An objective, as 'ttft_p99<500ms'. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--slo",
+        metavar="OBJECTIVE",
+        help="Objective such as 'ttft_p99<500ms'; exit code 5 if missed. Repeatable.",
+    ),
+]
+
+# Output.
+NewDirectoryOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Directory to write; must be new or empty."),
+]
+BundleOutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="Bundle directory. Default: dist/<model>-<gpu>-<quant>."
+    ),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output.")
 ]

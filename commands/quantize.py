@@ -1,4 +1,4 @@
-"""`quantize`: a checkpoint in another format, or what formats cost."""
+"""`quantize`: writes a checkpoint in another format, or measures what formats cost."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from .terminal import console, printed, progress, show_fetch
 
 
 def quantize(
-    quant: opt.FormatOption = None,
-    out: opt.NewDirectoryOption = None,
     checkpoint: opt.CheckpointOption = DEFAULT_CHECKPOINT,
+    quant: opt.FormatOption = None,
+    compare: opt.CompareOption = None,
     layout: opt.LayoutOption = "modelopt",
     group_size: opt.GroupSizeOption = None,
     fp8_layers: opt.Fp8LayersOption = None,
-    calibration: opt.CalibrationOption = None,
     smooth: opt.SmoothOption = None,
+    calibration: opt.CalibrationOption = None,
     heldout: opt.HeldoutOption = None,
     device: opt.DeviceOption = "auto",
     low_disk: opt.LowDiskOption = False,
-    compare: opt.CompareOption = None,
+    out: opt.NewDirectoryOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Write a checkpoint in another format; interrupted runs go on."""
+    """Write a checkpoint in another format, or compare formats.
+
+    If a run is interrupted, the same command resumes it.
+    """
     if compare is not None:
         unused = {
             "--quant": quant,
@@ -35,31 +38,30 @@ def quantize(
         }
         for option, value in unused.items():
             if value is not None:
-                raise UsageError(f"--compare names formats itself; leave {option} out")
+                raise UsageError(f"--compare and {option} cannot be combined; remove {option}")
         _compare(checkpoint, compare, out, calibration, heldout, device, as_json)
         return
     if quant is None or out is None:
-        raise UsageError(f"give {'--quant, or --compare' if quant is None else '--out'}")
-    from ..api.quantize import quantize_source as work
-    from ..api.quantize_options import options_for
-    from ..sources.checkpoint_source import open_source
-    from ..sources.fetching import fetch_plan
+        missing = "--quant or --compare" if quant is None else "--out"
+        raise UsageError(f"missing option {missing} (see nemo-deploy quantize --help)")
+    from ..api.quantize import quantize as work
 
-    options = options_for(
-        quant,
-        layout=layout,
-        group_size=group_size,
-        fp8_layers=fp8_layers,
-        calibration=calibration,
-        smooth=smooth,
-        device=device,
-        heldout=heldout,
-        low_disk=low_disk,
-    )
-    source = open_source(checkpoint)
-    show_fetch(fetch_plan(source, options))
-    with progress(as_json) as shown:
-        result = work(source, options, out, shown)
+    with progress(as_json) as listener:
+        result = work(
+            checkpoint,
+            quant=quant,
+            out=out,
+            layout=layout,
+            group_size=group_size,
+            fp8_layers=fp8_layers,
+            calibration=calibration,
+            smooth=smooth,
+            heldout=heldout,
+            device=device,
+            low_disk=low_disk,
+            on_fetch=show_fetch,
+            progress=listener,
+        )
     if not printed(as_json, result.to_json()):
         from ..views.results import quantization
 
@@ -77,7 +79,7 @@ def _compare(
 ) -> None:
     from ..api.quality import compare as work
 
-    with progress(as_json) as shown:
+    with progress(as_json) as listener:
         report = work(
             checkpoint,
             formats,
@@ -85,7 +87,7 @@ def _compare(
             calibration=calibration,
             heldout=heldout,
             device=device,
-            progress=shown,
+            progress=listener,
         )
     if not printed(as_json, report.brief()):
         from ..views.quality import comparison

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..runtime import contract
 from . import options as opt
 from .terminal import console, printed, progress
 
@@ -13,9 +14,9 @@ from .terminal import console, printed, progress
 def serve(
     bundle: opt.BundleArgument,
     executor: opt.ExecutorOption = "auto",
-    http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
-    metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
+    http_port: Annotated[int, typer.Option(min=1, max=65535)] = contract.HTTP.number,
+    grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = contract.GRPC.number,
+    metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = contract.METRICS_PORT.number,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Serve a bundle here with a real tritonserver."""

@@ -1,4 +1,4 @@
-"""`verify`: the checks of a bundle."""
+"""`verify`: checks a bundle."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .terminal import console, printed, progress
 
 
 def verify(bundle: opt.BundleArgument, as_json: opt.JsonOption = False) -> None:
-    """Check a bundle: digests, repository, engine, manifests."""
+    """Check a bundle: file digests, repository, engine, manifests."""
     from ..api.verify import verify as work
 
-    with progress(as_json) as shown:
-        result = work(bundle, progress=shown)
+    with progress(as_json) as listener:
+        result = work(bundle, progress=listener)
     if not printed(as_json, result.to_json()):
         from ..views.results import checks as view
 

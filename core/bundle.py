@@ -299,11 +299,14 @@ def building(path: Path, header: Header) -> Iterator[Bundle]:
         bundle = _reopened(path, header) or _begun(path, header, created)
         try:
             yield bundle
-        except BaseException:
+        except BaseException as error:
             left = {item.name for item in path.iterdir()}
             if created and left <= {RECORD_NAME}:  # it failed before anything was made
                 (path / RECORD_NAME).unlink(missing_ok=True)
                 path.rmdir()
+            elif bundle.record.stages:
+                stages = ", ".join(bundle.record.stages)
+                error.add_note(f"Finished stages are kept in {path}: {stages}.")
             raise
         clean(path, partial=True)
         if not bundle.complete:

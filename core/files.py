@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .errors import BadInputError, NemoDeployError
+from .errors import BadInputError
 
 TEMPORARY: Final = ".nemo-deploy-"
 """Prefix of everything that an interrupted run may leave behind; `clean` removes it."""
@@ -58,8 +58,9 @@ def resumable(target: Path, inputs: str) -> Iterator[Work]:
     """Where `target` is being made, beside it, locked; `inputs` digests all the result depends on.
 
     What a killed run with the same inputs finished is found again; that of other inputs is removed.
-    When the block fails and has finished nothing, nothing stays. The caller moves `content` into
-    place inside the block. Raises `BadInputError` when another process makes the same target.
+    When the block fails, a note on the exception says where finished parts are; where there are
+    none, nothing stays. The caller moves `content` into place inside the block. Raises
+    `BadInputError` when another process makes the same target.
     """
     root = _partial_of(target)
     try:
@@ -74,11 +75,8 @@ def resumable(target: Path, inputs: str) -> Iterator[Work]:
         except BaseException as error:
             if not any(work.content.iterdir()) and not any(work.state.iterdir()):
                 shutil.rmtree(root, ignore_errors=True)
-            elif isinstance(error, NemoDeployError):
-                raise type(error)(
-                    f"{error} (What is finished so far is kept in {root}; the same command goes on "
-                    "from there.)"
-                ) from error
+            else:
+                error.add_note(f"Finished parts are kept in {root}.")
             raise
         shutil.rmtree(root, ignore_errors=True)
 
@@ -106,7 +104,7 @@ def new_directory(target: Path) -> Iterator[Path]:
 
     Raises `BadInputError` when `target` already holds something or cannot be made.
     """
-    _require_free(target)
+    require_free(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=target.parent))
@@ -129,9 +127,9 @@ def resumable_directory(target: Path, inputs: str) -> Iterator[Work]:
     root = _partial_of(target)
     if target.exists() and root.is_dir() and not (root / "content").exists():
         shutil.rmtree(root, ignore_errors=True)  # killed just after it had finished
-    _require_free(target)
+    require_free(target)
     with resumable(target, inputs) as work:
-        _require_free(target)
+        require_free(target)
         yield work
         _become(work.content, target)
 
@@ -144,7 +142,8 @@ def _become(work: Path, target: Path) -> None:
     sync(target.parent)
 
 
-def _require_free(target: Path) -> None:
+def require_free(target: Path) -> None:
+    """Raise `BadInputError` where something is at `target`, except an empty directory."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInputError(f"{target}: already holds something; choose another --out or remove it")
 

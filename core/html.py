@@ -1,38 +1,77 @@
 """Self-contained HTML pages: no script, no font and no picture from anywhere else.
 
-Charts are inline SVG. Colours follow the reader's light or dark setting.
+Charts are inline SVG inside a `<figure>` with its caption. They are drawn `WIDTH` units wide, the
+width of a phone, so that text keeps its size there; wider screens show charts side by side.
+Colours follow the reader's light or dark setting; print is always light.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from html import escape
 from typing import Final
 
-WIDTH: Final = 720
-LEFT, RIGHT, TOP, BOTTOM = 64, 132, 14, 40
+from .. import __version__
 
-_STYLE: Final = """
-:root{--ink:#1c2024;--soft:#667080;--line:#d8dee6;--page:#fff;--card:#f6f8fa;
---c0:#4a7a00;--c1:#2f6fd0;--c2:#c2571a;--c3:#8a4fc4;--c4:#00838a;--c5:#b3266f;
---c6:#7a6a00;--c7:#5a6b7b;--c8:#a8b3bf}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#98a2b0;--line:#333b45;--page:#14171b;
---card:#1c2127;--c0:#8fce2f;--c1:#6ea8fe;--c2:#f2935b;--c3:#c197f2;--c4:#4cc9d0;--c5:#f07fb8;
---c6:#d8c23a;--c7:#8fa0b2;--c8:#4a5561}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);
-max-width:760px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.05rem;margin:2rem 0 .4rem}
-p{margin:.3rem 0}.soft{color:var(--soft)}
-table{border-collapse:collapse;margin:.6rem 0;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right}
-th{font-weight:500;color:var(--soft)}th:first-child,td:first-child{text-align:left}
-.cells td,.cells th{text-align:left}.cells td{white-space:pre-line}
-.best{background:var(--card);font-weight:600}
-.note{background:var(--card);border-left:3px solid var(--c2);padding:.6rem .9rem;margin:1rem 0}
-svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:12px}
-.grid{stroke:var(--line);stroke-width:1}.mark{fill:none;stroke-width:1.8}
+WIDTH: Final = 360
+"""Width of every chart in its own units; a phone of 390 px shows it at about 356 px."""
+
+FONT_SIZE: Final = 12
+"""Size of the text in charts, in the charts' units."""
+
+HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 230, 50, 14, 10, 44
+"""Of a line chart: its height, and the margins around the plotted area."""
+
+MOST_LABELS: Final = 9
+"""Labels of places that fit beneath a line chart."""
+
+_LIGHT: Final = (
+    "--ink:#1c2024;--soft:#5a6472;--line:#d8dee6;--page:#fff;--card:#f3f5f8;"
+    "--c0:#4a7a00;--c1:#2f6fd0;--c2:#c2571a;--c3:#8a4fc4;--c4:#00838a;--c5:#b3266f;"
+    "--c6:#7a6a00;--c7:#5a6b7b;--c8:#a8b3bf"
+)
+_DARK: Final = (
+    "--ink:#e6e9ee;--soft:#a3adba;--line:#333b45;--page:#14171b;--card:#1f252c;"
+    "--c0:#8fce2f;--c1:#6ea8fe;--c2:#f2935b;--c3:#c197f2;--c4:#4cc9d0;--c5:#f07fb8;"
+    "--c6:#d8c23a;--c7:#8fa0b2;--c8:#4a5561"
+)
+_STYLE: Final = f"""
+:root{{color-scheme:light dark;{_LIGHT}}}
+@media screen and (prefers-color-scheme:dark){{:root{{{_DARK}}}}}
+*{{box-sizing:border-box}}
+body{{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);
+max-width:800px;margin:2rem auto;padding:0 1rem;overflow-wrap:anywhere}}
+h1{{font-size:1.5rem;line-height:1.25;margin:0 0 .5rem}}h2{{font-size:1.15rem;margin:2rem 0 .4rem}}
+p{{margin:.4rem 0}}ul{{margin:.4rem 0;padding-left:1.2rem}}.soft{{color:var(--soft)}}
+table{{border-collapse:collapse;margin:.6rem 0;width:100%;font-variant-numeric:tabular-nums}}
+th,td{{padding:.3rem .5rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}}
+thead th{{font-weight:500;color:var(--soft)}}tbody th{{font-weight:500}}
+th:first-child,.cells td,.cells th{{text-align:left}}.cells td{{white-space:pre-line}}
+th,td{{overflow-wrap:normal}}th[scope=row]{{min-width:6rem}}
+th[scope=row],.cells td,.wide td{{overflow-wrap:anywhere}}
+.best{{background:var(--card);font-weight:600}}
+.note{{background:var(--card);border-left:3px solid var(--c2);padding:.6rem .9rem;margin:1rem 0}}
+.charts{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1.5rem}}
+figure{{margin:1rem 0;max-width:30rem}}.charts figure{{margin:0}}
+figcaption{{font-weight:500;margin-bottom:.4rem}}
+svg{{width:100%;height:auto;display:block}}svg text{{fill:var(--soft);font-size:{FONT_SIZE}px}}
+.grid{{stroke:var(--line);stroke-width:1}}.mark{{fill:none;stroke-width:2}}
+.legend{{list-style:none;display:flex;flex-wrap:wrap;gap:.1rem 1rem;padding:0;font-size:.875rem}}
+.swatch{{display:inline-block;width:.75rem;height:.75rem;border-radius:2px;margin-right:.4rem}}
+footer{{margin-top:2.5rem;padding-top:.6rem;border-top:1px solid var(--line);color:var(--soft)}}
+@media screen and (max-width:640px){{
+.wide thead{{display:none}}.wide tbody,.wide tr,.wide td,.wide th{{display:block}}
+.wide tbody th{{font-weight:600;border:0;padding:.7rem .5rem .1rem}}
+.wide td{{display:grid;grid-template-columns:minmax(5rem,2fr) 3fr;gap:.5rem;text-align:left;
+border-bottom:1px dotted var(--line)}}
+.wide td::before{{content:attr(data-label);color:var(--soft);font-weight:400}}}}
+@media print{{:root{{color-scheme:light}}
+*{{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+body{{font-size:11pt;margin:0 auto}}figure,tr,.note{{break-inside:avoid}}h2{{break-after:avoid}}}}
 """
 
 
@@ -44,13 +83,28 @@ class Series:
     values: Sequence[float | None]
 
 
-def page(title: str, parts: Iterable[str]) -> str:
-    """A whole HTML document; `parts` are made by the functions below."""
+def today() -> date:
+    """Today's date in UTC, for `page`. A whole number in SOURCE_DATE_EPOCH (seconds since 1970)
+    takes its place, so that builds can be repeated to the byte on another day."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if epoch.isascii() and epoch.isdigit():
+        return datetime.fromtimestamp(int(epoch), UTC).date()
+    return datetime.now(UTC).date()
+
+
+def page(title: str, parts: Iterable[str], made_on: date) -> str:
+    """A whole HTML document that ends with the version that made it and the date.
+
+    `parts` are made by the functions below.
+    """
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n" + "\n".join(parts) + "\n</body></html>\n"
+        f"<h1>{escape(title)}</h1>\n"
+        + "\n".join(parts)
+        + f"\n<footer>Made by nemo-deploy {__version__} on {made_on.isoformat()}.</footer>\n"
+        "</body></html>\n"
     )
 
 
@@ -64,60 +118,80 @@ def paragraph(text: str, kind: str = "") -> str:
     return f'<p class="{kind}">{escape(text)}</p>'
 
 
+def bullets(items: Iterable[str], kind: str = "") -> str:
+    """A list of plain texts; `kind` is `soft` or empty."""
+    return f'<ul class="{kind}">' + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+
+
 def table(
     header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "", best: str | None = None
 ) -> str:
     """A table; the first column names the row. `kind` is `cells` for text on several lines; the
-    cell that says `best` stands out."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{' class=best' if cell == best else ''}>{escape(cell)}</td>" for cell in row)
-        + "</tr>\n"
-        for row in rows
+    cell that says `best` stands out.
+
+    Of a table with more than two columns, a phone shows every cell on a line of its own beside its
+    column's name.
+    """
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
+    body = "".join(f"<tr>{_row(header, row, best)}</tr>\n" for row in rows)
+    kinds = f"{kind} wide" if len(header) > 2 else kind
+    return f'<table class="{kinds}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>'
+
+
+def _row(header: Sequence[str], row: Sequence[str], best: str | None) -> str:
+    cells = zip(header[1:], row[1:], strict=True)
+    return f'<th scope="row">{escape(row[0])}</th>' + "".join(
+        f'<td{" class=best" if cell == best else ""} data-label="{escape(label)}">'
+        f"<span>{escape(cell)}</span></td>"
+        for label, cell in cells
     )
-    return f'<table class="{kind}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>'
 
 
-def bars(values: Mapping[str, float], shown: Mapping[str, str], axis: str) -> str:
-    """Horizontal bars on a linear scale from zero, with their values written out."""
+def charts(figures: Iterable[str]) -> str:
+    """Charts beside each other where the screen is wide enough, below each other elsewhere."""
+    return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def bars(values: Mapping[str, float], shown: Mapping[str, str], caption: str) -> str:
+    """Horizontal bars on a linear scale from zero, each below its name and its value."""
     longest = max(values.values(), default=0.0) or 1.0
-    room = WIDTH - LEFT - RIGHT - 60
-    rows = []
-    for index, (name, value) in enumerate(values.items()):
-        y, length = TOP + index * 26, max(1.0, room * value / longest)
-        rows.append(
-            f'<text x="{LEFT + 52}" y="{y + 14}" text-anchor="end">{escape(name)}</text>'
-            f'<rect x="{LEFT + 60}" y="{y + 2}" width="{length:.1f}" height="16" rx="2" '
-            f'fill="{_colour(index)}"/><text x="{LEFT + 68 + length:.1f}" y="{y + 14}">'
-            f"{escape(shown[name])}</text>"
-        )
-    return _svg(TOP + len(values) * 26 + 8, axis, rows)
-
-
-def stacked(values: Mapping[str, float], shown: Mapping[str, str], title: str) -> str:
-    """One horizontal bar of the values' shares, and below it what each colour means."""
-    total, x = sum(values.values()) or 1.0, 0.0
     parts = []
     for index, (name, value) in enumerate(values.items()):
-        length = WIDTH * value / total
-        left, y = WIDTH / 3 * (index % 3), 58 + 22 * (index // 3)
+        y, length = index * 38, max(1.0, WIDTH * value / longest)
         parts.append(
-            f'<rect x="{x:.1f}" y="4" width="{length:.1f}" height="34" fill="{_colour(index)}"/>'
-            f'<rect x="{left:.1f}" y="{y - 11}" width="12" height="12" rx="2" '
-            f'fill="{_colour(index)}"/><text x="{left + 18:.1f}" y="{y}">'
-            f"{escape(name)} {escape(shown[name])}</text>"
+            f'<text x="0" y="{y + 13}">{escape(name)}</text>'
+            f'<text x="{WIDTH}" y="{y + 13}" text-anchor="end">{escape(shown[name])}</text>'
+            f'<rect x="0" y="{y + 18}" width="{length:.1f}" height="12" rx="2" '
+            f'fill="{_colour(index)}"/>'
+        )
+    return _figure(caption, len(values) * 38, parts)
+
+
+def stacked(values: Mapping[str, float], shown: Mapping[str, str], caption: str) -> str:
+    """One horizontal bar of the values' shares, and a legend with the values."""
+    total, x = sum(values.values()) or 1.0, 0.0
+    parts = []
+    for index, value in enumerate(values.values()):
+        length = WIDTH * value / total
+        parts.append(
+            f'<rect x="{x:.1f}" y="0" width="{length:.1f}" height="30" fill="{_colour(index)}"/>'
         )
         x += length
-    return _svg(58 + 22 * -(-len(values) // 3), title, parts)
+    return _figure(caption, 34, parts, [f"{name} {shown[name]}" for name in values])
 
 
-def lines(series: Sequence[Series], labels: Sequence[str], axis: str, percent: bool = True) -> str:
-    """Lines over equally spaced places with the names `labels`, from zero up."""
-    height = 240
-    found = [value for one in series for value in one.values if value is not None]
-    top = _round_up(max(found, default=1.0) or 1.0)
-    low, high = height - BOTTOM, TOP
+def lines(
+    series: Sequence[Series],
+    labels: Sequence[str],
+    caption: str,
+    axis: str,
+    percent: bool = True,
+) -> str:
+    """Lines over equally spaced places with the names `labels`, from zero up. `axis` says what the
+    places are; the caption says what is drawn, and its unit."""
+    values = [value for one in series for value in one.values if value is not None]
+    top = _round_up(max(values, default=1.0) or 1.0)
+    low, high = HEIGHT - BOTTOM, TOP
     step = (WIDTH - LEFT - RIGHT) / max(1, len(labels) - 1)
 
     def point(place: int, value: float) -> str:
@@ -127,34 +201,41 @@ def lines(series: Sequence[Series], labels: Sequence[str], axis: str, percent: b
     for tick in range(5):
         value = top * tick / 4
         y = low - (low - high) * tick / 4
-        text = f"{value:.6g}" if not percent else f"{value:.2%}" if top < 0.02 else f"{value:.1%}"
+        text = f"{value:,.6g}" if not percent else f"{value:.2%}" if top < 0.02 else f"{value:.1%}"
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
         )
-    every = math.ceil(len(labels) / 26)
+    every = math.ceil(len(labels) / MOST_LABELS)
     parts += [
-        f'<text x="{LEFT + place * step:.1f}" y="{low + 18}" text-anchor="middle">'
+        f'<text x="{LEFT + place * step:.1f}" y="{low + 17}" text-anchor="middle">'
         f"{escape(label)}</text>"
         for place, label in enumerate(labels)
         if place % every == 0
     ]
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{low + 37}" text-anchor="middle">{escape(axis)}</text>')
     for index, one in enumerate(series):
         points = [point(place, v) for place, v in enumerate(one.values) if v is not None]
         parts.append(
             f'<polyline class="mark" stroke="{_colour(index)}" points="{" ".join(points)}"/>'
-            f'<rect x="{WIDTH - RIGHT + 14}" y="{TOP + index * 20}" width="12" height="12" rx="2" '
-            f'fill="{_colour(index)}"/>'
-            f'<text x="{WIDTH - RIGHT + 32}" y="{TOP + 10 + index * 20}">{escape(one.name)}</text>'
         )
-    return _svg(height, axis, parts)
+    names = [one.name for one in series] if len(series) > 1 else []
+    return _figure(caption, HEIGHT, parts, names)
 
 
-def _svg(height: int, title: str, parts: Iterable[str]) -> str:
+def _figure(caption: str, height: int, parts: Iterable[str], legend: Sequence[str] = ()) -> str:
+    """A chart below its caption and what each of its colours means."""
+    items = "".join(
+        f'<li><span class="swatch" style="background:{_colour(index)}"></span>{escape(text)}</li>'
+        for index, text in enumerate(legend)
+    )
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+        f"<figure><figcaption>{escape(caption)}</figcaption>"
+        + (f'<ul class="legend">{items}</ul>' if items else "")
+        + f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(caption)}">'
         + "".join(parts)
-        + f"</svg>\n{paragraph(title, 'soft')}"
+        + "</svg></figure>"
     )
 
 

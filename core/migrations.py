@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ..runtime.untrusted import brief
 from .errors import BadInputError
-from .untrusted import brief
 
 Document = dict[str, Any]
 

@@ -17,10 +17,11 @@ from typing import Annotated, Any, Final, TypeVar
 
 from msgspec import Meta, ValidationError, convert
 
+from ..runtime.untrusted import brief
 from .errors import BadInputError
 from .migrations import Document, migrated
 from .result import MADE_BY
-from .untrusted import brief, read_json
+from .untrusted import read_json
 
 RECORD_NAME: Final = "bundle.json"
 

@@ -158,16 +158,18 @@ def cache_folder(repository: str) -> Path:
 def _hub() -> Any:
     """huggingface_hub, quiet, and with each file in the repository's own folder of the cache."""
     os.environ.setdefault("HF_HUB_DISABLE_SHARED_BLOBS", "1")
-    try:
-        import huggingface_hub
-    except ImportError as error:
+    import httpx
+    import huggingface_hub
+
+    session = huggingface_hub.get_session()
+    if not isinstance(session, httpx.Client):  # since 2.0 it uses another library's
         raise BadInputError(
-            "reaching the hub needs the package huggingface_hub; install it with "
-            "pip install 'nemotron-deploy[quantize]'"
-        ) from error
+            f"huggingface_hub {huggingface_hub.__version__} is not supported; install a version "
+            "that is with pip install 'nemotron-deploy[quantize]'"
+        )
     # Its warnings would show signed addresses; what matters of them becomes our own message.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     from .reset import make_resumable
 
-    make_resumable(huggingface_hub.get_session())
+    make_resumable(session)
     return huggingface_hub

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..model.spec import Deployment
-from .pod import PORTS, pod_spec
+from ..runtime.contract import GRPC, HTTP, METRICS_PORT
+from .pod import pod_spec
 from .sizing import Sizes
 from .yaml_text import Object
 
@@ -73,8 +74,8 @@ def _object(deployment: Deployment, api: str, kind: str, **rest: Any) -> Object:
 
 def _service(deployment: Deployment) -> Object:
     ports = [
-        {"name": name, "port": PORTS[name], "targetPort": name, "appProtocol": protocol}
-        for name, protocol in (("grpc", "kubernetes.io/h2c"), ("http", "http"))
+        {"name": p.name, "port": p.number, "targetPort": p.name, "appProtocol": protocol}
+        for p, protocol in ((GRPC, "kubernetes.io/h2c"), (HTTP, "http"))
     ]
     spec = {"type": "ClusterIP", "selector": selector(deployment.name), "ports": ports}
     return _object(deployment, "v1", "Service", spec=spec)
@@ -108,7 +109,7 @@ def _deployment(deployment: Deployment, sizes: Sizes) -> Object:
 
 def _template_metadata(deployment: Deployment) -> dict[str, Any]:
     served = {"model": deployment.model_name, "gpu": deployment.gpu.key, "quant": deployment.quant}
-    scrape = {"scrape": "true", "port": str(PORTS["metrics"]), "path": "/metrics"}
+    scrape = {"scrape": "true", "port": str(METRICS_PORT.number), "path": "/metrics"}
     return {
         "labels": labels(deployment),
         "annotations": {
@@ -137,8 +138,8 @@ def _network_policy(deployment: Deployment) -> Object:
         # and `kubectl diff` would find a difference for ever.
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [
-            {"from": [{"podSelector": {}}], "ports": ports("grpc", "http")},
-            {"from": [{"namespaceSelector": {}}], "ports": ports("metrics")},
+            {"from": [{"podSelector": {}}], "ports": ports(GRPC.name, HTTP.name)},
+            {"from": [{"namespaceSelector": {}}], "ports": ports(METRICS_PORT.name)},
         ],
     }
     return _object(deployment, "networking.k8s.io/v1", "NetworkPolicy", spec=spec)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from .. import runtime
 from ..model.spec import Deployment
+from ..runtime import contract
 from .images import local_image, parse_image
 from .objects import labels
 from .pod import BUNDLE, CONTAINER_SECURITY
@@ -19,7 +21,7 @@ DEFAULT: Final = "claim"
 """The overlay that the top of the tree points at."""
 
 CHECK_SCRIPT: Final = "check_bundle.py"
-_SCRIPT_SOURCE: Final = Path(__file__).parent / "data" / CHECK_SCRIPT
+_SCRIPT_SOURCE: Final = Path(runtime.__file__).with_name(CHECK_SCRIPT)
 _SCRIPT_FOLDER: Final = "/opt/nemo-deploy"
 _CLAIM: Final = "/claim"
 
@@ -108,8 +110,8 @@ def _volume_claim(deployment: Deployment, sizes: Sizes) -> Object:
 def _check_container(deployment: Deployment) -> dict[str, Any]:
     """The init container; it mounts the whole claim, so that a bundle is renamed in one step."""
 
-    def from_pod(name: str, path: str) -> dict[str, Any]:
-        return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+    def from_pod(variable: contract.Variable, path: str) -> dict[str, Any]:
+        return {"name": variable.name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
     memory = {"memory": quantity(GIB), "ephemeral-storage": quantity(GIB)}
     return {
@@ -118,9 +120,9 @@ def _check_container(deployment: Deployment) -> dict[str, Any]:
         "imagePullPolicy": "IfNotPresent",
         "command": ["python3", f"{_SCRIPT_FOLDER}/{CHECK_SCRIPT}", "wait", _CLAIM],
         "env": [
-            from_pod("POD_NAME", "metadata.name"),
-            from_pod("POD_NAMESPACE", "metadata.namespace"),
-            {"name": "BUNDLE_NAME", "value": deployment.name},
+            from_pod(contract.POD_NAME, "metadata.name"),
+            from_pod(contract.POD_NAMESPACE, "metadata.namespace"),
+            {"name": contract.BUNDLE_NAME.name, "value": deployment.name},
         ],
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "resources": {"requests": {"cpu": "1", **memory}, "limits": {"cpu": "8", **memory}},

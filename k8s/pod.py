@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ..model.spec import Deployment
+from ..runtime import contract
 from .sizing import CONNECTION_AGE_S, EXIT_TIMEOUT_S, PRE_STOP_S, RESPONSE_POOL, Sizes, quantity
-
-PORTS: Final = {"http": 8000, "grpc": 8001, "metrics": 8002}
-"""Triton's ports by the name that Services, probes and monitors use."""
 
 BUNDLE: Final = "/bundle"
 """Where the serving container finds the bundle; read-only in every overlay."""
@@ -22,14 +20,8 @@ CONTAINER_SECURITY: Final = {
     "capabilities": {"drop": ["ALL"]},
 }
 
-_CACHES: Final = {
-    "HOME": "/cache/home",
-    "XDG_CACHE_HOME": "/cache/xdg",
-    "TRITON_CACHE_DIR": "/cache/triton",
-    "TORCHINDUCTOR_CACHE_DIR": "/cache/inductor",
-    "TLLM_AUTOTUNER_CACHE_PATH": "/cache/autotuner.json",
-    "NEMO_DEPLOY_CACHE": "/cache/nemo-deploy",
-}
+_CACHE: Final = "/cache"
+"""Where the cache volume is mounted."""
 
 
 def pod_spec(deployment: Deployment, sizes: Sizes) -> dict[str, Any]:
@@ -73,7 +65,7 @@ def _triton(deployment: Deployment, sizes: Sizes) -> dict[str, Any]:
         "command": ["tritonserver"],
         "args": triton_arguments(),
         "env": [{"name": k, "value": v} for k, v in environment(deployment).items()],
-        "ports": [{"name": name, "containerPort": port} for name, port in PORTS.items()],
+        "ports": [{"name": p.name, "containerPort": p.number} for p in contract.PORTS],
         **_probes(sizes.startup_s),
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -81,7 +73,7 @@ def _triton(deployment: Deployment, sizes: Sizes) -> dict[str, Any]:
         "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - a path in the container
-            {"name": "cache", "mountPath": "/cache"},
+            {"name": "cache", "mountPath": _CACHE},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a path in the container
         ],
     }
@@ -101,12 +93,15 @@ def triton_arguments() -> list[str]:
 
 def environment(deployment: Deployment) -> dict[str, str]:
     """Environment of the serving container; `deployment.env` has the last word."""
-    fixed = {
-        "NEMO_DEPLOY_EXECUTOR": "trtllm",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
+    return {
+        contract.EXECUTOR.name: "trtllm",
+        **contract.OFFLINE,
+        contract.HOME.name: f"{_CACHE}/home",
+        contract.XDG_CACHE_HOME.name: f"{_CACHE}/xdg",
+        **contract.engine_caches(_CACHE),
+        contract.CACHE.name: f"{_CACHE}/nemo-deploy",
+        **deployment.env,
     }
-    return {**fixed, **_CACHES, **deployment.env}
 
 
 def _probes(startup_s: int) -> dict[str, Any]:

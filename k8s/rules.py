@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from ..runtime.contract import GRPC, HTTP, OFFLINE
 from .images import parse_image
 from .manifest import (
     GPU,
@@ -152,7 +153,7 @@ def private_ports(rendered: Rendered) -> Iterator[str]:
             yield f"{title(document)}: reachable from outside; Triton has no authentication"
         for port in document["spec"].get("ports", []):
             target = port.get("targetPort")
-            if target not in ports & {"grpc", "http"}:
+            if target not in ports & {GRPC.name, HTTP.name}:
                 where = f"{title(document)}: port {port['port']}"
                 yield f"{where}: leads to {target}, not to the pods' grpc or http"
 
@@ -214,7 +215,7 @@ def fixed_models(rendered: Rendered) -> Iterator[str]:
         if BUNDLE in mounts and not mounts[BUNDLE].get("readOnly"):
             yield f"{where}: {BUNDLE} must be mounted read-only"
         env = {entry["name"]: entry.get("value") for entry in server.get("env", [])}
-        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        for name in OFFLINE:
             if env.get(name) != "1":
                 yield f"{where}: the environment variable {name} must be 1"
 

@@ -12,6 +12,7 @@ import grpc
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor
 
+from ..runtime import contract
 from .config import LoadTest
 from .sample import Sample, Transcript
 from .server import Connection, Server, describe
@@ -106,7 +107,7 @@ class Client:
                     raise _FailedError(text, unreachable=_DRAINING in text)
                 response = message.infer_response
                 transcript.add(_text_output(response), now - due)
-                final = final or response.parameters["triton_final_response"].bool_param
+                final = final or response.parameters[contract.FINAL_RESPONSE].bool_param
         finally:
             call.cancel()
         if not final:
@@ -118,13 +119,13 @@ class Client:
         )
         request.parameters["triton_enable_empty_final_response"].bool_param = True
         # The model is served without a batch dimension: every shape is [1].
-        for name, datatype, contents in (
-            ("text_input", "BYTES", {"bytes_contents": [prompt.encode()]}),
-            ("streaming", "BOOL", {"bool_contents": [True]}),
-            ("sampling_param_max_tokens", "INT32", {"int_contents": [self._test.max_tokens]}),
-            ("sampling_param_exclude_input_from_output", "BOOL", {"bool_contents": [True]}),
+        for sent, contents in (
+            (contract.TEXT_INPUT, {"bytes_contents": [prompt.encode()]}),
+            (contract.STREAMING, {"bool_contents": [True]}),
+            (contract.MAX_TOKENS, {"int_contents": [self._test.max_tokens]}),
+            (contract.EXCLUDE_INPUT, {"bool_contents": [True]}),
         ):
-            tensor = request.inputs.add(name=name, datatype=datatype, shape=[1])
+            tensor = request.inputs.add(name=sent.name, datatype=sent.data_type.wire, shape=[1])
             tensor.contents.CopyFrom(service_pb2.InferTensorContents(**contents))
         return request
 
@@ -142,7 +143,7 @@ def _raise_lost_cancellation() -> None:
 def _text_output(response: Any) -> str:
     """The text of one response, or "" (a final response carries no tensor)."""
     for index, tensor in enumerate(response.outputs):
-        if tensor.name == "text_output":
+        if tensor.name == contract.TEXT_OUTPUT.name:
             values = deserialize_bytes_tensor(response.raw_output_contents[index])
             return bytes(values[0]).decode(errors="replace") if len(values) else ""
     return ""

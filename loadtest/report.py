@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, NotRequired, TypedDict
 from ..core.errors import BadInputError
 from ..core.migrations import Document, Migration, migrated
 from ..core.result import Result
-from ..core.untrusted import MAX_JSON_BYTES, parse_json
+from ..runtime.untrusted import MAX_JSON_BYTES, parse_json
 from .config import Level
 from .slo import Slo
 

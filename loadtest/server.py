@@ -17,6 +17,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ..core.errors import BadInputError
+from ..runtime import contract
 
 CONNECTIONS: Final = 16
 """Connections to spread streams over: a Kubernetes Service balances connections, not streams."""
@@ -170,8 +171,8 @@ class Server:
         inputs = {tensor.name for tensor in config.input}
         outputs = {tensor.name for tensor in config.output}
         missing = sorted(
-            ({"text_input", "streaming", "sampling_param_max_tokens"} - inputs)
-            | ({"text_output"} - outputs)
+            ({contract.TEXT_INPUT.name, contract.STREAMING.name, contract.MAX_TOKENS.name} - inputs)
+            | ({contract.TEXT_OUTPUT.name} - outputs)
         )
         problem = f"has no tensor {', '.join(missing)}" if missing else ""
         if not config.model_transaction_policy.decoupled:

@@ -14,15 +14,8 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from ..core.errors import BadInputError
-from ..core.untrusted import (
-    Signature,
-    brief,
-    open_inside,
-    parse_json,
-    read_json,
-    require_links_inside,
-    signature,
-)
+from ..core.untrusted import open_inside, read_json, require_links_inside
+from ..runtime.untrusted import Signature, brief, parse_json, signature
 from .architecture import DTYPE_BYTES, Model, generic_name
 from .config import read_model
 from .tokenizer import TOKENIZER_NAME, check_tokenizer

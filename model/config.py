@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 from ..core.errors import BadInputError, RefusedError
-from ..core.untrusted import brief
+from ..runtime.untrusted import brief
 from .architecture import ARCHITECTURE, Attention, Mamba, Model, Moe
 
 LAYER_LETTERS: Final[Mapping[str, str]] = {

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..core.errors import BadInputError
-from ..core.isolation import Limits, Worker, WorkError, serve
-from ..core.untrusted import Signature, open_inside, signature
+from ..core.untrusted import open_inside
+from ..runtime.isolation import Limits, Worker, WorkError, serve
+from ..runtime.untrusted import Signature, signature
 
 TOKENIZER_NAME: Final = "tokenizer.json"
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..model.checkpoint import Checkpoint
 from ..model.recipe import Recipe
-from . import formats
+from ..runtime import formats
 from .layerwise import Layer, load_block, read_tensor, transformers_config
 from .layouts import DEFAULT, Layout
 from .smooth import Folding

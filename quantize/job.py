@@ -16,7 +16,7 @@ from ..core.errors import BadInputError, RefusedError
 from ..model.architecture import TensorGroup
 from ..model.checkpoint import Checkpoint, TensorInfo
 from ..model.recipe import Recipe
-from . import formats
+from ..runtime import formats
 from .encoding import ENCODING
 from .layerwise import SOURCE_DTYPES
 from .layouts import Layout

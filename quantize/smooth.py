@@ -23,8 +23,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from ..runtime.formats import decode_int4, encode_int4
 from .calibration_record import SmoothingRecord
-from .formats import decode_int4, encode_int4
 from .layerwise import Layer
 
 STRENGTHS: Final = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

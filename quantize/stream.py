@@ -22,8 +22,8 @@ from torch import Tensor
 from ..core.errors import BadInputError
 from ..model.checkpoint import COMPANIONS, INDEX_NAME, Checkpoint, TensorInfo
 from ..model.recipe import Recipe
-from . import formats
-from .formats import Deviation
+from ..runtime import formats
+from ..runtime.formats import Deviation
 from .job import Job, Shard, prepare, raw_bytes
 from .journal import Journal
 from .layerwise import SOURCE_DTYPES

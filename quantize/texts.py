@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Final
 
 from ..core.errors import BadInputError
-from ..core.untrusted import parse_json
 from ..model.catalog import text
 from ..model.checkpoint import Checkpoint
 from ..model.tokenizer import TOKENIZER_NAME, encode
-from .templates import ChatTemplate
+from ..runtime.templates import ChatTemplate, TemplateError
+from ..runtime.untrusted import parse_json
 
 BUILT_IN_SAMPLES: Final = 64
 MAX_TOKENS: Final = 512
@@ -67,5 +67,5 @@ def _text_of(line: str, where: str, template: ChatTemplate) -> str:
         raise BadInputError(f"{where}: has none of `text`, `prompt` and `messages`")
     try:
         return template.apply_chat_template(messages)
-    except BadInputError as error:
+    except TemplateError as error:
         raise BadInputError(f"{where}: {error}") from error

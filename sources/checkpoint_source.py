@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.errors import BadInputError
+from ..core.extras import require
 from ..core.files import sha256
 from ..hub.name import parse_name
 from ..hub.recorded import recorded_sha256
@@ -148,6 +149,7 @@ def _at_hub(asked: str) -> Source:
             f"{asked}: no such directory or configuration, no model known by name (known: tiny, "
             f"{', '.join(HUB_IDS.values())}) and no owner/name[@revision] of the hub"
         )
+    require("huggingface_hub", "httpx", purpose=f"{asked}: reaching the hub")
     from ..hub.snapshot import open_snapshot
 
     called = slug(name.repository.rpartition("/")[2])

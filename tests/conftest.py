@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Shared machines are slow at times; no test is about speed.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+DEADLINE_S = 300
+"""What a busy machine may take for anything that tests wait for."""
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[[Callable[[], object], str], None]:
+    """Waits until a condition holds; fails with the text where it does not come to hold."""
+
+    def wait(condition: Callable[[], object], otherwise: str) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < deadline, otherwise
+            time.sleep(0.05)
+
+    return wait
 
 
 @pytest.fixture
@@ -52,6 +71,44 @@ def int4_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out.mkdir()
     quantize(Checkpoint.open(TINY), RECIPES["int4"], out)
     return out
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiled kernels are shared by all tests of a session and by none of another."""
+    folder = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEMO_DEPLOY_CACHE", str(folder / "nemo-deploy"))
+        patch.setenv("TRITON_CACHE_DIR", str(folder / "triton"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the bundle of `tiny` for an H100 in a format, built once. Not to be changed."""
+    from nemotron_deploy.api.build import make, prepare
+    from nemotron_deploy.model.spec import Workload
+
+    folder = tmp_path_factory.mktemp("bundles")
+
+    @functools.cache
+    def once(quant: str) -> Path:
+        out = folder / f"tiny-h100-{quant}"
+        make(prepare("tiny", "h100", quant, Workload(context=4096), out))
+        return out
+
+    return once
+
+
+@pytest.fixture
+def built_copy(built: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """Gives a copy of the bundle in a format that a test may change."""
+
+    def copy(quant: str) -> Path:
+        original = built(quant)
+        return Path(shutil.copytree(original, tmp_path / "copies" / original.name))
+
+    return copy
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from ..core.errors import BadInputError, CheckFailedError
+from ..runtime import contract
 from .log import decisive_lines, refused_ports
 
 HOST: Final = "127.0.0.1"
@@ -245,17 +246,18 @@ def _prepare_backend(root: Path, scratch: Path) -> Path:
 
 def _environment(root: Path, executor: str) -> dict[str, str]:
     """The stub ignores PYTHONPATH: it finds packages through the first `python3` on PATH."""
+    given = contract.child_environment()
     libraries = [
         str(root.parent.parent / "nvidia_pytriton.libs"),
         str(sysconfig.get_config_var("LIBDIR")),
-        os.environ.get("LD_LIBRARY_PATH", ""),
+        given.get(contract.LIBRARIES.name, ""),
     ]
     return {
-        **os.environ,
-        "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
-        "NEMO_DEPLOY_EXECUTOR": executor,
-        "HF_HUB_OFFLINE": "1",
+        **given,
+        contract.LIBRARIES.name: ":".join(filter(None, libraries)),
+        contract.PATH.name: f"{Path(sys.executable).parent}:{given.get(contract.PATH.name, '')}",
+        contract.EXECUTOR.name: executor,
+        **contract.OFFLINE,
     }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .served.golden import (
+from ..runtime.golden import (
     NEW_TOKENS,
     Entry,
     Forced,
@@ -44,7 +44,7 @@ RUNS: Final = 3
 """How often each prompt is run: as it is, with other scales, and in another precision."""
 
 SCALES_OFF_BY: Final = 1.02
-"""The fault whose direction is recorded (see `served/golden.py`)."""
+"""The fault whose direction is recorded (see `runtime/golden.py`)."""
 
 
 def owed(tokens: Sequence[Sequence[int]], checkpoint: str, why: str) -> Golden:
@@ -69,8 +69,8 @@ def record(
     import torch
     from transformers import __version__
 
-    from .served.loading import load_model
-    from .served.reference import continuation, score
+    from ..runtime.executors.loading import load_model
+    from ..runtime.executors.reference import continuation, score
 
     done = 0
 

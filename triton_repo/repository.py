@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from ..core.checks import Check
 from ..core.errors import BadInputError
 from ..model.spec import Deployment
-from .served.tensors import INPUTS, OUTPUTS, TensorSpec
+from ..runtime import contract
 
-SERVED: Final = Path(__file__).parent / "served"
+_RUNTIME: Final = Path(contract.__file__).parent
+
+_MODEL: Final = f'''"""The model that Triton loads: the package {contract.PACKAGE} beside it."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from {contract.PACKAGE}.triton.model import TritonPythonModel  # noqa: E402
+
+__all__ = ["TritonPythonModel"]
+'''
 
 VERSION: Final = "1"
 """Directory of the one version a repository holds."""
@@ -28,22 +40,29 @@ def emit(dest: Path, deployment: Deployment) -> None:
     """
     if not dest.is_dir() or any(dest.iterdir()):
         raise BadInputError(f"{dest}: must be an empty directory; remove it and run again")
-    version = dest / deployment.model_name / VERSION
-    version.mkdir(parents=True)
-    config = config_text(deployment)
-    (version.parent / "config.pbtxt").write_text(config, encoding="utf-8")
-    for source in sorted(SERVED.glob("*.py")):
-        # `formats.py` is a link to the encoder's module: what it says travels, not the link.
-        (version / source.name).write_bytes(source.read_bytes())
+    for name, content in contents(deployment.model_name, deployment.max_batch_size):
+        target = dest / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
 
 
-def config_text(deployment: Deployment) -> str:
-    """The model's `config.pbtxt`, as protobuf text."""
+def contents(model_name: str, max_active: int) -> Iterator[tuple[str, bytes]]:
+    """Every file of the repository: its path, and what it holds."""
+    version = f"{model_name}/{VERSION}"
+    yield f"{model_name}/config.pbtxt", config_text(model_name, max_active).encode()
+    yield f"{version}/model.py", _MODEL.encode()
+    for source in sorted(_RUNTIME.rglob("*.py")):
+        path = source.relative_to(_RUNTIME).as_posix()
+        yield f"{version}/{contract.PACKAGE}/{path}", source.read_bytes()
+
+
+def config_text(model_name: str, max_active: int) -> str:
+    """The `config.pbtxt` of a model that generates for `max_active` requests at once."""
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
     config = model_config_pb2.ModelConfig(
-        name=deployment.model_name,
+        name=model_name,
         backend="python",
         max_batch_size=0,
         model_transaction_policy=model_config_pb2.ModelTransactionPolicy(decoupled=True),
@@ -53,28 +72,29 @@ def config_text(deployment: Deployment) -> str:
             )
         ],
         input=[
-            model_config_pb2.ModelInput(**_tensor(spec), optional=spec.optional) for spec in INPUTS
+            model_config_pb2.ModelInput(**_tensor(tensor), optional=tensor.optional)
+            for tensor in contract.INPUTS
         ],
-        output=[model_config_pb2.ModelOutput(**_tensor(spec)) for spec in OUTPUTS],
+        output=[model_config_pb2.ModelOutput(**_tensor(tensor)) for tensor in contract.OUTPUTS],
     )
-    for name, value in _parameters(deployment).items():
+    for name, value in _parameters(max_active).items():
         config.parameters[name].string_value = value
     text: str = text_format.MessageToString(config)
     return text
 
 
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
+def _tensor(tensor: contract.Tensor) -> dict[str, Any]:
     from tritonclient.grpc import model_config_pb2
 
-    data_type = model_config_pb2.DataType.Value(spec.data_type)
-    return {"name": spec.name, "data_type": data_type, "dims": spec.dims}
+    data_type = model_config_pb2.DataType.Value(tensor.data_type.config)
+    return {"name": tensor.name, "data_type": data_type, "dims": tensor.dims}
 
 
-def _parameters(deployment: Deployment) -> dict[str, str]:
+def _parameters(max_active: int) -> dict[str, str]:
     return {
         "bundle": "../..",
         "executor": "trtllm",
-        "max_active": str(deployment.max_batch_size),
+        "max_active": str(max_active),
         "max_waiting": str(MAX_WAITING),
     }
 
@@ -117,8 +137,11 @@ def _check_config(model: Path) -> str:
         raise ValueError(f"{path}: names the model {config.name!r}, its directory {model.name!r}")
     if config.backend != "python" or not config.model_transaction_policy.decoupled:
         raise ValueError(f"{path}: must set backend python and decoupled true, or nothing streams")
-    for kind, found, specs in (("input", config.input, INPUTS), ("output", config.output, OUTPUTS)):
-        expected = {(spec.name, spec.data_type, spec.dims) for spec in specs}
+    for kind, found, tensors in (
+        ("input", config.input, contract.INPUTS),
+        ("output", config.output, contract.OUTPUTS),
+    ):
+        expected = {(tensor.name, tensor.data_type.config, tensor.dims) for tensor in tensors}
         types = model_config_pb2.DataType
         actual = {(t.name, types.Name(t.data_type), tuple(t.dims)) for t in found}
         if actual != expected:
@@ -135,7 +158,7 @@ def _check_code(model: Path) -> str:
     for version in versions:
         if not (version / "model.py").is_file():
             raise ValueError(f"{version}: has no model.py")
-        for source in sorted(version.glob("*.py")):
+        for source in sorted(version.rglob("*.py")):
             compile(source.read_bytes(), str(source), "exec")
             files += 1
     return f"{files} files compile"

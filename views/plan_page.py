@@ -2,49 +2,65 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
+from typing import Final
 
 from ..api.plan import Answer, Matrix, Rival
+from ..build.planner.matrix import Cell
 from ..build.planner.money import Cost
 from ..core.errors import BadInputError
 from ..core.files import write_atomically
-from ..core.html import Series, heading, lines, page, paragraph, stacked, table
-from ..model.spec import QUANTS, Estimate
+from ..core.html import (
+    Series,
+    bullets,
+    charts,
+    heading,
+    lines,
+    page,
+    paragraph,
+    stacked,
+    table,
+    today,
+)
+from ..model.spec import QUANTS, Estimate, Plan
 from .parts import amount
-from .plan import LEGEND, by_gpu, cell_text, times_text, workload_text
+from .plan import by_gpu, times_text, workload_text
+
+_STATUS: Final = {
+    "supported": "Supported.",
+    "needs": "Can be built. Serving it on a GPU needs what is listed below.",
+    "refused": "Not possible.",
+    "compared": "For comparison only: nemo-deploy does not build this model.",
+}
 
 
-def write(path: Path, found: Answer | Matrix) -> None:
+def write(path: Path, result: Answer | Matrix) -> None:
     """Write the page to `path`. Raises `BadInputError` where it cannot be written."""
-    text = plan_page(found) if isinstance(found, Answer) else matrix_page(found)
+    made_on = today()
+    text = (
+        plan_page(result, made_on) if isinstance(result, Answer) else matrix_page(result, made_on)
+    )
     try:
         write_atomically(path, text.encode())
     except OSError as error:
         raise BadInputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def plan_page(answer: Answer) -> str:
-    """One plan: why, what fits, how fast, what it costs."""
+def plan_page(answer: Answer, made_on: date) -> str:
+    """One plan: whether it is possible and why, what fits, how fast it is, what it costs."""
     plan = answer.plan
     title = f"{plan.model} as {plan.quant['requested']} on {plan.gpus} x {plan.gpu_name}"
-    parts = [paragraph(reason) for reason in plan.reasons]
-    parts += [paragraph(need, "note") for need in plan.needs]
+    parts = [paragraph(" ".join((_STATUS[plan.status], *plan.reasons, f"(Rule {plan.rule}.)")))]
+    parts += [paragraph(f"Needs: {need}", "note") for need in plan.needs]
     if plan.alternatives:
-        parts.append(paragraph("Instead: " + "; ".join(plan.alternatives), "note"))
+        parts += [paragraph("What works instead:"), bullets(plan.alternatives)]
     parts += [paragraph(note, "note") for note in plan.notes]
+    if answer.why:
+        parts.append(paragraph(f"Why this format: {answer.why}"))
     if plan.tried:
         parts.append(paragraph(plan.tried, "soft"))
-    terms = {name.replace("_", " "): float(size) for name, size in plan.memory.items() if size > 0}
-    shown = {name: amount(size) for name, size in terms.items()}
-    parts += [heading("Memory of one GPU"), stacked(terms, shown, "bytes by what they hold")]
-    if not plan.refused:
-        batch, context = plan.llm_args["max_batch_size"], plan.llm_args["max_seq_len"]
-        parts.append(
-            paragraph(
-                f"Set up for {batch} sequences of {context:,} tokens. {plan.max_concurrency} of "
-                f"them would fit, or {batch} of {plan.max_context:,} tokens."
-            )
-        )
+    parts += _memory(plan)
     if plan.estimate is not None:
         parts += _speed(plan.estimate)
     if answer.rival:
@@ -53,33 +69,64 @@ def plan_page(answer: Answer) -> str:
         parts.append(paragraph(answer.no_rival, "note"))
     if answer.cost:
         parts += _money(answer.cost)
-    return page(title, parts)
+    elif plan.estimate is not None:
+        parts += [heading("Cost"), paragraph(_NO_COST)]
+    return page(title, parts, made_on)
+
+
+_NO_COST: Final = (
+    "No cost is estimated: either no list price is known for this GPU (give yours with --price), "
+    "or no number of sequences keeps to --max-tpot."
+)
+
+
+def _memory(plan: Plan) -> list[str]:
+    terms = {name.replace("_", " "): float(size) for name, size in plan.memory.items() if size > 0}
+    shown = {name: amount(size) for name, size in terms.items()}
+    caption = f"What the memory of one GPU {'would hold' if plan.refused else 'holds'}"
+    parts = [heading("Memory"), stacked(terms, shown, caption)]
+    if not plan.refused:
+        batch, context = plan.llm_args["max_batch_size"], plan.llm_args["max_seq_len"]
+        parts.append(
+            paragraph(
+                f"Configured for {batch} sequences of {context:,} tokens. The memory is enough for "
+                f"{plan.max_concurrency} such sequences, or for {batch} sequences of "
+                f"{plan.max_context:,} tokens."
+            )
+        )
+    return parts
 
 
 def _speed(guess: Estimate) -> list[str]:
     labels = [str(point.concurrency) for point in guess.curve]
     total = Series("tokens/s", [point.output_tokens_per_s for point in guess.curve])
     times = [
-        Series("with prompts", [point.itl_ms for point in guess.curve]),
-        Series("decoding only", [point.tpot_ms for point in guess.curve]),
+        Series("while prompts are processed too", [point.itl_ms for point in guess.curve]),
+        Series("while only decoding", [point.tpot_ms for point in guess.curve]),
     ]
-    over = "over sequences at once (estimated)"
+    axis = "sequences at once"
     return [
-        heading("Speed"),
-        lines([total], labels, f"output tokens a second of the deployment, {over}", percent=False),
-        lines(times, labels, f"milliseconds a token, {over}", percent=False),
+        heading("Speed (estimated)"),
+        charts(
+            [
+                lines([total], labels, "Output tokens per second of all GPUs", axis, percent=False),
+                lines(times, labels, "Milliseconds per token", axis, percent=False),
+            ]
+        ),
         table(
-            ("what a decoding step goes to", "ms"),
+            ("Time of one decoding step", "ms"),
             [(name.replace("_", " "), f"{ms:.2f}") for name, ms in guess.terms_ms.items()],
         ),
-        *(paragraph(line, "soft") for line in guess.assumptions),
-    ]  # fmt: skip
+        paragraph("Assumptions of the estimate:", "soft"),
+        bullets(guess.assumptions, "soft"),
+    ]
 
 
 def _against(rival: Rival) -> str:
     return paragraph(
-        f"Beside {rival.model} ({amount(rival.weights_bytes)}, {rival.output_tokens_per_s:,.0f} "
-        f"output tokens/s at {rival.concurrency} sequences): {times_text(rival, 'that')}.",
+        f"Compared with {rival.model} ({amount(rival.weights_bytes)}, "
+        f"{rival.output_tokens_per_s:,.0f} output tokens/s at {rival.concurrency} sequences): "
+        f"{times_text(rival, 'that')}.",
         "note",
     )
 
@@ -87,40 +134,114 @@ def _against(rival: Rival) -> str:
 def _money(cost: Cost) -> list[str]:
     rows = [
         (
-            f"this, {cost.concurrency} sequences",
+            f"this plan at {cost.concurrency} sequences",
             f"{cost.input_per_million:.3f}",
             f"{cost.output_per_million:.3f}",
         )
     ]
-    parts = [
-        paragraph(f"{cost.price_per_gpu_hour:g} USD a GPU hour ({cost.price_source}).", "soft")
-    ]
+    sources = [f"GPU: {_price_text(cost)}."]
     if cost.api_input_per_million is not None and cost.api_output_per_million is not None:
         api = (f"{cost.api_input_per_million:.3f}", f"{cost.api_output_per_million:.3f}")
         rows.append(("a hosted API", *api))
-        parts.append(paragraph(f"API: {cost.api_source}.", "soft"))
+        sources.append(f"API: {cost.api_source}.")
+    parts = [heading("Cost (estimated)"),
+             table(("USD per million tokens", "input", "output"), rows)]  # fmt: skip
     if cost.break_even_share is not None and cost.break_even_requests_per_hour is not None:
-        load = f"{cost.break_even_requests_per_hour:,.0f} requests an hour"
-        verdict = (
-            f"Own GPUs cost less from a steady load of {load} on, {cost.break_even_share:.0%} of "
-            "what they are estimated to serve."
-            if cost.break_even_share <= 1
-            else f"The API costs less at any load: both would be even at {load}, more than these "
-            "GPUs are estimated to serve."
+        load = f"{cost.break_even_requests_per_hour:,.0f} requests per hour"
+        parts.append(
+            paragraph(
+                f"Your own GPUs cost less than the API from a steady load of {load}, "
+                f"which is {cost.break_even_share:.0%} of their estimated capacity."
+                if cost.break_even_share <= 1
+                else f"The API costs less at any load: both cost the same at {load}, more than "
+                "the estimated capacity of these GPUs."
+            )
         )
-        parts.insert(0, paragraph(verdict))
-    return [heading("Money"), table(("USD per million tokens", "input", "output"), rows), *parts]
+    return [*parts, paragraph("Sources of the prices:", "soft"), bullets(sources, "soft")]
 
 
-def matrix_page(found: Matrix) -> str:
+def _price_text(cost: Cost) -> str:
+    """The price of a GPU hour, and where it is from."""
+    source = "given with --price" if cost.price_source == "--price" else cost.price_source
+    return f"{cost.price_per_gpu_hour:g} USD per hour ({source})"
+
+
+def matrix_page(result: Matrix, made_on: date) -> str:
     """All GPUs and formats."""
-    rows = [(key, *map(cell_text, cells)) for key, cells in by_gpu(found).items()]
-    best = cell_text(found.best) if found.best else None
+    by_key = by_gpu(result)
+    rows = [(key, *map(_cell_text, cells)) for key, cells in by_key.items()]
+    best = _cell_text(result.best) if result.best else None
     parts = [
-        paragraph(f"{workload_text(found.workload)}."),
+        paragraph(f"For requests of {workload_text(result.workload)}."),
+        *([paragraph(f"Best: {result.why}", "note")] if result.best else []),
         table(("GPU", *QUANTS), rows, "cells", best),
-        paragraph(LEGEND, "soft"),
+        heading("How to read a cell"),
+        bullets(_explained(result)),
     ]
-    if found.best:
-        parts.append(paragraph(f"Best: {found.why}", "note"))
-    return page(f"{found.model}: GPUs and formats", parts)
+    refusals = _refusals(result)
+    if refusals:
+        parts += [heading("Why some combinations are not possible"),
+                  table(("Rule", "GPU and format", "Reason"), refusals, "cells")]  # fmt: skip
+    parts += [heading("Prices of the GPUs and their sources"), bullets(_prices(by_key))]
+    return page(f"{result.model}: GPUs and formats", parts, made_on)
+
+
+def _cell_text(cell: Cell) -> str:
+    """What one GPU and format gives, a fact a line; or why it is not possible."""
+    plan = cell.plan
+    if plan.refused:
+        return "too large" if plan.rule == "memory" else f"no: {plan.rule}"
+    if plan.estimate is None:
+        return "not on a GPU"
+    speed = (
+        f"{cell.tokens_per_s_per_gpu:,.0f} tokens/s" if cell.tokens_per_s_per_gpu else "too slow"
+    )
+    price = f"${cell.cost.output_per_million:#.2g} per M" if cell.cost else "no price"
+    batch = plan.llm_args["max_batch_size"]
+    mark = "" if cell.tried else " ¹"
+    return f"{speed}{mark}\n{price}\n{batch} x {plan.max_context // 1024}k"
+
+
+def _explained(result: Matrix) -> list[str]:
+    """What the words in the cells mean, as far as they occur."""
+    texts = " ".join(map(_cell_text, result.cells))
+    limits = {cell.cost.max_tpot_ms for cell in result.cells if cell.cost}
+    limit = "".join(f" of {limit:g} ms per token" for limit in limits)
+    meanings = {
+        "tokens/s": "estimated output tokens per second of each GPU, at the most sequences that "
+        f"keep to the objective{limit}. Below the price: for how many sequences it is configured, "
+        "and how long a context each of them can have (1k is 1024 tokens).",
+        "per M": "estimated USD per million output tokens at that speed.",
+        "no price": "no list price of this GPU is known; give yours with --price.",
+        "too slow": "no number of sequences keeps to the objective.",
+        "too large": "the weights and caches do not fit into the memory.",
+        "not on a GPU": "it can be built, but no engine serves it on a GPU.",
+        "no:": "not possible, by the rule with this id. The rules are explained below.",
+        "¹": "needs this project's plugin, which has not served on such a GPU yet. Such a "
+        "combination is never chosen as the best.",
+    }
+    return [f"{word.rstrip(':')}: {text}" for word, text in meanings.items() if word in texts]
+
+
+def _refusals(result: Matrix) -> list[tuple[str, str, str]]:
+    """Each rule that refuses something with its reasons, and where each of them holds."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for cell in result.cells:
+        plan = cell.plan
+        if plan.refused:
+            key = plan.rule, " ".join(plan.reasons)
+            where.setdefault(key, []).append(f"{plan.gpu} {plan.quant['requested']}")
+    return [
+        ("too large" if rule == "memory" else rule, ", ".join(cells), reason)
+        for (rule, reason), cells in sorted(where.items())
+    ]
+
+
+def _prices(by_key: dict[str, list[Cell]]) -> list[str]:
+    """The price of each GPU that something runs on, and where it is from."""
+    texts = []
+    for key, cells in by_key.items():
+        if any(cell.tokens_per_s_per_gpu for cell in cells):
+            cost = next((cell.cost for cell in cells if cell.cost), None)
+            texts.append(f"{key}: {_price_text(cost) if cost else 'no list price is known'}")
+    return texts

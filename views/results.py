@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..runtime import contract
 from .parts import BAD, GOOD, amount, facts, heading, show
 
 if TYPE_CHECKING:
@@ -126,7 +128,8 @@ def warmed(console: Console, result: WarmupResult) -> None:
 
 def serving(console: Console, result: ServeResult) -> None:
     """The addresses of a server, and how to try it."""
-    body = '{"text_input": "Hello", "streaming": true, "sampling_param_max_tokens": 16}'
+    request = {contract.TEXT_INPUT: "Hello", contract.STREAMING: True, contract.MAX_TOKENS: 16}
+    body = json.dumps({tensor.name: value for tensor, value in request.items()})
     url = f"{result.http}/v2/models/{result.model}/generate_stream"
     rows: list[tuple[str, RenderableType]] = [
         ("gRPC", result.grpc),

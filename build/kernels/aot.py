@@ -2,8 +2,9 @@
 
 Writes one cubin a variant and `kernels.json`, the index: for each variant what it is (kernel,
 constants, operand types, warps, stages), its resources, its machine code's matrix instructions and
-loads, and its digest; for all of them the SM version, the versions of triton and ptxas, the shapes,
-and the digest of the sources they were compiled from. Nothing is written before every kernel has
+loads, and its digest; for all of them the SM version, the versions of triton and of the assembler
+that ran, the oldest driver that loads them, the shapes, and the digest of the sources they were
+compiled from. Nothing is written before every kernel has
 passed the checks of `machine.py`.
 """
 
@@ -31,8 +32,15 @@ from .source import FORMAT, source_digest
 from .steps import Shape, Step, Steps, operand_types, routed, shared
 from .store import INDEX, identity, variant
 
+LOWEST_DRIVER: Final = {12: "525.60.13", 13: "580.65.06"}
+"""The oldest Linux driver that loads machine code of a CUDA major version (CUDA release notes,
+"CUDA Toolkit and Minimum Required Driver Version for CUDA Minor Version Compatibility")."""
+
 _PR_SET_PDEATHSIG: Final = 1
 """prctl(2): the signal to get when the parent dies."""
+
+_BLACKWELL: Final = 100
+"""The SM version from which CUDA 12's assembler does not know the GPU well enough."""
 
 MOST_TOKENS: Final = 16_384
 """Token counts up to which every variant is compiled by default."""
@@ -161,7 +169,7 @@ def build(
     for item in compiled:
         (directory / item.file).write_bytes(item.cubin)
     index = {
-        **_versions(),
+        **_versions(sm),
         "format": FORMAT,
         "sm": sm,
         "source": source_digest(),
@@ -179,11 +187,11 @@ def build(
 def _compile_all(wanted: Sequence[Variant], sm: int, workers: int) -> Iterator[Compiled]:
     """In the order of `wanted`."""
     if not workers:
-        _use_compiler()
+        _use_compiler(sm)
         yield from (compile_step(*variant, sm) for variant in wanted)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(), sm)) as pool:
         jobs = [pool.submit(compile_step, *variant, sm) for variant in wanted]
         try:
             yield from (job.result() for job in jobs)
@@ -192,20 +200,31 @@ def _compile_all(wanted: Sequence[Variant], sm: int, workers: int) -> Iterator[C
             raise
 
 
-def _start_worker(parent: int) -> None:
+def _start_worker(parent: int, sm: int) -> None:
     """In a worker process: end with `parent`, whatever ends that (a worker waits for work for ever
-    otherwise), and compile."""
+    otherwise), and compile for `sm`."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before we asked
         os._exit(1)
-    _use_compiler()
+    _use_compiler(sm)
 
 
-def _use_compiler() -> None:
-    """Before triton is imported. FP fusion is given with every compilation; its default moves, and
-    triton 3.9 warns where the variable is not set."""
+def _use_compiler(sm: int) -> None:
+    """Set what triton reads from the environment. FP fusion is given with every compilation; its
+    default moves, and triton 3.9 warns where the variable is not set. Below SM 100 the assembler is
+    CUDA 12's: triton 3.9 takes CUDA 13's, and what that makes needs a driver of CUDA 13."""
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     os.environ.pop("TRITON_INTERPRET", None)
+    os.environ["TRITON_PTXAS_BLACKWELL_PATH"] = _assembler(sm)
+
+
+def _assembler(sm: int) -> str:
+    """The path of the assembler for `sm`, which comes with triton."""
+    import triton
+
+    tools = triton.knobs.nvidia
+    path: str = (tools.ptxas if sm < _BLACKWELL else tools.ptxas_blackwell).path
+    return path
 
 
 def _record(item: Compiled) -> dict[str, Any]:
@@ -248,10 +267,16 @@ def _parameters(ptx: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\.param \.(\w+)", entry[: entry.index("{")]))
 
 
-def _versions() -> dict[str, str]:
+def _versions(sm: int) -> dict[str, str]:
+    """Of triton and of the assembler for `sm`, and the oldest driver that loads what they make."""
     import triton
 
-    told = subprocess.run(
-        [triton.knobs.nvidia.ptxas.path, "--version"], capture_output=True, text=True, check=True
+    said = subprocess.run(
+        [_assembler(sm), "--version"], capture_output=True, text=True, check=True
     ).stdout
-    return {"triton": triton.__version__, "ptxas": told.split("release ")[-1].split(",")[0]}
+    release = said.split("release ")[-1].split(",")[0]
+    return {
+        "triton": triton.__version__,
+        "ptxas": release,
+        "lowest_driver": LOWEST_DRIVER[int(release.split(".")[0])],
+    }

@@ -167,7 +167,8 @@ def grouped(
         x_at += _BLOCK_K
 
     if RELU2:
-        total = tl.maximum(total, 0.0)
+        # A NaN stays one: a corrupt scale must not become a plausible number.
+        total = tl.maximum(total, 0.0, propagate_nan=tl.PropagateNan.ALL)
         total = total * total
     out_at = out + row.to(tl.int64)[None, :] * N + n[:, None]
     tl.store(out_at, total.to(out.dtype.element_ty), mask=used[None, :] & (n[:, None] < N))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import cache
-from typing import Any, Protocol
+from functools import cache, lru_cache
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
 
 from .configs import OPTIONS
+from .driver import Launch
 from .interpreter import interpreting
 from .steps import FIRST_EXPERT, Step, Steps, operand_types
 
@@ -25,16 +26,21 @@ ACTIVATIONS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 class Store(Protocol):
     """Kernels compiled before, ready on this device (`load.py`)."""
 
-    def launch(self, step: Step, types: tuple[str, ...], values: tuple[Tensor | int, ...]) -> bool:
-        """Launch on the current stream; False where no stored kernel fits."""
+    def bind(self, step: Step, types: tuple[str, ...]) -> Launch | None:
+        """The launch of `step` with operands of these types; None where no stored kernel fits."""
 
 
-_stores: dict[int, Store] = {}
+_stores: dict[int | None, Store] = {}
+
+_SCRATCH: Final = [0, 0]
+"""Triton's own last two arguments: scratch memory, which these kernels do not use."""
 
 
-def use(store: Store, device: int) -> None:
-    """Take kernels for device number `device` from `store` from now on."""
+def use(store: Store, device: int | None) -> None:
+    """Take kernels for device number `device` from `store` from now on; None is the CPU, where only
+    a stand-in for the driver can be."""
     _stores[device] = store
+    _bound.cache_clear()
 
 
 @cache
@@ -57,25 +63,38 @@ def run(steps: Steps, tensors: Mapping[str, Tensor], first_expert: int) -> None:
     for name, buffer in steps.buffers.items():
         kind = activation if buffer.dtype == "activation" else buffer.dtype
         named[name] = empty(buffer.shape, _DTYPES[kind], hidden)
-    for step in steps.steps:
-        values = tuple(_value(operand, named, first_expert) for _, operand in step.operands)
-        if not _launch_stored(step, steps, activation, values, hidden):
-            _launch_compiled(step, values)
+    values: dict[str, int] = {name: tensor.data_ptr() for name, tensor in named.items()}
+    values[FIRST_EXPERT] = first_expert
+    stream = torch.cuda.current_stream().cuda_stream if hidden.is_cuda else 0
+    for step, operands, launch in _bound(steps, activation, hidden.device.index):
+        if launch is None:
+            _launch_compiled(step, tuple(_operand(o, named, first_expert) for o in operands))
+        else:
+            given = [o if o.__class__ is int else values[o] for o in operands]  # type: ignore[index]
+            launch(stream, given + _SCRATCH)
 
 
-def _value(operand: str | int, named: Mapping[str, Tensor], first_expert: int) -> Tensor | int:
+@lru_cache(maxsize=4096)
+def _bound(
+    steps: Steps, activation: str, device: int | None
+) -> tuple[tuple[Step, tuple[str | int, ...], Launch | None], ...]:
+    """Each step with its operands and its stored kernel's launch, looked up once: the host's cost
+    of a call is what a batch waits for where no graph replays it."""
+    store = _stores.get(device)
+    return tuple(
+        (
+            step,
+            tuple(operand for _, operand in step.operands),
+            store.bind(step, operand_types(step, steps, activation)) if store else None,
+        )
+        for step in steps.steps
+    )
+
+
+def _operand(operand: str | int, named: Mapping[str, Tensor], first_expert: int) -> Tensor | int:
     if isinstance(operand, int):
         return operand
     return first_expert if operand == FIRST_EXPERT else named[operand]
-
-
-def _launch_stored(
-    step: Step, steps: Steps, activation: str, values: tuple[Tensor | int, ...], hidden: Tensor
-) -> bool:
-    if not hidden.is_cuda or hidden.device.index not in _stores:
-        return False
-    types = operand_types(step, steps, activation)
-    return _stores[hidden.device.index].launch(step, types, values)
 
 
 def _launch_compiled(step: Step, values: tuple[Tensor | int, ...]) -> None:

@@ -15,11 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from . import launch
-from .driver import CudaDriver, Driver, DriverError
+from .driver import CudaDriver, Driver, DriverError, Launch
 from .source import FORMAT, source_digest
 from .steps import Step
 from .store import Identity, identity, read_cubin, read_index, recorded_identity
@@ -47,25 +44,14 @@ class CubinStore:
     def __len__(self) -> int:
         return len(self._kernels)
 
-    def launch(self, step: Step, types: tuple[str, ...], values: tuple[Tensor | int, ...]) -> bool:
-        """Launch on the current stream; False where no stored kernel fits."""
+    def bind(self, step: Step, types: tuple[str, ...]) -> Launch | None:
+        """The launch of `step` with operands of these types; None where no stored kernel fits."""
         kernel = self._kernels.get(identity(step, types))
         if kernel is None:
-            return False
-        given = [value if isinstance(value, int) else value.data_ptr() for value in values]
-        # The last two are Triton's scratch memory, which these kernels do not use.
-        arguments = (*given, 0, 0)
-        stream = torch.cuda.current_stream().cuda_stream
-        self._driver.launch(
-            kernel.function,
-            step.programs,
-            kernel.threads,
-            kernel.shared,
-            stream,
-            arguments,
-            kernel.parameters,
+            return None
+        return self._driver.prepare(
+            kernel.function, step.programs, kernel.threads, kernel.shared, len(kernel.parameters)
         )
-        return True
 
 
 def open_store(
@@ -83,6 +69,7 @@ def open_store(
     if reason is None:
         try:
             driver = driver or CudaDriver(device)
+            _require_driver(index, driver)
             store = CubinStore(_load_all(directory, index, driver), driver)
         except DriverError as error:
             reason = str(error)
@@ -103,6 +90,16 @@ def _unusable(index: Mapping[str, Any], sm: int) -> str | None:
     if index.get("source") != source_digest():
         return "they were compiled from another version of the kernels"
     return None
+
+
+def _require_driver(index: Mapping[str, Any], driver: Driver) -> None:
+    """Raise `DriverError` where the driver is older than the kernels' machine code needs."""
+    major, minor = driver.cuda_version()
+    if major < int(index["ptxas"].split(".")[0]):
+        raise DriverError(
+            f"they need driver {index['lowest_driver']} or later, and this one is of CUDA "
+            f"{major}.{minor}"
+        )
 
 
 def _load_all(directory: Path, index: Mapping[str, Any], driver: Driver) -> dict[Identity, Loaded]:

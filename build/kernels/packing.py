@@ -82,8 +82,9 @@ def pack(up: Tensor, up_scale: Tensor, down: Tensor, down_scale: Tensor) -> Pack
     """Stored weights, stacked over experts, in the kernels' layout; on the device they are on.
 
     `up` uint8 [E, I/2, H], `up_scale` float32 [E, I, H/g], `down` uint8 [E, H/2, I], `down_scale`
-    float32 [E, H, I/g]. Raises `PackError` where shapes or dtypes do not fit together. Works expert
-    by expert: beside the result it needs memory for one unpacked expert.
+    float32 [E, H, I/g]. Raises `PackError` where shapes or dtypes do not fit together, or a scale
+    is not finite. Works expert by expert: beside the result it needs memory for one unpacked
+    expert.
     """
     count, width, hidden = _shape("up", up)
     if _shape("down", down) != (count, hidden, width):
@@ -96,9 +97,9 @@ def pack(up: Tensor, up_scale: Tensor, down: Tensor, down_scale: Tensor) -> Pack
         raise PackError("up_scale and down_scale have different group sizes")
     return PackedExperts(
         up=_pack_words(up),
-        up_scale=_pack_scales(up_scale, hidden, group),
+        up_scale=_pack_scales("up_scale", up_scale, hidden, group),
         down=_pack_words(down),
-        down_scale=_pack_scales(down_scale, width, group),
+        down_scale=_pack_scales("down_scale", down_scale, width, group),
         hidden=hidden,
         width=width,
         group=group,
@@ -180,8 +181,16 @@ def _unpack_words(packed: Tensor, columns: int) -> Tensor:
     return stored
 
 
-def _pack_scales(scale: Tensor, columns: int, group: int) -> Tensor:
-    """float32 [E, N, K/g] -> [E, K'/g, N], zero where K was filled up."""
+def _pack_scales(name: str, scale: Tensor, columns: int, group: int) -> Tensor:
+    """float32 [E, N, K/g] -> [E, K'/g, N], zero where K was filled up. Raises `PackError` for one
+    that is no finite number: whatever it scales would be lost."""
+    wrong = (~scale.isfinite()).nonzero()
+    if len(wrong):
+        expert, row, place = wrong[0].tolist()
+        raise PackError(
+            f"{name} holds {float(scale[expert, row, place])} at [{expert}, {row}, {place}] and "
+            f"{len(wrong)} values in all that are no finite numbers"
+        )
     count, rows, groups = scale.shape
     packed = scale.new_zeros(count, max(groups, padded(columns) // group), rows)
     packed[:, :groups] = scale.transpose(1, 2)

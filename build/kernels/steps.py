@@ -73,9 +73,10 @@ class Step:
     stages: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Steps:
-    """What runs for one call, and the working memory it needs."""
+    """What runs for one call, and the working memory it needs. Two are never equal: those of one
+    shape are made once, and compared and hashed at every call."""
 
     steps: tuple[Step, ...]
     buffers: Mapping[str, Buffer]

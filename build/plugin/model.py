@@ -6,8 +6,8 @@ modules win in newer ones; upstream's own module is imported first, here, so thi
 
 from __future__ import annotations
 
-import functools
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -86,11 +86,12 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
                 f"experts through the plugin, which was written against {seam.VERSIONS}"
             )
 
-    # Newer loaders look at the signature for what they may pass.
-    @functools.wraps(upstream.NemotronHForCausalLM.load_weights)
-    def load_weights(self, *given: Any, **named: Any) -> None:
+    # Upstream passes what this signature names (`inspect.getfullargspec` in `_call_load_weights`),
+    # so a wrapper's `*args` would get no mapper. `allow_partial_loading`, which later versions
+    # offer, is left out on purpose: the checks below need all weights at once.
+    def load_weights(self, weights: Mapping[str, Any], weight_mapper: Any) -> None:
         """Upstream's; then checks that all weights came, loads the kernels, and tries them."""
-        super().load_weights(*given, **named)
+        super().load_weights(weights, weight_mapper=weight_mapper)
         own = [module for module in self.modules() if isinstance(module, Int4Module)]
         empty = [module.name for module in own if not module.loaded]
         if empty:

@@ -30,6 +30,10 @@ MLP: Final = ("hidden_size", "intermediate_size", "bias", "activation", "dtype",
 """Keyword arguments that `NemotronHMOE` gives `MLP`."""
 
 
+LOAD_WEIGHTS: Final = ("weights", "weight_mapper")
+"""What the loader passes `NemotronHForCausalLM.load_weights`, and the plugin passes on."""
+
+
 class SeamError(ImportError):
     """The TensorRT-LLM that is installed is not the one this plugin was written against."""
 
@@ -55,8 +59,10 @@ def _differences(upstream: ModuleType) -> Iterator[str]:
     yield from _lacks(upstream.MLP.__init__, "MLP", MLP)
     moe = upstream.NemotronHMOE.__init__
     yield from _lacks(moe, "NemotronHMOE", ("model_config", "layer_idx", "aux_stream_dict"))
-    yield from _lacks(upstream.NemotronHForCausalLM.__init__, "NemotronHForCausalLM",
-                      ("model_config",))  # fmt: skip
+    model = upstream.NemotronHForCausalLM
+    yield from _lacks(model.__init__, "NemotronHForCausalLM", ("model_config",))
+    yield from _lacks(model.load_weights, "load_weights", LOAD_WEIGHTS)
+    yield from _requires_more(model.load_weights, "load_weights", ("self", *LOAD_WEIGHTS))
     code = getattr(inspect.unwrap(moe), "__code__", None)
     unused = [name for name in ("create_moe", "MLP") if code and name not in code.co_names]
     if unused:
@@ -70,6 +76,21 @@ def _lacks(function: Callable[..., Any], name: str, wanted: tuple[str, ...]) -> 
     lacking = [parameter for parameter in wanted if parameter not in parameters]
     if lacking:
         yield f"{name} takes no {', '.join(lacking)}"
+
+
+def _requires_more(
+    function: Callable[..., Any], name: str, given: tuple[str, ...]
+) -> Iterator[str]:
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    more = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind not in variadic
+        and parameter.name not in given
+    ]
+    if more:
+        yield f"{name} requires {', '.join(more)}"
 
 
 @contextmanager

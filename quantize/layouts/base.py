@@ -12,7 +12,7 @@ from ...model.recipe import Recipe, StoredTensor
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..formats import Deviation
+    from ...runtime.formats import Deviation
 
 
 @dataclass(frozen=True, slots=True)

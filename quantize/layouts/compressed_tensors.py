@@ -16,7 +16,7 @@ from .base import Layout, Reader
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..formats import Deviation
+    from ...runtime.formats import Deviation
 
 VERSION: Final = "0.20.0"
 """The release of `compressed-tensors` that the result was tested with."""
@@ -48,7 +48,7 @@ def _encode(
 ) -> dict[str, Tensor]:
     import torch
 
-    from .. import formats
+    from ...runtime import formats
 
     packed, scale = formats.encode_int4_columns(weight, recipe.group_size, deviation)
     shape = torch.tensor(weight.shape, dtype=torch.int64)

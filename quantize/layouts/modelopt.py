@@ -13,7 +13,7 @@ from .base import Layout, Reader
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..formats import Deviation
+    from ...runtime.formats import Deviation
 
 _READERS: Final[Mapping[str, tuple[Reader, ...]]] = {
     "bf16": (Reader("TensorRT-LLM", "trtllm-serve {path}"), Reader("vLLM", "vllm serve {path}")),
@@ -26,7 +26,7 @@ _READERS: Final[Mapping[str, tuple[Reader, ...]]] = {
 def _encode(
     weight: Tensor, recipe: Recipe, deviation: Deviation | None = None
 ) -> dict[str, Tensor]:
-    from .. import formats
+    from ...runtime import formats
 
     if recipe.format == "fp8":
         stored, scale = formats.encode_fp8(weight, deviation)

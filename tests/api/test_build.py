@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from nemotron_deploy import __version__
-from nemotron_deploy.api.build import PLUGIN_SOURCES, SOURCES, dry_run, make, prepare
+from nemotron_deploy.api.build import PLUGIN_SOURCES, SOURCES, Job, dry_run, make, prepare
 from nemotron_deploy.api.verify import verify
 from nemotron_deploy.core import source_digest
 from nemotron_deploy.core.bundle import Bundle
@@ -28,15 +31,19 @@ OLD_RECORD = Path(__file__).parents[1] / "core" / "golden" / "bundle-schema-1.js
 STAGES = ["checkpoint", "engine", "model_repository", "k8s"]
 
 
-def job(out: Path, gpu: str = "h100", quant: str = "int4", checkpoint: str = "tiny"):
+def job(out: Path, gpu: str = "h100", quant: str = "int4", checkpoint: str = "tiny") -> Job:
     return prepare(checkpoint, gpu, quant, Workload(context=4096), out)
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundles") / "tiny-h100-int4"
-    make(job(out))
-    return out
+@pytest.fixture
+def bundle(built: Callable[[str], Path]) -> Path:
+    return built("int4")
+
+
+@pytest.fixture
+def bf16(built_copy: Callable[[str], Path]) -> Path:
+    """A bundle of its own for each test."""
+    return built_copy("bf16")
 
 
 def failing(path: Path) -> dict[str, str]:
@@ -79,7 +86,16 @@ def test_dry_run_writes_nothing_and_tells_the_truth(tmp_path: Path, bundle: Path
     assert {step.action for step in dry_run(job(bundle)).stages} == {"keep"}
 
 
-def test_two_builds_are_the_same_to_the_byte(bundle: Path, tmp_path: Path) -> None:
+def test_two_builds_are_the_same_to_the_byte(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the second finds no compiled kernels, and is made on another day of which it is
+    told the first."""
+    made_on = re.search(r"on (\d{4}-\d\d-\d\d)\.", (bundle / "report/quality.html").read_text())
+    assert made_on is not None
+    first = datetime.fromisoformat(f"{made_on[1]}T12:00Z")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(first.timestamp())))
+    monkeypatch.setenv("NEMO_DEPLOY_CACHE", str(tmp_path / "cache"))
     again = tmp_path / "tiny-h100-int4"
     make(job(again))
     assert Bundle.open(again).files == Bundle.open(bundle).files
@@ -96,25 +112,22 @@ def test_two_builds_are_the_same_to_the_byte(bundle: Path, tmp_path: Path) -> No
         ("k8s/base/deployment.yaml", "digests"),
     ],
 )
-def test_any_change_fails_verification(tmp_path: Path, name: str, check: str) -> None:
-    out = tmp_path / "tiny-h100-bf16"
-    make(job(out, quant="bf16"))
-    data = bytearray((out / name).read_bytes())
+def test_any_change_fails_verification(bf16: Path, name: str, check: str) -> None:
+    assert not failing(bf16)
+    data = bytearray((bf16 / name).read_bytes())
     data[-2] ^= 1
-    (out / name).write_bytes(data)
-    assert name in failing(out)[check]
+    (bf16 / name).write_bytes(data)
+    assert name in failing(bf16)[check]
 
 
-def test_one_changed_stage_alone_is_made_again(tmp_path: Path) -> None:
-    out = tmp_path / "tiny-h100-bf16"
-    make(job(out, quant="bf16"))
-    (out / "engine" / "llm_args.yaml").unlink()
-    record = make(job(out, quant="bf16"))
-    assert (record.made, record.kept) == (
+def test_one_changed_stage_alone_is_made_again(bf16: Path) -> None:
+    (bf16 / "engine" / "llm_args.yaml").unlink()
+    result = make(job(bf16, quant="bf16"))
+    assert (result.made, result.kept) == (
         ("engine",),
         ("checkpoint", "model_repository", "k8s"),
     )
-    assert not failing(out)
+    assert not failing(bf16)
 
 
 def test_a_stage_is_made_again_exactly_when_its_own_code_changed(
@@ -133,8 +146,8 @@ def test_a_stage_is_made_again_exactly_when_its_own_code_changed(
     out = tmp_path / "tiny-h100-bf16"
     make(job(out, quant="bf16"))
     for changed, made in {
-        "triton_repo/served/model.py": ("model_repository",),
-        "triton_repo/served/golden.py": ("engine", "model_repository"),
+        "runtime/triton/model.py": ("model_repository",),
+        "runtime/golden.py": ("engine", "model_repository"),
         "k8s/objects.py": ("k8s",),
         "build/engines/tensorrt_llm/directory.py": ("engine",),
         "build/kernels/kernel.py": (),  # BF16 has no kernels of ours
@@ -149,60 +162,52 @@ def test_a_stage_is_made_again_exactly_when_its_own_code_changed(
     assert not failing(out)
 
 
-def test_a_new_version_makes_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "tiny-h100-bf16"
-    make(job(out, quant="bf16"))
-    record = (out / "bundle.json").read_bytes()
+def test_a_new_version_makes_nothing_again(bf16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = (bf16 / "bundle.json").read_bytes()
     monkeypatch.setattr("nemotron_deploy.__version__", "9.9")
     monkeypatch.setattr("nemotron_deploy.core.record.MADE_BY", "nemo-deploy 9.9")
     monkeypatch.setattr("nemotron_deploy.core.bundle.MADE_BY", "nemo-deploy 9.9")
-    assert make(job(out, quant="bf16")).made == ()
-    assert (out / "bundle.json").read_bytes() == record
-    (out / "k8s" / "kustomization.yaml").unlink()
-    assert make(job(out, quant="bf16")).made == ("k8s",)
-    written = json.loads((out / "bundle.json").read_text())
+    assert make(job(bf16, quant="bf16")).made == ()
+    assert (bf16 / "bundle.json").read_bytes() == record
+    (bf16 / "k8s" / "kustomization.yaml").unlink()
+    assert make(job(bf16, quant="bf16")).made == ("k8s",)
+    written = json.loads((bf16 / "bundle.json").read_text())
     assert written["made_by"] == written["stages"]["k8s"]["made_by"] == "nemo-deploy 9.9"
     assert written["stages"]["checkpoint"]["made_by"] == f"nemo-deploy {__version__}"
 
 
 def test_another_encoding_makes_the_checkpoint_again_and_what_depends_on_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bf16: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "tiny-h100-bf16"
-    make(job(out, quant="bf16"))
     monkeypatch.setattr(sys.modules[make.__module__], "ENCODING", 2)
-    assert make(job(out, quant="bf16")).made == ("checkpoint", "engine")
-    assert Bundle.open(out).record.stages["checkpoint"].maker == "encoding 2"
+    assert make(job(bf16, quant="bf16")).made == ("checkpoint", "engine")
+    assert Bundle.open(bf16).record.stages["checkpoint"].maker == "encoding 2"
 
 
-def test_a_bundle_of_an_older_schema_verifies(tmp_path: Path) -> None:
-    out = tmp_path / "tiny-h100-bf16"
-    make(job(out, quant="bf16"))
+def test_a_bundle_of_an_older_schema_verifies(bf16: Path) -> None:
     old = json.loads(OLD_RECORD.read_text())
-    new = json.loads((out / "bundle.json").read_text())
+    new = json.loads((bf16 / "bundle.json").read_text())
     older = {key: new[key] for key in old} | {"schema": 1}
     assert new.keys() == old.keys()
     for stage in older["stages"].values():
         del stage["maker"], stage["made_by"]
     assert {key for stage in old["stages"].values() for key in stage} == {"inputs", "made"}
-    (out / "bundle.json").write_text(json.dumps(older))
-    assert not failing(out)
-    assert {step.why for step in dry_run(job(out, quant="bf16")).stages} == {
+    (bf16 / "bundle.json").write_text(json.dumps(older))
+    assert not failing(bf16)
+    assert {step.why for step in dry_run(job(bf16, quant="bf16")).stages} == {
         "the code that makes it has changed"
     }
 
 
-def test_another_gpu_keeps_the_checkpoint(tmp_path: Path) -> None:
-    out = tmp_path / "b"
-    make(job(out, gpu="h100", quant="bf16"))
-    weights = sha256(out / "checkpoint" / "model.safetensors")
-    assert make(job(out, gpu="a100", quant="bf16")).made == (
+def test_another_gpu_keeps_the_checkpoint(bf16: Path) -> None:
+    weights = sha256(bf16 / "checkpoint" / "model.safetensors")
+    assert make(job(bf16, gpu="a100", quant="bf16")).made == (
         "engine",
         "model_repository",
         "k8s",
     )
-    assert sha256(out / "checkpoint" / "model.safetensors") == weights
-    assert Bundle.open(out).name == "tiny-a100-bf16"
+    assert sha256(bf16 / "checkpoint" / "model.safetensors") == weights
+    assert Bundle.open(bf16).name == "tiny-a100-bf16"
 
 
 def test_a_changed_source_is_noticed(tiny_copy: Path, tmp_path: Path) -> None:

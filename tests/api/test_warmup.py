@@ -4,52 +4,46 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.api.build import make, prepare
-from nemotron_deploy.api.warmup import CACHES, warmup
+from nemotron_deploy.api.warmup import warmup
 from nemotron_deploy.cli import run
 from nemotron_deploy.core.errors import CheckFailedError
-from nemotron_deploy.model.spec import Workload
-from nemotron_deploy.triton_repo.served import proving
+from nemotron_deploy.runtime import contract
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundles") / "tiny-h100-fp8"
-    make(prepare("tiny", "h100", "fp8", Workload(context=4096), out))
-    return out
+@pytest.fixture
+def bundle(built: Callable[[str], Path]) -> Path:
+    return built("fp8")
 
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Warming up sets variables for what it starts; they are put back after each test."""
-    for name in (*CACHES, proving.CACHE):
+    for name in (*contract.ENGINE_CACHES, contract.CACHE.name):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
 
 @pytest.fixture
-def swapped(bundle: Path, tmp_path: Path, exchange_experts: Callable[[Path], None]) -> Path:
+def swapped(built_copy: Callable[[str], Path], exchange_experts: Callable[[Path], None]) -> Path:
     """The bundle with two experts of a layer in each other's place."""
-    out = tmp_path / "swapped"
-    shutil.copytree(bundle, out)
+    out = built_copy("fp8")
     exchange_experts(out)
     return out
 
 
 def test_a_healthy_bundle_is_ready(bundle: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*")}
-    found = warmup(bundle, cache=tmp_path / "cache")
-    assert found["ok"]
-    assert found["executor"] == "reference"
-    assert found["golden"]["action"] == "checked"
-    assert found["golden"]["comparison"]["positions"] == 512
-    assert all(path.startswith(str(tmp_path / "cache")) for path in found["caches"].values())
+    result = warmup(bundle, cache=tmp_path / "cache")
+    assert result.ok
+    assert result.executor == "reference"
+    assert result.golden["action"] == "checked"
+    assert result.golden["comparison"]["positions"] == 512
+    assert all(path.startswith(str(tmp_path / "cache")) for path in result.caches.values())
     assert os.environ["TLLM_AUTOTUNER_CACHE_PATH"] == str(tmp_path / "cache" / "autotuner.json")
     assert {path: path.stat().st_mtime_ns for path in bundle.rglob("*")} == before
 
@@ -78,9 +72,10 @@ def test_wrong_ways(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         warmup(bundle, "trtllm", tmp_path / "cache")
 
 
-def test_golden_outputs_that_cannot_be_read(bundle: Path, tmp_path: Path) -> None:
-    out = tmp_path / "damaged"
-    shutil.copytree(bundle, out)
+def test_golden_outputs_that_cannot_be_read(
+    built_copy: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = built_copy("fp8")
     (out / "engine" / "golden.json").write_text("{}")
     with pytest.raises(CheckFailedError, match=r"golden\.json: cannot be used"):
         warmup(out, cache=tmp_path / "cache")

@@ -45,7 +45,7 @@ def rolled_out(kubectl: Kubectl, namespace: str, name: str) -> bool:
     """Whether the state that was last applied, not one before it, is rolled out."""
     [found] = kubectl.items("deployment", name, f"--namespace={namespace}")
     status = found["status"]
-    return (
+    return bool(
         status.get("observedGeneration", 0) >= found["metadata"]["generation"]
         and status.get("updatedReplicas") == found["spec"]["replicas"]
         and status.get("availableReplicas") == found["spec"]["replicas"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help(capsys: pytest.CaptureFixture[str], golden, command: str) -> None:
+def test_help(
+    capsys: pytest.CaptureFixture[str], golden: Callable[[Path, str], None], command: str
+) -> None:
     code, out, _ = answer(capsys, *([command] if command else []), "--help")
     assert code == 0
     golden(GOLDEN / f"help{'-' if command else ''}{command}.txt", out)

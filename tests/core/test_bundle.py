@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ class KilledError(BaseException):
     """Stands for the process ending at this point."""
 
 
-def fill(text: str = "a"):
+def fill(text: str = "a") -> Callable[[Path], None]:
     def make(dest: Path) -> None:
         (dest / "sub").mkdir()
         (dest / "sub" / "file.txt").write_text(text)
@@ -121,21 +122,27 @@ def test_an_error_in_a_stage_leaves_nothing_of_it(tmp_path: Path) -> None:
     assert not failing(Bundle.open(path))
 
 
-def test_every_point_a_build_can_be_killed_at(tmp_path: Path, monkeypatch) -> None:
+def test_every_point_a_build_can_be_killed_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """End the process at each change to the file system in turn; the next run completes."""
-    real = {"rename": Path.rename, "replace": Path.replace, "mkdir": Path.mkdir}
+    real: dict[str, Callable[..., object]] = {
+        "rename": Path.rename,
+        "replace": Path.replace,
+        "mkdir": Path.mkdir,
+    }
     reached = 0
 
     def killing(point: int) -> None:
         count = 0
 
-        def wrap(name: str):
+        def wrap(name: str) -> Callable[..., object]:
             def call(*args: object, **kwargs: object) -> object:
                 nonlocal count
                 count += 1
                 if count == point:
                     raise KilledError
-                return real[name](*args, **kwargs)  # type: ignore[arg-type]
+                return real[name](*args, **kwargs)
 
             return call
 
@@ -229,7 +236,9 @@ def test_space_is_checked_before_work_begins(tmp_path: Path) -> None:
         require_space({tmp_path: 10**18})
 
 
-def test_atomic_writes_keep_the_old_content_on_error(tmp_path: Path, monkeypatch) -> None:
+def test_atomic_writes_keep_the_old_content_on_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "f"
     write_atomically(path, b"old")
 

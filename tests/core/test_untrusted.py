@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemotron_deploy.core.errors import BadInputError
-from nemotron_deploy.core.untrusted import (
+from nemotron_deploy.core.untrusted import open_inside, require_links_inside
+from nemotron_deploy.runtime.untrusted import (
     MAX_JSON_DEPTH,
     MAX_JSON_VALUES,
     brief,
-    open_inside,
     parse_json,
-    require_links_inside,
     signature,
 )
 

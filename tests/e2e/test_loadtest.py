@@ -40,13 +40,14 @@ def prompt(**options: object) -> str:
 
 @pytest.mark.parametrize("style", ["delta", "cumulative"])
 def test_latencies_agree_with_the_schedule(server: local.LocalServer, style: str) -> None:
-    """The bounds are wide above, for a busy machine, and tight below: nothing comes early."""
+    """Nothing comes before it was sent, and the parts make the whole; how much later it comes is
+    for the machine to say, which may be busy."""
     test = LoadTest(
         prompts=[prompt(first_ms=100, gap_ms=25, style=style)],
         concurrencies=(1, 8),
         requests=8,
         max_tokens=12,
-        slos=(slo.parse("ttft_p50<10s"),),
+        slos=(slo.parse("ttft_p50<100s"),),
         count_tokens=lambda text: len(text.split()),
     )
     report = loadtest.run(server.grpc_url, test)
@@ -54,18 +55,38 @@ def test_latencies_agree_with_the_schedule(server: local.LocalServer, style: str
     assert report.to_json()["slo"]["best"] == 8
     for run in report.runs:
         assert (run.requests, run.errors, run.output_tokens) == (8, 0, 8 * 12)
-        assert 100 <= (run.ttft.p50 or 0) < 400
-        assert 20 < (run.itl.p50 or 0) < 60
-        assert 100 + 11 * 25 <= (run.e2e.p50 or 0) < 1500
-    one, eight = report.runs
-    assert eight.output_tokens_per_s > 2 * one.output_tokens_per_s
+        first, gap, whole = run.ttft.p50, run.itl.p50, run.e2e.p50
+        assert first is not None
+        assert gap is not None
+        assert whole is not None
+        assert first >= 100
+        assert 0 < gap < whole - first
+        assert 100 + 11 * 25 <= whole <= 1000 * run.duration_s
+        assert run.itl.samples == 8 * 11
+        assert run.output_tokens_per_s == pytest.approx(8 * 12 / run.duration_s)
 
 
-def test_an_open_loop_holds_its_rate(server: local.LocalServer) -> None:
-    test = LoadTest(prompts=[prompt(first_ms=200)], rate=40.0, requests=40, max_tokens=4)
+def test_a_closed_loop_keeps_so_many_requests_going(server: local.LocalServer) -> None:
+    """The mock answers none before eight are there."""
+    test = LoadTest(
+        prompts=[prompt(together=8)], concurrencies=(8,), requests=16, warmup=0, timeout_s=150.0
+    )
+    (run,) = loadtest.run(server.grpc_url, test).runs
+    assert (run.requests, run.errors) == (16, 0)
+
+
+def test_an_open_loop_does_not_wait_for_answers(server: local.LocalServer) -> None:
+    """The mock answers none before all forty are there."""
+    test = LoadTest(
+        prompts=[prompt(together=40)],
+        rate=40.0,
+        requests=40,
+        max_tokens=4,
+        warmup=0,
+        timeout_s=150.0,
+    )
     (run,) = loadtest.run(server.grpc_url, test).runs
     assert (run.requests, run.errors) == (40, 0)
-    assert run.requests_per_s > 10, "one after another there would be at most 5 per second"
     assert run.duration_s >= max(arrivals.poisson(40.0, 40, test.seed))
 
 

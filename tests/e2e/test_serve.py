@@ -201,15 +201,13 @@ def test_a_bad_request_gets_an_error_and_the_server_lives(server, parameters, sa
     assert asyncio.run(_complete(server.grpc_url, "Monday", max_tokens=2))
 
 
-def test_clients_that_vanish_end_their_generations(server):
+def test_clients_that_vanish_end_their_generations(server, eventually):
     """Hang up on twenty long streams: the same process goes idle, and serves the next."""
     (stub,) = _stubs(server)
     for seed in range(10):
         _hang_up_http(server.http_port, seed)
     asyncio.run(_hang_up_grpc(server.grpc_url, 10))
-    deadline = time.monotonic() + 15
-    while _busy(stub):
-        assert time.monotonic() < deadline, "generations go on without a client"
+    eventually(lambda: not _busy(stub), "generations go on without a client")
     assert asyncio.run(_complete(server.grpc_url, "Monday", max_tokens=4))
     assert _stubs(server) == [stub]
 
@@ -291,14 +289,7 @@ def test_a_killed_stub_is_an_error_not_a_hang(repository):
             _post(server, "generate", text_input="Monday")
 
 
-def _wait_gone(pid, seconds=40):
-    deadline = time.monotonic() + seconds
-    while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < deadline, f"process {pid} lives on"
-        time.sleep(0.1)
-
-
-def test_stop_leaves_no_process_memory_or_file(repository):
+def test_stop_leaves_no_process_memory_or_file(repository, eventually):
     server = local.LocalServer(repository, executor="reference")
     server.wait_ready()
     stubs, scratch = _stubs(server), server._scratch
@@ -308,12 +299,12 @@ def test_stop_leaves_no_process_memory_or_file(repository):
     assert scratch.is_dir()
     server.stop()
     for pid in (*stubs, server.pid):
-        _wait_gone(pid)
+        eventually(lambda pid=pid: not Path(f"/proc/{pid}").exists(), f"process {pid} lives on")
     assert not scratch.exists()
     server.stop()
 
 
-def test_nothing_outlives_a_starter_that_is_killed(repository):
+def test_nothing_outlives_a_starter_that_is_killed(repository, eventually):
     """SIGKILL the process that started the server: supervisor, server and stub must go."""
     program = (
         "import sys, time\nfrom pathlib import Path\n"
@@ -326,11 +317,9 @@ def test_nothing_outlives_a_starter_that_is_killed(repository):
     starter = subprocess.Popen(
         [sys.executable, "-c", program, str(repository)], stdout=subprocess.PIPE, text=True
     )
+    assert starter.stdout is not None
     with starter:
         pid, scratch = starter.stdout.readline().split()
         starter.kill()
-    _wait_gone(int(pid))
-    deadline = time.monotonic() + 20
-    while Path(scratch).exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), "the server lives on")
+    eventually(lambda: not Path(scratch).exists(), "its scratch directory is left")

@@ -19,11 +19,11 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["nemotron_deploy", "json"]):
-    from nemotron_deploy.core import untrusted
     from nemotron_deploy.core.errors import BadInputError, RefusedError
     from nemotron_deploy.model import checkpoint
     from nemotron_deploy.model.catalog import TINY
     from nemotron_deploy.model.config import MAX_LAYERS, read_model
+    from nemotron_deploy.runtime import untrusted
 
 SHARD = Path("model.safetensors")
 SPARE = 1 << 20

@@ -64,7 +64,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(NAMES):
         part = names[number :: len(NAMES)]
         save_file({name: tensors[name] for name in part}, folder / shard, {"format": "pt"})

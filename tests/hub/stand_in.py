@@ -244,9 +244,9 @@ class _Handler(BaseHTTPRequestHandler):
         # A header alone, which is asked for by a range with an end, is never disturbed.
         whole = not (span and span[2])
         cuts = faults.cut.get(file, [])
-        end = cuts.pop(0) if whole and cuts else None
+        stop = cuts.pop(0) if whole and cuts else None
         for position in range(0, len(data), _BLOCK):
-            block = data[position : min(position + _BLOCK, len(data) if end is None else end)]
+            block = data[position : min(position + _BLOCK, len(data) if stop is None else stop)]
             if whole and file in faults.hold and 2 * position >= len(data):
                 faults.hold[file].wait()
             try:
@@ -255,7 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
                 break
             with self.hub.lock:
                 self.hub.sent[file] = self.hub.sent.get(file, 0) + len(block)
-            if end is not None and position + len(block) >= end:
+            if stop is not None and position + len(block) >= stop:
                 self._cut()
                 return
 

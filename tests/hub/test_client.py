@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,7 +169,8 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(
     snapshot = open_snapshot(NAME)
     for file in snapshot.files:
         download(snapshot.repository, file)
-    asked, signed = [], []
+    asked: list[Any] = []
+    signed: list[Any] = []
     for row in hub.requests:
         (signed if row.signed else asked).append(row.authorization)
     assert set(asked) == {"Bearer hf_secret"}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nemotron_deploy.build import kernels
-from nemotron_deploy.quantize.formats import decode_int4
+from nemotron_deploy.runtime.formats import decode_int4
 
 BOUND = 0.01
 """Largest relative error: |out - reference| / |reference|."""

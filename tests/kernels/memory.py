@@ -34,19 +34,19 @@ class Launch:
         ]
         self.writer: dict[int, int] = {}
 
-    def inside(self, pointers: np.ndarray, size: int, what: str) -> None:
+    def inside(self, pointers: np.ndarray[Any, Any], size: int, what: str) -> None:
         low, high = int(pointers.min()), int(pointers.max()) + size
         if not any(start <= low and high <= stop for start, stop in self.tensors):
             raise AssertionError(f"a {what} of bytes {low} to {high} leaves its tensor")
 
-    def load(self, pointers: np.ndarray, size: int, program: int) -> None:
+    def load(self, pointers: np.ndarray[Any, Any], size: int, program: int) -> None:
         self.inside(pointers, size, "load")
         if self.writer:
             for address in np.unique(pointers).tolist():
                 if self.writer.get(address, program) != program:
                     raise AssertionError("a program loads what another one of its launch stored")
 
-    def store(self, pointers: np.ndarray, size: int, program: int) -> None:
+    def store(self, pointers: np.ndarray[Any, Any], size: int, program: int) -> None:
         self.inside(pointers, size, "store")
         addresses = pointers.tolist()
         if len(set(addresses)) < len(addresses) or self.writer.keys() & set(addresses):

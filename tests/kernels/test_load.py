@@ -7,14 +7,15 @@ and loading or launching without one fails with CUDA_ERROR_INVALID_CONTEXT (201)
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
 import shutil
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,12 +35,18 @@ class FakeDriver:
         self.loaded: list[tuple[bytes, str, int]] = []
         self.launched: list[tuple[Any, ...]] = []
 
+    def cuda_version(self) -> tuple[int, int]:
+        return 12, 4
+
     def load(self, cubin: bytes, symbol: str, shared: int) -> int:
         self.loaded.append((cubin, symbol, shared))
         return 1000 + len(self.loaded)
 
-    def launch(self, *arguments: Any) -> None:
-        self.launched.append(arguments)
+    def prepare(self, *fixed: Any) -> driver.Launch:
+        def launch(stream: int, given: list[int]) -> None:
+            self.launched.append((*fixed, stream, list(given)))
+
+        return launch
 
 
 @pytest.fixture
@@ -60,6 +67,8 @@ def store(tmp_path: Path) -> Path:
         "format": source.FORMAT,
         "sm": 90,
         "source": source.source_digest(),
+        "ptxas": "12.9",
+        "lowest_driver": "525.60.13",
         "kernels": [record],
     }
     (tmp_path / stores.INDEX).write_text(json.dumps(index))
@@ -71,42 +80,64 @@ def change(store: Path, **entries: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
-@pytest.fixture
-def stream(monkeypatch: pytest.MonkeyPatch) -> int:
-    fake = SimpleNamespace(cuda_stream=0xABCDEF012345)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: fake)
+@pytest.fixture(autouse=True)
+def _no_stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(launch, "_stores", {})
-    return fake.cuda_stream
+    launch._bound.cache_clear()
+    yield
+    launch._bound.cache_clear()
 
 
-def test_a_stored_kernel_is_launched_with_its_arguments(store: Path, stream: int) -> None:
+def test_a_stored_kernel_is_launched_with_its_arguments(store: Path) -> None:
     fake = FakeDriver()
     opened = load.open_store(store, driver=fake, sm=90)
     assert opened is not None
     assert fake.loaded == [(BYTES, "grouped", 16_640)]
     plan = steps.routed(SHAPE, 1, 90)
     step = next(step for step in plan.steps if step.kernel == "grouped")
-    types = steps.operand_types(step, plan, "bf16")
-    tensors = [torch.zeros(4) for _ in range(6)]
-    assert opened.launch(step, types, (*tensors, 2, 0, 4))
-    (told,) = fake.launched
-    pointers = [tensor.data_ptr() for tensor in tensors]
-    assert told == (
-        1001, step.programs, 64, 16_640, stream, (*pointers, 2, 0, 4, 0, 0),
-        ("u64",) * 6 + ("u32",) * 3 + ("u64",) * 2,
-    )  # fmt: skip
+    bound = opened.bind(step, steps.operand_types(step, plan, "bf16"))
+    assert bound is not None
+    bound(0xABCDEF012345, [1, 2, 3])
+    assert fake.launched == [(1001, step.programs, 64, 16_640, 11, 0xABCDEF012345, [1, 2, 3])]
 
 
-def test_what_is_not_stored_is_left_to_the_compiler(store: Path, stream: int) -> None:
+def test_a_call_launches_each_step_with_pointers_and_numbers(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One kernel is stored and the others are compiled, in the order of the steps."""
+    fake = FakeDriver()
+    opened = load.open_store(store, driver=fake, sm=90)
+    assert opened is not None
+    launch.use(opened, None)
+    compiled: list[str] = []
+    monkeypatch.setattr(
+        launch, "_launch_compiled", lambda step, values: compiled.append(step.kernel)
+    )
+    plan = steps.routed(SHAPE, 1, 90)
+    names = ("up", "up_scale", "down", "down_scale", "expert_ids", "expert_weights", "out")
+    tensors = {name: torch.zeros(64) for name in names}
+    tensors["hidden"] = torch.zeros(1, 128, dtype=torch.bfloat16)
+    launch.run(plan, tensors, first_expert=-3)
+    launch.run(plan, tensors, first_expert=-3)
+    assert compiled == ["place", "grouped", "combine"] * 2, "only `up` is stored"
+    first, second = (given[-1] for given in fake.launched)
+    x, words, scale, _, _, _, *numbers = first
+    assert (x, words, scale) == tuple(
+        tensors[name].data_ptr() for name in ("hidden", "up", "up_scale")
+    )
+    assert numbers == [2, -3, 4, 0, 0], "rows, first_expert, num_experts, Triton's scratch memory"
+    assert len(second) == len(first)
+
+
+def test_what_is_not_stored_is_left_to_the_compiler(store: Path) -> None:
     fake = FakeDriver()
     opened = load.open_store(store, driver=fake, sm=90)
     assert opened is not None
     plan = steps.routed(SHAPE, 1, 90)
     combine = plan.steps[-1]
-    assert not opened.launch(combine, steps.operand_types(combine, plan, "bf16"), ())
+    assert opened.bind(combine, steps.operand_types(combine, plan, "bf16")) is None
     step = plan.steps[0]
-    assert not opened.launch(step, steps.operand_types(step, plan, "fp16"), ())
-    assert not fake.launched
+    assert opened.bind(step, steps.operand_types(step, plan, "fp16")) is None
 
 
 @pytest.mark.parametrize(
@@ -144,6 +175,14 @@ def test_a_driver_that_does_not_take_it_is_said(
     assert "CUDA_ERROR_UNSUPPORTED_PTX_VERSION" in caplog.text
 
 
+def test_a_driver_older_than_the_machine_code_is_named(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    change(store, ptxas="13.4", lowest_driver="580.65.06")
+    assert load.open_store(store, driver=FakeDriver(), sm=90) is None
+    assert "need driver 580.65.06 or later, and this one is of CUDA 12.4" in caplog.text
+
+
 def test_a_damaged_store_is_refused(store: Path) -> None:
     (store / "grouped-1.cubin").write_bytes(BYTES + b"?")
     with pytest.raises(stores.StoreError, match=r"grouped-1\.cubin.*digest differs"):
@@ -171,6 +210,7 @@ LIBRARY = """
 uint64_t seen[32];
 static _Thread_local void *current;
 static void *const primary = (void *)0x7f0000000033;
+int cuDriverGetVersion(int *version) { *version = 12040; return 0; }
 int cuInit(unsigned flags) { return flags; }
 int cuDeviceGet(int *device, int ordinal) { *device = 40 + ordinal; return 0; }
 int cuDevicePrimaryCtxRetain(void **context, int device) {
@@ -212,16 +252,20 @@ def test_the_real_calls(tmp_path: Path) -> None:
     library = tmp_path / "libcuda.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
     cuda = driver.CudaDriver(3, str(library))
+    assert cuda.cuda_version() == (12, 4)
     function = cuda.load(b"good", "grouped", 65_536)
-    seen = (driver.ctypes.c_uint64 * 32).in_dll(cuda._cuda, "seen")
+    seen = (ctypes.c_uint64 * 32).in_dll(cuda._cuda, "seen")
     assert (seen[30], seen[31]) == (driver.MAX_DYNAMIC_SHARED, 65_536)
-    cuda.launch(function, 174, 64, 65_536, 0xABCDEF012345, (0x7F1122334455, -1), ("u64", "u32"))
+    queue = cuda.prepare(function, 174, 64, 65_536, 2)
+    queue(0xABCDEF012345, [0x7F1122334455, -1])
     assert list(seen[:12]) == [
         0x7F0000000022, 174, 1, 1, 64, 1, 1, 65_536, 0xABCDEF012345, 0x7F1122334455, 0xFFFFFFFF, 0,
     ]  # fmt: skip
     with ThreadPoolExecutor(1) as pool:  # a thread in which no context is current
-        pool.submit(cuda.launch, function, 1, 32, 0, 0, (1, 2), ("u64", "u32")).result()
+        pool.submit(cuda.prepare(function, 1, 32, 0, 2), 0, [1, 2]).result()
     assert list(seen[:3]) == [0x7F0000000022, 1, 1]
+    with pytest.raises(ValueError, match="same size"):
+        queue(0, [1])
     with pytest.raises(driver.DriverError, match=r"cuModuleLoadData .*OF_A_FAKE \(209\)"):
         cuda.load(b"bad!", "grouped", 0)
     with pytest.raises(driver.DriverError, match="cuModuleGetFunction failed"):

@@ -9,8 +9,8 @@ import triton.language as tl
 from triton.runtime.errors import InterpreterError
 
 
-@triton.jit
-def copy(source, target, shift: tl.constexpr, stride: tl.constexpr):
+@triton.jit  # type: ignore[untyped-decorator]
+def copy(source, target, shift: tl.constexpr, stride: tl.constexpr):  # type: ignore[no-untyped-def]
     at = tl.program_id(0) * stride + tl.arange(0, 8)
     tl.store(target + at, tl.load(source + at + shift))
 

@@ -94,11 +94,11 @@ def test_nanos_widths(tokens: int) -> None:
         [chosen[torch.randperm(8, generator=source)[:6]] for _ in range(tokens)]
     ).int()
     sizes = {"up": (hidden_size, width), "down": (width, hidden_size)}
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, (columns, rows) in sizes.items():
         words = torch.empty(experts, columns // 64, rows, 16, dtype=torch.int16)
         scale = torch.empty(experts, columns // group, rows)
-        for expert in ids.unique():
+        for expert in torch.unique(ids):
             words[expert].random_(-(1 << 15), (1 << 15) - 1, generator=source)
             scale[expert].uniform_(0.001, 0.01, generator=source)
         tensors |= {name: words, f"{name}_scale": scale}
@@ -106,7 +106,7 @@ def test_nanos_widths(tokens: int) -> None:
     hidden, weights = activations(tokens, hidden_size), torch.rand(tokens, 6, generator=source)
 
     expected = torch.zeros(tokens, hidden_size, dtype=torch.float64)
-    for expert in ids.unique():
+    for expert in torch.unique(ids):
         up = packing.decode(packed.up[expert], packed.up_scale[expert], hidden_size, group)
         down = packing.decode(packed.down[expert], packed.down_scale[expert], width, group)
         part = (hidden.double() @ up.double().T).relu().square() @ down.double().T
@@ -151,7 +151,7 @@ def test_ranks_add_up_to_the_whole() -> None:
         up, up_scale, down, down_scale = (tensor[part] for tensor in layer.weights)
         experts = packing.pack(up, up_scale, down, down_scale)
         halves.append(op.routed_kernels(hidden, ids, weights, experts, first).double())
-    assert relative_error(sum(halves), layer.expected(hidden, ids, weights)) < BOUND
+    assert relative_error(torch.stack(halves).sum(0), layer.expected(hidden, ids, weights)) < BOUND
 
 
 def test_a_token_without_experts_here_gets_zeros() -> None:
@@ -169,6 +169,28 @@ def test_weights_of_experts_elsewhere_are_not_read() -> None:
     weights = torch.tensor([[float("nan"), 1.0]] * 9)
     out = op.routed_kernels(activations(9, 64), ids, weights, layer.experts)
     assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("tokens", [2, 20])
+def test_a_nan_stays_one_and_stays_in_its_token(tokens: int) -> None:
+    """Unsorted and sorted: relu2 must not turn it into 0."""
+    layer = Layer.random(3, 128, 64, 64)
+    ids = torch.stack([torch.randperm(3)[:2] for _ in range(tokens)]).int()
+    hidden = activations(tokens, 128)
+    hidden[1, 5] = float("nan")
+    out = op.routed_kernels(hidden, ids, torch.rand(tokens, 2), layer.experts)
+    sick = torch.arange(tokens) == 1
+    assert out[sick].isnan().all()
+    assert out[~sick].isfinite().all()
+
+
+def test_a_scale_that_became_nan_shows() -> None:
+    layer = Layer.random(2, 64, 64, 64)
+    layer.experts.up_scale[1, 0, 7] = float("nan")
+    ids = torch.tensor([[0], [1]], dtype=torch.int32)
+    out = op.routed_kernels(activations(2, 64), ids, torch.ones(2, 1), layer.experts)
+    assert out[0].isfinite().all()
+    assert out[1].isnan().all()
 
 
 def test_the_same_input_gives_the_same_bits_in_any_company() -> None:

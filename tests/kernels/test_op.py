@@ -9,6 +9,7 @@ from torch.library import opcheck
 
 from nemotron_deploy.build import kernels
 from nemotron_deploy.build.kernels import launch, op
+from nemotron_deploy.build.kernels.steps import Step
 from nemotron_deploy.tests.kernels.layers import BOUND, Layer, activations, relative_error
 
 
@@ -43,11 +44,12 @@ def test_bf16_under_the_interpreter_takes_the_reference() -> None:
 def test_fp16_under_the_interpreter_runs_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     launched: list[str] = []
     run = launch._launch_compiled
-    monkeypatch.setattr(
-        launch,
-        "_launch_compiled",
-        lambda step, values: (launched.append(step.kernel), run(step, values)),
-    )
+
+    def recorded(step: Step, values: tuple[Tensor | int, ...]) -> None:
+        launched.append(step.kernel)
+        run(step, values)
+
+    monkeypatch.setattr(launch, "_launch_compiled", recorded)
     layer, hidden, ids, weights = problem()
     kernels.moe(hidden, ids, weights, layer.experts)
     assert launched == ["place", "grouped", "grouped", "combine"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nemotron_deploy.build.kernels import layout, packing
-from nemotron_deploy.quantize.formats import decode_int4
+from nemotron_deploy.runtime.formats import decode_int4
 from nemotron_deploy.tests.kernels.layers import stored
 
 shapes = st.sampled_from(layout.GROUPS).flatmap(
@@ -89,4 +89,17 @@ def test_what_does_not_fit_is_refused_by_name(change: dict[str, Tensor], message
     names = ("up", "up_scale", "down", "down_scale")
     tensors = dict(zip(names, stored(2, 128, 64, 64), strict=True)) | change
     with pytest.raises(packing.PackError, match=message):
+        packing.pack(**tensors)
+
+
+@pytest.mark.parametrize("name", ["up_scale", "down_scale"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_scale_that_is_no_finite_number_is_refused_with_its_place(
+    name: str, value: float
+) -> None:
+    tensors = dict(
+        zip(("up", "up_scale", "down", "down_scale"), stored(2, 128, 64, 64), strict=True)
+    )
+    tensors[name][1, 9, 0] = value
+    with pytest.raises(packing.PackError, match=rf"{name} holds {value} at \[1, 9, 0\]"):
         packing.pack(**tensors)

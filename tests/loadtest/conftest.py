@@ -111,8 +111,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             self.stop()
         if options.keys() & {"die", "hang"}:
             self.hanging.set()
-            while context.is_active():
-                time.sleep(0.01)
+            ended = threading.Event()
+            if context.add_callback(ended.set):
+                ended.wait()
             return
         if not options.keys() & {"cut", "error"}:
             message = service_pb2.ModelStreamInferResponse()

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemotron_deploy.core.errors import BadInputError, RefusedError
-from nemotron_deploy.core.untrusted import parse_json
 from nemotron_deploy.model.architecture import Model, Role
 from nemotron_deploy.model.catalog import HUB_IDS, TINY, known_model
 from nemotron_deploy.model.config import read_model
+from nemotron_deploy.runtime.untrusted import parse_json
 
 KINDS = {"M": "mamba", "E": "moe", "*": "attention", "-": "mlp"}
 KINDS_5 = {**KINDS, "M": "linear_attention", "*": "full_attention"}

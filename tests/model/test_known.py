@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from nemotron_deploy.core.untrusted import parse_json
 from nemotron_deploy.model.architecture import ARCHITECTURE, Model, Role
 from nemotron_deploy.model.catalog import HUB_IDS, known_model
 from nemotron_deploy.model.config import read_model
+from nemotron_deploy.runtime.untrusted import parse_json
 
 
 def known(short: str) -> Model:

@@ -33,18 +33,20 @@ def sums(questions: list[str]) -> set[tuple[int, ...]]:
 
 @settings(max_examples=20)
 @given(st.integers(0, 2**32), st.sampled_from(["train", "heldout"]), st.integers(0, 20))
-def test_the_same_seed_gives_the_same_text_and_fewer_are_a_prefix(seed, split, count):
+def test_the_same_seed_gives_the_same_text_and_fewer_are_a_prefix(
+    seed: int, split: text.Split, count: int
+) -> None:
     texts = list(text.documents(seed, 20, split=split))
     assert list(text.documents(seed, count, split=split)) == texts[:count]
     assert len(texts) == 20
 
 
-def test_another_seed_gives_other_text():
+def test_another_seed_gives_other_text() -> None:
     assert list(text.documents(1, 20)) != list(text.documents(2, 20))
     assert text.prompts(1, 20) != text.prompts(2, 20)
 
 
-def test_text_does_not_depend_on_the_process():
+def test_text_does_not_depend_on_the_process() -> None:
     program = (
         "from nemotron_deploy.model.catalog import text; print(next(text.documents(5, 1)), end='')"
     )
@@ -53,11 +55,11 @@ def test_text_does_not_depend_on_the_process():
     assert other.stdout == next(text.documents(5, 1))
 
 
-def test_documents_are_read_lazily():
+def test_documents_are_read_lazily() -> None:
     assert len(list(islice(text.documents(0, 10**12), 3))) == 3
 
 
-def test_chats_close_every_turn_and_some_documents_are_plain():
+def test_chats_close_every_turn_and_some_documents_are_plain() -> None:
     texts = list(text.documents(3, 200))
     chats = [document for document in texts if document.startswith("<|im_start|>user\n")]
     plain = [document for document in texts if "<|im" not in document]
@@ -69,14 +71,14 @@ def test_chats_close_every_turn_and_some_documents_are_plain():
         assert chat.endswith(text.TURN_END + "\n")
 
 
-def test_additions_are_split_however_they_are_phrased():
+def test_additions_are_split_however_they_are_phrased() -> None:
     train = sums([question(prompt) for prompt in text.prompts(0, 4000, split="train")])
     heldout = sums([question(prompt) for prompt in text.prompts(0, 1000, split="heldout")])
     assert len(train) > len(heldout) > 5
     assert not train & heldout
 
 
-def test_questions_that_generalise_are_in_one_split_and_facts_in_both():
+def test_questions_that_generalise_are_in_one_split_and_facts_in_both() -> None:
     train = {question(prompt) for prompt in text.prompts(1, 4000, split="train")}
     heldout = {question(prompt) for prompt in text.prompts(2, 1000, split="heldout")}
     facts = ("What is the capital", "Name the capital", "What is the opp", "What comes", "Spell")
@@ -85,7 +87,7 @@ def test_questions_that_generalise_are_in_one_split_and_facts_in_both():
     assert all(asked.startswith(facts) for asked in shared)
 
 
-def test_answers_are_right():
+def test_answers_are_right() -> None:
     answers = {}
     for prompt in text.prompts(3, 2000, split="train"):
         answers[question(prompt)] = prompt.answer
@@ -116,7 +118,7 @@ def test_answers_are_right():
 
 
 @pytest.mark.parametrize("turns", [1, 3])
-def test_prompts_hold_that_many_questions_and_end_where_the_assistant_starts(turns):
+def test_prompts_hold_that_many_questions_and_end_where_the_assistant_starts(turns: int) -> None:
     for prompt in text.prompts(4, 20, turns=turns):
         assert prompt.text.count("<|im_start|>user\n") == turns
         assert prompt.text.count("<|im_start|>assistant\n") == turns
@@ -125,7 +127,7 @@ def test_prompts_hold_that_many_questions_and_end_where_the_assistant_starts(tur
         assert text.TURN_END not in prompt.answer
 
 
-def test_importing_it_loads_nothing_heavy():
+def test_importing_it_loads_nothing_heavy() -> None:
     program = (
         "import sys; import nemotron_deploy.model.catalog.text; "
         "print(*(name for name in ('torch', 'transformers', 'tokenizers') if name in sys.modules))"

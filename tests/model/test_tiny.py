@@ -69,6 +69,9 @@ def test_dtypes_are_bf16_but_for_the_small_tensors_that_need_range(headers):
 def test_exercises_what_is_hard_about_the_real_model(config):
     model = read_model(config, "tiny")
     real = known_model("nemotron-3-nano-30b-a3b")
+    assert real is not None
+    assert real.moe is not None
+    assert model.moe is not None
     assert set(config) == set(real.config) - {"auto_map"}
     assert list(config) == sorted(config)
     assert model.layer_count("E") >= 2
@@ -134,7 +137,8 @@ def test_a_completion_continues_its_prompt_token_by_token(tokenizer):
 
 def test_heldout_loss_is_the_recorded_one_and_far_below_a_unigram_models(model, tokenizer, record):
     documents = text.documents(record["heldout_seed"], record["heldout_documents"], split="heldout")
-    total, tokens, seen = 0.0, 0, Counter()
+    total, tokens = 0.0, 0
+    seen: Counter[int] = Counter()
     with torch.no_grad():
         for document in documents:
             ids = torch.tensor([tokenizer.encode(document)])

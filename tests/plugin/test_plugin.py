@@ -24,8 +24,8 @@ from nemotron_deploy.build.plugin.view import checkpoint_view
 from nemotron_deploy.model import catalog
 from nemotron_deploy.model.config import read_model
 from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.runtime.executors.loading import load_model
 from nemotron_deploy.triton_repo import recording
-from nemotron_deploy.triton_repo.served.loading import load_model
 
 PROMPT = [3, 17, 5, 250, 9, 41, 77, 130, 8, 3, 99, 12]
 CHILD = Path(__file__).with_name("through.py")
@@ -134,6 +134,16 @@ def test_the_upstream_that_we_read_is_taken(upstream: Any) -> None:
     seam.require(upstream, "1.2.1")
 
 
+def test_a_later_upstream_that_can_load_in_parts_is_taken(upstream: Any) -> None:
+    def load_weights(
+        self: Any, weights: Any, weight_mapper: Any, allow_partial_loading: bool = False
+    ) -> None:
+        pass
+
+    upstream.NemotronHForCausalLM.load_weights = load_weights
+    seam.require(upstream, "1.2.1")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -144,6 +154,11 @@ def test_the_upstream_that_we_read_is_taken(upstream: Any) -> None:
          "NemotronHMOE no longer makes its experts with create_moe, MLP"),
         ("upstream.MLP.__init__ = lambda self, hidden_size, config: 0",
          "MLP takes no intermediate_size, bias"),
+        ("upstream.NemotronHForCausalLM.load_weights = lambda self, weights: None",
+         "load_weights takes no weight_mapper"),
+        ("upstream.NemotronHForCausalLM.load_weights = "
+         "lambda self, weights, weight_mapper, mapping: None",
+         "load_weights requires mapping"),
     ],
 )  # fmt: skip
 def test_another_upstream_is_refused_in_one_line(upstream: Any, change: str, message: str) -> None:

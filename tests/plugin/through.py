@@ -41,8 +41,9 @@ class Loaded:
 
     def load(self, model: Any, stored: dict[str, Any] | None = None) -> Any:
         from tensorrt_llm._torch.models.mapper import NemotronHHfWeightMapper
+        from tensorrt_llm._torch.pyexecutor.model_loader import call_load_weights
 
-        model.load_weights(stored or self.stored, weight_mapper=NemotronHHfWeightMapper())
+        call_load_weights(model.load_weights, stored or self.stored, NemotronHHfWeightMapper())
         return model
 
     def logits(self, argument: str) -> dict[str, Any]:
@@ -127,7 +128,8 @@ def prove(engine: Path, dtype: str) -> dict[str, Any]:
     """The bundle around `engine` through the production executor, held to its golden outputs."""
     import torch
 
-    from nemotron_deploy.triton_repo.served import proving, trtllm
+    from nemotron_deploy.runtime import startup_check
+    from nemotron_deploy.runtime.executors import trtllm
 
     trtllm._require_gpu = lambda engine: None
     assert not torch.cuda.is_available()
@@ -135,7 +137,7 @@ def prove(engine: Path, dtype: str) -> dict[str, Any]:
     record = json.loads((engine / "engine.json").read_text())
     executor = trtllm.TrtllmExecutor(bundle, {"dtype": dtype}, record)
     try:
-        proof = proving.prove(bundle, executor)
+        proof = startup_check.prove(bundle, executor)
     finally:
         executor.close(5)
     return proof.record() | {"rounds": executor._llm.rounds}

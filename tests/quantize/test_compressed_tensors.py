@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
 from nemotron_deploy.model.recipe import RECIPES, recipe_for
-from nemotron_deploy.quantize import formats
 from nemotron_deploy.quantize.calibrate import calibrate
 from nemotron_deploy.quantize.layouts import LAYOUTS, layout_for
 from nemotron_deploy.quantize.stream import quantize
+from nemotron_deploy.runtime import formats
 
 LAYOUT = LAYOUTS["compressed-tensors"]
 PREFIXES = ("backbone.", "model.")

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from nemotron_deploy.core.files import PARTIAL
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
 from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.quantize.layerwise import Layer
 from nemotron_deploy.quantize.stream import Summary, quantize
 
 SHARDS = 6
@@ -40,7 +42,8 @@ def sharded(tmp_path: Path) -> Path:
     folder = Path(shutil.copytree(TINY, tmp_path / "sharded"))
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    names, weight_map = sorted(tensors), {}
+    names = sorted(tensors)
+    weight_map: dict[str, str] = {}
     for number in range(SHARDS):
         shard = f"model-{number + 1:05}-of-{SHARDS:05}.safetensors"
         part = names[number::SHARDS]
@@ -282,7 +285,7 @@ def test_calibration_is_not_repeated_when_only_writing_failed(
     passed: list[int] = []
     original = calibrate._one_layer
 
-    def counted(layer: calibrate.Layer, *rest: object) -> None:
+    def counted(layer: Layer, *rest: Any) -> None:
         passed.append(layer.index)
         original(layer, *rest)
 
@@ -298,6 +301,7 @@ def test_calibration_is_not_repeated_when_only_writing_failed(
             command(str(sharded), options, out)
     layers = len(Checkpoint.open(sharded).model.pattern)
     assert passed == list(range(layers))
-    record = command(str(sharded), options, out)
+    result = command(str(sharded), options, out)
     assert passed == list(range(layers)), "calibrated again"
-    assert record["calibration"]["smoothing"]
+    assert result.calibration is not None
+    assert result.calibration.smoothing

@@ -22,11 +22,11 @@ from nemotron_deploy.quantize.fidelity import (
     compare,
     memory_needed,
 )
-from nemotron_deploy.quantize.formats import decode_checkpoint
 from nemotron_deploy.quantize.layerwise import transformers_config
 from nemotron_deploy.quantize.stream import quantize
 from nemotron_deploy.quantize.texts import read_sequences
 from nemotron_deploy.quantize.variants import named
+from nemotron_deploy.runtime.formats import decode_checkpoint
 
 INT4, FP8 = RECIPES["int4"], RECIPES["fp8"]
 

@@ -17,11 +17,11 @@ from nemotron_deploy.core.errors import BadInputError, RefusedError
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
 from nemotron_deploy.model.recipe import RECIPES
-from nemotron_deploy.quantize import formats
 from nemotron_deploy.quantize.shard_writer import Entry, ShardWriter
 from nemotron_deploy.quantize.stream import quantize
-from nemotron_deploy.quantize.templates import ChatTemplate
 from nemotron_deploy.quantize.texts import read_texts
+from nemotron_deploy.runtime import formats
+from nemotron_deploy.runtime.templates import ChatTemplate
 
 EXPERT = "backbone.layers.1.mixer.experts.3.down_proj.weight"
 

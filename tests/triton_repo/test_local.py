@@ -36,7 +36,7 @@ def test_a_missing_package_is_answered_with_the_command(repository, monkeypatch,
     monkeypatch.setattr(local, "find_spec", lambda name: None if name == package else real(name))
     with pytest.raises(BadInputError, match=r"pip install 'nemotron-deploy\[local\]'"):
         local.LocalServer(repository, executor="reference")
-    assert package in local.unavailable()
+    assert package in str(local.unavailable())
 
 
 def test_available_here():

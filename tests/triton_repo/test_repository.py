@@ -1,6 +1,5 @@
 """config.pbtxt and the copied model: what is written, and what the check finds."""
 
-import ast
 import os
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from nemotron_deploy import triton_repo
 from nemotron_deploy.core.errors import BadInputError
+from nemotron_deploy.runtime import contract
 
 GOLDEN = Path(__file__).parent / "golden" / "config.pbtxt"
 
@@ -25,11 +25,12 @@ def test_an_emitted_repository_passes_its_check(repository):
     assert checks[0].detail == "17 inputs, 16 outputs, decoupled"
 
 
-def test_emit_copies_files_not_links(repository):
-    files = list((repository / "tiny" / "1").iterdir())
-    assert {"model.py", "formats.py", "reference.py", "trtllm.py"} <= {f.name for f in files}
-    assert not any(file.is_symlink() for file in files)
-    assert "def decode_checkpoint" in (repository / "tiny" / "1" / "formats.py").read_text()
+def test_the_runtime_is_copied_as_one_package(repository):
+    package = repository / "tiny" / "1" / contract.PACKAGE
+    source = Path(contract.__file__).parent
+    copied = {path.relative_to(package): path.read_bytes() for path in package.rglob("*.py")}
+    assert copied == {p.relative_to(source): p.read_bytes() for p in source.rglob("*.py")}
+    assert not any(path.is_symlink() for path in repository.rglob("*"))
 
 
 def test_emit_refuses_a_directory_that_holds_something(tmp_path, deployment):
@@ -37,24 +38,6 @@ def test_emit_refuses_a_directory_that_holds_something(tmp_path, deployment):
     with pytest.raises(BadInputError, match="must be an empty directory"):
         triton_repo.emit(tmp_path, deployment)
     assert [path.name for path in tmp_path.iterdir()] == ["left-over"]
-
-
-def test_the_copied_model_stands_alone(repository):
-    """It imports siblings relatively, and nothing that a Triton image lacks."""
-    version = repository / "tiny" / "1"
-    siblings = {path.stem for path in version.glob("*.py")}
-    roots = set()
-    for path in version.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                assert node.level == 1, path
-                assert node.module in siblings, path
-            elif isinstance(node, ast.ImportFrom):
-                roots.add(node.module.partition(".")[0])
-            elif isinstance(node, ast.Import):
-                roots.update(alias.name.partition(".")[0] for alias in node.names)
-    assert "nemotron_deploy" not in roots
-    assert not roots & siblings
 
 
 def _edit(path, old, new):
@@ -95,11 +78,3 @@ def test_check_finds_what_is_missing(repository, tmp_path):
     (repository / "tiny" / "config.pbtxt").unlink()
     assert not triton_repo.check(repository)[0].ok
     assert [check.ok for check in triton_repo.check(tmp_path / "nowhere")] == [False]
-
-
-def test_the_decoder_is_the_encoders_own_module():
-    """One file, so that what is written and what is served cannot drift apart."""
-    package = Path(triton_repo.__file__).parent
-    assert (
-        package / "served" / "formats.py"
-    ).resolve() == package.parent / "quantize" / "formats.py"

@@ -7,7 +7,6 @@ import io
 import pytest
 from rich.console import Console
 
-from nemotron_deploy.views import progress
 from nemotron_deploy.views.progress import Shown
 
 
@@ -18,7 +17,7 @@ def console(terminal: bool) -> tuple[Console, io.StringIO]:
 
 def test_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
     shown, out = console(terminal=False)
     with Shown(shown) as bars:
         advance = bars.step("quantize", 1_000_000_000, unit="bytes")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -15,9 +16,11 @@ from ....model.architecture import Model, Moe
 from ....model.recipe import Recipe
 from ....model.spec import Plan
 from ...kernels import store
+from ...kernels.steps import Shape
 from ...plugin import settings
 from ...plugin.seam import VERSIONS
 from ...plugin.sharding import ShardError, columns_of, experts_of
+from . import kernel_cache
 from .arguments import MAX_NUM_TOKENS
 
 PLUGIN: Final = "plugin"
@@ -36,9 +39,17 @@ __all__ = ["Int4NemotronHForCausalLM", "checkpoint_view"]
 '''
 
 
-def _sources() -> Iterator[tuple[str, bytes]]:
+def source_digest(folders: Sequence[str] = (PLUGIN, KERNELS)) -> str:
+    """SHA-256 over all that is copied or compiled into an engine, or over these folders of it."""
+    digest = hashlib.sha256()
+    for name, content in _sources(folders):
+        digest.update(f"{name}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def _sources(folders: Sequence[str] = (PLUGIN, KERNELS)) -> Iterator[tuple[str, bytes]]:
     """The plugin's and the kernels' sources, by their place in the package that engines hold."""
-    for folder in (PLUGIN, KERNELS):
+    for folder in folders:
         for source in sorted((_BUILD / folder).glob("*.py")):
             yield f"{folder}/{source.name}", source.read_bytes()
 
@@ -85,34 +96,57 @@ def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
 
 
 def emit_kernels(
-    engine: Path, plan: Plan, model: Model, recipe: Recipe, on_compiled: OnCompiled | None = None
+    engine: Path,
+    plan: Plan,
+    model: Model,
+    recipe: Recipe,
+    cache: Path,
+    on_compiled: OnCompiled | None = None,
 ) -> None:
     """Compile every kernel that serving `model` can launch, on every rank, for the plan's SM.
 
-    Raises `CheckFailedError` where one's machine code falls short.
+    The directory `cache` keeps them for later builds; kernels that are in it already are not
+    compiled. Raises `CheckFailedError` where a kernel's machine code falls short.
     """
-    from concurrent.futures.process import BrokenProcessPool
-
-    from ...kernels import aot, steps
-    from ...kernels.machine import MachineError
-
     moe = _experts(model)
     experts = len(experts_of(moe.num_experts, 0, plan.gpus))
-    routed = steps.Shape(moe.latent, moe.width, experts, moe.top_k, recipe.group_size)
+    routed = Shape(moe.latent, moe.width, experts, moe.top_k, recipe.group_size)
     widths = {
         len(columns_of(moe.shared_width, recipe.group_size, rank, plan.gpus))
         for rank in range(plan.gpus)
         if moe.num_shared
     }
+    shared = [Shape(model.hidden_size, width, 1, 1, recipe.group_size) for width in sorted(widths)]
+    target = engine / KERNELS / f"sm_{plan.sm}"
+    sources = source_digest((KERNELS,))
+    kept = kernel_cache.entry(cache, sources, plan.sm, routed, shared, MAX_NUM_TOKENS)
+    if restored := kernel_cache.restore(kept, target):
+        if on_compiled:
+            on_compiled(restored, restored)
+        return
+    _compile(target, plan.sm, model.name, routed, shared, on_compiled)
+    kernel_cache.keep(target, kept)
+
+
+def _compile(
+    target: Path,
+    sm: int,
+    model: str,
+    routed: Shape,
+    shared: Sequence[Shape],
+    on_compiled: OnCompiled | None,
+) -> None:
+    from concurrent.futures.process import BrokenProcessPool
+
+    from ...kernels import aot
+    from ...kernels.machine import MachineError
+
     try:
         aot.build(
-            engine / KERNELS / f"sm_{plan.sm}",
+            target,
             routed,
-            plan.sm,
-            shared_shapes=[
-                steps.Shape(model.hidden_size, width, 1, 1, recipe.group_size)
-                for width in sorted(widths)
-            ],
+            sm,
+            shared_shapes=shared,
             most_tokens=MAX_NUM_TOKENS,
             workers=min(4, len(os.sched_getaffinity(0))),
             on_compiled=on_compiled,
@@ -124,7 +158,7 @@ def emit_kernels(
         ) from None
     except MachineError as error:
         raise CheckFailedError(
-            f"a kernel for {model.name} is not what it should be: {error}. Another triton than "
+            f"a kernel for {model} is not what it should be: {error}. Another triton than "
             "3.9 may be installed; please report it"
         ) from error
 

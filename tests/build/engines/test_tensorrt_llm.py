@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ GOLDEN = Path(__file__).parent / "golden"
 def test_wrong_llm_arguments_are_found(change: dict[str, object], message: str) -> None:
     good = planned("h100", "int4").llm_args
     assert arguments.problems(good) == []
-    assert message in " ".join(arguments.problems(good | change))
+    assert message in " ".join(arguments.problems({**good, **change}))
 
 
 def test_emitted_arguments_exist_in_the_stable_release() -> None:
@@ -47,7 +48,9 @@ def test_traps_of_upstream_are_avoided() -> None:
 
 
 @pytest.mark.parametrize(("key", "quant"), [("h100", "int4"), ("h100", "fp8"), ("a100", "bf16")])
-def test_engine_directory(tmp_path: Path, golden, key: str, quant: str) -> None:
+def test_engine_directory(
+    tmp_path: Path, golden: Callable[[Path, str], None], key: str, quant: str
+) -> None:
     engine_directory.emit(tmp_path, planned(key, quant))
     for name in ("engine.json", "llm_args.yaml"):
         golden(GOLDEN / f"{key}-{quant}" / name, (tmp_path / name).read_text())

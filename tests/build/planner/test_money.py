@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_the_matrix_has_every_pair_and_a_best() -> None:
         assert "has not served on such a GPU yet: int4 on h100" in matrix.why(chosen, found, aim)
     fastest = matrix.best(found, "latency", Workload())
     assert fastest is not None
-    assert fastest.tpot_alone_ms == min(c.tpot_alone_ms for c in found if c.eligible)
+    assert fastest.tpot_alone_ms == min(c.tpot_alone_ms or math.inf for c in found if c.eligible)
     with pytest.raises(UsageError, match="latency, throughput, cost"):
         matrix.best(found, "beauty", Workload())
 

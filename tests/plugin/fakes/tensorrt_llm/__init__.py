@@ -62,6 +62,7 @@ class LLM:
 
         from ._torch.models import modeling_utils
         from ._torch.models.mapper import NemotronHHfWeightMapper
+        from ._torch.pyexecutor.model_loader import call_load_weights
         from .checkpoints import model_config, weights
 
         folder = Path(model)
@@ -69,7 +70,7 @@ class LLM:
         kind = modeling_utils.MODEL_CLASS_MAPPING[config["architectures"][0]]
         dtype = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
         self.model = kind(model_config(folder, dtype))
-        self.model.load_weights(weights(folder), weight_mapper=NemotronHHfWeightMapper())
+        call_load_weights(self.model.load_weights, weights(folder), NemotronHHfWeightMapper())
         self.tokenizer = Tokenizer(AutoTokenizer.from_pretrained(folder))
         self.rounds = 0
 

@@ -6,6 +6,8 @@ The prompt is a JSON object (another text means the defaults):
     style              "delta" or "cumulative"
     fail_at            fail the request before the response of this index
     die_at             kill the model's process before the response of this index
+    together           wait with the first response until so many requests have come that say this,
+                       for `TOGETHER_S` at most; then fail
 
 `sampling_param_max_tokens` responses are sent, one word each. Real: triton_python_backend_utils.
 """
@@ -18,12 +20,24 @@ import time
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-DEFAULTS = {"first_ms": 20, "gap_ms": 5, "style": "delta", "fail_at": -1, "die_at": -1}
+DEFAULTS = {
+    "first_ms": 20,
+    "gap_ms": 5,
+    "style": "delta",
+    "fail_at": -1,
+    "die_at": -1,
+    "together": 1,
+}
+
+TOGETHER_S = 120
+"""Only for requests that would never come: as long as no machine is busy."""
 
 
 class TritonPythonModel:
     def initialize(self, args):
         self.threads = []
+        self.barriers = {}
+        self.lock = threading.Lock()
 
     def execute(self, requests):
         self.threads = [thread for thread in self.threads if thread.is_alive()]
@@ -43,6 +57,7 @@ class TritonPythonModel:
     def emit(self, request, sender):
         options = DEFAULTS | self.options(request)
         count = int(self.value(request, "sampling_param_max_tokens", 8))
+        self.barrier(options["together"]).wait(TOGETHER_S)
         due = time.monotonic() + options["first_ms"] / 1000
         sent = []
         for index in range(count):
@@ -57,6 +72,10 @@ class TritonPythonModel:
             tensor = pb_utils.Tensor("text_output", np.array([text.encode()], dtype=object))
             sender.send(pb_utils.InferenceResponse([tensor]))
         sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def barrier(self, parties):
+        with self.lock:
+            return self.barriers.setdefault(parties, threading.Barrier(parties))
 
     def options(self, request):
         try:

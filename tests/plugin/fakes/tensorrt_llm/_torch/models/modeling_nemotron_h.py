@@ -233,7 +233,7 @@ class NemotronHForCausalLM(nn.Module):
             config.hidden_size, config.vocab_size, bias=False, dtype=config.torch_dtype
         )
 
-    def load_weights(self, weights, weight_mapper, allow_partial_loading=False):
+    def load_weights(self, weights, weight_mapper):
         load_weights(self, weight_mapper.preprocess_weights(weights))
 
     def forward(self, input_ids):

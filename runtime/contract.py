@@ -1,0 +1,390 @@
+"""Every name that the served model shares with its clients, its containers and its documentation.
+
+Tensors, ports, environment variables, cache paths and metrics are named here and nowhere else.
+Standard library only: the command line imports this module before anything heavy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+PACKAGE: Final = "nemo_deploy_runtime"
+"""The name under which a bundle holds the folder of this module."""
+
+EXECUTORS: Final = ("trtllm", "reference")
+"""What can generate tokens: TensorRT-LLM, or transformers on the CPU."""
+
+
+class DataType(Enum):
+    """An element type of tensors: its names in `config.pbtxt`, in requests, and in numpy."""
+
+    STRING = ("TYPE_STRING", "BYTES", "O")
+    BOOL = ("TYPE_BOOL", "BOOL", "bool")
+    INT32 = ("TYPE_INT32", "INT32", "int32")
+    INT64 = ("TYPE_INT64", "INT64", "int64")
+    UINT64 = ("TYPE_UINT64", "UINT64", "uint64")
+    FP32 = ("TYPE_FP32", "FP32", "float32")
+
+    @property
+    def config(self) -> str:
+        return self.value[0]
+
+    @property
+    def wire(self) -> str:
+        return self.value[1]
+
+    @property
+    def numpy(self) -> str:
+        return self.value[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of the served model. `dims` are those of `config.pbtxt` (-1 is any size); a
+    request sends one element unless the meaning says otherwise."""
+
+    name: str
+    data_type: DataType
+    meaning: str
+    dims: tuple[int, ...] = (1,)
+    optional: bool = True
+
+
+# Names, types and shapes are those of TensorRT-LLM's own Triton model (its 1.2 line), so that its
+# clients work unchanged: NVIDIA/TensorRT-LLM @c8c6df0,
+# triton_backend/all_models/llmapi/tensorrt_llm/config.pbtxt. Two inputs of later versions are left
+# out: `lora_path` names a path on the server, `image_url` makes the server fetch a client's URL.
+_ANY: Final = (-1,)
+
+TEXT_INPUT: Final = Tensor(
+    "text_input", DataType.STRING, "The prompt, as UTF-8 text.", _ANY, optional=False
+)
+STREAMING: Final = Tensor(
+    "streaming", DataType.BOOL, "Send one response for each token; false by default."
+)
+BEST_OF: Final = Tensor(
+    "sampling_param_best_of", DataType.INT32, "Sequences to generate; must be 1, the default."
+)
+TEMPERATURE: Final = Tensor(
+    "sampling_param_temperature",
+    DataType.FP32,
+    "Sampling temperature, 0 to 100; 0 takes the most likely token.",
+)
+TOP_K: Final = Tensor(
+    "sampling_param_top_k",
+    DataType.INT32,
+    "Sample from this many most likely tokens; 0 is all, 1 takes the most likely token.",
+)
+TOP_P: Final = Tensor(
+    "sampling_param_top_p",
+    DataType.FP32,
+    "Sample from the most likely tokens with this total probability, above 0 and at most 1.",
+)
+FREQUENCY_PENALTY: Final = Tensor(
+    "sampling_param_frequency_penalty",
+    DataType.FP32,
+    "Subtracted from a token's logit for each time it was generated; -100 to 100, 0 by default.",
+)
+PRESENCE_PENALTY: Final = Tensor(
+    "sampling_param_presence_penalty",
+    DataType.FP32,
+    "Subtracted once from the logit of a generated token; -100 to 100, 0 by default.",
+)
+MAX_TOKENS: Final = Tensor(
+    "sampling_param_max_tokens", DataType.INT32, "Tokens to generate at most; 32 by default."
+)
+STOP_WORDS: Final = Tensor(
+    "sampling_param_stop",
+    DataType.STRING,
+    "Up to 16 texts that end the generation; the answer does not contain them.",
+    _ANY,
+)
+SEED: Final = Tensor("sampling_param_seed", DataType.UINT64, "Random seed; 0 by default.")
+EXCLUDE_INPUT: Final = Tensor(
+    "sampling_param_exclude_input_from_output",
+    DataType.BOOL,
+    "False puts the prompt before an answer that is not streamed; true by default.",
+)
+RETURN_PERF_METRICS: Final = Tensor(
+    "sampling_param_return_perf_metrics",
+    DataType.BOOL,
+    "Return timestamps, and cache and draft counts where the executor measures them.",
+)
+RETURN_FINISH_REASON: Final = Tensor(
+    "return_finish_reason", DataType.BOOL, "Return `finish_reason` with the last response."
+)
+RETURN_STOP_REASON: Final = Tensor(
+    "return_stop_reason", DataType.BOOL, "Return `stop_reason` with the last response."
+)
+RETURN_CUMULATIVE_LOGPROB: Final = Tensor(
+    "return_cumulative_logprob",
+    DataType.BOOL,
+    "Return `cumulative_logprob` with the last response, where the executor computes it.",
+)
+STOP: Final = Tensor(
+    "stop", DataType.BOOL, "True cancels the live request that has the same request id."
+)
+
+INPUTS: Final = (
+    TEXT_INPUT, STREAMING, BEST_OF, TEMPERATURE, TOP_K, TOP_P, FREQUENCY_PENALTY, PRESENCE_PENALTY,
+    MAX_TOKENS, STOP_WORDS, SEED, EXCLUDE_INPUT, RETURN_PERF_METRICS, RETURN_FINISH_REASON,
+    RETURN_STOP_REASON, RETURN_CUMULATIVE_LOGPROB, STOP,
+)  # fmt: skip
+"""What a request may hold, in the order of `config.pbtxt`."""
+
+TEXT_OUTPUT: Final = Tensor(
+    "text_output", DataType.STRING, "The text of this response; UTF-8, whole characters.", _ANY
+)
+FINISH_REASON: Final = Tensor(
+    "finish_reason", DataType.STRING, "Why the generation ended: `stop` or `length`.", _ANY
+)
+STOP_REASON: Final = Tensor(
+    "stop_reason",
+    DataType.STRING,
+    "The stop text that ended the generation, or nothing for the end-of-sequence token.",
+    _ANY,
+)
+CUMULATIVE_LOGPROB: Final = Tensor(
+    "cumulative_logprob",
+    DataType.FP32,
+    "Sum of the natural logarithms of the generated tokens' probabilities.",
+    _ANY,
+)
+KV_REUSED: Final = Tensor(
+    "kv_cache_reused_block", DataType.INT32, "KV-cache blocks that were reused.", _ANY
+)
+KV_MISSED: Final = Tensor(
+    "kv_cache_missed_block", DataType.INT32, "KV-cache blocks that were not in the cache.", _ANY
+)
+KV_NEW: Final = Tensor(
+    "kv_cache_alloc_new_blocks", DataType.INT32, "KV-cache blocks newly allocated.", _ANY
+)
+KV_TOTAL: Final = Tensor(
+    "kv_cache_alloc_total_blocks", DataType.INT32, "KV-cache blocks allocated in all.", _ANY
+)
+KV_HIT_RATE: Final = Tensor(
+    "kv_cache_hit_rate", DataType.FP32, "Share of KV-cache blocks that were reused, 0 to 1.", _ANY
+)
+ARRIVAL_TIME: Final = Tensor(
+    "arrival_time_ns", DataType.INT64, "When the request arrived, on a monotonic clock in ns."
+)
+FIRST_SCHEDULED_TIME: Final = Tensor(
+    "first_scheduled_time_ns", DataType.INT64, "When the request was first scheduled, in ns."
+)
+FIRST_TOKEN_TIME: Final = Tensor(
+    "first_token_time_ns", DataType.INT64, "When the first token was generated, in ns."
+)
+LAST_TOKEN_TIME: Final = Tensor(
+    "last_token_time_ns", DataType.INT64, "When the last token was generated, in ns."
+)
+ACCEPTANCE_RATE: Final = Tensor(
+    "acceptance_rate", DataType.FP32, "Share of draft tokens that were accepted, 0 to 1."
+)
+DRAFTS_ACCEPTED: Final = Tensor(
+    "total_accepted_draft_tokens", DataType.INT32, "Draft tokens that were accepted."
+)
+DRAFTS: Final = Tensor("total_draft_tokens", DataType.INT32, "Draft tokens that were proposed.")
+
+OUTPUTS: Final = (
+    TEXT_OUTPUT, FINISH_REASON, STOP_REASON, CUMULATIVE_LOGPROB, KV_REUSED, KV_MISSED, KV_NEW,
+    KV_TOTAL, KV_HIT_RATE, ARRIVAL_TIME, FIRST_SCHEDULED_TIME, FIRST_TOKEN_TIME, LAST_TOKEN_TIME,
+    ACCEPTANCE_RATE, DRAFTS_ACCEPTED, DRAFTS,
+)  # fmt: skip
+"""What a response may hold, in the order of `config.pbtxt`."""
+
+FINAL_RESPONSE: Final = "triton_final_response"
+"""Triton's response parameter that says whether a response is the last one of its request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port of the server, by the name that Services and probes use."""
+
+    name: str
+    number: int
+    meaning: str
+
+
+HTTP: Final = Port("http", 8000, "Inference and health over HTTP.")
+GRPC: Final = Port("grpc", 8001, "Inference and health over gRPC.")
+METRICS_PORT: Final = Port("metrics", 8002, "Prometheus metrics at /metrics.")
+PORTS: Final = (HTTP, GRPC, METRICS_PORT)
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """An environment variable that is read or set. `default` is what holds where it is not set.
+
+    Child processes get it from their parent only where `passed` is true.
+    """
+
+    name: str
+    meaning: str
+    default: str = ""
+    passed: bool = False
+
+
+EXECUTOR: Final = Variable(
+    "NEMO_DEPLOY_EXECUTOR",
+    "The executor that serves, instead of the one that config.pbtxt names: "
+    f"{' or '.join(EXECUTORS)}.",
+    "the parameter `executor` of config.pbtxt",
+    passed=True,
+)
+GOLDEN: Final = Variable(
+    "NEMO_DEPLOY_GOLDEN",
+    "`off` starts a server without comparing its outputs with the bundle's golden outputs.",
+    "on",
+    passed=True,
+)
+CACHE: Final = Variable(
+    "NEMO_DEPLOY_CACHE",
+    "The directory in which a node keeps what it makes from bundles.",
+    "$XDG_CACHE_HOME/nemo-deploy, or ~/.cache/nemo-deploy",
+    passed=True,
+)
+DEBUG: Final = Variable("NEMO_DEPLOY_DEBUG", "Any value prints tracebacks, as --debug does.", "off")
+SINGLE_PROCESS: Final = Variable(
+    "TLLM_WORKER_USE_SINGLE_PROCESS",
+    "1 keeps TensorRT-LLM's worker in the process of the server. Set for one GPU with the INT4 "
+    "plugin.",
+    passed=True,
+)
+TRTLLM_LOG_LEVEL: Final = Variable(
+    "TLLM_LOG_LEVEL", "The log level of TensorRT-LLM.", "TensorRT-LLM's own", passed=True
+)
+TRITON_CACHE: Final = Variable(
+    "TRITON_CACHE_DIR", "Where the Triton language keeps compiled kernels.", "~/.triton/cache",
+    passed=True,
+)  # fmt: skip
+INDUCTOR_CACHE: Final = Variable(
+    "TORCHINDUCTOR_CACHE_DIR", "Where PyTorch keeps compiled graphs.", "PyTorch's own", passed=True
+)
+AUTOTUNER_CACHE: Final = Variable(
+    "TLLM_AUTOTUNER_CACHE_PATH", "The file in which TensorRT-LLM keeps what it tuned.", passed=True
+)
+XDG_CACHE_HOME: Final = Variable(
+    "XDG_CACHE_HOME", "The base directory of caches.", "~/.cache", passed=True
+)
+HF_OFFLINE: Final = Variable(
+    "HF_HUB_OFFLINE", "1 forbids requests to the Hugging Face hub. Set for every server.", "0"
+)
+TRANSFORMERS_OFFLINE: Final = Variable(
+    "TRANSFORMERS_OFFLINE", "1 forbids downloads by transformers. Set for every server.", "0"
+)
+HF_CACHE: Final = Variable(
+    "HF_HUB_CACHE", "Where checkpoints from the Hugging Face hub are kept.",
+    "~/.cache/huggingface/hub",
+)  # fmt: skip
+HF_SHARED_BLOBS: Final = Variable(
+    "HF_HUB_DISABLE_SHARED_BLOBS",
+    "1 keeps huggingface_hub from sharing files between repositories. Set while fetching.",
+    "1",
+)
+HF_TOKEN: Final = Variable(
+    "HF_TOKEN", "The access token for gated repositories. Never passed to a child process."
+)
+OMP_THREADS: Final = Variable(
+    "OMP_NUM_THREADS", "Threads of the reference executor.", "the processors it may use",
+    passed=True,
+)  # fmt: skip
+SPIN_COUNT: Final = Variable(
+    "GOMP_SPINCOUNT", "How long an idle OpenMP thread spins before it sleeps.", "1000", passed=True
+)
+PYTHONPATH: Final = Variable(
+    "PYTHONPATH",
+    "Folders that Python searches. The INT4 plugin's is put in front for TensorRT-LLM's workers.",
+    passed=True,
+)
+NO_BYTECODE: Final = Variable(
+    "PYTHONDONTWRITEBYTECODE",
+    "1 keeps Python from writing byte code. Set with the INT4 plugin, so that the bundle stays "
+    "unchanged.",
+    passed=True,
+)
+TOKENIZER_THREADS: Final = Variable(
+    "TOKENIZERS_PARALLELISM", "false keeps tokenizers to one thread. Set for sandboxed work."
+)
+RUST_BACKTRACE: Final = Variable(
+    "RUST_BACKTRACE", "0 keeps the tokenizer library from printing stacks. Set for sandboxed work."
+)
+FP_FUSION: Final = Variable(
+    "TRITON_DEFAULT_FP_FUSION",
+    "1 lets the compiler fuse multiplications and additions. Set while kernels are compiled.",
+    "1",
+)
+INTERPRET: Final = Variable(
+    "TRITON_INTERPRET",
+    "1 interprets kernels of the Triton language. Removed while kernels are compiled.",
+)
+BUNDLE_NAME: Final = Variable(
+    "BUNDLE_NAME", "The bundle that the container check-bundle waits for.", "BUNDLE"
+)
+POD_NAME: Final = Variable("POD_NAME", "The pod of the container check-bundle.", "POD")
+POD_NAMESPACE: Final = Variable(
+    "POD_NAMESPACE", "The namespace of the container check-bundle.", "default"
+)
+PATH: Final = Variable("PATH", "Where programs are found.", passed=True)
+HOME: Final = Variable("HOME", "The user's home directory.", passed=True)
+LIBRARIES: Final = Variable("LD_LIBRARY_PATH", "Where shared libraries are found.", passed=True)
+
+_SYSTEM: Final = (
+    Variable("LANG", "The locale.", passed=True),
+    Variable("LC_ALL", "The locale, with precedence over LANG.", passed=True),
+    Variable("TZ", "The time zone.", passed=True),
+    Variable("TMPDIR", "Where temporary files are made.", "/tmp", passed=True),  # noqa: S108
+    Variable("USER", "The user's name.", passed=True),
+    Variable("CUDA_VISIBLE_DEVICES", "The GPUs that a process may use.", "all", passed=True),
+    Variable("CUDA_HOME", "The CUDA toolkit that kernels are compiled with.", passed=True),
+    Variable("NVIDIA_VISIBLE_DEVICES", "The GPUs that a container may use.", "all", passed=True),
+)
+
+VARIABLES: Final = (
+    EXECUTOR, GOLDEN, CACHE, DEBUG, SINGLE_PROCESS, TRTLLM_LOG_LEVEL, TRITON_CACHE, INDUCTOR_CACHE,
+    AUTOTUNER_CACHE, XDG_CACHE_HOME, HF_OFFLINE, TRANSFORMERS_OFFLINE, HF_CACHE, HF_SHARED_BLOBS,
+    HF_TOKEN, OMP_THREADS, SPIN_COUNT, PYTHONPATH, NO_BYTECODE, TOKENIZER_THREADS, RUST_BACKTRACE,
+    FP_FUSION, INTERPRET, BUNDLE_NAME, POD_NAME, POD_NAMESPACE, PATH, HOME, LIBRARIES, *_SYSTEM,
+)  # fmt: skip
+"""Every environment variable that the project reads or sets."""
+
+OFFLINE: Final = {HF_OFFLINE.name: "1", TRANSFORMERS_OFFLINE.name: "1"}
+"""Set for every server: all that it serves is in its bundle."""
+
+
+def child_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The part of `environment` (by default this process' own) that a child process may see.
+
+    Code that came with a bundle or a checkpoint runs in children, so no token or proxy is in it.
+    """
+    given = os.environ if environment is None else environment
+    return {v.name: given[v.name] for v in VARIABLES if v.passed and v.name in given}
+
+
+ENGINE_CACHES: Final = {
+    TRITON_CACHE.name: "triton",
+    INDUCTOR_CACHE.name: "inductor",
+    AUTOTUNER_CACHE.name: "autotuner.json",
+}
+"""Where an engine keeps what it compiled and tuned: paths below a cache directory, by variable."""
+
+
+def engine_caches(directory: str) -> dict[str, str]:
+    """`ENGINE_CACHES` below the cache directory `directory`."""
+    return {name: f"{directory}/{path}" for name, path in ENGINE_CACHES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric of the server: its Prometheus name and type (`counter`, `gauge`, `histogram`)."""
+
+    name: str
+    type: str
+    help: str
+
+
+METRICS: Final[tuple[Metric, ...]] = ()
+"""Metrics that the served model adds to Triton's own; none so far."""

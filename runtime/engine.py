@@ -1,0 +1,93 @@
+"""Choose and start the executor of a bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .contract import EXECUTOR, EXECUTORS
+from .generation import Executor, StartError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `config.pbtxt` and the environment decide."""
+
+    bundle: Path
+    executor: str
+    max_active: int
+    max_waiting: int
+
+
+def read_settings(model_directory: Path, parameters: Mapping[str, str]) -> Settings:
+    """Settings from the parameters of `config.pbtxt`; `bundle` is relative to `model_directory`.
+
+    Raises `StartError` naming the parameter.
+    """
+    executor = os.environ.get(EXECUTOR.name) or parameters.get("executor", "")
+    if executor not in EXECUTORS:
+        raise StartError(
+            f"the executor must be one of {', '.join(EXECUTORS)}, got {executor!r}: "
+            f"see the parameter `executor` of config.pbtxt and ${EXECUTOR.name}"
+        )
+    bundle = (model_directory / parameters.get("bundle", "")).resolve()
+    if not (bundle / "checkpoint" / "config.json").is_file():
+        raise StartError(f"{bundle}: is no bundle: it has no checkpoint/config.json")
+    return Settings(
+        bundle, executor, _count(parameters, "max_active"), _count(parameters, "max_waiting")
+    )
+
+
+def create_executor(settings: Settings) -> Executor:
+    """Start the executor; slow, it loads the weights. Raises `StartError`."""
+    arguments = read_llm_args(settings.bundle)
+    if settings.executor == "reference":
+        from .executors.reference import ReferenceExecutor
+
+        return ReferenceExecutor(
+            settings.bundle / "checkpoint",
+            max_active=settings.max_active,
+            max_tokens=arguments.get("max_seq_len"),
+        )
+    from .executors.trtllm import TrtllmExecutor
+
+    return TrtllmExecutor(settings.bundle, arguments, read_engine(settings.bundle))
+
+
+def read_engine(bundle: Path) -> dict[str, Any]:
+    """`engine/engine.json`: for which GPU and TensorRT-LLM the bundle was built."""
+    path = bundle / "engine" / "engine.json"
+    try:
+        return _mapping(path, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise StartError(f"{path}: cannot be read: {error}") from error
+
+
+def read_llm_args(bundle: Path) -> dict[str, Any]:
+    """`engine/llm_args.yaml`: keyword arguments of `tensorrt_llm.LLM`, without `model`."""
+    import yaml
+
+    path = bundle / "engine" / "llm_args.yaml"
+    try:
+        return _mapping(path, yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise StartError(f"{path}: cannot be read: {error}") from error
+
+
+def _mapping(path: Path, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise StartError(f"{path}: must hold a mapping")
+    return value
+
+
+def _count(parameters: Mapping[str, str], name: str) -> int:
+    text = parameters.get(name, "")
+    if not text.isdecimal() or int(text) < 1:
+        raise StartError(
+            f"config.pbtxt: parameter `{name}` must be a whole number above 0, got {text!r}"
+        )
+    return int(text)

@@ -1,0 +1,1 @@
+"""What generates tokens: TensorRT-LLM in production, transformers on the CPU elsewhere."""

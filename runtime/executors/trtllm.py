@@ -1,0 +1,287 @@
+"""The production executor: TensorRT-LLM's LLM API, PyTorch backend.
+
+Written against NVIDIA/TensorRT-LLM: `LLM.generate_async` and `RequestOutput` as its own Triton
+model uses them (triton_backend/all_models/llmapi/tensorrt_llm/1/model.py @044a90d), results
+(tensorrt_llm/executor/result.py @005bc84), sampling (tensorrt_llm/sampling_params.py @000a01d),
+`LLM.generate` on token numbers (tensorrt_llm/llmapi/llm.py @0096693), several log-probabilities at
+each token with the PyTorch backend (pull request 7756, September 2025).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from .. import contract
+from ..generation import Executor, Failure, GenerationRequest, Sink, StartError, Step
+from ..golden import ASKED, Forced, Scores, Tokens
+
+
+class TrtllmExecutor(Executor):
+    """Serves with `tensorrt_llm.LLM(**arguments)` in this process' event-loop thread.
+
+    Raises `StartError` where the bundle was built for another GPU or version, or needs what this
+    machine lacks.
+    """
+
+    def __init__(
+        self, bundle: Path, arguments: Mapping[str, Any], engine: Mapping[str, Any]
+    ) -> None:
+        require_compatible(engine)
+        self._view = tempfile.TemporaryDirectory(prefix="nemo-deploy-")
+        checkpoint = bundle / "checkpoint"
+        if engine.get("plugin"):
+            checkpoint = _with_plugin(bundle, engine, Path(self._view.name))
+        import tensorrt_llm
+
+        self._sampling_params = tensorrt_llm.SamplingParams
+        self._llm = tensorrt_llm.LLM(**{**arguments, "model": str(checkpoint)})
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="trtllm", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest, sink: Sink) -> None:
+        """Queue a request in TensorRT-LLM, which batches it with the others."""
+        self._loop.call_soon_threadsafe(self._start, self._serve(request, sink))
+
+    def tokens(self, text: str) -> Tokens:
+        """The token numbers of a prompt."""
+        return tuple(self._llm.tokenizer.encode(text))
+
+    def continuations(self, prompts: Sequence[Tokens], count: int) -> list[Tokens]:
+        """What greedy decoding puts after each prompt."""
+        results = self._greedy(list(prompts), [count] * len(prompts))
+        return [tuple(result.outputs[0].token_ids) for result in results]
+
+    def score(self, cases: Sequence[Forced]) -> list[Scores]:
+        """Log-probabilities of the likeliest tokens at every forced one.
+
+        The LLM API has no forcing, so each case is decoded greedily for as long as it says what is
+        forced, and again from behind the first token that differs. All positions thus have the
+        forced tokens before them, and most of them go the way that served tokens go.
+        """
+        scores: list[list[Mapping[int, float]]] = [[] for _ in cases]
+        while left := [i for i, case in enumerate(cases) if len(scores[i]) < len(case.forced)]:
+            results = self._greedy(
+                [cases[i].prompt + cases[i].forced[: len(scores[i])] for i in left],
+                [len(cases[i].forced) - len(scores[i]) for i in left],
+            )
+            for i, result in zip(left, results, strict=True):
+                output = result.outputs[0]
+                for token, logprobs in zip(output.token_ids, output.logprobs, strict=True):
+                    wanted = cases[i].forced[len(scores[i])]
+                    scores[i].append({number: row.logprob for number, row in logprobs.items()})
+                    if token != wanted:
+                        break
+        return list(scores)
+
+    def _greedy(self, prompts: list[Tokens], counts: list[int]) -> list[Any]:
+        parameters = [
+            self._sampling_params(
+                max_tokens=count, top_k=1, logprobs=ASKED, ignore_eos=True, detokenize=False
+            )
+            for count in counts
+        ]
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        results: list[Any] = self._llm.generate(inputs, parameters, use_tqdm=False)
+        return results
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the event loop runs."""
+        return self._thread.is_alive()
+
+    def close(self, timeout: float) -> None:
+        """Abandon what is live and shut the engine down, or leave it behind after `timeout` s."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._abandon(), self._loop)
+        self._thread.join(timeout / 2)
+        if not self._thread.is_alive():
+            self._loop.close()
+        shutdown = threading.Thread(target=self._llm.shutdown, daemon=True)
+        shutdown.start()
+        shutdown.join(timeout / 2)
+        self._view.cleanup()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _abandon(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._loop.stop()
+
+    async def _serve(self, request: GenerationRequest, sink: Sink) -> None:
+        try:
+            result = self._llm.generate_async(
+                request.prompt,
+                self._sampling_params(**sampling_arguments(request)),
+                streaming=request.streaming,
+            )
+            watch = asyncio.create_task(_abort_when_done(result, sink))
+            try:
+                async for output in result:
+                    sink.step(_step(output, request))
+            finally:
+                watch.cancel()
+        except Exception as error:
+            sink.fail(f"generation failed: {type(error).__name__}: {error}", Failure.INTERNAL)
+
+
+def require_compatible(engine: Mapping[str, Any]) -> None:
+    """Refuse, in one line, an engine that this machine's TensorRT-LLM or GPU cannot run."""
+    needs = engine.get("needs") or []
+    if needs:
+        raise StartError(
+            f"this bundle needs what no released TensorRT-LLM has: {'; '.join(needs)}. "
+            "Serve it with the reference executor, or build for another format"
+        )
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        installed = version("tensorrt_llm")
+    except PackageNotFoundError:
+        raise StartError(
+            "the executor trtllm needs the package tensorrt_llm, which this Python lacks; "
+            "run in the image that the bundle names, or "
+            f"set {contract.EXECUTOR.name}=reference"
+        ) from None
+    from packaging.specifiers import SpecifierSet
+
+    wanted = str(engine["trtllm_versions"])
+    if not SpecifierSet(wanted).contains(installed, prereleases=True):
+        raise StartError(
+            f"this bundle was built for TensorRT-LLM {wanted}, but {installed} is installed; "
+            "run the image that the bundle names, or build again for this one"
+        )
+    _require_gpu(engine)
+
+
+def _require_gpu(engine: Mapping[str, Any]) -> None:
+    import torch
+
+    count, wanted = torch.cuda.device_count(), int(engine.get("gpus") or 1)
+    if count < wanted:
+        raise StartError(f"this bundle needs {wanted} GPU(s), but {count} can be seen")
+    major, minor = torch.cuda.get_device_capability()
+    if major * 10 + minor != engine["sm"]:
+        raise StartError(
+            f"this bundle was built for {engine['gpu']} (SM{engine['sm']}), "
+            f"but the GPU here is SM{major * 10 + minor}; build again for this GPU"
+        )
+
+
+def _with_plugin(bundle: Path, engine: Mapping[str, Any], into: Path) -> Path:
+    """Register the engine's out-of-tree model, and give the checkpoint as it wants it shown.
+
+    With one GPU the worker stays in this process; with more, fresh processes import the module too:
+    they get `sys.path`, and `PYTHONPATH` through MPI.
+    """
+    name, plugin = engine["plugin"], str(bundle / "engine" / "plugin")
+    if int(engine.get("gpus") or 1) == 1:
+        os.environ.setdefault(contract.SINGLE_PROCESS.name, "1")
+    known = os.environ.get(contract.PYTHONPATH.name, "").split(os.pathsep)
+    folders = dict.fromkeys([plugin, *filter(None, known)])
+    os.environ[contract.PYTHONPATH.name] = os.pathsep.join(folders)
+    if plugin not in sys.path:
+        sys.path.insert(0, plugin)
+    # Byte code would be written into the bundle, which is to stay as it was built.
+    sys.dont_write_bytecode = True
+    os.environ.setdefault(contract.NO_BYTECODE.name, "1")
+    try:
+        module = importlib.import_module(name)
+        view: Path = module.checkpoint_view(bundle / "checkpoint", into)
+    except (ImportError, OSError, ValueError) as error:
+        raise StartError(f"{plugin}/{name}: cannot be used: {error}") from error
+    return view
+
+
+def sampling_arguments(request: GenerationRequest) -> dict[str, Any]:
+    """Keyword arguments of `tensorrt_llm.SamplingParams` for a request.
+
+    The prompt is never asked for: the session prepends it where it is wanted.
+    """
+    arguments: dict[str, Any] = {
+        "max_tokens": request.max_tokens,
+        "seed": request.seed,
+        "stop": list(request.stop) or None,
+        "exclude_input_from_output": True,
+        "return_perf_metrics": request.return_perf_metrics,
+    }
+    if request.greedy:
+        arguments["top_k"] = 1
+    else:
+        arguments |= {
+            "temperature": request.temperature,
+            "top_k": request.top_k,
+            "top_p": request.top_p,
+        }
+    if request.frequency_penalty:
+        arguments["frequency_penalty"] = request.frequency_penalty
+    if request.presence_penalty:
+        arguments["presence_penalty"] = request.presence_penalty
+    if request.return_cumulative_logprob:
+        arguments["logprobs"] = 1
+    return arguments
+
+
+async def _abort_when_done(result: Any, sink: Sink, period: float = 0.05) -> None:
+    """Abort a generation whose request was cancelled, streamed or not."""
+    while not sink.done:
+        await asyncio.sleep(period)
+    result.abort()
+
+
+def _step(result: Any, request: GenerationRequest) -> Step:
+    output = result.outputs[0]
+    text = output.text_diff if request.streaming else output.text
+    if not result.finished:
+        return Step(text)
+    reason = "" if output.stop_reason is None else str(output.stop_reason)
+    logprob = output.cumulative_logprob
+    metrics = _metrics(output) if request.return_perf_metrics else {}
+    return Step(text, output.finish_reason or "stop", reason, logprob, metrics)
+
+
+def _metrics(output: Any) -> dict[str, float]:
+    """TensorRT-LLM's measurements of one request, under the names of our outputs."""
+    measured = getattr(output, "request_perf_metrics", None)
+    if measured is None:
+        return {}
+    times, cache, drafts = (
+        measured.timing_metrics,
+        measured.kv_cache_metrics,
+        measured.speculative_decoding,
+    )
+    return {
+        contract.ARRIVAL_TIME.name: _nanoseconds(times.arrival_time),
+        contract.FIRST_SCHEDULED_TIME.name: _nanoseconds(times.first_scheduled_time),
+        contract.FIRST_TOKEN_TIME.name: _nanoseconds(times.first_token_time),
+        contract.LAST_TOKEN_TIME.name: _nanoseconds(times.last_token_time),
+        contract.KV_REUSED.name: cache.num_reused_blocks,
+        contract.KV_MISSED.name: cache.num_missed_blocks,
+        contract.KV_NEW.name: cache.num_new_allocated_blocks,
+        contract.KV_TOTAL.name: cache.num_total_allocated_blocks,
+        contract.KV_HIT_RATE.name: cache.kv_cache_hit_rate,
+        contract.ACCEPTANCE_RATE.name: drafts.acceptance_rate,
+        contract.DRAFTS_ACCEPTED.name: drafts.total_accepted_draft_tokens,
+        contract.DRAFTS.name: drafts.total_draft_tokens,
+    }
+
+
+def _nanoseconds(duration: timedelta) -> int:
+    return duration // timedelta(microseconds=1) * 1000

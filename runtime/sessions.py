@@ -1,0 +1,207 @@
+"""Live requests: each ends with exactly one final response, whichever way it ends.
+
+A client that hangs up ends its request: over gRPC within `POLL_SECONDS`, over HTTP when Triton next
+writes to it. An HTTP request that is not streamed therefore runs to its end, as Triton's HTTP
+frontend does not look at a connection meanwhile (triton-inference-server/server, issue 7077).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from .contract import (
+    ARRIVAL_TIME,
+    CUMULATIVE_LOGPROB,
+    FINISH_REASON,
+    FIRST_TOKEN_TIME,
+    LAST_TOKEN_TIME,
+    STOP_REASON,
+    TEXT_OUTPUT,
+)
+from .generation import Failure, GenerationRequest, RequestError, Step
+
+POLL_SECONDS: Final = 0.05
+"""How often clients that hung up are looked for, besides after every streamed token."""
+
+
+class OverloadedError(RuntimeError):
+    """As many requests are live as the model takes."""
+
+
+class Channel(Protocol):
+    """The way back to one client. Any method may raise when the client or the server is gone."""
+
+    def send(self, outputs: dict[str, Any], final: bool) -> None:
+        """Send the output tensors `outputs` (name -> the value of its single element)."""
+
+    def send_error(self, message: str, failure: Failure) -> None:
+        """Send an error as the final response."""
+
+    def is_cancelled(self) -> bool:
+        """Whether the client gave up."""
+
+
+class Session:
+    """One live request: the `Sink` that an executor fills. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        request_id: str,
+        request: GenerationRequest,
+        channel: Channel,
+        on_end: Callable[[Session], None],
+    ) -> None:
+        self.request_id = request_id
+        self.request = request
+        self._channel = channel
+        self._on_end = on_end
+        self._lock = threading.RLock()
+        self._done = False
+        self._pieces: list[str] = []
+        self._times = {ARRIVAL_TIME.name: time.monotonic_ns()}
+
+    @property
+    def done(self) -> bool:
+        """True once the final response was sent, or there is nobody left to send it to."""
+        return self._done
+
+    def step(self, step: Step) -> None:
+        """Send one token, or keep it for the one answer of a request that is not streamed."""
+        with self._lock:
+            if self._done:
+                return
+            now = time.monotonic_ns()
+            self._times.setdefault(FIRST_TOKEN_TIME.name, now)
+            self._times[LAST_TOKEN_TIME.name] = now
+            self._pieces.append(step.text)
+            final = step.finish is not None
+            if self.request.streaming or final:
+                self._end(lambda: self._send(step), ends=final)
+            if self.request.streaming and not final:
+                self.poll()
+
+    def fail(self, message: str, failure: Failure) -> None:
+        """End the request with an error."""
+        with self._lock:
+            if not self._done:
+                self._end(lambda: self._channel.send_error(message, failure))
+
+    def cancel(self, reason: str = "the request was cancelled") -> None:
+        """End the request at once; the executor drops it before its next token."""
+        self.fail(reason, Failure.CANCELLED)
+
+    def poll(self) -> None:
+        """End the request if its client gave up."""
+        with self._lock:
+            if self._done:
+                return
+            try:
+                gone = self._channel.is_cancelled()
+            except Exception:
+                gone = True
+            if gone:
+                self.cancel()
+
+    def _end(self, send: Callable[[], None], ends: bool = True) -> None:
+        """Send; afterwards the session is over if this `ends` it or the channel broke."""
+        self._done = ends
+        try:
+            send()
+        except Exception:
+            self._done = True
+        if self._done:
+            self._on_end(self)
+
+    def _send(self, step: Step) -> None:
+        final = step.finish is not None
+        text = step.text
+        if not self.request.streaming:
+            text = (self.request.prompt if self.request.echo_prompt else "") + "".join(self._pieces)
+        outputs: dict[str, Any] = {TEXT_OUTPUT.name: text}
+        if final:
+            outputs |= self._details(step)
+        self._channel.send(outputs, final)
+
+    def _details(self, step: Step) -> dict[str, Any]:
+        request, details = self.request, dict[str, Any]()
+        if request.return_finish_reason:
+            details[FINISH_REASON.name] = step.finish
+        if request.return_stop_reason:
+            details[STOP_REASON.name] = step.stop_reason
+        if request.return_cumulative_logprob and step.cumulative_logprob is not None:
+            details[CUMULATIVE_LOGPROB.name] = step.cumulative_logprob
+        if request.return_perf_metrics:
+            details |= self._times | dict(step.metrics)
+        return details
+
+
+class Sessions:
+    """All live requests, at most `limit`. A thread ends those whose clients gave up."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._live: dict[int, Session] = {}
+        self._by_id: dict[str, Session] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="sessions", daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def open(self, request_id: str, request: GenerationRequest, channel: Channel) -> Session:
+        """Register a request.
+
+        Raises `OverloadedError`, or `RequestError` where a live request has the same, non-empty id:
+        a later `stop` could not tell the two apart.
+        """
+        holder = self._by_id.get(request_id) if request_id else None
+        if holder is not None:
+            holder.poll()
+        session = Session(request_id, request, channel, self._forget)
+        with self._lock:
+            if self._closed.is_set():
+                raise OverloadedError("the model is shutting down")
+            if len(self._live) >= self._limit:
+                raise OverloadedError(f"{self._limit} requests are live, the most this model takes")
+            if request_id and request_id in self._by_id:
+                raise RequestError(f"the request id {request_id!r} belongs to a live request")
+            self._live[id(session)] = session
+            if request_id:
+                self._by_id[request_id] = session
+        return session
+
+    def cancel(self, request_id: str) -> bool:
+        """Cancel the live request of that id; False where there is none."""
+        with self._lock:
+            session = self._by_id.get(request_id)
+        if session is None:
+            return False
+        session.cancel()
+        return True
+
+    def close(self) -> None:
+        """Take no more requests and fail the live ones."""
+        self._closed.set()
+        for session in self._snapshot():
+            session.fail("the model is shutting down", Failure.UNAVAILABLE)
+        self._thread.join(timeout=1)
+
+    def _forget(self, session: Session) -> None:
+        with self._lock:
+            self._live.pop(id(session), None)
+            if self._by_id.get(session.request_id) is session:
+                del self._by_id[session.request_id]
+
+    def _snapshot(self) -> list[Session]:
+        with self._lock:
+            return list(self._live.values())
+
+    def _watch(self) -> None:
+        while not self._closed.wait(POLL_SECONDS):
+            for session in self._snapshot():
+                session.poll()

@@ -1,0 +1,1 @@
+"""The model that Triton's Python backend runs, and how it reads requests."""

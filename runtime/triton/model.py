@@ -1,0 +1,122 @@
+"""The model that Triton's Python backend runs: requests in, tokens out, through an executor.
+
+The backend imports `<version>/model.py`, which puts its own directory on `sys.path` and imports
+this module from the copied package there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from ..contract import OUTPUTS, TEXT_OUTPUT
+from ..engine import create_executor, read_settings
+from ..generation import Failure, RequestError
+from ..sessions import OverloadedError, Sessions
+from ..startup_check import require_golden
+from .parsing import is_stop, parse_request
+from .watchdog import Watchdog
+
+CLOSE_SECONDS: Final = 10.0
+"""How long `finalize` waits for the executor. Triton has drained requests before it calls."""
+
+_OUTPUT_TYPES: Final = {tensor.name: tensor.data_type.numpy for tensor in OUTPUTS}
+
+
+class TritonPythonModel:
+    """What the Python backend looks for."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Start the executor. Triton logs what this raises as why the model did not load."""
+        config = json.loads(args["model_config"])
+        parameters = {
+            name: value["string_value"] for name, value in config.get("parameters", {}).items()
+        }
+        settings = read_settings(Path(args["model_repository"]), parameters)
+        self._executor = create_executor(settings)
+        try:
+            require_golden(settings.bundle, self._executor, pb_utils.Logger.log_info)
+        except Exception:
+            self._executor.close(CLOSE_SECONDS)
+            raise
+        self._sessions = Sessions(limit=settings.max_active + settings.max_waiting)
+        self._watchdog = Watchdog(os.getppid())
+        pb_utils.Logger.log_info(
+            f"{config['name']}: the {settings.executor} executor serves {settings.bundle}"
+        )
+
+    def execute(self, requests: list[Any]) -> None:
+        """Start every request and return; answers go through the requests' response senders."""
+        for request in requests:
+            channel = TritonChannel(request.get_response_sender())
+            try:
+                self._start(request, channel)
+            except RequestError as error:
+                channel.send_error(str(error), Failure.INVALID)
+            except OverloadedError as error:
+                channel.send_error(str(error), Failure.UNAVAILABLE)
+            except Exception as error:
+                channel.send_error(f"{type(error).__name__}: {error}", Failure.INTERNAL)
+
+    def is_ready(self) -> bool:
+        """Whether the executor is alive (for backends that know this hook)."""
+        return self._executor.healthy
+
+    def finalize(self) -> None:
+        """Fail what is live and stop the executor, within `CLOSE_SECONDS`."""
+        self._watchdog.dismiss()
+        self._sessions.close()
+        self._executor.close(CLOSE_SECONDS)
+
+    def _start(self, request: Any, channel: TritonChannel) -> None:
+        tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        if is_stop(tensors):
+            self._cancel(request.request_id(), channel)
+            return
+        if not self._executor.healthy:
+            raise OverloadedError("the executor has stopped; restart the server")
+        session = self._sessions.open(request.request_id(), parse_request(tensors), channel)
+        try:
+            self._executor.submit(session.request, session)
+        except Exception as error:
+            session.fail(f"{type(error).__name__}: {error}", Failure.INTERNAL)
+
+    def _cancel(self, request_id: str, channel: TritonChannel) -> None:
+        """Answer a `stop` request with empty text, whether its target still lived or had ended."""
+        if not request_id:
+            raise RequestError("stop needs the request id of the request that is to be cancelled")
+        self._sessions.cancel(request_id)
+        channel.send({TEXT_OUTPUT.name: ""}, final=True)
+
+
+class TritonChannel:
+    """A request's response sender as a `sessions.Channel`."""
+
+    def __init__(self, sender: Any) -> None:
+        self._sender = sender
+
+    def send(self, outputs: dict[str, Any], final: bool) -> None:
+        """Send tensors of shape [1], typed as `config.pbtxt` declares them."""
+        tensors = []
+        for name, value in outputs.items():
+            element = value.encode() if isinstance(value, str) else value
+            tensors.append(pb_utils.Tensor(name, np.array([element], dtype=_OUTPUT_TYPES[name])))
+        self._respond(pb_utils.InferenceResponse(tensors), final)
+
+    def send_error(self, message: str, failure: Failure) -> None:
+        """Send an error and nothing after it."""
+        error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, failure.value))
+        self._respond(pb_utils.InferenceResponse([], error), final=True)
+
+    def is_cancelled(self) -> bool:
+        """Whether the client closed its stream or connection."""
+        return bool(self._sender.is_cancelled())
+
+    def _respond(self, response: Any, final: bool) -> None:
+        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+        self._sender.send(response, flags)

@@ -1,0 +1,336 @@
+"""Write the pages of `docs/` that follow from the code: `docs/gpus.md` and `docs/reference/`.
+
+    python scripts/generate_reference.py [--out DIRECTORY]     # `make docs`
+
+A page states only what the program prints or its tables hold, so that a test can compare the pages
+with the code (`tests/docs/test_reference.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+# Help and tables depend on the terminal: all pages are made for one of this width.
+os.environ |= {"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}
+
+import typer
+
+from nemotron_deploy.cli import app, run
+from nemotron_deploy.core import errors
+from nemotron_deploy.model.catalog import gpus
+from nemotron_deploy.model.spec import Gpu
+from nemotron_deploy.runtime import contract
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+MADE = "<!-- Made by scripts/generate_reference.py from the code. Do not edit; run `make docs`. -->"
+
+EXIT_CODES = {
+    0: "Success.",
+    1: "An unforeseen error. The message names a file with the traceback: please report it.",
+    2: "The command line itself is wrong: an unknown command, option, GPU, format or value.",
+    3: "A support rule refuses, or the model does not fit. The message names alternatives.",
+    4: "Bad input: a file, tensor, port, server or package that the command needs cannot be used.",
+    5: "A check failed: a digest, a manifest, an objective, or outputs of a server.",
+    130: "Interrupted with Ctrl-C. Finished parts are kept.",
+    143: "Terminated by SIGTERM. Finished parts are kept.",
+}
+
+Pages = dict[str, str]
+"""The text of each page by its path below `docs/`."""
+
+
+def main() -> None:
+    """Write all pages below `--out`, by default the repository's `docs/`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=DOCS)
+    out: Path = parser.parse_args().out
+    for name, text in pages().items():
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def pages() -> Pages:
+    """Every generated page."""
+    made = {
+        "gpus.md": gpus_page(),
+        "reference/commands.md": commands_page(),
+        "reference/support.md": support_page(),
+        **contract_pages(),
+    }
+    return {**made, "reference/index.md": index_page(made)}
+
+
+def page(title: str, *parts: str) -> str:
+    """A page from its title and its paragraphs, tables and sections."""
+    return "\n\n".join([f"# {title}", MADE, *parts]) + "\n"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    cells = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in cells)
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def code(value: object) -> str:
+    """`value` as inline code; nothing for an empty value."""
+    return f"`{value}`" if value else ""
+
+
+def block(text: str) -> str:
+    """`text` as a fenced block."""
+    lines = "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
+    return f"```text\n{lines}\n```"
+
+
+def output(*arguments: str) -> str:
+    """What `nemo-deploy ARGUMENTS` prints on standard output."""
+    captured = io.StringIO()
+    with redirect_stdout(captured):
+        run(list(arguments))
+    return captured.getvalue()
+
+
+def commands_page() -> str:
+    """Every command's help, and the exit codes."""
+    names = list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    sections = [f"## {name}\n\n{block(output(name, '--help'))}" for name in names]
+    kinds = [errors.NemoDeployError, *errors.NemoDeployError.__subclasses__()]
+    assert {kind.exit_code for kind in kinds} <= set(EXIT_CODES)
+    return page(
+        "Commands",
+        f"The help of each command, {os.environ['COLUMNS']} columns wide.",
+        block(output("--help")),
+        *sections,
+        "## Exit codes",
+        table(("code", "meaning"), EXIT_CODES.items()),
+    )
+
+
+@cache
+def formats() -> list[str]:
+    """The values of `--quant`."""
+    cells = json.loads(output("plan", "--matrix", "--json"))["cells"]
+    return list(dict.fromkeys(cell["quant"] for cell in cells))
+
+
+def planned(gpu: Gpu, quant: str, *more: str) -> dict[str, Any]:
+    """What `nemo-deploy plan` answers, as JSON."""
+    found: dict[str, Any] = json.loads(
+        output("plan", "--gpu", gpu.key, "--quant", quant, *more, "--json")
+    )
+    return found
+
+
+def support_page() -> str:
+    """Which rule decides for which GPU and format, what it rests on, and when it was checked."""
+    decisions = [
+        [f"{gpu.name} ({code(gpu.key)}, SM{gpu.sm})"]
+        + [
+            f"[{plan['rule']}](#{plan['rule']}) {plan['status']}"
+            for plan in (planned(gpu, quant, "--checkpoint", "tiny") for quant in formats())
+        ]
+        for gpu in gpus().values()
+    ]
+    (path,) = ROOT.glob("build/**/rules.json")
+    tables = json.loads(path.read_text(encoding="utf-8"))
+    rules = tables.pop("rules")
+    (versions,) = (rows for rows in tables.values() if isinstance(rows, list))
+    return page(
+        "Support rules",
+        "For a GPU and a format, `nemo-deploy plan` uses the first rule that matches. A rule says "
+        "who can serve the format, or why nobody can. `read` means that the source was read, `run` "
+        "that it was tried on such a GPU. Whether the model fits into memory is decided "
+        "afterwards; [the recipes](../gpus.md) show both.",
+        "## Rules for TensorRT-LLM in Triton images",
+        "Models with dense MLPs follow [int4-dense](#int4-dense) for INT4 instead.",
+        table(("GPU", *formats()), decisions),
+        "## TensorRT-LLM versions",
+        "Bundles are built for the first range. `plan --trtllm` asks about the others.",
+        *(_row_section(row) for row in versions),
+        "## All rules",
+        f"Rules are tried in this order. They are in {code(path.relative_to(ROOT))}.",
+        *(_row_section(row) for row in rules),
+    )
+
+
+def _row_section(row: dict[str, Any]) -> str:
+    """A row of the rules: its reason, and a table of its other fields."""
+    reason = row.get("reason", "").replace("{sm}", "…")
+    facts = [(key, _value(value)) for key, value in row.items() if key not in ("key", "reason")]
+    parts = [f"### {row['key']}", reason, table(("field", "value"), facts)]
+    return "\n\n".join(filter(None, parts))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return "; ".join(map(_value, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(item)}" for key, item in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def gpus_page() -> str:
+    """A recipe for each GPU: what runs, the command, memory, and what was tested."""
+    return page(
+        "Recipes per GPU",
+        "What `nemo-deploy` answers for Nemotron 3 Nano 30B-A3B on each GPU it knows: one GPU "
+        "where the model fits, otherwise the smallest number of them. *Sequences* is the "
+        "largest number of sequences of 32,768 tokens that fit. *Tokens/s* is the estimated output "
+        "of the server at 1024 input and 256 output tokens and the configured concurrency; it was "
+        "not measured ([how it is computed](planner.md#speed), [what has run](hardware.md)). "
+        "Another model or workload: `nemo-deploy plan --gpu GPU --checkpoint MODEL`.",
+        *(_recipe(gpu) for gpu in gpus().values()),
+    )
+
+
+def _recipe(gpu: Gpu) -> str:
+    plans = [_smallest(gpu, quant) for quant in formats()]
+    rows = [
+        (
+            code(plan["quant"]["requested"]),
+            plan["gpus"],
+            f"{plan['weights_bytes'] / 1e9:.1f} GB",
+            plan["max_concurrency"],
+            f"{plan['estimate']['output_tokens_per_s']:,.0f}",
+            f"[{plan['rule']}](reference/support.md#{plan['rule']})",
+        )
+        for plan in plans
+        if plan["supported"]
+    ]
+    refused = [plan for plan in plans if not plan["supported"]]
+    tested: dict[str, list[str]] = {}
+    for plan in plans:
+        if plan["supported"]:
+            tested.setdefault(plan["tried"], []).append(plan["quant"]["requested"])
+    builds = [_build_command(plan) for plan in plans if plan["supported"]]
+    labels = " or ".join(map(code, gpu.product_labels))
+    clouds = ", ".join(code(name) for name in gpu.aliases if "*" in name)
+    return "\n\n".join(
+        [
+            f"## {gpu.name}",
+            f"`--gpu {gpu.key}`: {gpu.memory_bytes / 2**30:.0f} GiB, SM{gpu.sm}. Pods run on nodes "
+            f"whose label `nvidia.com/gpu.product` is {labels}."
+            + (f" Cloud machines with this GPU: {clouds}." if clouds else ""),
+            table(("format", "GPUs", "weights", "sequences", "tokens/s", "rule"), rows),
+            "```sh\n" + "\n".join(builds) + "\n```",
+            "\n".join(
+                [f"- {' and '.join(map(code, keys))}: {text}" for text, keys in tested.items()]
+                + [
+                    f"- {code(plan['quant']['requested'])} is refused "
+                    f"([{plan['rule']}](reference/support.md#{plan['rule']})): "
+                    + " ".join(plan["reasons"])
+                    for plan in refused
+                ]
+            ),
+        ]
+    )
+
+
+def _smallest(gpu: Gpu, quant: str) -> dict[str, Any]:
+    """The plan on the smallest number of GPUs that fits, or on one GPU where a rule refuses."""
+    plan: dict[str, Any] = {}
+    for count in (1, 2, 4, 8):
+        plan = planned(gpu, quant, "--gpus", str(count))
+        if plan["rule"] != "memory":
+            break
+    return plan
+
+
+def _build_command(plan: dict[str, Any]) -> str:
+    count = f" --gpus {plan['gpus']}" if plan["gpus"] > 1 else ""
+    return f"nemo-deploy build --gpu {plan['gpu']} --quant {plan['quant']['requested']}{count}"
+
+
+def contract_pages() -> Pages:
+    """Tensors, environment variables and metrics, from the runtime's contract."""
+    return {
+        "reference/tensors.md": page(
+            "Tensors",
+            "The served model has the tensors of TensorRT-LLM's own Triton model. Dimension -1 is "
+            "any size.",
+            "## Inputs",
+            _tensors(contract.INPUTS),
+            "## Outputs",
+            _tensors(contract.OUTPUTS),
+            "## Ports",
+            table(
+                ("port", "number", "meaning"),
+                [(code(row.name), row.number, row.meaning) for row in contract.PORTS],
+            ),
+        ),
+        "reference/environment.md": page(
+            "Environment variables",
+            "Every environment variable that nemo-deploy or its servers read or set. A child "
+            "process receives a variable from its parent only where the last column says yes.",
+            table(
+                ("variable", "meaning", "default", "passed on"),
+                [
+                    (code(row.name), row.meaning, row.default, "yes" if row.passed else "no")
+                    for row in contract.VARIABLES
+                ],
+            ),
+        ),
+        "reference/metrics.md": page(
+            "Metrics",
+            "The metrics port also reports Triton's own metrics, whose names begin with `nv_`.",
+            table(
+                ("metric", "type", "meaning"),
+                [(code(row.name), row.type, row.help) for row in contract.METRICS],
+            )
+            if contract.METRICS
+            else "The served model adds no metrics of its own yet.",
+        ),
+    }
+
+
+def _tensors(rows: Iterable[Any]) -> str:
+    return table(
+        ("tensor", "type", "dimensions", "optional", "meaning"),
+        [
+            (
+                code(row.name),
+                row.data_type.wire,
+                list(row.dims),
+                "yes" if row.optional else "no",
+                row.meaning,
+            )
+            for row in rows
+        ],
+    )
+
+
+def index_page(made: Pages) -> str:
+    """Links to every page of the reference, and to the JSON schemas."""
+    names = [name.removeprefix("reference/") for name in made if name.startswith("reference/")]
+    written = sorted(path.name for path in (DOCS / "reference").glob("*.md"))
+    titles = {name: made[f"reference/{name}"].splitlines()[0][2:] for name in names}
+    for name in written:
+        if name not in titles and name != "index.md":
+            text = (DOCS / "reference" / name).read_text(encoding="utf-8")
+            titles[name] = text.splitlines()[0][2:]
+    schemas = sorted((DOCS / "reference" / "schemas").glob("*.json"))
+    parts = ["\n".join(f"- [{title}]({name})" for name, title in sorted(titles.items()))]
+    if schemas:
+        parts.append("## JSON schemas")
+        parts.append("\n".join(f"- [{path.stem}](schemas/{path.name})" for path in schemas))
+    return page("Reference", *parts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A FAKE of what Triton's Python backend hands to a model; the real one exists only in its stub.
+
+Names and signatures follow triton-inference-server/python_backend, README.md @main ("Usage",
+"Decoupled mode", "Error Handling", "Request Cancellation Handling"); tests/e2e runs the real one.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+
+
+class TritonError:
+    (
+        UNKNOWN,
+        INTERNAL,
+        NOT_FOUND,
+        INVALID_ARG,
+        UNAVAILABLE,
+        UNSUPPORTED,
+        ALREADY_EXISTS,
+        CANCELLED,
+    ) = range(8)
+
+    def __init__(self, message, code=INTERNAL):
+        self._message, self._code = message, code
+
+    def message(self):
+        return self._message
+
+    def code(self):
+        return self._code
+
+
+class Tensor:
+    def __init__(self, name, array):
+        self._name, self._array = name, array
+
+    def name(self):
+        return self._name
+
+    def as_numpy(self):
+        return self._array
+
+
+@dataclass
+class InferenceResponse:
+    tensors: list[Any] = field(default_factory=list)
+    error: TritonError | None = None
+
+    def texts(self):
+        return {tensor.name(): tensor.as_numpy().tolist()[0] for tensor in self.tensors}
+
+
+class ResponseSender:
+    """Refuses to be used after its final response, as the real one does."""
+
+    def __init__(self):
+        self.sent = []
+        self.closed = False
+        self.gone = False
+
+    def send(self, response, flags=0):
+        if self.closed:
+            raise RuntimeError("Unable to send response. Response sender has been closed.")
+        self.sent.append((response, flags))
+        self.closed = flags == TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+    def is_cancelled(self):
+        return self.gone
+
+
+class InferenceRequest:
+    def __init__(self, tensors, request_id=""):
+        self._tensors, self._id = tensors, request_id
+        self.sender = ResponseSender()
+
+    def inputs(self):
+        return [Tensor(name, array) for name, array in self._tensors.items()]
+
+    def request_id(self):
+        return self._id
+
+    def get_response_sender(self):
+        return self.sender
+
+
+class Logger:
+    @staticmethod
+    def log_info(message):
+        pass

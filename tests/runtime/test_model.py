@@ -1,0 +1,159 @@
+"""model.py as Triton's stub would drive it (fakes/triton_python_backend_utils), real executor."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from nemotron_deploy.runtime.generation import StartError
+
+pytestmark = pytest.mark.usefixtures("fakes", "watchdogs")
+
+
+@pytest.fixture
+def watchdogs(monkeypatch):
+    """FAKE: the real one would end this process' parent. Collects what is not dismissed."""
+    alive = []
+
+    class FakeWatchdog:
+        def __init__(self, server):
+            alive.append(self)
+
+        def dismiss(self):
+            alive.remove(self)
+
+    monkeypatch.setattr("nemotron_deploy.runtime.triton.watchdog.Watchdog", FakeWatchdog)
+    return alive
+
+
+def _initialize(root, /, **parameters):
+    module = importlib.import_module("nemotron_deploy.runtime.triton.model")
+    model = module.TritonPythonModel()
+    values = {"bundle": "../..", "executor": "reference", "max_active": "2", "max_waiting": "2"}
+    config = {
+        "name": "tiny",
+        "parameters": {k: {"string_value": v} for k, v in {**values, **parameters}.items()},
+    }
+    directory = root / "model_repository" / "tiny"
+    model.initialize({"model_config": json.dumps(config), "model_repository": str(directory)})
+    return model
+
+
+@pytest.fixture
+def model(bundle):
+    model = _initialize(bundle)
+    yield model
+    model.finalize()
+
+
+@pytest.fixture
+def request_of(tensors):
+    import triton_python_backend_utils as pb_utils
+
+    def build(*args, request_id="", **values):
+        return pb_utils.InferenceRequest(tensors(*args, **values), request_id)
+
+    return build
+
+
+def _error(request):
+    response, flags = request.sender.sent[-1]
+    assert flags == 1
+    return response.error
+
+
+def test_streamed_and_whole_answers_agree(model, request_of, eventually):
+    streamed = request_of("Monday", streaming=True, max_tokens=8)
+    whole = request_of("Monday", max_tokens=8, return_finish_reason=True)
+    assert model.execute([streamed, whole]) is None
+    eventually(lambda: streamed.sender.closed and whole.sender.closed)
+    pieces = [response.texts()["text_output"] for response, _ in streamed.sender.sent]
+    assert [flags for _, flags in streamed.sender.sent] == [0] * (len(pieces) - 1) + [1]
+    ((response, _),) = whole.sender.sent
+    assert response.texts()["text_output"] == b"".join(pieces)
+    assert response.texts()["finish_reason"] in (b"length", b"stop")
+
+
+def test_outputs_have_the_declared_types(model, request_of, eventually):
+    request = request_of(
+        "Monday", max_tokens=3, return_cumulative_logprob=True, return_perf_metrics=True
+    )
+    model.execute([request])
+    eventually(lambda: request.sender.closed)
+    types = {t.name(): t.as_numpy().dtype for t in request.sender.sent[0][0].tensors}
+    assert types["cumulative_logprob"] == np.float32
+    assert types["first_scheduled_time_ns"] == types["last_token_time_ns"] == np.int64
+
+
+def test_bad_requests_are_refused_and_the_model_lives_on(model, request_of, eventually):
+    import triton_python_backend_utils as pb_utils
+
+    bad = [request_of("x", best_of=2), request_of(""), request_of("x", max_tokens=10**6)]
+    good = request_of("Monday", max_tokens=2)
+    model.execute([*bad, good])
+    eventually(lambda: all(request.sender.closed for request in [*bad, good]))
+    assert [_error(request).code() for request in bad] == [pb_utils.TritonError.INVALID_ARG] * 3
+    assert good.sender.sent[-1][0].error is None
+    assert model.is_ready()
+
+
+def test_stop_cancels_by_id(model, request_of, eventually):
+    import triton_python_backend_utils as pb_utils
+
+    target = request_of("Monday", streaming=True, max_tokens=400, seed=1, request_id="7")
+    stop = pb_utils.InferenceRequest({"stop": np.array([True])}, "7")
+    model.execute([target, stop])
+    assert stop.sender.closed
+    assert stop.sender.sent[0][0].error is None
+    assert target.sender.closed
+    nameless = pb_utils.InferenceRequest({"stop": np.array([True])})
+    again = pb_utils.InferenceRequest({"stop": np.array([True])}, "7")
+    model.execute([nameless, again])
+    assert _error(nameless).code() == pb_utils.TritonError.INVALID_ARG
+    assert again.sender.sent[0][0].error is None
+
+
+def test_more_than_the_model_takes_is_refused(model, request_of):
+    import triton_python_backend_utils as pb_utils
+
+    requests = [request_of("Monday", max_tokens=400, top_k=0, temperature=50.0) for _ in range(6)]
+    model.execute(requests)
+    refused = [r for r in requests if r.sender.closed and r.sender.sent[-1][0].error]
+    assert len(refused) >= 1
+    assert _error(refused[0]).code() == pb_utils.TritonError.UNAVAILABLE
+
+
+def test_finalize_fails_what_is_live(bundle, request_of, watchdogs):
+    import triton_python_backend_utils as pb_utils
+
+    model = _initialize(bundle)
+    request = request_of("Monday", max_tokens=400, temperature=50.0)
+    model.execute([request])
+    assert len(watchdogs) == 1
+    model.finalize()
+    assert watchdogs == []
+    assert _error(request).code() == pb_utils.TritonError.UNAVAILABLE
+    assert not model.is_ready()
+    late = request_of("Monday")
+    model.execute([late])
+    assert _error(late).code() == pb_utils.TritonError.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"executor": "vllm"}, "must be one of trtllm, reference, got 'vllm'"),
+        ({"bundle": "."}, "is no bundle"),
+        ({"max_active": "0"}, "`max_active` must be a whole number above 0"),
+    ],
+)
+def test_wrong_parameters_stop_the_start(bundle, parameters, said):
+    with pytest.raises(StartError, match=said):
+        _initialize(bundle, **parameters)
+
+
+def test_the_environment_overrides_the_executor(bundle, monkeypatch):
+    monkeypatch.setenv("NEMO_DEPLOY_EXECUTOR", "nonsense")
+    with pytest.raises(StartError, match="got 'nonsense'"):
+        _initialize(bundle)

@@ -1,0 +1,171 @@
+"""Exactly one final response in every path."""
+
+import threading
+
+import pytest
+
+from nemotron_deploy.runtime.generation import (
+    Failure,
+    GenerationRequest,
+    RequestError,
+    Step,
+)
+from nemotron_deploy.runtime.sessions import OverloadedError, Sessions
+
+
+class Channel:
+    """Records; counts final responses; can hang up or break."""
+
+    def __init__(self):
+        self.sent, self.finals, self.error = [], 0, None
+        self.gone = self.broken = False
+
+    def send(self, outputs, final):
+        if self.broken:
+            raise BrokenPipeError
+        self.sent.append(outputs)
+        self.finals += final
+
+    def send_error(self, message, failure):
+        if self.broken:
+            raise BrokenPipeError
+        self.error = (message, failure)
+        self.finals += 1
+
+    def is_cancelled(self):
+        return self.gone
+
+
+@pytest.fixture
+def sessions():
+    sessions = Sessions(limit=3)
+    yield sessions
+    sessions.close()
+
+
+def _open(sessions, request_id="", **fields):
+    channel = Channel()
+    return sessions.open(request_id, GenerationRequest("Hi", **fields), channel), channel
+
+
+def test_streaming_sends_every_token_and_marks_the_last(sessions):
+    session, channel = _open(sessions, streaming=True, return_finish_reason=True)
+    session.step(Step("a"))
+    session.step(Step(""))
+    session.step(Step("b", "stop"))
+    assert channel.sent == [
+        {"text_output": "a"},
+        {"text_output": ""},
+        {"text_output": "b", "finish_reason": "stop"},
+    ]
+    assert channel.finals == 1
+    assert len(sessions) == 0
+
+
+def test_not_streaming_sends_one_whole_answer(sessions):
+    session, channel = _open(
+        sessions, echo_prompt=True, return_stop_reason=True, return_cumulative_logprob=True
+    )
+    session.step(Step("a"))
+    session.step(Step("b", "stop", "\n", -1.5))
+    assert channel.sent == [
+        {"text_output": "Hiab", "stop_reason": "\n", "cumulative_logprob": -1.5}
+    ]
+
+
+def test_measured_times_are_ordered_and_the_executors_own_win(sessions):
+    session, channel = _open(sessions, return_perf_metrics=True)
+    session.step(Step("a"))
+    session.step(Step("b", "stop", metrics={"first_scheduled_time_ns": 7}))
+    sent = channel.sent[0]
+    assert sent["arrival_time_ns"] <= sent["first_token_time_ns"] <= sent["last_token_time_ns"]
+    assert sent["first_scheduled_time_ns"] == 7
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_nothing_follows_the_end(sessions, streaming):
+    session, channel = _open(sessions, streaming=streaming)
+    session.cancel()
+    session.step(Step("late", "stop"))
+    session.fail("later", Failure.INTERNAL)
+    session.cancel()
+    assert session.done
+    assert channel.finals == 1
+    assert channel.error[1] is Failure.CANCELLED
+    assert channel.sent == []
+
+
+def test_stop_ends_the_request_of_that_id_and_only_it(sessions):
+    one, channel_one = _open(sessions, "1")
+    two, channel_two = _open(sessions, "2")
+    assert sessions.cancel("1")
+    assert not sessions.cancel("1")
+    assert not sessions.cancel("3")
+    assert (one.done, two.done) == (True, False)
+    assert (channel_one.finals, channel_two.finals) == (1, 0)
+
+
+def test_a_live_id_is_refused_and_free_again_afterwards(sessions):
+    session, channel = _open(sessions, "same")
+    with pytest.raises(RequestError, match="belongs to a live request"):
+        _open(sessions, "same")
+    channel.gone = True
+    _, second = _open(sessions, "same")
+    assert session.done
+    assert second.finals == 0
+    session.cancel()
+    assert sessions.cancel("same"), "the first holder's end must not free the second's id"
+
+
+def test_requests_without_an_id_never_collide(sessions):
+    _open(sessions)
+    _open(sessions)
+    assert len(sessions) == 2
+
+
+def test_more_than_the_limit_is_refused(sessions):
+    for _ in range(3):
+        _open(sessions)
+    with pytest.raises(OverloadedError, match="3 requests are live"):
+        _open(sessions)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_client_that_hangs_up_is_noticed(sessions, eventually, streaming):
+    session, channel = _open(sessions, streaming=streaming)
+    channel.gone = True
+    eventually(lambda: session.done)
+    assert channel.finals == 1
+    assert len(sessions) == 0
+
+
+def test_a_channel_that_breaks_ends_its_request_only(sessions):
+    broken, channel = _open(sessions, streaming=True)
+    other, _ = _open(sessions, streaming=True)
+    channel.broken = True
+    broken.step(Step("a"))
+    assert (broken.done, other.done) == (True, False)
+    assert len(sessions) == 1
+
+
+def test_close_fails_what_is_live_and_takes_no_more(sessions):
+    _, channel = _open(sessions)
+    sessions.close()
+    assert channel.error == ("the model is shutting down", Failure.UNAVAILABLE)
+    with pytest.raises(OverloadedError, match="shutting down"):
+        _open(sessions)
+
+
+def test_racing_ends_send_one_final(sessions):
+    for _ in range(50):
+        session, channel = _open(sessions, "id", streaming=True)
+        racers = [
+            threading.Thread(target=session.step, args=(Step("x", "stop"),)),
+            threading.Thread(target=sessions.cancel, args=("id",)),
+            threading.Thread(target=session.fail, args=("no", Failure.INTERNAL)),
+        ]
+        for racer in racers:
+            racer.start()
+        for racer in racers:
+            racer.join()
+        assert channel.finals == 1

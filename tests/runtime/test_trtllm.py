@@ -1,0 +1,177 @@
+"""The production executor against a labelled fake of tensorrt_llm (fakes/tensorrt_llm)."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemotron_deploy.runtime.engine import read_engine, read_llm_args
+from nemotron_deploy.runtime.executors.trtllm import (
+    TrtllmExecutor,
+    require_compatible,
+    sampling_arguments,
+)
+from nemotron_deploy.runtime.generation import Failure, GenerationRequest, StartError
+
+pytestmark = pytest.mark.usefixtures("fakes", "hopper")
+
+
+@pytest.fixture
+def executor(bundle):
+    executor = TrtllmExecutor(bundle, read_llm_args(bundle), read_engine(bundle))
+    yield executor
+    executor.close(5)
+
+
+@pytest.fixture
+def llm(executor):
+    import tensorrt_llm
+
+    return tensorrt_llm.LLM.instances[-1]
+
+
+def test_llm_gets_the_bundles_arguments(bundle, llm):
+    assert llm.model == str(bundle / "checkpoint")
+    assert llm.kwargs == {"backend": "pytorch", "max_seq_len": 512}
+
+
+def test_streaming_hands_over_each_token(executor, new_sink, eventually):
+    sink = new_sink()
+    request = GenerationRequest("abc", max_tokens=5, streaming=True, return_cumulative_logprob=True)
+    executor.submit(request, sink)
+    eventually(lambda: sink.done)
+    assert [step.text for step in sink.steps] == ["a", "b", "c", "a", "b"]
+    assert sink.finish == "length"
+    assert sink.steps[-1].cumulative_logprob == -2.5
+
+
+def test_not_streaming_hands_over_the_whole_answer_once(executor, new_sink, eventually):
+    sink = new_sink()
+    executor.submit(GenerationRequest("abc", max_tokens=5), sink)
+    eventually(lambda: sink.done)
+    assert [step.text for step in sink.steps] == ["abcab"]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_cancelling_aborts_the_generation(executor, llm, new_sink, eventually, streaming):
+    sink = new_sink()
+    executor.submit(GenerationRequest("abc", max_tokens=10**6, streaming=streaming), sink)
+    eventually(lambda: llm.requests)
+    sink.cancelled = True
+    eventually(lambda: llm.requests[0].was_aborted and llm.requests[0].finished)
+
+
+def test_a_request_that_fails_in_the_engine_fails_alone(executor, new_sink, eventually):
+    broken, good = new_sink(), new_sink()
+    executor.submit(GenerationRequest("boom"), broken)
+    executor.submit(GenerationRequest("ok", max_tokens=2), good)
+    eventually(lambda: broken.done and good.done)
+    assert broken.failure[1] is Failure.INTERNAL
+    assert "illegal memory access" in broken.failure[0]
+    assert good.text == "ok"
+    assert executor.healthy
+
+
+def test_close_shuts_the_engine_down(executor, llm):
+    executor.close(5)
+    assert llm.is_shut_down
+    assert not executor.healthy
+
+
+def test_sampling_arguments_fit_the_fakes_signature():
+    import tensorrt_llm
+
+    request = GenerationRequest(
+        "x", max_tokens=3, temperature=0.5, top_k=4, top_p=0.5, seed=9, stop=("\n",),
+        frequency_penalty=1.0, presence_penalty=2.0, return_cumulative_logprob=True,
+    )  # fmt: skip
+    params = tensorrt_llm.SamplingParams(**sampling_arguments(request))
+    assert (params.temperature, params.top_k, params.top_p, params.seed) == (0.5, 4, 0.5, 9)
+    assert (params.stop, params.logprobs, params.exclude_input_from_output) == (["\n"], 1, True)
+    greedy = tensorrt_llm.SamplingParams(**sampling_arguments(GenerationRequest("x")))
+    assert (greedy.temperature, greedy.top_k, greedy.top_p) == (None, 1, None)
+
+
+def _engine(**changes):
+    return {
+        "gpu": "h100", "sm": 90, "gpus": 1, "trtllm_versions": ">=1.2.1,<1.3", "needs": [],
+        "plugin": None, **changes,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"needs": ["an INT4 MoE kernel"]}, "needs what no released TensorRT-LLM has: an INT4 MoE"),
+        ({"trtllm_versions": ">=1.3"}, "built for TensorRT-LLM >=1.3, but 1.2.1 is installed"),
+        ({"sm": 80, "gpu": "a100"}, r"built for a100 \(SM80\), but the GPU here is SM90"),
+        ({"gpus": 2}, r"needs 2 GPU\(s\), but 1 can be seen"),
+    ],
+)
+def test_refusals_are_one_line(changes, said):
+    with pytest.raises(StartError, match=said) as caught:
+        require_compatible(_engine(**changes))
+    assert "\n" not in str(caught.value)
+    require_compatible(_engine())
+
+
+def test_without_the_package_the_message_says_what_to_do(monkeypatch):
+    import importlib.metadata
+
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    with pytest.raises(StartError, match="NEMO_DEPLOY_EXECUTOR=reference"):
+        require_compatible(_engine())
+
+
+def test_the_plugin_is_imported_before_the_engine_starts(bundle, monkeypatch):
+    for name in ("TLLM_WORKER_USE_SINGLE_PROCESS", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    plugin = bundle / "engine" / "plugin" / "test_plugin_of_ours"
+    plugin.mkdir(parents=True)
+    (plugin / "__init__.py").write_text("""
+import sys
+assert "tensorrt_llm" not in sys.modules
+def checkpoint_view(checkpoint, into):
+    (into / "made").write_text(str(checkpoint))
+    return into
+""")
+    path = bundle / "engine" / "engine.json"
+    path.write_text(json.dumps(_engine(plugin="test_plugin_of_ours")))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    executor = TrtllmExecutor(bundle, read_llm_args(bundle), read_engine(bundle))
+    import tensorrt_llm
+
+    shown = Path(tensorrt_llm.LLM.instances[-1].model)
+    assert (shown / "made").read_text() == str(bundle / "checkpoint")
+    executor.close(5)
+    assert not shown.exists()
+    assert os.environ["TLLM_WORKER_USE_SINGLE_PROCESS"] == "1"
+    assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(plugin.parent)
+    assert not list(plugin.rglob("__pycache__"))
+    path.write_text(json.dumps(_engine(plugin="no_such_plugin")))
+    with pytest.raises(StartError, match="no_such_plugin: cannot be used: No module named"):
+        TrtllmExecutor(bundle, read_llm_args(bundle), read_engine(bundle))
+
+
+def test_more_gpus_mean_workers_of_their_own(bundle, monkeypatch):
+    """They import the plugin by its name, and must not share this process."""
+    monkeypatch.setenv("TLLM_WORKER_USE_SINGLE_PROCESS", "")
+    monkeypatch.delenv("TLLM_WORKER_USE_SINGLE_PROCESS")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    plugin = bundle / "engine" / "plugin" / "test_plugin_for_two"
+    plugin.mkdir(parents=True)
+    (plugin / "__init__.py").write_text("def checkpoint_view(checkpoint, into):\n    return into\n")
+    path = bundle / "engine" / "engine.json"
+    path.write_text(json.dumps(_engine(plugin="test_plugin_for_two", gpus=2)))
+    TrtllmExecutor(bundle, read_llm_args(bundle), read_engine(bundle)).close(5)
+    assert "TLLM_WORKER_USE_SINGLE_PROCESS" not in os.environ
+    assert os.environ["PYTHONPATH"] == f"{plugin.parent}{os.pathsep}/elsewhere"

@@ -1,1 +1,0 @@
-"""The Triton model and its executors. Copied into repositories; imports nothing else of ours."""

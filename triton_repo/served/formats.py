@@ -1,1 +1,0 @@
-../../quantize/formats.py
