@@ -38,14 +38,14 @@ SOURCES: Final = {
     "engine": (
         "api/golden.py",
         "build/engines",
-        "triton_repo/recording.py",
-        "runtime/formats.py",
-        "runtime/golden.py",
         "runtime/executors/loading.py",
         "runtime/executors/reference.py",
+        "runtime/formats.py",
+        "runtime/golden.py",
+        "triton_repo/recording.py",
     ),
-    "model_repository": ("triton_repo/repository.py", "runtime"),
-    "k8s": ("k8s",),
+    "model_repository": ("runtime", "triton_repo/repository.py"),
+    "k8s": ("k8s", "runtime/check_bundle.py", "runtime/contract.py"),
 }
 """The code that writes each generated stage or is copied into it: a change there, and no other
 change of this package, has the stage made again."""

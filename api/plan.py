@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -252,8 +251,10 @@ def _reached(asked: Question, model: Model, target: Gpu, quant: Quant) -> Effici
     planned = planner.Planner(model, asked.workload, trtllm=asked.trtllm)
     if path is None or planned.plan(target, quant).estimate is None:
         return DEFAULT
+    from ..loadtest.report import read_report
+
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_report(path)
         levels = [
             _measured(run)
             for run in report["runs"]

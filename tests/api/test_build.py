@@ -123,8 +123,8 @@ def test_any_change_fails_verification(bf16: Path, name: str, check: str) -> Non
 
 def test_one_changed_stage_alone_is_made_again(bf16: Path) -> None:
     (bf16 / "engine" / "llm_args.yaml").unlink()
-    record = make(job(bf16, quant="bf16"))
-    assert (record.made, record.kept) == (
+    result = make(job(bf16, quant="bf16"))
+    assert (result.made, result.kept) == (
         ("engine",),
         ("checkpoint", "model_repository", "k8s"),
     )
@@ -163,45 +163,39 @@ def test_a_stage_is_made_again_exactly_when_its_own_code_changed(
     assert not failing(out)
 
 
-def test_a_new_version_makes_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "tiny-h100-bf16"
-    make(job(out, quant="bf16"))
-    record = (out / "bundle.json").read_bytes()
+def test_a_new_version_makes_nothing_again(bf16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = (bf16 / "bundle.json").read_bytes()
     monkeypatch.setattr("nemotron_deploy.__version__", "9.9")
     monkeypatch.setattr("nemotron_deploy.core.record.MADE_BY", "nemo-deploy 9.9")
     monkeypatch.setattr("nemotron_deploy.core.bundle.MADE_BY", "nemo-deploy 9.9")
-    assert make(job(out, quant="bf16")).made == ()
-    assert (out / "bundle.json").read_bytes() == record
-    (out / "k8s" / "kustomization.yaml").unlink()
-    assert make(job(out, quant="bf16")).made == ("k8s",)
-    written = json.loads((out / "bundle.json").read_text())
+    assert make(job(bf16, quant="bf16")).made == ()
+    assert (bf16 / "bundle.json").read_bytes() == record
+    (bf16 / "k8s" / "kustomization.yaml").unlink()
+    assert make(job(bf16, quant="bf16")).made == ("k8s",)
+    written = json.loads((bf16 / "bundle.json").read_text())
     assert written["made_by"] == written["stages"]["k8s"]["made_by"] == "nemo-deploy 9.9"
     assert written["stages"]["checkpoint"]["made_by"] == f"nemo-deploy {__version__}"
 
 
 def test_another_encoding_makes_the_checkpoint_again_and_what_depends_on_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bf16: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "tiny-h100-bf16"
-    make(job(out, quant="bf16"))
-    monkeypatch.setattr("nemotron_deploy.api.build.ENCODING", 2)
-    assert make(job(out, quant="bf16")).made == ("checkpoint", "engine")
-    assert Bundle.open(out).record.stages["checkpoint"].maker == "encoding 2"
+    monkeypatch.setattr(sys.modules[make.__module__], "ENCODING", 2)
+    assert make(job(bf16, quant="bf16")).made == ("checkpoint", "engine")
+    assert Bundle.open(bf16).record.stages["checkpoint"].maker == "encoding 2"
 
 
-def test_a_bundle_of_an_older_schema_verifies(tmp_path: Path) -> None:
-    out = tmp_path / "tiny-h100-bf16"
-    make(job(out, quant="bf16"))
+def test_a_bundle_of_an_older_schema_verifies(bf16: Path) -> None:
     old = json.loads(OLD_RECORD.read_text())
-    new = json.loads((out / "bundle.json").read_text())
+    new = json.loads((bf16 / "bundle.json").read_text())
     older = {key: new[key] for key in old} | {"schema": 1}
     assert new.keys() == old.keys()
     for stage in older["stages"].values():
         del stage["maker"], stage["made_by"]
     assert {key for stage in old["stages"].values() for key in stage} == {"inputs", "made"}
-    (out / "bundle.json").write_text(json.dumps(older))
-    assert not failing(out)
-    assert {step.why for step in dry_run(job(out, quant="bf16")).stages} == {
+    (bf16 / "bundle.json").write_text(json.dumps(older))
+    assert not failing(bf16)
+    assert {step.why for step in dry_run(job(bf16, quant="bf16")).stages} == {
         "the code that makes it has changed"
     }
 

@@ -37,14 +37,14 @@ def swapped(built_copy: Callable[[str], Path], exchange_experts: Callable[[Path]
 
 def test_a_healthy_bundle_is_ready(bundle: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*")}
-    found = warmup(bundle, cache=tmp_path / "cache")
-    assert found["ok"]
-    assert found["executor"] == "reference"
-    assert found["golden"]["action"] == "checked"
-    assert found["golden"]["comparison"]["positions"] == 512
-    assert all(path.startswith(str(tmp_path / "cache")) for path in found["caches"].values())
-    assert found["caches"]["TLLM_AUTOTUNER_CACHE_PATH"] == str(tmp_path / "cache/autotuner.json")
-    assert not set(found["caches"]) & set(os.environ), "this process stays as it was"
+    result = warmup(bundle, cache=tmp_path / "cache")
+    assert result.ok
+    assert result.executor == "reference"
+    assert result.golden["action"] == "checked"
+    assert result.golden["comparison"]["positions"] == 512
+    assert all(path.startswith(str(tmp_path / "cache")) for path in result.caches.values())
+    assert result.caches["TLLM_AUTOTUNER_CACHE_PATH"] == str(tmp_path / "cache/autotuner.json")
+    assert not set(result.caches) & set(os.environ), "this process stays as it was"
     assert {path: path.stat().st_mtime_ns for path in bundle.rglob("*")} == before
 
 

@@ -61,9 +61,10 @@ def test_what_was_fetched_serves_without_a_network(
 ) -> None:
     quantize_source(REPOSITORY, options_for("int4", smooth=False), tmp_path / "one")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    record = quantize_source(REPOSITORY, options_for("int4", smooth=False), tmp_path / "two")
+    result = quantize_source(REPOSITORY, options_for("int4", smooth=False), tmp_path / "two")
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
-    assert record.source["commit"] == hub.commit(REPOSITORY)
+    assert result.source is not None
+    assert result.source["commit"] == hub.commit(REPOSITORY)
 
 
 def test_low_disk_gives_the_same_bytes_and_keeps_no_shard(
