@@ -55,8 +55,8 @@ def warmup(
 
     Starting tunes and compiles kernels and captures CUDA graphs, into `cache` (by default where a
     server on this node looks), in a process of its own. Raises as `require_trusted` before
-    anything of the bundle runs, `UsageError` for an unknown executor, `BadInputError` for a cache that cannot be written,
-    `CheckFailedError` for a bundle that does not start.
+    anything of the bundle runs, `UsageError` for an unknown executor, `BadInputError` for a cache
+    that cannot be written, `CheckFailedError` for a bundle that does not start.
     """
     from ..runtime import contract, startup_check
 
