@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import __version__
-from ..build.engines.tensorrt_llm import directory as engine_directory
-from ..build.engines.tensorrt_llm import int4
+from ..build.engines.registry import DEFAULT as DEFAULT_ENGINE
+from ..build.engines.registry import engine
 from ..build.planner import plan as planner
-from ..build.planner import support
 from ..core.bundle import RECORD_NAME, STAGES, Bundle, building
 from ..core.files import Work, digest_of
 from ..core.progress import Progress, Silent
 from ..model.catalog import gpu
+from ..model.formats import quant_named
 from ..model.spec import Deployment, Plan, Workload
 from ..quantize.options import Options
 from ..sources.checkpoint_source import Source, opened, resolve
@@ -55,8 +55,8 @@ class Job:
                 "calibration": str(calibration) if calibration else None,
                 "smooth": self.options.smooth,
             },
-            "backend": self.plan.backend,
-            "needs": list(self.plan.needs),
+            "backend": self.plan.engine.backend,
+            "needs": list(self.plan.engine.needs),
         }
 
     @property
@@ -82,16 +82,16 @@ def prepare(
     device: str = "auto",
     heldout: Path | None = None,
     low_disk: bool = False,
+    engine_name: str = DEFAULT_ENGINE,
 ) -> Job:
     """Decide a build. Raises `RefusedError` for what cannot be served, before the hub is asked for
     anything of a known model, and `BadInputError` for a checkpoint that is not to be had or not
     whole."""
-    target, quant = gpu(gpu_name), planner.quant_named(quant_name)
+    target, quant, chosen = gpu(gpu_name), quant_named(quant_name), engine(engine_name)
     source = resolve(checkpoint)
-    plan = planner.plan(source.model, target, quant, workload)
+    plan = planner.plan(source.model, target, quant, workload, chosen)
     planner.require_buildable(plan)
-    if plan.plugin:
-        int4.require_compiler()
+    chosen.require_tools(plan)
     options = options_for(
         quant_name,
         calibration=calibration,
@@ -145,8 +145,8 @@ def build(job: Job, progress: Progress | None = None) -> dict[str, Any]:
         "files": len(bundle.files),
         "bytes": sum(row["bytes"] for row in bundle.files.values()),
         "checkpoint_bytes": bundle.stage_bytes("checkpoint"),
-        "backend": job.plan.backend,
-        "needs": list(job.plan.needs),
+        "backend": job.plan.engine.backend,
+        "needs": list(job.plan.engine.needs),
         "reasons": list(job.plan.reasons),
     }
 
@@ -163,7 +163,7 @@ class _Stage:
 
 def _stages(job: Job, progress: Progress) -> list[_Stage]:
     """The stages in order. A stage's digest covers the code's version too."""
-    deployment = _deployment(job)
+    deployment, part = _deployment(job), job.plan.engine
     described = _inputs(asdict(deployment))
     checkpoint = _inputs({**job.source.fingerprint(), **job.options.identity()})
 
@@ -201,14 +201,9 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
         ),
         quick(
             "engine",
-            _inputs(
-                engine_directory.describe(job.plan),
-                dict(job.plan.llm_args),
-                checkpoint,
-                int4.source_digest() if job.plan.plugin else None,
-            ),
-            f"{'kernels, plugin, ' if job.plan.plugin else ''}golden outputs and LLM arguments for "
-            f"{job.plan.backend}, SM{job.plan.sm}",
+            _inputs(engine(part.name).inputs(job.plan), checkpoint),
+            f"{'kernels, plugin, ' if part.plugin else ''}golden outputs and arguments for "
+            f"{part.backend}, SM{job.plan.sm}",
             lambda dest: _emit_engine(dest, job, checkpoint, progress),
         ),
         quick(
@@ -228,7 +223,6 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
 
 def _emit_engine(dest: Path, job: Job, checkpoint: str, progress: Progress) -> None:
     """Arguments, plugin, compiled kernels, golden outputs; `checkpoint` tells its weights apart."""
-    engine_directory.emit(dest, job.plan)
     model, advance = job.source.model, None
 
     def compiled(done: int, total: int) -> None:
@@ -236,9 +230,7 @@ def _emit_engine(dest: Path, job: Job, checkpoint: str, progress: Progress) -> N
         advance = advance or progress.step("kernels", total, unit="kernels")
         advance(done)
 
-    if job.plan.plugin:
-        int4.emit_plugin(dest, model, job.options.recipe)
-        int4.emit_kernels(dest, job.plan, model, job.options.recipe, compiled)
+    engine(job.plan.engine.name).emit(dest, job.plan, model, job.options.recipe, compiled)
     write_golden(dest, Bundle(job.out).checkpoint, checkpoint, model, progress)
 
 
@@ -247,13 +239,13 @@ def _deployment(job: Job) -> Deployment:
     return Deployment(
         name=job.out_name,
         model_name=job.source.slug,
-        image=support.runtime().image,
+        image=plan.engine.image,
         gpu=gpu(plan.gpu),
         gpus=plan.gpus,
         quant=str(plan.quant["requested"]),
         bundle_bytes=plan.weights_bytes,
-        max_batch_size=plan.llm_args["max_batch_size"],
-        env=plan.env,
+        max_batch_size=plan.concurrency,
+        env=plan.engine.env,
     )
 
 

@@ -33,7 +33,7 @@ def demo(out: Path | None = None, progress: Progress | None = None) -> dict[str,
     """
     progress = progress or Silent()
     started = time.perf_counter()
-    facts = inspect("tiny")
+    facts = inspect("tiny").to_json()
     job = prepare("tiny", GPU, QUANT, Workload(context=4096), out)
     built = build(job, progress)
     checks = verify(job.out, progress)
@@ -58,7 +58,11 @@ def demo(out: Path | None = None, progress: Progress | None = None) -> dict[str,
     return {
         "inspect": facts,
         "training": json.loads((TINY / "training.json").read_text(encoding="utf-8")),
-        "plan": {"rule": job.plan.rule, "status": job.plan.status, "backend": job.plan.backend},
+        "plan": {
+            "rule": job.plan.rule,
+            "status": job.plan.status,
+            "backend": job.plan.engine.backend,
+        },
         "build": built,
         "checks": [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in checks],
         "ready_s": ready,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..build.planner.plan import quant_named
 from ..core.errors import BadInputError, RefusedError, UsageError
+from ..model.formats import quant_named
 from ..model.recipe import Recipe, recipe_for
 from ..quantize.layouts import DEFAULT, layout_for
 from ..quantize.options import Options

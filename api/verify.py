@@ -17,7 +17,7 @@ def verify(path: Path, progress: Progress | None = None) -> list[Check]:
     Raises `BadInputError` when there is no bundle at all.
     """
     from .. import k8s, triton_repo
-    from ..build.engines.tensorrt_llm import directory as engine_directory
+    from ..build.engines.registry import check as check_engine
 
     bundle = Bundle.open(path)
     total = sum(row["bytes"] for row in bundle.files.values())
@@ -25,7 +25,7 @@ def verify(path: Path, progress: Progress | None = None) -> list[Check]:
     checks = bundle.verify_files(advance)
     for room, check, where in (
         ("checkpoint", _check_checkpoint, bundle.checkpoint),
-        ("engine", engine_directory.check, bundle.engine),
+        ("engine", check_engine, bundle.engine),
         ("golden outputs", _check_golden, bundle.engine),
         ("model_repository", triton_repo.check, bundle.repository),
         ("k8s", k8s.check, bundle.k8s),

@@ -20,6 +20,7 @@ def build(
     out: Annotated[
         Path | None, typer.Option("--out", help="The bundle; default dist/<model>-<gpu>-<quant>.")
     ] = None,
+    engine: opt.EngineOption = "tensorrt-llm",
     gpus: opt.GpusOption = 1,
     context: opt.ContextOption = None,
     concurrency: opt.ConcurrencyOption = None,
@@ -52,6 +53,7 @@ def build(
         device=device,
         heldout=heldout,
         low_disk=low_disk,
+        engine_name=engine,
     )
     fetch = api.to_fetch(job)
     if dry_run:

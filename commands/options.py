@@ -74,6 +74,7 @@ MaxTpotOption = Annotated[
 CalibrateFromOption = Annotated[
     Path | None, typer.Option(help="A load test of your own (loadtest --json) to scale to.")
 ]
+EngineOption = Annotated[str, typer.Option("--engine", help="What generates tokens: tensorrt-llm.")]
 TrtllmOption = Annotated[
     str | None, typer.Option("--trtllm", help="A version of TensorRT-LLM, as 1.3.0rc24.")
 ]

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..api.plan import Answer, Matrix, Rival
+from ..api.plan import MatrixResult, PeerComparison, PlanResult
 from ..build.planner.money import Cost
 from ..core.errors import BadInputError
 from ..core.files import write_atomically
 from ..core.html import Series, heading, lines, page, paragraph, stacked, table
-from ..model.spec import QUANTS, Estimate
+from ..model.formats import QUANTS
+from ..model.spec import Estimate
 from .parts import amount
 from .plan import LEGEND, by_gpu, cell_text, times_text, workload_text
 
 
-def write(path: Path, found: Answer | Matrix) -> None:
+def write(path: Path, found: PlanResult | MatrixResult) -> None:
     """Write the page to `path`. Raises `BadInputError` where it cannot be written."""
-    text = plan_page(found) if isinstance(found, Answer) else matrix_page(found)
+    text = plan_page(found) if isinstance(found, PlanResult) else matrix_page(found)
     try:
         write_atomically(path, text.encode())
     except OSError as error:
         raise BadInputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def plan_page(answer: Answer) -> str:
+def plan_page(plan: PlanResult) -> str:
     """One plan: why, what fits, how fast, what it costs."""
-    plan = answer.plan
     title = f"{plan.model} as {plan.quant['requested']} on {plan.gpus} x {plan.gpu_name}"
     parts = [paragraph(reason) for reason in plan.reasons]
     parts += [paragraph(need, "note") for need in plan.needs]
@@ -38,7 +38,7 @@ def plan_page(answer: Answer) -> str:
     shown = {name: amount(size) for name, size in terms.items()}
     parts += [heading("Memory of one GPU"), stacked(terms, shown, "bytes by what they hold")]
     if not plan.refused:
-        batch, context = plan.llm_args["max_batch_size"], plan.llm_args["max_seq_len"]
+        batch, context = plan.concurrency, plan.context
         parts.append(
             paragraph(
                 f"Set up for {batch} sequences of {context:,} tokens. {plan.max_concurrency} of "
@@ -47,12 +47,12 @@ def plan_page(answer: Answer) -> str:
         )
     if plan.estimate is not None:
         parts += _speed(plan.estimate)
-    if answer.rival:
-        parts.append(_against(answer.rival))
-    if answer.no_rival:
-        parts.append(paragraph(answer.no_rival, "note"))
-    if answer.cost:
-        parts += _money(answer.cost)
+    if plan.against:
+        parts.append(_against(plan.against))
+    if plan.not_against:
+        parts.append(paragraph(plan.not_against, "note"))
+    if plan.cost:
+        parts += _money(plan.cost)
     return page(title, parts)
 
 
@@ -76,7 +76,7 @@ def _speed(guess: Estimate) -> list[str]:
     ]  # fmt: skip
 
 
-def _against(rival: Rival) -> str:
+def _against(rival: PeerComparison) -> str:
     return paragraph(
         f"Beside {rival.model} ({amount(rival.weights_bytes)}, {rival.output_tokens_per_s:,.0f} "
         f"output tokens/s at {rival.concurrency} sequences): {times_text(rival, 'that')}.",
@@ -112,10 +112,10 @@ def _money(cost: Cost) -> list[str]:
     return [heading("Money"), table(("USD per million tokens", "input", "output"), rows), *parts]
 
 
-def matrix_page(found: Matrix) -> str:
+def matrix_page(found: MatrixResult) -> str:
     """All GPUs and formats."""
     rows = [(key, *map(cell_text, cells)) for key, cells in by_gpu(found).items()]
-    best = cell_text(found.best) if found.best else None
+    best = next((cell_text(cell) for cell in found.cells if found.is_best(cell)), None)
     parts = [
         paragraph(f"{workload_text(found.workload)}."),
         table(("GPU", *QUANTS), rows, "cells", best),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -15,17 +15,15 @@ from ....core.errors import BadInputError, CheckFailedError
 from ....model.architecture import Model, Moe
 from ....model.recipe import Recipe
 from ....model.spec import Plan
-from ...kernels import store
+from ...kernels import configs, store
 from ...plugin import settings
 from ...plugin.seam import VERSIONS
 from ...plugin.sharding import ShardError, columns_of, experts_of
+from ..base import OnCompiled
 from .arguments import MAX_NUM_TOKENS
 
 PLUGIN: Final = "plugin"
 KERNELS: Final = "kernels"
-
-OnCompiled = Callable[[int, int], None]
-"""Told how many kernels of how many are compiled."""
 
 _BUILD: Final = Path(__file__).parents[2]
 _ENTRY: Final = '''"""Nemotron-H with INT4 experts for TensorRT-LLM; importing this registers it."""
@@ -50,6 +48,11 @@ def _sources() -> Iterator[tuple[str, bytes]]:
     for folder in (PLUGIN, KERNELS):
         for source in sorted((_BUILD / folder).glob("*.py")):
             yield f"{folder}/{source.name}", source.read_bytes()
+
+
+def has_kernels(sm: int) -> bool:
+    """Whether kernels can be compiled for that SM version: its tile sizes and limits are known."""
+    return all(sm in table for table in (configs.TILES, configs.SHARED_LIMIT, configs.THREADS))
 
 
 def split_problem(model: Model, recipe: Recipe, gpus: int) -> str | None:
