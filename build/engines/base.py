@@ -60,7 +60,7 @@ class Engine(Protocol):
     @property
     def release(self) -> Release: ...
 
-    # What the planner asks.
+    # For the planner.
 
     def at(self, version: str) -> Engine:
         """The same engine at another version. Raises `UsageError` for an unknown one."""
@@ -95,7 +95,7 @@ class Engine(Protocol):
     def refused_part(self) -> EnginePart:
         """The engine's part of a plan that is refused: its name, versions and image."""
 
-    # What a build asks.
+    # For a build.
 
     def require_tools(self, plan: Plan) -> None:
         """Raise `BadInputError` where this machine lacks what `emit` needs."""

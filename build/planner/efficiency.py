@@ -1,5 +1,5 @@
-"""How much of a GPU's rates is reached on every architecture, and what a step costs whatever its
-size; the shares of each architecture are in `model/catalog/architectures.json`.
+"""The shares of a GPU's rates that kernels reach on every architecture, and the fixed cost of a
+step. The shares that differ by architecture are in `model/catalog/architectures.json`.
 
 Fitted to kernels that aiconfigurator's tables measure with TensorRT-LLM 1.3.0rc10 and rc20 (A100:
 1.0.0), unless a line says otherwise; `docs/planner.md` has how far off the fits are.
@@ -31,8 +31,8 @@ class Efficiency:
             the rate falls.
         skew: Exponent of the power law by which tokens prefer experts; 0 is no preference.
         work: Scale of the time that bytes and operations take while decoding, and `fixed` of what
-            a step takes in any case: 1, or what one's own load test gives, which `off` says how
-            well they meet: the largest relative error of its levels.
+            the fixed part of a step: 1, or as fitted to a load test of your own. `off` is the
+            largest relative error of that fit.
     """
 
     kv: float = 0.8

@@ -105,7 +105,7 @@ def architectures() -> dict[int, Architecture]:
 def _architecture(row: dict[str, Any]) -> Architecture:
     where = f"{ARCHITECTURES}: SM{row['sm']}"
     try:
-        found = Architecture(
+        record = Architecture(
             sm=row["sm"],
             name=row["name"],
             operands=frozenset(row["operands"]),
@@ -126,12 +126,12 @@ def _architecture(row: dict[str, Any]) -> Architecture:
         )
     except KeyError as error:
         raise BadInputError(f"{where}: the field {error} is missing") from error
-    for operands in found.operands - set(found.flops):
+    for operands in record.operands - set(record.flops):
         raise BadInputError(f"{where}: `flops` has no share for {operands} operands")
     for quant in QUANTS.values():
-        if quant.operands in found.operands and quant.key not in found.experts:
+        if quant.operands in record.operands and quant.key not in record.experts:
             raise BadInputError(f"{where}: `experts` has no rates for the format {quant.key}")
-    return found
+    return record
 
 
 def architecture(sm: int) -> Architecture:

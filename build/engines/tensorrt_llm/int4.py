@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,7 @@ from ....core.errors import BadInputError, CheckFailedError
 from ....model.architecture import Model, Moe
 from ....model.recipe import Recipe
 from ....model.spec import Plan
-from ...kernels import configs, store
+from ...kernels import configs
 from ...plugin import settings
 from ...plugin.seam import VERSIONS
 from ...plugin.sharding import ShardError, columns_of, experts_of
@@ -69,7 +69,7 @@ def split_problem(model: Model, recipe: Recipe, gpus: int) -> str | None:
 
 def require_compiler() -> None:
     """Raise `BadInputError` where kernels cannot be compiled here, before any work is done."""
-    if platform.system() != "Linux":
+    if sys.platform != "linux":
         raise BadInputError(
             "INT4 kernels are compiled with triton, which exists for Linux only; build there, on "
             "any machine, with or without a GPU"
@@ -150,10 +150,10 @@ def check(engine: Path, sm: int) -> list[Check]:
     """Check the plugin and the kernels of a bundle's engine directory."""
     package = engine / PLUGIN / settings.PACKAGE
     try:
-        found = settings.read(package)
+        content = settings.read(package)
         detail = (
-            f"{len(found.routed_layers)} layers of INT4 experts; written against TensorRT-LLM "
-            f"{VERSIONS}, not run with it yet"
+            f"{len(content.routed_layers)} layers of INT4 experts; written against TensorRT-LLM "
+            f"{VERSIONS} and not run with it yet"
         )
         plugin = Check("INT4 plugin", True, detail)
     except ImportError as error:
@@ -162,6 +162,8 @@ def check(engine: Path, sm: int) -> list[Check]:
 
 
 def _check_kernels(directory: Path) -> Check:
+    from ...kernels import store
+
     name = f"kernels {directory.name}"
     try:
         index = store.read_index(directory)
