@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..build.planner.plan import quant_named
 from ..core.errors import RefusedError, UsageError
 from ..core.extras import require
+from ..model.formats import quant_named
 from ..model.recipe import Recipe, recipe_for
 from ..quantize.layouts import DEFAULT, layout_for
 from ..quantize.options import Options

@@ -27,6 +27,10 @@ VerifyOption = Annotated[
         "--verify", metavar="HOW", help="Hash before a bundle's code runs: quick (code) or full."
     ),
 ]
+EngineOption = Annotated[
+    str,
+    typer.Option("--engine", metavar="ENGINE", help="What generates tokens: tensorrt-llm."),
+]
 TrustOption = Annotated[
     bool,
     typer.Option("--trust-code", help="Run code in a bundle that this version would not write."),
