@@ -13,7 +13,6 @@ from typing import Any, Final
 from ...core.errors import BadInputError, UsageError
 from ..architecture import Model
 from ..config import read_model
-from ..formats import QUANTS
 from ..spec import Architecture, ExpertRates, Gpu
 
 _HERE: Final = Path(__file__).parent
@@ -103,6 +102,8 @@ def architectures() -> dict[int, Architecture]:
 
 
 def _architecture(row: dict[str, Any]) -> Architecture:
+    from ..formats import QUANTS  # here, since `inspect` needs no formats and should start fast
+
     where = f"{ARCHITECTURES}: SM{row['sm']}"
     try:
         record = Architecture(
