@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.api.build import build, prepare
 from nemotron_deploy.api.trust import require_trusted
 from nemotron_deploy.cli import run
-from nemotron_deploy.core.bundle import RECORD_NAME, Bundle
+from nemotron_deploy.core.bundle import Bundle
 from nemotron_deploy.core.errors import CheckFailedError
-from nemotron_deploy.model.spec import Workload
+from nemotron_deploy.core.record import RECORD_NAME
 from nemotron_deploy.runtime import contract
 
 MODEL = "model_repository/tiny/1/model.py"
@@ -24,17 +23,10 @@ PLUGIN = "engine/plugin/nemo_deploy_int4/plugin/model.py"
 CONFIG = "model_repository/tiny/config.pbtxt"
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundles") / "tiny-h100-int4"
-    build(prepare("tiny", "h100", "int4", Workload(context=4096), out))
-    return out
-
-
 @pytest.fixture
-def bundle(built: Path, tmp_path: Path) -> Path:
+def bundle(built_copy: Callable[[str], Path]) -> Path:
     """A copy of it that a test may change."""
-    return Path(shutil.copytree(built, tmp_path / "bundle"))
+    return built_copy("int4")
 
 
 def append(path: Path, text: bytes = b"\n# edited\n") -> None:
@@ -46,8 +38,8 @@ def trusted(bundle: Path, verify: str = "quick", trust_code: bool = False) -> tu
 
 
 @pytest.mark.parametrize("verify", ["quick", "full"])
-def test_a_bundle_as_it_was_built_may_run(built: Path, verify: str) -> None:
-    assert trusted(built, verify) == ()
+def test_a_bundle_as_it_was_built_may_run(bundle: Path, verify: str) -> None:
+    assert trusted(bundle, verify) == ()
 
 
 @pytest.mark.parametrize("recorded", [False, True])

@@ -114,7 +114,7 @@ def test_inspect_and_plan_of_an_unknown_repository_read_headers_only(
     found = json.loads(run("inspect", "--checkpoint", REPOSITORY, "--json").stdout)
     assert found["source"] == f"{REPOSITORY}@{hub.commit(REPOSITORY)}"
     assert found["model"] == "nemotron-h-small"
-    assert found["bytes"] == inspect(str(sharded))["bytes"]
+    assert found["bytes"] == inspect(str(sharded)).bytes
     planned = run("plan", "--checkpoint", REPOSITORY, "--gpu", "h100", "--quant", "int4", "--json")
     assert json.loads(planned.stdout)["model"] == "nemotron-h-small"
     assert not set(NAMES) & set(hub.fetched())
