@@ -34,7 +34,15 @@ def llm(executor):
 
 def test_llm_gets_the_bundles_arguments(bundle, llm):
     assert llm.model == str(bundle / "checkpoint")
-    assert llm.kwargs == {"backend": "pytorch", "max_seq_len": 512}
+    assert llm.kwargs == {"backend": "pytorch", "max_seq_len": 512, "trust_remote_code": False}
+
+
+def test_a_bundle_cannot_turn_remote_code_on(bundle):
+    import tensorrt_llm
+
+    arguments = {**read_llm_args(bundle), "trust_remote_code": True}
+    TrtllmExecutor(bundle, arguments, read_engine(bundle)).close(5)
+    assert tensorrt_llm.LLM.instances[-1].kwargs["trust_remote_code"] is False
 
 
 def test_streaming_hands_over_each_token(executor, new_sink, eventually):
