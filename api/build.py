@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from ..build.engines.tensorrt_llm import directory as engine_directory
-from ..build.engines.tensorrt_llm import int4
+from ..build.engines.registry import DEFAULT as DEFAULT_ENGINE
+from ..build.engines.registry import engine
 from ..build.planner import plan as planner
-from ..build.planner import support
 from ..core.bundle import CHECKPOINT, STAGES, Bundle, MadeFrom, building
 from ..core.files import Work, digest_of
 from ..core.progress import Progress, Silent
@@ -20,6 +19,7 @@ from ..core.result import Result, plain
 from ..core.source_digest import source_digest
 from ..model.catalog import DEFAULT_CHECKPOINT
 from ..model.catalog import gpu as gpu_named
+from ..model.formats import quant_named
 from ..model.spec import Deployment, Plan, Workload
 from ..quantize.encoding import ENCODING
 from ..quantize.options import Options
@@ -38,14 +38,14 @@ SOURCES: Final = {
     "engine": (
         "api/golden.py",
         "build/engines",
-        "triton_repo/recording.py",
-        "runtime/formats.py",
-        "runtime/golden.py",
         "runtime/executors/loading.py",
         "runtime/executors/reference.py",
+        "runtime/formats.py",
+        "runtime/golden.py",
+        "triton_repo/recording.py",
     ),
-    "model_repository": ("triton_repo/repository.py", "runtime"),
-    "k8s": ("k8s",),
+    "model_repository": ("runtime", "triton_repo/repository.py"),
+    "k8s": ("k8s", "runtime/check_bundle.py", "runtime/contract.py"),
 }
 """The code that writes each generated stage or is copied into it: a change there, and no other
 change of this package, has the stage made again."""
@@ -134,8 +134,8 @@ class Job:
                 "calibration": str(calibration) if calibration else None,
                 "smooth": self.options.smooth,
             },
-            backend=self.plan.backend,
-            needs=tuple(self.plan.needs),
+            backend=self.plan.engine.backend,
+            needs=tuple(self.plan.engine.needs),
         )
 
     @property
@@ -161,19 +161,20 @@ def prepare(
     device: str = "auto",
     heldout: Path | None = None,
     low_disk: bool = False,
+    engine_name: str = DEFAULT_ENGINE,
 ) -> Job:
     """Decide a build; writes nothing.
 
-    Raises `UsageError` for an unknown GPU, format or option value, `RefusedError` for what cannot
-    be served, before the hub is asked for anything of a known model, and `BadInputError` for a
-    checkpoint that is missing or incomplete.
+    Raises `UsageError` for an unknown GPU, format, engine or option value, `RefusedError` for what
+    cannot be served, before the hub is asked for anything of a known model, and `BadInputError` for
+    a checkpoint that is missing or incomplete.
     """
-    target, quant = gpu_named(gpu_name), planner.quant_named(quant_name)
+    target, quant = gpu_named(gpu_name), quant_named(quant_name)
+    chosen = engine(engine_name)
     source = resolve(checkpoint)
-    plan = planner.plan(source.model, target, quant, workload)
+    plan = planner.plan(source.model, target, quant, workload, chosen)
     planner.require_buildable(plan)
-    if plan.plugin:
-        int4.require_compiler()
+    chosen.require_tools(plan)
     options = options_for(
         quant_name,
         calibration=calibration,
@@ -229,8 +230,8 @@ def make(job: Job, progress: Progress | None = None) -> BuildResult:
         files=len(bundle.files),
         bytes=bundle.total_bytes,
         checkpoint_bytes=bundle.stage_bytes("checkpoint"),
-        backend=job.plan.backend,
-        needs=tuple(job.plan.needs),
+        backend=job.plan.engine.backend,
+        needs=tuple(job.plan.engine.needs),
         reasons=tuple(job.plan.reasons),
     )
 
@@ -249,6 +250,7 @@ def build(
     heldout: str | Path | None = None,
     device: str = "auto",
     low_disk: bool = False,
+    engine: str = DEFAULT_ENGINE,
     progress: Progress | None = None,
 ) -> BuildResult:
     """Make a bundle: a quantized checkpoint, an engine, a model repository and manifests.
@@ -269,6 +271,7 @@ def build(
         heldout: A text file on which the result is compared with its source.
         device: `cpu`, `cuda` or `auto`, for calibrating.
         low_disk: Whether to delete each downloaded shard once its output is written.
+        engine: What generates tokens in production.
         progress: Receives what is being done.
 
     Raises `UsageError`, `RefusedError` and `BadInputError` as `prepare` and `make`.
@@ -285,6 +288,7 @@ def build(
         device=device,
         heldout=_path(heldout),
         low_disk=low_disk,
+        engine_name=engine,
     )
     return make(job, progress)
 
@@ -305,7 +309,7 @@ class _Stage:
 
 def _stages(job: Job, progress: Progress) -> list[_Stage]:
     """The stages in order."""
-    deployment = _deployment(job)
+    deployment, part = _deployment(job), job.plan.engine
     described = digest_of(asdict(deployment))
     checkpoint = MadeFrom(
         f"encoding {ENCODING}", digest_of([job.source.fingerprint(), job.options.identity()])
@@ -355,17 +359,11 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
         ),
         generated(
             "engine",
-            digest_of(
-                [
-                    engine_directory.describe(job.plan),
-                    dict(job.plan.llm_args),
-                    str(checkpoint),
-                ]
-            ),
-            f"{'kernels, plugin, ' if job.plan.plugin else ''}golden outputs and LLM arguments for "
-            f"{job.plan.backend}, SM{job.plan.sm}",
+            digest_of([engine(part.name).inputs(job.plan), str(checkpoint)]),
+            f"{'kernels, plugin, ' if part.plugin else ''}golden outputs and arguments for "
+            f"{part.backend}, SM{job.plan.sm}",
             lambda dest: _emit_engine(dest, job, str(checkpoint), progress),
-            PLUGIN_SOURCES if job.plan.plugin else (),
+            PLUGIN_SOURCES if part.plugin else (),
         ),
         generated(
             "model_repository",
@@ -384,7 +382,6 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
 
 def _emit_engine(dest: Path, job: Job, checkpoint: str, progress: Progress) -> None:
     """Arguments, plugin, compiled kernels, golden outputs; `checkpoint` tells its weights apart."""
-    engine_directory.emit(dest, job.plan)
     model, advance = job.source.model, None
 
     def compiled(done: int, total: int) -> None:
@@ -392,12 +389,7 @@ def _emit_engine(dest: Path, job: Job, checkpoint: str, progress: Progress) -> N
         advance = advance or progress.step("kernels", total, unit="kernels")
         advance(done)
 
-    if job.plan.plugin:
-        from ..runtime.startup_check import cache_directory
-
-        int4.emit_plugin(dest, model, job.options.recipe)
-        cache = cache_directory() / "kernels"
-        int4.emit_kernels(dest, job.plan, model, job.options.recipe, cache, compiled)
+    engine(job.plan.engine.name).emit(dest, job.plan, model, job.options.recipe, compiled)
     write_golden(dest, job.out / CHECKPOINT, checkpoint, model, progress)
 
 
@@ -406,11 +398,11 @@ def _deployment(job: Job) -> Deployment:
     return Deployment(
         name=job.out_name,
         model_name=job.source.slug,
-        image=support.runtime().image,
+        image=plan.engine.image,
         gpu=gpu_named(plan.gpu),
         gpus=plan.gpus,
         quant=str(plan.quant["requested"]),
         bundle_bytes=plan.weights_bytes,
-        max_batch_size=plan.llm_args["max_batch_size"],
-        env=plan.env,
+        max_batch_size=plan.concurrency,
+        env=plan.engine.env,
     )

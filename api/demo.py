@@ -87,7 +87,7 @@ def demo(out: Path | None = None, progress: Progress | None = None) -> DemoResul
     """
     progress = progress or Silent()
     started = time.perf_counter()
-    facts = inspect("tiny")
+    facts = inspect("tiny").to_json()
     job = prepare("tiny", GPU, QUANT, Workload(context=4096), out)
     built = make(job, progress)
     verified = verify(job.out, progress=progress)
@@ -115,7 +115,7 @@ def demo(out: Path | None = None, progress: Progress | None = None) -> DemoResul
     return DemoResult(
         inspect=facts,
         training=json.loads((TINY / "training.json").read_text(encoding="utf-8")),
-        plan=DemoPlan(job.plan.rule, job.plan.status, job.plan.backend),
+        plan=DemoPlan(job.plan.rule, job.plan.status, job.plan.engine.backend),
         build=built,
         checks=verified.checks,
         ready_s=ready,

@@ -3,17 +3,88 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
-from ..model.architecture import ARCHITECTURE, Role
+from ..core.result import Result
+from ..model.architecture import ARCHITECTURE, Model, Role
 from ..sources.checkpoint_source import resolve
 
 
-def inspect(name: str) -> dict[str, Any]:
-    """Facts of the checkpoint, configuration or known model `name`, as `inspect --json` has them.
+@dataclass(frozen=True, slots=True)
+class LayerCounts:
+    """Layers of each kind."""
+
+    mamba: int
+    attention: int
+    moe: int
+    mlp: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertFacts:
+    """The mixture of experts of one layer."""
+
+    routed: int
+    per_token: int
+    width: int
+    shared_width: int
+
+
+@dataclass(frozen=True, slots=True)
+class KvBytes:
+    """KV cache bytes of one token, by the cache's dtype."""
+
+    bf16: int
+    fp8: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateBytes:
+    """Mamba state bytes of one sequence, by the state's dtype."""
+
+    fp32: int
+    bf16: int
+
+
+@dataclass(frozen=True, slots=True)
+class InspectResult(Result):
+    """What a model is and what it weighs.
+
+    `weights` is whether the sizes are those of a checkpoint that is here; otherwise they follow
+    from the configuration. `bytes`, `dtypes` (bytes of each) and `tensors` are of the checkpoint.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    model: str
+    source: str
+    weights: bool
+    architecture: str
+    quantization: str | None
+    parameters_total: int
+    parameters_active: int
+    parameters_active_with_embedding: int
+    parameters_by_role: Mapping[str, int]
+    pattern: str
+    layers: LayerCounts
+    experts: ExpertFacts | None
+    hidden_size: int
+    vocab_size: int
+    max_positions: int
+    bytes: int
+    dtypes: Mapping[str, int]
+    tensors: int
+    kv_bytes_per_token: KvBytes
+    state_bytes_per_sequence: StateBytes
+
+
+def inspect(name: str) -> InspectResult:
+    """Facts of the checkpoint, configuration or known model `name`.
 
     Sizes of a checkpoint that is here are its own; without one they are those of an unquantized
-    checkpoint and follow from the configuration (`weights` says which).
+    checkpoint and follow from the configuration. Raises `BadInputError` for what cannot be read.
     """
     source = resolve(name)
     model, checkpoint = source.model, source.checkpoint
@@ -28,43 +99,36 @@ def inspect(name: str) -> dict[str, Any]:
         for info in checkpoint.tensors.values():
             dtypes[info.dtype] += info.bytes
         tensors = len(checkpoint.tensors)
-    embedding = roles[Role.EMBEDDING]
-    return {
-        "model": source.slug,
-        "source": source.place,
-        "weights": checkpoint is not None,
-        "architecture": ARCHITECTURE,
-        "quantization": (model.config.get("quantization_config") or {}).get("quant_algo"),
-        "parameters_total": model.parameters_total,
-        "parameters_active": model.parameters_active,
-        "parameters_active_with_embedding": model.parameters_active + embedding,
-        "parameters_by_role": dict(roles),
-        "pattern": model.pattern,
-        "layers": {
-            "mamba": model.layer_count("M"),
-            "attention": model.layer_count("*"),
-            "moe": model.layer_count("E"),
-            "mlp": model.layer_count("-"),
-        },
-        "experts": model.moe
-        and {
-            "routed": model.moe.num_experts,
-            "per_token": model.moe.top_k,
-            "width": model.moe.width,
-            "shared_width": model.moe.shared_width,
-        },
-        "hidden_size": model.hidden_size,
-        "vocab_size": model.vocab_size,
-        "max_positions": model.max_positions,
-        "bytes": sum(dtypes.values()),
-        "dtypes": dict(dtypes),
-        "tensors": tensors,
-        "kv_bytes_per_token": {
-            "bf16": model.kv_bytes_per_token("BF16"),
-            "fp8": model.kv_bytes_per_token("F8_E4M3"),
-        },
-        "state_bytes_per_sequence": {
-            "fp32": model.state_bytes_per_sequence("F32"),
-            "bf16": model.state_bytes_per_sequence("BF16"),
-        },
-    }
+    return InspectResult(
+        model=source.slug,
+        source=source.place,
+        weights=checkpoint is not None,
+        architecture=ARCHITECTURE,
+        quantization=(model.config.get("quantization_config") or {}).get("quant_algo"),
+        parameters_total=model.parameters_total,
+        parameters_active=model.parameters_active,
+        parameters_active_with_embedding=model.parameters_active + roles[Role.EMBEDDING],
+        parameters_by_role=dict(roles),
+        pattern=model.pattern,
+        layers=LayerCounts(*map(model.layer_count, "M*E-")),
+        experts=_experts(model),
+        hidden_size=model.hidden_size,
+        vocab_size=model.vocab_size,
+        max_positions=model.max_positions,
+        bytes=sum(dtypes.values()),
+        dtypes=dict(dtypes),
+        tensors=tensors,
+        kv_bytes_per_token=KvBytes(
+            bf16=model.kv_bytes_per_token("BF16"), fp8=model.kv_bytes_per_token("F8_E4M3")
+        ),
+        state_bytes_per_sequence=StateBytes(
+            fp32=model.state_bytes_per_sequence("F32"), bf16=model.state_bytes_per_sequence("BF16")
+        ),
+    )
+
+
+def _experts(model: Model) -> ExpertFacts | None:
+    if model.moe is None:
+        return None
+    moe = model.moe
+    return ExpertFacts(moe.num_experts, moe.top_k, moe.width, moe.shared_width)

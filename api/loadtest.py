@@ -18,6 +18,7 @@ from ..core.result import Result
 from ..loadtest.report import LoadTestDocument
 from ..model.catalog import text
 from .serve import serving
+from .trust import require_trusted, trusted_note
 
 BUILT_IN_PROMPTS: Final = 64
 
@@ -63,6 +64,8 @@ def loadtest(
     max_tokens: int = 32,
     model: str | None = None,
     slos: Sequence[str] = (),
+    verify: str = "quick",
+    trust_code: bool = False,
     progress: Progress | None = None,
 ) -> LoadTestResult:
     """Send requests to a server and measure latency and throughput.
@@ -78,10 +81,13 @@ def loadtest(
         max_tokens: Output tokens per request.
         model: The served model; by default the only one.
         slos: Objectives, for example `ttft_p99<500ms`.
+        verify: What of a bundle is hashed before its code runs: `quick` or `full`.
+        trust_code: Whether code may run that this version would not write.
         progress: Receives what is being done.
 
     Raises `UsageError` for a target or value that cannot be used, `BadInputError` for a server that
-    does not answer, `CheckFailedError` for a bundle that is incomplete or does not start. A missed
+    does not answer, `CheckFailedError` for a bundle that is incomplete or does not start, or whose
+    files or code are not as they should be. A missed
     objective, or a server that dies during the test, is not raised: see `ok`.
     """
     progress = progress or Silent()
@@ -101,7 +107,9 @@ def loadtest(
         report = load.run(address, config, on_progress=show_levels(progress))
         return LoadTestResult(report, None)
     bundle = Bundle.open(Path(target))
-    bundle.require_complete()
+    trusted = require_trusted(bundle, verify, trust_code, progress)
+    if trusted:
+        progress.step(trusted_note(trusted))
     config = replace(
         config, model=config.model or bundle.model_name, count_tokens=token_counter(bundle)
     )

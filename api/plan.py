@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from ..build.engines.base import Engine
+from ..build.engines.registry import DEFAULT as DEFAULT_ENGINE
+from ..build.engines.registry import engine
 from ..build.planner import matrix
-from ..build.planner import plan as planner
 from ..build.planner.calibration import Measured, calibrated
 from ..build.planner.efficiency import DEFAULT, Efficiency
 from ..build.planner.money import MAX_TPOT_MS, Cost, at_objective, cost
+from ..build.planner.plan import Planner
 from ..core.errors import BadInputError, RefusedError, UsageError
+from ..core.result import Result
 from ..model.architecture import Model
 from ..model.catalog import gpu
+from ..model.formats import Quant, quant_named
 from ..model.peers import PEERS, peer
-from ..model.spec import Gpu, Plan, Quant, Workload
+from ..model.spec import EnginePart, Estimate, Gpu, Plan, Workload
 from ..sources.checkpoint_source import resolve
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked. Without a format one is recommended. Raises `UsageError` for a price or an
-    objective that is no number."""
+class PlanRequest:
+    """What to plan. Without a format, one is recommended.
+
+    `engine` is a name in the engines' registry and `trtllm` a version of TensorRT-LLM. `against`
+    names a peer to compare with. Raises `UsageError` for a price or an objective that is not a
+    finite number.
+    """
 
     checkpoint: str
     workload: Workload
@@ -34,6 +43,7 @@ class Question:
     max_tpot_ms: float = MAX_TPOT_MS
     optimize: str = "cost"
     calibrate_from: Path | None = None
+    engine: str = DEFAULT_ENGINE
     trtllm: str | None = None
     against: str | None = None
 
@@ -44,7 +54,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Rival:
+class PeerComparison:
     """A peer on the same GPUs in the same format, and how many times its output tokens a second
     ours are: each at the most sequences within the objective, and both at the peer's number."""
 
@@ -58,106 +68,183 @@ class Rival:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A plan, what it costs, why it was chosen where no format was asked for, and the peer that it
-    was to be compared with, or why it cannot be."""
+class PlanResult(Result):
+    """A plan (see `Plan` for its fields), what it costs and why it was chosen.
 
-    plan: Plan
+    `backend`, `plugin`, `image`, `trtllm_versions`, `tried`, `needs`, `llm_args` and `env` repeat
+    what `engine` has. `why` is set where no format was asked for. `against` is the comparison with
+    a peer, `not_against` the reason why there is none.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    model: str
+    gpu: str
+    gpu_name: str
+    gpus: int
+    sm: int
+    quant: Mapping[str, str | None]
+    status: str
+    rule: str
+    reasons: tuple[str, ...]
+    needs: tuple[str, ...]
+    alternatives: tuple[str, ...]
+    notes: tuple[str, ...]
+    engine: EnginePart
+    backend: str
+    plugin: str
+    image: str
+    trtllm_versions: str
+    tried: str
+    weights_bytes: int
+    kv_dtype: str
+    kv_bytes_per_token: int
+    state_bytes_per_sequence: int
+    conv_bytes_per_sequence: int
+    memory: Mapping[str, int]
+    free_bytes: int
+    concurrency: int
+    context: int
+    max_concurrency: int
+    max_context: int
+    llm_args: Mapping[str, Any]
+    env: Mapping[str, str]
+    estimate: Estimate | None
+    supported: bool
+    buildable: bool
     cost: Cost | None
-    why: str
-    rival: Rival | None = None
-    no_rival: str = ""
+    why: str | None = None
+    against: PeerComparison | None = None
+    not_against: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """As `plan --json` prints it."""
-        found = {
-            **asdict(self.plan),
-            "supported": self.plan.supported,
-            "buildable": self.plan.buildable,
-        }
-        return found | {
-            "cost": asdict(self.cost) if self.cost else None,
-            "why": self.why or None,
-            "against": asdict(self.rival) if self.rival else None,
-            "not_against": self.no_rival or None,
-        }
+    @property
+    def refused(self) -> bool:
+        return self.status == "refused"
+
+
+def _result(
+    plan: Plan,
+    money: Cost | None,
+    why: str | None = None,
+    comparison: PeerComparison | str | None = None,
+) -> PlanResult:
+    part = plan.engine
+    return PlanResult(
+        **{field.name: getattr(plan, field.name) for field in fields(plan)},
+        backend=part.backend,
+        plugin=part.plugin,
+        image=part.image,
+        trtllm_versions=part.versions,
+        tried=part.evidence,
+        needs=part.needs,
+        llm_args=part.args,
+        env=part.env,
+        supported=plan.supported,
+        buildable=plan.buildable,
+        cost=money,
+        why=why,
+        against=None if isinstance(comparison, str) else comparison,
+        not_against=comparison if isinstance(comparison, str) else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Matrix:
-    """All GPUs and formats, and the best of them."""
+class MatrixChoice:
+    """A GPU, the number of them, and a format."""
+
+    gpu: str
+    gpus: int
+    quant: str
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixCell:
+    """One GPU and format.
+
+    `tried` is whether what serves it has served on such a GPU. `served` is whether any engine runs
+    it on a GPU. `tpot_ms` is the time per token of a single sequence, and
+    `output_tokens_per_s_per_gpu` the speed at the most sequences within the objective. The server
+    is configured for `concurrency` sequences.
+    """
+
+    gpu: str
+    gpus: int
+    quant: str
+    status: str
+    supported: bool
+    served: bool
+    rule: str
+    reasons: tuple[str, ...]
+    alternatives: tuple[str, ...]
+    tried: bool
+    concurrency: int
+    max_context: int
+    max_concurrency: int
+    tpot_ms: float | None
+    output_tokens_per_s_per_gpu: float | None
+    cost: Cost | None
+
+    @property
+    def refused(self) -> bool:
+        return self.status == "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixResult(Result):
+    """All GPUs and formats, the best of them, and why it is the best."""
+
+    SCHEMA: ClassVar[int] = 1
 
     model: str
     workload: Workload
     optimize: str
-    cells: list[matrix.Cell]
-    best: matrix.Cell | None
-    why: str
+    best: MatrixChoice | None
+    why: str | None
+    cells: tuple[MatrixCell, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """As `plan --matrix --json` prints it."""
-        return {
-            "model": self.model,
-            "workload": asdict(self.workload),
-            "optimize": self.optimize,
-            "best": _name(self.best) if self.best else None,
-            "why": self.why or None,
-            "cells": [
-                {
-                    **_name(cell),
-                    "supported": cell.plan.supported,
-                    "rule": cell.plan.rule,
-                    "reasons": list(cell.plan.reasons),
-                    "alternatives": list(cell.plan.alternatives),
-                    "tried": cell.tried,
-                    "max_context": cell.plan.max_context,
-                    "max_concurrency": cell.plan.max_concurrency,
-                    "tpot_ms": cell.tpot_alone_ms,
-                    "output_tokens_per_s_per_gpu": cell.tokens_per_s_per_gpu,
-                    "cost": asdict(cell.cost) if cell.cost else None,
-                }
-                for cell in self.cells
-            ],
-        }
+    def is_best(self, cell: MatrixCell) -> bool:
+        """Whether `cell` is the best one."""
+        return self.best == MatrixChoice(cell.gpu, cell.gpus, cell.quant)
 
 
-def plan(asked: Question) -> Answer:
+def plan(request: PlanRequest) -> PlanResult:
     """Plan one GPU and format, or recommend a format for the GPU. A refusal is returned, not
-    raised; `RefusedError` where no format can be recommended, `UsageError` without a GPU."""
-    if asked.gpu is None:
+    raised; raises `RefusedError` where no format can be recommended, `UsageError` without a GPU."""
+    if request.gpu is None:
         raise UsageError("give --gpu, or --matrix to see all of them")
-    if asked.quant is None:
-        _require_no_single(asked)
-    target, model = gpu(asked.gpu), _model(asked.checkpoint)
-    if asked.quant is None:
-        return _recommended(asked, model, target)
-    quant = planner.quant_named(asked.quant)
-    reached = _reached(asked, model, target, quant)
-    planned = planner.Planner(model, asked.workload, reached, asked.trtllm)
-    found = planned.plan(target, quant)
-    money = cost(found, asked.workload, asked.price, asked.max_tpot_ms)
-    rival = _rival(asked, model, target, quant, reached) if asked.against else None
-    if isinstance(rival, str):
-        return Answer(found, money, "", no_rival=rival)
-    return Answer(found, money, "", rival)
+    if request.quant is None:
+        _require_no_single(request)
+    target, model = gpu(request.gpu), _model(request.checkpoint)
+    if request.quant is None:
+        return _recommended(request, model, target)
+    quant = quant_named(request.quant)
+    efficiency = _efficiency(request, model, target, quant)
+    planned = Planner(model, request.workload, _engine(request), efficiency).plan(target, quant)
+    money = cost(planned, request.workload, request.price, request.max_tpot_ms)
+    comparison = _compared(request, model, target, quant, efficiency) if request.against else None
+    return _result(planned, money, comparison=comparison)
 
 
-def _require_no_single(asked: Question) -> None:
-    if asked.calibrate_from is not None:
+def _engine(request: PlanRequest) -> Engine:
+    return engine(request.engine, request.trtllm)
+
+
+def _require_no_single(request: PlanRequest) -> None:
+    if request.calibrate_from is not None:
         raise UsageError("--calibrate-from holds for the --gpu and --quant that were load-tested")
-    if asked.against is not None:
+    if request.against is not None:
         raise UsageError("--against compares one --gpu and --quant; give both")
 
 
-def _recommended(asked: Question, model: Model, target: Gpu) -> Answer:
-    cells, aim = _cells(asked, model, [target]), asked.optimize
-    chosen = matrix.best(cells, aim, asked.workload)
+def _recommended(request: PlanRequest, model: Model, target: Gpu) -> PlanResult:
+    cells, aim = _cells(request, model, [target]), request.optimize
+    chosen = matrix.best(cells, aim, request.workload)
     if chosen is None and aim == "cost":  # no price is known: what is fastest is cheapest there
         aim = "throughput"
-        chosen = matrix.best(cells, aim, asked.workload)
+        chosen = matrix.best(cells, aim, request.workload)
     if chosen is None:
-        raise RefusedError(_none_recommended(model, asked.workload, target, cells))
-    return Answer(chosen.plan, chosen.cost, matrix.why(chosen, cells, aim))
+        raise RefusedError(_none_recommended(model, request.workload, target, cells))
+    return _result(chosen.plan, chosen.cost, matrix.why(chosen, cells, aim))
 
 
 def _none_recommended(
@@ -187,32 +274,32 @@ def _model(name: str) -> Model:
     return peer(name) or resolve(name).model
 
 
-def _rival(
-    asked: Question, model: Model, target: Gpu, quant: Quant, reached: Efficiency
-) -> Rival | str:
-    """The peer that was asked for, on the same GPUs, or why there is no comparison. Both get as
+def _compared(
+    request: PlanRequest, model: Model, target: Gpu, quant: Quant, efficiency: Efficiency
+) -> PeerComparison | str:
+    """The comparison with the requested peer on the same GPUs, or why there is none. Both get as
     many sequences as have room for the requests' lengths (or for `--context`).
 
     Raises `UsageError` for an unknown peer.
     """
-    assert asked.against is not None
-    other = peer(asked.against)
+    assert request.against is not None
+    other = peer(request.against)
     if other is None:
-        raise UsageError(f"--against {asked.against!r}: known are {', '.join(PEERS)}")
-    size = asked.workload
+        raise UsageError(f"--against {request.against!r}: known are {', '.join(PEERS)}")
+    size = request.workload
     size = replace(size, concurrency=None, context=size.context or size.isl + size.osl)
-    planned = planner.Planner(model, size, reached, asked.trtllm)
+    planned = Planner(model, size, _engine(request), efficiency)
     ours = planned.plan(target, quant)
-    theirs = planner.Planner(other, size, reached, asked.trtllm).plan(target, quant)
+    theirs = Planner(other, size, _engine(request), efficiency).plan(target, quant)
     for one in (ours, theirs):
         if one.estimate is None:
             return f"{one.model} does not run there: {one.reasons[0]}"
-    best, their_best = (at_objective(one, asked.max_tpot_ms) for one in (ours, theirs))
+    best, their_best = (at_objective(one, request.max_tpot_ms) for one in (ours, theirs))
     if best is None or their_best is None:
         slow = (ours if best is None else theirs).model
-        return f"{slow} takes more than {asked.max_tpot_ms:g} ms a token at any concurrency"
+        return f"{slow} takes more than {request.max_tpot_ms:g} ms a token at any concurrency"
     same = planned.speed(target, quant).point(their_best.concurrency)
-    return Rival(
+    return PeerComparison(
         model=theirs.model,
         weights_bytes=theirs.weights_bytes,
         max_concurrency=theirs.max_concurrency,
@@ -223,43 +310,73 @@ def _rival(
     )
 
 
-def compare(asked: Question) -> Matrix:
-    """Every GPU (or the one that is asked for) and every format. Raises `UsageError` for what
-    holds for one GPU and format only."""
-    _require_no_single(asked)
-    model = _model(asked.checkpoint)
-    only = [gpu(asked.gpu)] if asked.gpu else None
-    cells = _cells(asked, model, only)
-    best = matrix.best(cells, asked.optimize, asked.workload)
-    why = matrix.why(best, cells, asked.optimize) if best else ""
-    return Matrix(model.name, asked.workload, asked.optimize, cells, best, why)
-
-
-def _cells(asked: Question, model: Model, only: list[Gpu] | None) -> list[matrix.Cell]:
-    return matrix.cells(
-        model, asked.workload, only, asked.price, asked.max_tpot_ms, trtllm=asked.trtllm
+def compare(request: PlanRequest) -> MatrixResult:
+    """Every GPU (or the requested one) and every format. Raises `UsageError` for options that are
+    for one GPU and format only."""
+    _require_no_single(request)
+    model = _model(request.checkpoint)
+    only = [gpu(request.gpu)] if request.gpu else None
+    cells = _cells(request, model, only)
+    best = matrix.best(cells, request.optimize, request.workload)
+    return MatrixResult(
+        model=model.name,
+        workload=request.workload,
+        optimize=request.optimize,
+        best=_choice(best) if best else None,
+        why=matrix.why(best, cells, request.optimize) if best else None,
+        cells=tuple(map(_matrix_cell, cells)),
     )
 
 
-def _name(cell: matrix.Cell) -> dict[str, Any]:
-    return {"gpu": cell.plan.gpu, "gpus": cell.plan.gpus, "quant": cell.plan.quant["requested"]}
+def _cells(request: PlanRequest, model: Model, only: list[Gpu] | None) -> list[matrix.Cell]:
+    return matrix.cells(
+        model, request.workload, only, request.price, request.max_tpot_ms, _engine(request)
+    )
 
 
-def _reached(asked: Question, model: Model, target: Gpu, quant: Quant) -> Efficiency:
+def _choice(cell: matrix.Cell) -> MatrixChoice:
+    return MatrixChoice(cell.plan.gpu, cell.plan.gpus, str(cell.plan.quant["requested"]))
+
+
+def _matrix_cell(cell: matrix.Cell) -> MatrixCell:
+    plan, choice = cell.plan, _choice(cell)
+    return MatrixCell(
+        gpu=choice.gpu,
+        gpus=choice.gpus,
+        quant=choice.quant,
+        status=plan.status,
+        supported=plan.supported,
+        served=plan.estimate is not None,
+        rule=plan.rule,
+        reasons=plan.reasons,
+        alternatives=plan.alternatives,
+        tried=plan.engine.proven,
+        concurrency=plan.concurrency,
+        max_context=plan.max_context,
+        max_concurrency=plan.max_concurrency,
+        tpot_ms=cell.tpot_alone_ms,
+        output_tokens_per_s_per_gpu=cell.tokens_per_s_per_gpu,
+        cost=cell.cost,
+    )
+
+
+def _efficiency(request: PlanRequest, model: Model, target: Gpu, quant: Quant) -> Efficiency:
     """The efficiencies to plan with: the default ones, or those of one's own load test where the
     format can be served at all."""
-    path = asked.calibrate_from
-    planned = planner.Planner(model, asked.workload, trtllm=asked.trtllm)
-    if path is None or planned.plan(target, quant).estimate is None:
+    path = request.calibrate_from
+    planner = Planner(model, request.workload, _engine(request))
+    if path is None or planner.plan(target, quant).estimate is None:
         return DEFAULT
+    from ..loadtest.report import read_report
+
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_report(path)
         levels = [
             _measured(run)
             for run in report["runs"]
             if run.get("concurrency") and not run.get("errors")
         ]
-        return calibrated(levels, planned.speed(target, quant))
+        return calibrated(levels, planner.speed(target, quant))
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:

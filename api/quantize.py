@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from ..sources.fetching import Weights
 
 
+OnFetch = Callable[[dict[str, Any]], None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantized:
     """What was written. Bytes are those of tensors.
@@ -88,6 +91,7 @@ def quantize(
     heldout: str | Path | None = None,
     device: str = "auto",
     low_disk: bool = False,
+    on_fetch: OnFetch | None = None,
     progress: Progress | None = None,
 ) -> QuantizeResult:
     """Quantize `checkpoint` into the new directory `out`.
@@ -106,6 +110,7 @@ def quantize(
         heldout: A text file on which the result is compared with its source.
         device: `cpu`, `cuda` or `auto`, for calibrating.
         low_disk: Whether to delete each downloaded shard once its output is written.
+        on_fetch: Called with what will be downloaded (see `fetching.fetch_plan`) before it is.
         progress: Receives what is being done.
 
     Raises `UsageError` and `RefusedError` for options that are unknown or do not go together,
@@ -122,7 +127,7 @@ def quantize(
         heldout=Path(heldout) if heldout is not None else None,
         low_disk=low_disk,
     )
-    return quantize_source(checkpoint, options, Path(out), progress)
+    return quantize_source(checkpoint, options, Path(out), progress, on_fetch)
 
 
 def quantize_source(
@@ -130,10 +135,9 @@ def quantize_source(
     options: Options,
     out: Path,
     progress: Progress | None = None,
-    on_fetch: Callable[[dict[str, Any]], None] | None = None,
+    on_fetch: OnFetch | None = None,
 ) -> QuantizeResult:
-    """As `quantize`, with options that are checked already. `on_fetch` is called with what will be
-    downloaded (see `fetching.fetch_plan`) before it is."""
+    """As `quantize`, with options that are checked already."""
     require_free(out)
     source = checkpoint if isinstance(checkpoint, Source) else open_source(checkpoint)
     source.opened.require_complete()  # before anything heavy is imported

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..build.planner.plan import quant_named
 from ..core.errors import RefusedError, UsageError
 from ..core.extras import require
+from ..model.formats import quant_named
 from ..model.recipe import Recipe, recipe_for
 from ..quantize.layouts import DEFAULT, layout_for
 from ..quantize.options import Options
@@ -25,14 +25,14 @@ def options_for(
     heldout: Path | None = None,
     low_disk: bool = False,
 ) -> Options:
-    """The options that a command line gives; `smooth` None means: wherever it does something.
+    """The options of a command line. With `smooth` None, INT4 is smoothed where that is possible.
 
     Raises `UsageError` and `RefusedError` for what does not go together, `BadInputError` for a text
     file, a package or a device that cannot be used.
     """
     recipe = recipe_for(quant_named(quant).key, group_size, fp8_layers)
     if smooth and recipe.format != "int4":
-        raise UsageError(f"--smooth is for --quant int4; {recipe.key} has no groups to protect")
+        raise UsageError(f"--smooth works with --quant int4 only, not with {recipe.key}")
     if low_disk:
         _require_one_reading(recipe, smooth, heldout)
     smooths = recipe.format == "int4" and not low_disk if smooth is None else smooth
@@ -41,7 +41,7 @@ def options_for(
     )
     if calibration is not None and not options.calibrates:
         raise UsageError(
-            f"--calibration is of no use here: {recipe.key} without smoothing needs none"
+            f"--calibration has no effect here: {recipe.key} without smoothing needs none"
         )
     require_readable(calibration, heldout)
     _require_packages(options)
@@ -50,8 +50,8 @@ def options_for(
 
 
 def _require_one_reading(recipe: Recipe, smooth: bool | None, heldout: Path | None) -> None:
-    """Raise `RefusedError` for what reads the weights before or after they are encoded."""
-    why = "needs all weights at once, and --low-disk lets go of each shard once it is encoded"
+    """Raise `RefusedError` for options that need the weights before or after they are encoded."""
+    why = "needs all weights at once, and --low-disk deletes each shard once it is encoded"
     if recipe.activation_scales:
         raise RefusedError(
             f"--low-disk with --quant {recipe.key} (rule: low-disk): its calibration {why}. What "

@@ -13,11 +13,13 @@ from ..core.bundle import Bundle
 from ..core.errors import UsageError
 from ..core.progress import Progress, Silent
 from ..core.result import Result
+from ..runtime import contract
+from .trust import require_trusted
 
 if TYPE_CHECKING:
     from ..triton_repo.local import LocalServer
 
-EXECUTORS: Final = ("auto", "trtllm", "reference")
+EXECUTORS: Final = ("auto", *contract.EXECUTORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,15 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class ServeResult(Result):
-    """A server that is ready: the model's name, and `host:port` of gRPC and the URL of HTTP."""
+    """A server that is ready: the model's name, `host:port` of gRPC, the URL of HTTP, and files of
+    the bundle whose code differs from what this version writes and is trusted."""
 
     SCHEMA: ClassVar[int] = 1
 
     model: str
     grpc: str
     http: str
+    trusted_code: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -46,9 +50,10 @@ def serving(
 ) -> Iterator[LocalServer]:
     """Serve `bundle` until the block ends; the server is ready when the block begins.
 
-    `auto` is `trtllm` where TensorRT-LLM is installed and the bundle needs nothing that is missing,
-    `reference` otherwise. Raises `UsageError` for an unknown executor, `CheckFailedError` for an
-    incomplete bundle or a server that does not start.
+    Its code runs: check it first (`trust.require_trusted`). `auto` is `trtllm` where TensorRT-LLM
+    is installed and the bundle needs nothing that is missing, `reference` otherwise. Raises
+    `UsageError` for an unknown executor, `CheckFailedError` for an incomplete bundle or a server
+    that does not start.
     """
     from ..triton_repo.local import LocalServer
 
@@ -84,6 +89,8 @@ def serve(
     http_port: int | None = None,
     grpc_port: int | None = None,
     metrics_port: int | None = None,
+    verify: str = "quick",
+    trust_code: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Served]:
     """Serve the bundle in the directory `bundle` until the block ends.
@@ -94,15 +101,20 @@ def serve(
         bundle: The bundle's directory.
         executor: `trtllm`, `reference` (on the CPU), or `auto` for the one that works here.
         http_port, grpc_port, metrics_port: Ports to listen on; None takes a free one.
+        verify: What is hashed before the bundle's code runs: `quick` or `full`.
+        trust_code: Whether code may run that this version would not write.
         progress: Receives what is being done.
 
     Raises `UsageError` for an unknown executor, `BadInputError` for a directory without a bundle or
-    a port that is taken, `CheckFailedError` for a bundle that is incomplete or does not start.
+    a port that is taken, `CheckFailedError` for a bundle that is incomplete or does not start, or
+    whose files or code are not as they should be.
     """
+    progress = progress or Silent()
     opened = Bundle.open(Path(bundle))
-    (progress or Silent()).step("start tritonserver")
+    trusted = require_trusted(opened, verify, trust_code, progress)
+    progress.step("start tritonserver")
     with serving(opened, executor, Ports(http_port, grpc_port, metrics_port)) as server:
-        address = ServeResult(opened.model_name, server.grpc_url, server.http_url)
+        address = ServeResult(opened.model_name, server.grpc_url, server.http_url, trusted)
         yield Served(address, server.wait)
 
 

@@ -36,14 +36,14 @@ def verify(bundle: str | Path, *, progress: Progress | None = None) -> VerifyRes
     is damaged or of a newer version.
     """
     from .. import k8s, triton_repo
-    from ..build.engines.tensorrt_llm import directory as engine_directory
+    from ..build.engines.registry import check as check_engine
 
     opened = Bundle.open(Path(bundle))
     advance = (progress or Silent()).step("digests", opened.total_bytes, unit="bytes")
     checks = opened.verify_files(advance)
     for room, check, where in (
         ("checkpoint", _check_checkpoint, opened.checkpoint),
-        ("engine", engine_directory.check, opened.engine),
+        ("engine", check_engine, opened.engine),
         ("golden outputs", _check_golden, opened.engine),
         ("model_repository", triton_repo.check, opened.repository),
         ("k8s", k8s.check, opened.k8s),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-import time
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from ..core.errors import BadInputError, CheckFailedError
 from ..core.progress import Progress, Silent
 from ..core.result import Result
 from .serve import chosen_executor
+from .trust import require_trusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class WarmupResult(Result):
         start_s: Seconds until it had started.
         caches: Where it keeps what it compiled, by environment variable.
         golden: Whether outputs were checked or recorded, and how far they are from those recorded.
-        ok: Whether they are as recorded.
+        trusted_code: Files of the bundle whose code differs from what this version writes.
+        ok: Whether outputs are as recorded.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -35,57 +38,80 @@ class WarmupResult(Result):
     start_s: float
     caches: dict[str, str]
     golden: dict[str, Any]
+    trusted_code: tuple[str, ...]
     ok: bool
 
 
 def warmup(
-    path: Path, executor: str = "auto", cache: Path | None = None, progress: Progress | None = None
+    path: Path,
+    executor: str = "auto",
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    verify: str = "quick",
+    trust_code: bool = False,
 ) -> WarmupResult:
-    """Start the bundle's executor as its server would, and hold it to the golden outputs.
+    """Start the bundle's executor as its server would, and compare it with the golden outputs.
 
     Starting tunes and compiles kernels and captures CUDA graphs, into `cache` (by default where a
-    server on this node looks). Raises `UsageError` for an unknown executor, `BadInputError` for a
-    cache that cannot be written, `CheckFailedError` for a bundle that is incomplete or does not
-    start.
+    server on this node looks), in a process of its own. Raises as `require_trusted` before
+    anything of the bundle runs, `UsageError` for an unknown executor, `BadInputError` for a cache
+    that cannot be written, `CheckFailedError` for a bundle that does not start.
     """
-    from ..runtime import contract, engine, startup_check
-    from ..runtime.generation import StartError
+    from ..runtime import contract, startup_check
 
     progress = progress or Silent()
     bundle = Bundle.open(path)
-    bundle.require_complete()
     name = chosen_executor(bundle, executor)
-    if cache is not None:
-        os.environ[contract.CACHE.name] = str(cache.absolute())
-    where = startup_check.cache_directory()
+    where = cache.absolute() if cache else startup_check.cache_directory()
     try:
         where.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInputError(f"{where}: cannot be created: {error.strerror}") from error
+    trusted = require_trusted(bundle, verify, trust_code, progress)
     caches = {
-        name: os.environ.setdefault(name, path)
-        for name, path in contract.engine_caches(str(where)).items()
+        variable: os.environ.get(variable, path)
+        for variable, path in contract.engine_caches(str(where)).items()
     }
-    settings = engine.Settings(bundle.path.absolute(), name, max_active=1, max_waiting=1)
-    begun = time.perf_counter()
-    progress.step(f"start the {name} executor")
-    try:
-        started = engine.create_executor(settings)
-    except StartError as error:
-        raise CheckFailedError(str(error)) from error
-    start_s = time.perf_counter() - begun
-    try:
-        progress.step("golden")
-        proof = startup_check.prove(settings.bundle, started)
-    except StartError as error:
-        raise CheckFailedError(str(error)) from error
-    finally:
-        started.close(10.0)
+    environment = {**contract.child_environment(), **contract.OFFLINE, **caches}
+    environment[contract.CACHE.name] = str(where)
+    seen = _run(bundle.path.absolute(), name, environment, progress)
     return WarmupResult(
         bundle=path,
         executor=name,
-        start_s=start_s,
+        start_s=seen["start_s"],
         caches=caches,
-        golden=proof.record(),
-        ok=proof.ok,
+        golden=seen["golden"],
+        trusted_code=trusted,
+        ok=seen["golden"]["ok"],
     )
+
+
+def _run(
+    bundle: Path, executor: str, environment: dict[str, str], progress: Progress
+) -> dict[str, Any]:
+    """Run `runtime/warmup.py`; gives its result. Raises `CheckFailedError` with its error."""
+    from ..runtime import isolation, warmup
+
+    result: dict[str, Any] = {}
+    command = isolation.command(warmup.__name__, str(bundle), executor)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                answer = json.loads(line)
+                if "step" in answer:
+                    progress.step(answer["step"])
+                else:
+                    result = answer
+        except BaseException:
+            process.kill()
+            raise
+    if "error" in result:
+        raise CheckFailedError(result["error"])
+    if not result:
+        raise CheckFailedError(
+            f"{bundle}: the executor {executor} ended early, with status {process.returncode}; see "
+            "its output above"
+        )
+    return result

@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 
 from nemotron_deploy.build import kernels
+from nemotron_deploy.build.engines.tensorrt_llm import hardware
 from nemotron_deploy.build.kernels import aot, launch, steps
 from nemotron_deploy.build.kernels.interpreter import interpreting
 from nemotron_deploy.build.kernels.load import open_store
 from nemotron_deploy.build.kernels.packing import decode
 from nemotron_deploy.build.kernels.source import source_digest
-from nemotron_deploy.build.planner import hardware
 
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096)
 CALLS = 8

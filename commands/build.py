@@ -12,6 +12,7 @@ def build(
     gpu: opt.GpuOption,
     quant: opt.QuantOption,
     checkpoint: opt.CheckpointOption = DEFAULT_CHECKPOINT,
+    engine: opt.EngineOption = "tensorrt-llm",
     gpus: opt.GpusOption = 1,
     context: opt.ContextOption = None,
     concurrency: opt.ConcurrencyOption = None,
@@ -45,6 +46,7 @@ def build(
         device=device,
         heldout=heldout,
         low_disk=low_disk,
+        engine_name=engine,
     )
     preview = preview_of(job)
     if dry_run:

@@ -13,8 +13,8 @@ def inspect(
     """Say what a model is and what it weighs."""
     from ..api.inspect import inspect as work
 
-    found = work(checkpoint)
-    if not printed(as_json, found):
+    result = work(checkpoint)
+    if not printed(as_json, result.to_json()):
         from ..views.model import inspection
 
-        inspection(console(), found)
+        inspection(console(), result)

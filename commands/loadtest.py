@@ -18,6 +18,8 @@ def loadtest(
     max_tokens: opt.MaxTokensOption = 32,
     model: opt.ServedModelOption = None,
     slo: opt.SloOption = None,
+    verify: opt.VerifyOption = "quick",
+    trust_code: opt.TrustOption = False,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Measure the latency and throughput of a server or a bundle."""
@@ -33,6 +35,8 @@ def loadtest(
             max_tokens=max_tokens,
             model=model,
             slos=slo or (),
+            verify=verify,
+            trust_code=trust_code,
             progress=listener,
         )
     if not printed(as_json, result.to_json()):

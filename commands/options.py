@@ -21,6 +21,20 @@ CheckpointOption = Annotated[
     ),
 ]
 GpuOption = Annotated[str, typer.Option("--gpu", metavar="GPU", help=f"GPU to build for, {GPUS}.")]
+VerifyOption = Annotated[
+    str,
+    typer.Option(
+        "--verify", metavar="HOW", help="Hash before a bundle's code runs: quick (code) or full."
+    ),
+]
+EngineOption = Annotated[
+    str,
+    typer.Option("--engine", metavar="ENGINE", help="What generates tokens: tensorrt-llm."),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Run code in a bundle that this version would not write."),
+]
 AnyGpuOption = Annotated[
     str | None, typer.Option("--gpu", metavar="GPU", help=f"GPU to plan for, {GPUS}.")
 ]

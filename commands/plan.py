@@ -25,16 +25,17 @@ def plan(
     price: opt.PriceOption = None,
     max_tpot: opt.MaxTpotOption = 50.0,
     calibrate_from: opt.CalibrateFromOption = None,
+    engine: opt.EngineOption = "tensorrt-llm",
     trtllm: opt.TrtllmOption = None,
     against: opt.AgainstOption = None,
     html: opt.HtmlOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Say what fits, who can run it, how fast, and what it costs."""
-    from ..api.plan import Question, compare
+    from ..api.plan import PlanRequest, PlanResult, compare
     from ..api.plan import plan as work
 
-    asked = Question(
+    request = PlanRequest(
         checkpoint,
         Workload(context, concurrency, isl, osl, gpus),
         gpu=gpu,
@@ -43,28 +44,18 @@ def plan(
         max_tpot_ms=max_tpot,
         optimize=optimize,
         calibrate_from=calibrate_from,
+        engine=engine,
         trtllm=trtllm,
         against=against,
     )
-    if matrix:
-        found = compare(asked)
-        if html is not None:
-            from ..views.plan_page import write
-
-            write(html, found)
-        if not printed(as_json, found.to_json()):
-            from ..views.plan import matrix as view
-
-            view(console(), found)
-        return
-    answer = work(asked)
+    result = compare(request) if matrix else work(request)
     if html is not None:
         from ..views.plan_page import write
 
-        write(html, answer)
-    if not printed(as_json, answer.to_json()):
-        from ..views.plan import plan as show
+        write(html, result)
+    if not printed(as_json, result.to_json()):
+        from ..views import plan as view
 
-        show(console(), answer)
-    if answer.plan.refused:
+        view.show_result(console(), result)
+    if isinstance(result, PlanResult) and result.refused:
         raise typer.Exit(RefusedError.exit_code)

@@ -44,22 +44,24 @@ def quantize(
     if quant is None or out is None:
         missing = "--quant or --compare" if quant is None else "--out"
         raise UsageError(f"missing option {missing} (see nemo-deploy quantize --help)")
-    from ..api.quantize import quantize_source as work
-    from ..api.quantize_options import options_for
+    from ..api.quantize import quantize as work
 
-    options = options_for(
-        quant,
-        layout=layout,
-        group_size=group_size,
-        fp8_layers=fp8_layers,
-        calibration=calibration,
-        smooth=smooth,
-        device=device,
-        heldout=heldout,
-        low_disk=low_disk,
-    )
     with progress(as_json) as listener:
-        result = work(checkpoint, options, out, listener, on_fetch=show_fetch)
+        result = work(
+            checkpoint,
+            quant=quant,
+            out=out,
+            layout=layout,
+            group_size=group_size,
+            fp8_layers=fp8_layers,
+            calibration=calibration,
+            smooth=smooth,
+            heldout=heldout,
+            device=device,
+            low_disk=low_disk,
+            on_fetch=show_fetch,
+            progress=listener,
+        )
     if not printed(as_json, result.to_json()):
         from ..views.results import quantization
 

@@ -17,6 +17,8 @@ def serve(
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = contract.HTTP.number,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = contract.GRPC.number,
     metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = contract.METRICS_PORT.number,
+    verify: opt.VerifyOption = "quick",
+    trust_code: opt.TrustOption = False,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Serve a bundle here with a real tritonserver."""
@@ -30,6 +32,8 @@ def serve(
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,
+            verify=verify,
+            trust_code=trust_code,
             progress=shown,
         ) as served,
     ):

@@ -18,13 +18,15 @@ def warmup(
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Where this node keeps what it compiles.")
     ] = None,
+    verify: opt.VerifyOption = "quick",
+    trust_code: opt.TrustOption = False,
     as_json: opt.JsonOption = False,
 ) -> None:
     """On the node that will serve: compile, tune, check answers."""
     from ..api.warmup import warmup as work
 
-    with progress(as_json) as shown:
-        result = work(bundle, executor, cache, shown)
+    with progress(as_json) as listener:
+        result = work(bundle, executor, cache, listener, verify=verify, trust_code=trust_code)
     if not printed(as_json, result.to_json()):
         from ..views.results import warmed
 

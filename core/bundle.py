@@ -1,9 +1,9 @@
 """The bundle: one directory with everything a deployment needs, and `bundle.json`, its record.
 
-A stage works in a temporary directory beside its target and is renamed into place when done; a long
-one goes on where a killed run left off. The record forgets a stage before its directory is replaced
-and learns it again afterwards, so at any moment it lists only what is really there: a killed build
-leaves an older or a newer state, never a mixture, and the next run completes it.
+A stage is made in a temporary directory beside its target and renamed into place when it is done;
+a long one resumes where a killed run stopped. The record drops a stage before its directory is
+replaced and adds it again afterwards, so it lists only what exists at any moment. A killed build
+leaves an older or a newer state, never a mixture, and the next build completes it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What can go wrong, and the exit code each kind of failure ends with.
+"""The kinds of failure, and the exit code of each.
 
-Every error a user can meet is one of these. Its text says what is wrong, where, and what to do
-next; `cli` prints it as one message and exits with `exit_code`.
+Every error that a user can meet is one of these. Its message says what is wrong, where, and what to
+do next; the command line prints it as one message and exits with `exit_code`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ class UsageError(NemoDeployError):
 
 
 class RefusedError(NemoDeployError):
-    """A support rule forbids what was asked, or it does not fit. Says which, why, what works."""
+    """A support rule forbids the request, or it does not fit. Names the rule, the reason, and what
+    works instead."""
 
     exit_code = 3
 
 
 class BadInputError(NemoDeployError):
-    """A file, tensor, key, port or server that was pointed at cannot be used. Names it."""
+    """A file, tensor, key, port or server that the command names cannot be used."""
 
     exit_code = 4
 
 
 class CheckFailedError(NemoDeployError):
-    """Something was checked and found wrong: a digest, a manifest, an objective, an output."""
+    """A check failed: of a digest, a manifest, an objective or an output."""
 
     exit_code = 5

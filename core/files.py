@@ -1,4 +1,4 @@
-"""Files and directories that are there whole or not at all, even when the process is killed."""
+"""Atomic files and directories: complete or absent, even when the process is killed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from typing import Final
 from .errors import BadInputError
 
 TEMPORARY: Final = ".nemo-deploy-"
-"""Prefix of everything that an interrupted run may leave behind; `clean` removes it."""
+"""Prefix of all names that an interrupted run may leave behind; `clean` deletes them."""
 
 PARTIAL: Final = f"{TEMPORARY}partial-"
-"""Prefix of directories in which an interrupted run's finished parts wait for the next one."""
+"""Prefix of directories that keep the finished parts of an interrupted run for the next one."""
 
 
 @contextmanager
 def locked(path: Path, shown: Path | None = None) -> Iterator[None]:
-    """Hold the directory `path` for one writer. Raises `BadInputError` when another has it, naming
-    `shown` (or `path`)."""
+    """Lock the directory `path` for one writer. Raises `BadInputError`, naming `shown` or else
+    `path`, when another process holds the lock."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
@@ -37,7 +37,7 @@ def locked(path: Path, shown: Path | None = None) -> Iterator[None]:
             ours = False
         if not ours:
             raise BadInputError(
-                f"{shown or path}: another nemo-deploy is writing here; wait for it"
+                f"{shown or path}: another nemo-deploy is writing here; wait until it ends"
             )
         yield
     finally:
@@ -46,8 +46,8 @@ def locked(path: Path, shown: Path | None = None) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Two directories in which something is made, possibly over several runs: `content` becomes the
-    target, `state` remembers what is finished and is never part of the result."""
+    """Two directories for work that may take several runs: `content` becomes the target, `state`
+    records what is finished and is never part of the result."""
 
     content: Path
     state: Path
@@ -55,9 +55,9 @@ class Work:
 
 @contextmanager
 def resumable(target: Path, inputs: str) -> Iterator[Work]:
-    """Where `target` is being made, beside it, locked; `inputs` digests all the result depends on.
+    """A locked place beside `target` to make it in; `inputs` digests all that it depends on.
 
-    What a killed run with the same inputs finished is found again; that of other inputs is removed.
+    What a killed run with the same inputs finished is kept; what it made of others is deleted.
     When the block fails, a note on the exception says where finished parts are; where there are
     none, nothing stays. The caller moves `content` into place inside the block. Raises
     `BadInputError` when another process makes the same target.
@@ -86,7 +86,7 @@ def _partial_of(target: Path) -> Path:
 
 
 def _take_up(root: Path, work: Work, inputs: str) -> None:
-    """Keep what lies in `root` if it was made from `inputs`, else begin anew."""
+    """Keep the content of `root` if it was made from `inputs`; delete it otherwise."""
     mark = root / "inputs"
     if not mark.is_file() or mark.read_text(encoding="utf-8") != inputs:
         for left in root.iterdir():
@@ -120,7 +120,7 @@ def new_directory(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def resumable_directory(target: Path, inputs: str) -> Iterator[Work]:
-    """As `new_directory`, but what a killed run with the same `inputs` finished is there again.
+    """As `new_directory`, but keeps what a killed run with the same `inputs` finished.
 
     Raises `BadInputError` also when another process makes the same target.
     """

@@ -1,1 +1,1 @@
-"""Model repositories of the Hugging Face hub: what is in one, and getting its files, checked."""
+"""Model repositories on the Hugging Face hub: their contents, and checked downloads."""

@@ -1,4 +1,4 @@
-"""Talking to the hub through huggingface_hub, which finds the user's token in its own places."""
+"""Access to the hub through huggingface_hub, which finds the user's token itself."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .name import HubName
 
 TIMEOUT_S: Final = 20.0
 ATTEMPTS: Final = 3
-"""Downloads of one file, each of which huggingface_hub already resumes several times."""
+"""Downloads of one file. Within each, huggingface_hub resumes several times."""
 
 FIRST_READ: Final = 128 * 1024
-"""Bytes asked for at first of a shard: its whole header, nearly always."""
+"""Bytes that are requested first of a shard. They nearly always hold its whole header."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a repository as the hub lists it. Its content is known by `sha256` (large files)
-    or by `git_blob`, git's SHA-1 of small ones."""
+    """A file of a repository as the hub lists it. `sha256` identifies the content of large files,
+    `git_blob`, which is git's SHA-1, that of small ones."""
 
     name: str
     bytes: int
@@ -39,7 +39,7 @@ class HubFile:
         return self.sha256 or self.git_blob
 
     def record(self) -> dict[str, Any]:
-        """Size and digest as they are recorded."""
+        """Size and digest, for a record."""
         kind = "sha256" if self.sha256 else "git_blob"
         return {"bytes": self.bytes, kind: self.digest}
 
@@ -54,7 +54,7 @@ class Repository:
 
 
 def list_repository(name: HubName) -> Repository:
-    """Ask the hub which commit `name` is and what is in it. Raises `BadInputError`."""
+    """The commit that `name` stands for and its files. Raises `BadInputError`."""
     with explained(name):
         info = _hub().HfApi().model_info(
             name.repository, revision=name.revision, files_metadata=True, timeout=TIMEOUT_S
@@ -72,13 +72,13 @@ def list_repository(name: HubName) -> Repository:
 
 
 def read_header(repository: Repository, file: HubFile) -> bytes:
-    """The header of a safetensors file, by asking for the first bytes of the file only."""
+    """The header of a safetensors file. Only the first bytes of the file are requested."""
     first = _read_range(repository, file, 0, min(FIRST_READ, file.bytes))
     length = int.from_bytes(first[:8], "little")
     if len(first) < 8 or length > min(file.bytes - 8, MAX_HEADER_BYTES):
         raise BadInputError(
-            f"{repository.name}: {file.name} is no safetensors file (header of {length} bytes in a "
-            f"file of {file.bytes})"
+            f"{repository.name}: {file.name} is not a safetensors file (header of {length} bytes "
+            f"in a file of {file.bytes})"
         )
     rest = 8 + length - len(first)
     if rest > 0:
@@ -87,7 +87,7 @@ def read_header(repository: Repository, file: HubFile) -> bytes:
 
 
 def _read_range(repository: Repository, file: HubFile, start: int, length: int) -> bytes:
-    """Bytes `start` to `start + length` of a file. Reads no more than that, whatever is sent."""
+    """Bytes `start` to `start + length` of a file; no more are read, whatever is sent."""
     hub = _hub()
     url = hub.hf_hub_url(repository.name.repository, file.name, revision=repository.commit)
     headers = hub.utils.build_hf_headers() | {
@@ -111,7 +111,7 @@ def _read_range(repository: Repository, file: HubFile, start: int, length: int) 
     if len(data) < length:
         raise BadInputError(
             f"{repository.name}: {file.name}: the hub sent {len(data)} of {length} bytes of its "
-            "header; try again"
+            "header. Run the same command again"
         )
     return bytes(data[:length])
 
@@ -123,11 +123,11 @@ def download(
     on_bytes: Callable[[int], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Path:
-    """Fetch one file into huggingface_hub's cache, or into `folder`; gives its path.
+    """Download one file into huggingface_hub's cache, or into `folder`; gives its path.
 
-    A file that is there already is not fetched again. A dropped connection is resumed a bounded
-    number of times. `on_bytes` is told how many bytes came (or were lost) since it was last told.
-    Raises `BadInputError`; `StoppedError` once `stop` is set.
+    A file that exists already is not downloaded again. A dropped connection is resumed a bounded
+    number of times. `on_bytes` takes the number of bytes that arrived (or, if negative, were lost)
+    since its last call. Raises `BadInputError`; `StoppedError` once `stop` is set.
     """
     tally = Tally(on_bytes, stop)
     with explained(repository.name, file.name):
@@ -167,7 +167,7 @@ def _hub() -> Any:
             f"huggingface_hub {huggingface_hub.__version__} is not supported; install a version "
             "that is with pip install 'nemotron-deploy[quantize]'"
         )
-    # Its warnings would show signed addresses; what matters of them becomes our own message.
+    # Its warnings would show signed URLs. What matters in them becomes a message of our own.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     from .reset import make_resumable
 

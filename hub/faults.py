@@ -1,4 +1,4 @@
-"""What can go wrong with the hub, each kind as one message that says what to do next."""
+"""Failures of the hub, each kind as one message that says what to do next."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .name import HubName
 
 
 class UnreachableError(BadInputError):
-    """The hub cannot be reached, or must not be: what is here already may still serve."""
+    """The hub cannot be reached, or must not be. What is cached may still be enough."""
 
 
 class ChangedError(BadInputError):
-    """A file is not the one the hub says it has."""
+    """A file differs from what the hub lists."""
 
 
 @contextmanager
 def explained(name: HubName, file: str | None = None) -> Iterator[None]:
     """Turn whatever huggingface_hub raises about `file` of `name` into a `BadInputError`.
 
-    Nothing of the original message is repeated: it may hold a signed address.
+    The original message is not repeated, because it may contain a signed URL.
     """
     import httpx
     from huggingface_hub import errors as hub
@@ -38,7 +38,7 @@ def explained(name: HubName, file: str | None = None) -> Iterator[None]:
         raise _explain(error, name, where) from error
     except (ValueError, TypeError, KeyError) as error:
         raise BadInputError(
-            f"{where}: {_endpoint()} gave no answer that a hub gives; is HF_ENDPOINT right?"
+            f"{where}: {_endpoint()} did not answer as a hub does; is HF_ENDPOINT right?"
         ) from error
 
 
@@ -52,68 +52,68 @@ def _explain(error: BaseException, name: HubName, where: str) -> BadInputError:
         return BadInputError(f"{where}: {_refusal(error, name)}")
     if isinstance(error, hub.FileMetadataError):
         return BadInputError(
-            f"{where}: {_endpoint()} gave no commit or ETag for it; is HF_ENDPOINT right?"
+            f"{where}: {_endpoint()} sent no commit or ETag for it; is HF_ENDPOINT right?"
         )
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
         return _unreachable(where, name, "no connection")
     if isinstance(error, httpx.HTTPError) or _was_cut(error):
         return UnreachableError(
-            f"{where}: the connection to {_endpoint()} dropped and could not be resumed; run the "
-            "same command again, files that arrived whole are kept"
+            f"{where}: the connection to {_endpoint()} dropped and could not be resumed. Run the "
+            "same command again; complete files are kept"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return BadInputError(
-            f"{where}: the disk is full; free some space, or set HF_HUB_CACHE to another disk, or "
-            "use --low-disk; files that arrived whole are kept"
+            f"{where}: the disk is full. Free some space, set HF_HUB_CACHE to another disk, or use "
+            "--low-disk; complete files are kept"
         )
     reason = getattr(error, "strerror", None) or type(error).__name__
-    return BadInputError(f"{where}: cannot be fetched: {reason}")
+    return BadInputError(f"{where}: cannot be downloaded: {reason}")
 
 
 def _refusal(error: BaseException, name: HubName) -> str:
-    """What a hub's error status means."""
+    """The meaning of the hub's error status."""
     from huggingface_hub import errors as hub
 
     assert isinstance(error, hub.HfHubHTTPError)
     status = error.response.status_code
     if isinstance(error, hub.GatedRepoError):
         return (
-            f"this repository is gated: accept its terms at {_endpoint()}/{name.repository}, then "
+            f"this repository is gated. Accept its terms at {_endpoint()}/{name.repository}, then "
             "log in with `hf auth login`"
         )
     if isinstance(error, hub.RevisionNotFoundError):
-        return f"has no revision {name.revision!r}; its page lists branches, tags and commits"
+        return f"there is no revision {name.revision!r}; its page lists branches, tags and commits"
     if isinstance(error, hub.RemoteEntryNotFoundError):
         return "the repository has no such file at this revision"
     if status == 401:
         return (
-            "the hub wants to know who asks (401): it is private or gated, or does not exist; "
-            "check the name and log in with `hf auth login`"
+            "the hub requires a login (401). The repository is private, gated or does not exist; "
+            "check the name, and log in with `hf auth login`"
         )
     if status == 403:
         return (
-            "access is forbidden (403): ask its owner for it, and log in with `hf auth login` "
-            "using a token that may read it"
+            "access is forbidden (403). Ask the owner for access, and log in with `hf auth login` "
+            "using a token that may read the repository"
         )
     if status == 404:
-        return "no such directory here and no such repository on the hub; check the name"
+        return "there is no such local directory and no such repository on the hub; check the name"
     if status == 429:
-        return "the hub answers that it was asked too often (429); wait some minutes, or log in"
-    return f"the hub answered with status {status}; try again later"
+        return "the hub received too many requests (429). Wait some minutes, or log in"
+    return f"the hub answered with status {status}. Try again later"
 
 
 def _unreachable(where: str, name: HubName, reason: str) -> UnreachableError:
     folder = name.repository.rpartition("/")[2]
     return UnreachableError(
-        f"{where}: {_endpoint()} cannot be reached ({reason}). Offline, `inspect` and `plan` "
-        "answer for known models, `tiny` works everywhere, and so does a local directory: on a "
-        f"machine with a network `hf download {name.repository} --revision {name.revision} "
-        f"--local-dir {folder}`, then --checkpoint {folder}"
+        f"{where}: {_endpoint()} cannot be reached ({reason}). Without the hub, `inspect` and "
+        "`plan` work for known models, and every command works for `tiny` and for local "
+        f"directories. On a machine with internet access, run `hf download {name.repository} "
+        f"--revision {name.revision} --local-dir {folder}`; then pass --checkpoint {folder}"
     )
 
 
 def was_interrupted(error: BaseException) -> bool:
-    """Whether a download failed in a way that another attempt may get over."""
+    """Whether another attempt at the download may succeed."""
     import httpx
 
     return isinstance(error, httpx.ReadError | httpx.ReadTimeout) or _was_cut(error)

@@ -1,4 +1,4 @@
-"""Getting what a snapshot lacks: what that takes, and doing it at once."""
+"""Downloads of what a snapshot lacks: the plan, and the download of all of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .verified import Verified
 
 @dataclass(frozen=True, slots=True)
 class FetchPlan:
-    """What is to be fetched of a snapshot. `low_disk` lets go of each shard once it was used."""
+    """What will be downloaded of a snapshot. With `low_disk` each shard is deleted after use."""
 
     repository: str
     revision: str
@@ -29,7 +29,7 @@ class FetchPlan:
         return sum(file.bytes for file in self.files)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is shown and printed."""
+        """The document that is printed."""
         return {
             "repository": self.repository,
             "revision": self.revision,
@@ -43,7 +43,7 @@ class FetchPlan:
 
 
 def plan_fetch(snapshot: Snapshot, low_disk: bool = False) -> FetchPlan:
-    """Decide what to fetch. Configuration and headers are here already."""
+    """Decide what to download. Configuration and headers are local already."""
     name, files = snapshot.repository.name, snapshot.files
     return FetchPlan(
         name.repository,
@@ -57,7 +57,7 @@ def plan_fetch(snapshot: Snapshot, low_disk: bool = False) -> FetchPlan:
 
 
 def fetch_companions(snapshot: Snapshot) -> None:
-    """Fetch configuration, tokenizer and the like into the cache, and check them."""
+    """Download configuration, tokenizer and other small files into the cache, and check them."""
     shards = {shard.name for shard in snapshot.shards}
     for file in snapshot.files:
         if file.name not in shards and file.name not in CONFIGURATION:
@@ -65,12 +65,11 @@ def fetch_companions(snapshot: Snapshot) -> None:
 
 
 def fetch(snapshot: Snapshot, on_progress: Callable[[int, str], None]) -> Snapshot:
-    """Fetch all of `snapshot` into huggingface_hub's cache and check every file's hash.
+    """Download all of `snapshot` into huggingface_hub's cache and check every file's hash.
 
-    `on_progress` is told how many bytes of the shards arrived and were checked, and which file is
-    at hand. Files that were here are checked, too, unless that was done before. Raises
-    `BadInputError`; a file with another hash is removed (`ChangedError`), and those that arrived
-    whole stay.
+    `on_progress` takes the number of bytes of shards that arrived, and the file at hand. Files that
+    were cached are checked, too, unless that was done before. Raises `BadInputError`; a file with
+    another hash is removed (`ChangedError`), and complete files are kept.
     """
     fetch_companions(snapshot)
     repository, done = snapshot.repository, 0

@@ -1,4 +1,4 @@
-"""Counting the bytes that huggingface_hub downloads, in place of the bar that it would draw."""
+"""Counts the bytes that huggingface_hub downloads, in place of the bar that it would draw."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class StoppedError(Exception):
 
 
 class Tally:
-    """What one download has counted so far. `on_bytes` is told of each change, up or down."""
+    """The bytes of one download so far. `on_bytes` takes each change, up or down."""
 
     def __init__(
         self, on_bytes: Callable[[int], None] | None, stop: threading.Event | None
@@ -28,13 +28,13 @@ class Tally:
             self._on_bytes(count)
 
     def take_back(self) -> None:
-        """Uncount everything: the attempt failed and what it brought is gone."""
+        """Set the count back to zero: the attempt failed, and its bytes are lost."""
         if self._on_bytes is not None:
             self._on_bytes(-self._count)
         self._count = 0
 
     def bar_class(self) -> type[Bar]:
-        """The `tqdm_class` to hand over for this download."""
+        """The `tqdm_class` for this download."""
         return type("Bar", (Bar,), {"tally": self})
 
 
@@ -53,7 +53,7 @@ class Bar:
         self.tally.add(int(count))
 
     def update_transfer(self, count: float) -> None:
-        """Bytes on the wire, which compression makes fewer, are not counted."""
+        """Bytes on the wire are not counted: with compression they are fewer."""
 
     def set_postfix_str(self, *_: object, **__: object) -> None:
         """Nothing is drawn."""

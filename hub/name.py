@@ -17,7 +17,7 @@ _REVISION: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/+-]{0,254}(?<!
 
 @dataclass(frozen=True, slots=True)
 class HubName:
-    """A repository, and the branch, tag or commit that was asked for."""
+    """A repository and a branch, tag or commit of it."""
 
     repository: str
     revision: str = DEFAULT_REVISION
@@ -28,9 +28,9 @@ class HubName:
 
 
 def parse_name(text: str) -> HubName | None:
-    """The hub name that `text` is, or None where it cannot be one (a path, a short name).
+    """`text` as the name of a repository, or None where it is not one (a path, a short name).
 
-    Raises `BadInputError` for a repository's name followed by no usable revision.
+    Raises `BadInputError` for a repository's name with an invalid revision.
     """
     repository, at, revision = text.partition("@")
     if not _REPOSITORY.fullmatch(repository):
@@ -39,6 +39,6 @@ def parse_name(text: str) -> HubName | None:
         return HubName(repository)
     if not _REVISION.fullmatch(revision):
         raise BadInputError(
-            f"{text}: {revision!r} is no revision; write owner/name@branch, @tag or @commit"
+            f"{text}: {revision!r} is not a revision; write owner/name@branch, @tag or @commit"
         )
     return HubName(repository, revision)

@@ -1,4 +1,4 @@
-"""Shards that come when they are needed and go once they were used, a few at a time on the disk."""
+"""Shards that are downloaded when needed and deleted after use, a few on the disk at a time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .snapshot import Snapshot
 from .verified import Verified
 
 OVERLAPPED: Final = 2
-"""Shards on the disk where download and use overlap: one that is used, one that arrives."""
+"""Shards on the disk where download and use overlap: one in use, one being downloaded."""
 
 
 class PassingShards:
-    """The shards of `snapshot` that are still at the hub, passing through `folder` in their order.
+    """The shards of `snapshot` that are not local, downloaded into `folder` in their order.
 
-    A context manager; `hold` brings one of them. At most `held` are on the disk, also half fetched
-    ones. Those named in `finished` are not fetched unless they are held all the same. Whole shards
-    that an interrupted run left in `folder` are not fetched again.
+    A context manager; `hold` gives one of them. At most `held` are on the disk, incomplete ones
+    included. Those named in `finished` are downloaded only if `hold` is entered for them. Complete
+    shards that an interrupted run left in `folder` are not downloaded again.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class PassingShards:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._room.release()  # the one that may be waiting for room sees that it is to stop
+        self._room.release()  # wakes a waiting download, which then stops
         self._pool.shutdown(wait=True, cancel_futures=True)
         shutil.rmtree(self._folder / ".cache", ignore_errors=True)
         if not any(self._folder.iterdir()):
@@ -76,11 +76,12 @@ class PassingShards:
 
     @contextmanager
     def hold(self, path: Path) -> Iterator[Path]:
-        """Wait for the shard at `path`, which is removed when the block ends well.
+        """Wait for the shard at `path`, which is deleted when the block ends without an error.
 
-        Where it ends with bad input the shard is removed, too: it may be what is bad. Otherwise
-        (an interruption) it stays for the next run. A shard that was here from the start is left
-        alone. May be left in another thread. Raises `BadInputError` as `client.download`.
+        After a `BadInputError` it is deleted, too, because it may be the cause. After any other
+        error, such as an interruption, it is kept for the next run. A shard that was local from the
+        start is never deleted. The block may end in another thread. Raises `BadInputError` as
+        `client.download`.
         """
         if path not in self._headers:
             yield path
@@ -103,7 +104,7 @@ class PassingShards:
             self._room.release()
 
     def _expect(self, path: Path) -> None:
-        """See to it that `path` is coming."""
+        """Start the download of `path` unless it was started before."""
         with self._lock:
             if path not in self._coming:
                 self._coming[path] = self._pool.submit(self._bring_in_turn, path)
@@ -119,12 +120,12 @@ class PassingShards:
         if not path.is_file() or path.stat().st_size != file.bytes:
             path.unlink(missing_ok=True)
             download(self._repository, file, self._folder, self._on_bytes, self._stop)
-        if file.sha256 is None:  # others are checked while they are read
+        if file.sha256 is None:  # the others are checked while they are read
             Verified(self._folder).check(self._repository, path, file)
         self._require_header(path)
 
     def _require_header(self, path: Path) -> None:
-        """The header that was read at first must be the file's own: the plan was made from it."""
+        """Require the header from which the plan was made."""
         header = self._headers[path]
         with path.open("rb") as shard:
             same = int.from_bytes(shard.read(8), "little") == len(header)
@@ -132,8 +133,8 @@ class PassingShards:
         if not same:
             path.unlink()
             raise ChangedError(
-                f"{self._repository.name}: {path.name} has another header than the one read from "
-                "the hub at first; it was removed. Run the same command again"
+                f"{self._repository.name}: the header of {path.name} differs from the one read "
+                "from the hub before; the file was deleted. Run the same command again"
             )
 
     def _file(self, path: Path) -> HubFile:

@@ -1,4 +1,4 @@
-"""Hashes that huggingface_hub left beside the files of a local directory."""
+"""Hashes that huggingface_hub recorded beside the files of a local directory."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _MAX_NOTE_BYTES: Final = 4096
 
 
 def recorded_sha256(shards: Sequence[Path]) -> Mapping[str, str]:
-    """SHA-256 by file name, for those `shards` of which it was recorded when they were fetched.
+    """SHA-256 by file name, for those `shards` whose download recorded it.
 
     A snapshot in the hub's cache consists of links to files named by their hash; `hf download
     --local-dir` writes `.cache/huggingface/download/<file>.metadata`: commit, ETag (of large files
     their SHA-256) and time, a line each (huggingface_hub 1.33, _local_folder.py).
     """
-    found = {}
+    recorded = {}
     for shard in shards:
         digest = shard.readlink().name if shard.is_symlink() else _noted(shard)
         if _SHA256.fullmatch(digest):
-            found[shard.name] = digest
-    return found
+            recorded[shard.name] = digest
+    return recorded
 
 
 def _noted(shard: Path) -> str:

@@ -1,4 +1,4 @@
-"""A connection that is reset counts as one that ended early, which huggingface_hub resumes.
+"""Treats a connection that is reset as one that ended early, which huggingface_hub resumes.
 
 huggingface_hub 1.33 resumes a download after `httpx.RemoteProtocolError` and timeouts, but after
 `httpx.ReadError`, which a reset connection ends in, it discards what had arrived.
@@ -12,7 +12,7 @@ import httpx
 
 
 class _Resumable(httpx.SyncByteStream):
-    """The body of an answer, whose reset is reported as an early end."""
+    """The body of a response, which reports a reset as an early end."""
 
     def __init__(self, stream: httpx.SyncByteStream) -> None:
         self._stream = stream
@@ -24,7 +24,7 @@ class _Resumable(httpx.SyncByteStream):
             raise httpx.RemoteProtocolError("the connection was reset") from error
 
     def close(self) -> None:
-        """Close what is read from."""
+        """Close the connection."""
         self._stream.close()
 
 
@@ -34,7 +34,7 @@ def _wrap(answer: httpx.Response) -> None:
 
 
 def make_resumable(session: httpx.Client) -> None:
-    """See to it that resets of connections of `session` are seen so. May be called again."""
+    """Treat resets of `session`'s connections so. May be called again."""
     hooks = session.event_hooks
     if _wrap not in hooks["response"]:
         session.event_hooks = {**hooks, "response": [*hooks["response"], _wrap]}

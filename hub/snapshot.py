@@ -1,4 +1,4 @@
-"""A model repository at one commit: its configuration and headers here, its weights maybe not."""
+"""A model repository at one commit: its configuration and headers are local, its weights may be."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from .verified import Verified
 CONFIGURATION: Final = ("config.json", INDEX_NAME)
 
 MAX_SMALL_BYTES: Final = 200_000_000
-"""No configuration or tokenizer is larger; Nano's tokenizer.json has 17 MB."""
+"""Largest configuration or tokenizer; Nano's tokenizer.json has 17 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`folder` is the snapshot in huggingface_hub's cache; `remote` are the shards not in it."""
+    """`folder` is the snapshot in huggingface_hub's cache; `remote` are the shards it lacks."""
 
     repository: Repository
     folder: Path
@@ -43,25 +43,25 @@ class Snapshot:
 
     @property
     def files(self) -> tuple[HubFile, ...]:
-        """All that is fetched, the small files first."""
+        """All files that are downloaded, the small ones first."""
         listed = self.repository.files
         small = tuple(listed[name] for name in (*CONFIGURATION, *COMPANIONS) if name in listed)
         return (*small, *self.shards)
 
     def with_shards_in(self, folder: Path) -> Snapshot:
-        """The same, with the shards that are not in the cache arriving in `folder`."""
+        """The same, with shards that the cache lacks in `folder`."""
         remote = tuple(replace(shard, path=folder / shard.path.name) for shard in self.remote)
         checkpoint = Checkpoint.open(self.folder, remote, self.checkpoint.model.name)
         return replace(self, checkpoint=checkpoint, remote=remote)
 
     def arrived(self) -> Snapshot:
-        """The same, once all shards are in the cache; their headers are read there again."""
+        """The same, with all shards in the cache, where their headers are read again."""
         checkpoint = Checkpoint.open(self.folder, name=self.checkpoint.model.name)
         return replace(self, checkpoint=checkpoint, remote=())
 
     def record(self, computed: bool = False) -> dict[str, Any]:
         """Repository, commit and each file's size and hash; with `computed`, the SHA-256 of small
-        files too, where they are here."""
+        files too, where they are cached."""
         files: dict[str, Mapping[str, Any]] = {file.name: file.record() for file in self.files}
         if computed:
             for file in self.files:
@@ -79,9 +79,9 @@ class Snapshot:
 
 def open_snapshot(name: HubName, model: str | None = None) -> Snapshot:
     """Find the commit of `name` and read configuration and headers, over the network where they
-    are not in the cache. Offline, a snapshot that is in the cache whole serves as well.
+    are not cached. Offline, a complete snapshot in the cache is used.
 
-    The model is called `model`, or else after the repository.
+    The model is named `model`, by default after the repository.
 
     Raises `BadInputError` for a repository that does not exist or holds no safetensors model, and
     `UnreachableError`.
@@ -103,7 +103,9 @@ def open_snapshot(name: HubName, model: str | None = None) -> Snapshot:
     names, _ = find_shards(folder, listed)
     unlisted = [shard for shard in names if shard not in listed]
     if unlisted:
-        raise BadInputError(f"{name}: {INDEX_NAME} names {unlisted[0]}, which is not in it")
+        raise BadInputError(
+            f"{name}: {INDEX_NAME} names {unlisted[0]}, which is not in the repository"
+        )
     remote = tuple(
         RemoteShard(folder / shard, listed[shard].bytes, read_header(repository, listed[shard]))
         for shard in names
@@ -114,16 +116,16 @@ def open_snapshot(name: HubName, model: str | None = None) -> Snapshot:
 
 
 def has_whole(folder: Path, file: HubFile) -> bool:
-    """Whether `folder` has `file` in its full size. Its hash is checked when it is used."""
+    """Whether `folder` has `file` in full size. Its hash is checked before use."""
     path = folder / file.name
     return path.is_file() and path.stat().st_size == file.bytes
 
 
 def fetch_small(repository: Repository, file: HubFile) -> Path:
-    """Fetch a configuration or tokenizer file into the cache, and check it."""
+    """Download a configuration or tokenizer file into the cache, and check it."""
     if file.bytes > MAX_SMALL_BYTES:
         raise BadInputError(
-            f"{repository.name}: {file.name} has {file.bytes} bytes, too many for such a file"
+            f"{repository.name}: {file.name} is too large for such a file: {file.bytes} bytes"
         )
     path = download(repository, file)
     Verified(cache_folder(repository.name.repository)).check(repository, path, file)
@@ -137,16 +139,18 @@ def _require_model(repository: Repository) -> None:
     pickles = sorted(name for name in names if Path(name).suffix in PICKLE_SUFFIXES)
     if pickles:
         raise BadInputError(
-            f"{repository.name}: has pickle weights only ({pickles[0]}); they can run code and are "
-            "never loaded. Choose a repository with safetensors files"
+            f"{repository.name}: there are pickle weights only ({pickles[0]}). They can run code "
+            "and are never loaded; choose a repository with safetensors files"
         )
     missing = "config.json" if CONFIGURATION[0] not in names else "*.safetensors"
-    raise BadInputError(f"{repository.name}: has no {missing} in its top folder, so no model")
+    raise BadInputError(
+        f"{repository.name}: this is not a model: there is no {missing} in its top folder"
+    )
 
 
 def _cached(name: HubName) -> Repository | None:
-    """What the cache holds of `name`, if that is a whole model. Its blobs carry the hub's hashes
-    as their names."""
+    """The complete model `name` in the cache, or None. The names of its blobs are the hub's
+    hashes."""
     folder = cache_folder(name.repository)
     reference = folder / "refs" / name.revision
     commit = reference.read_text(encoding="utf-8") if reference.is_file() else name.revision
@@ -167,7 +171,7 @@ def _cached(name: HubName) -> Repository | None:
 
 
 def _remember(name: HubName, commit: str) -> None:
-    """Note in the cache which commit the revision is, as huggingface_hub does, for offline use."""
+    """Record the commit of the revision in the cache, as huggingface_hub does, for offline use."""
     reference = cache_folder(name.repository) / "refs" / name.revision
     if name.revision != commit:
         reference.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Whether a file is the one the hub lists, remembered so that 60 GB are hashed once."""
+"""Checks files against the hub's hashes, and remembers the result: 60 GB are hashed once."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _BLOCK: Final = 1 << 20
 
 
 class Verified:
-    """The files below one folder that were found to be what the hub lists.
+    """The files below one folder that match what the hub lists.
 
-    A note in the folder says so for a file of that size and time of change. It saves time only: a
-    file without one is hashed again.
+    A note in the folder records each with its size and time of change. It only saves time: a file
+    without a record is hashed again.
     """
 
     def __init__(self, folder: Path) -> None:
         self._note = folder / NOTE_NAME
 
     def knows(self, path: Path, file: HubFile) -> bool:
-        """Whether `path` was checked against `file` and has not been touched since."""
+        """Whether `path` was checked against `file` and has not changed since."""
         try:
             return self._read().get(str(file.digest)) == _stamp(path)
         except OSError:
             return False
 
     def check(self, repository: Repository, path: Path, file: HubFile) -> None:
-        """Raise `ChangedError` when `path` is not what the hub lists; it is removed then."""
+        """Raise `ChangedError`, and delete `path`, where it differs from what the hub lists."""
         if file.digest is None:
             raise BadInputError(
-                f"{repository.name}: the hub lists no hash of {file.name}, so that it could not be "
+                f"{repository.name}: the hub lists no hash for {file.name}, so it cannot be "
                 "checked; is HF_ENDPOINT right?"
             )
         if self.knows(path, file):
@@ -45,8 +45,8 @@ class Verified:
         if not _matches(path, file):
             _discard(path)
             raise ChangedError(
-                f"{repository.name}: {file.name} does not have the hash that the hub lists "
-                f"({file.digest[:12]}…); it was damaged on the way or changed, and was removed. "
+                f"{repository.name}: the hash of {file.name} differs from the one that the hub "
+                f"lists ({file.digest[:12]}…). The file was damaged or changed, and was deleted. "
                 "Run the same command again"
             )
         text = json.dumps(self._read() | {file.digest: _stamp(path)}, indent=1)
@@ -81,7 +81,7 @@ def _matches(path: Path, file: HubFile) -> bool:
 
 
 def _discard(path: Path) -> None:
-    """Remove a file of the cache together with the blob that it is a link to."""
+    """Delete a file of the cache together with the blob that it links to."""
     while path.is_symlink():
         target = path.parent / path.readlink()
         path.unlink()

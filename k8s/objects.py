@@ -1,4 +1,4 @@
-"""The objects of the base: what every overlay has. None names a namespace."""
+"""The objects of the base, which every overlay contains. None sets a namespace."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .sizing import Sizes
 from .yaml_text import Object
 
 INSTANCE: Final = "app.kubernetes.io/instance"
-"""The label by which everything of one overlay finds its own pods and nobody else's."""
+"""The label that selects the pods of one overlay and no others."""
 
 BUNDLE_BYTES: Final = "nemo-deploy/bundle-bytes"
-"""Annotation from which `check` knows how long a start may take."""
+"""The annotation from which `check` computes how long a start may take."""
 
 
 def labels(deployment: Deployment) -> dict[str, str]:
@@ -29,7 +29,7 @@ def selector(instance: str) -> dict[str, str]:
 
 
 def base(deployment: Deployment, sizes: Sizes) -> dict[str, Object]:
-    """Objects by the file they stand in."""
+    """The objects, by the name of their file."""
     return {
         "serviceaccount.yaml": _object(
             deployment, "v1", "ServiceAccount", automountServiceAccountToken=False
@@ -42,29 +42,33 @@ def base(deployment: Deployment, sizes: Sizes) -> dict[str, Object]:
 
 
 COMMENTS: Final[Mapping[str, str]] = {
-    "serviceaccount.yaml": "An account of its own, without a token: Triton never calls the API.",
+    "serviceaccount.yaml": (
+        "A dedicated service account without a token: Triton never calls the Kubernetes API."
+    ),
     "service.yaml": (
-        "Inference only. Triton has no authentication: to open it beyond the cluster, put a\n"
-        "gateway with TLS and authentication in front. Metrics are scraped from the pods."
+        "Inference only. Triton has no authentication: to expose it outside the cluster, put a\n"
+        "gateway with TLS and authentication in front of it. Prometheus scrapes the pods directly."
     ),
     "deployment.yaml": (
-        "Where the bundle comes from is said by the overlays. maxSurge is 0 because a rollout\n"
-        "finds no spare GPU. The start-up probe allows 30 min for tuning, compiling and graph\n"
-        "capture, and for reading the bundle at 100 MB/s. Memory: the bundle once, 16 GiB per\n"
-        "GPU, and /dev/shm. gRPC channels are renewed (grpc-max-connection-age) faster than\n"
-        "the preStop hook sleeps, so that none stays with a pod that drains; give that flag no\n"
-        "grace period, it would cut long streams. Needs Kubernetes 1.30 (preStop sleep)."
+        "The overlays define where the bundle comes from. maxSurge is 0 because a rollout usually\n"
+        "has no spare GPU. The startup probe allows 30 minutes for kernel tuning, compilation and\n"
+        "CUDA graph capture, plus the time to read the bundle at 100 MB/s. The memory limit\n"
+        "covers the bundle once, 16 GiB per GPU, and /dev/shm. gRPC connections are renewed more\n"
+        "often (--grpc-max-connection-age) than the preStop hook sleeps, so no client stays\n"
+        "connected to a draining pod. Do not set a grace period for that flag: it would cut long\n"
+        "streams. Requires Kubernetes 1.30 or later (preStop sleep)."
     ),
     "poddisruptionbudget.yaml": (
-        "One pod at a time may be evicted. Not minAvailable: with one replica no node could be\n"
-        "drained. A pod that is not ready never blocks a drain."
+        "Allows one eviction at a time. With minAvailable, a single replica would block every\n"
+        "node drain. A pod that is not ready never blocks a drain."
     ),
     "networkpolicy.yaml": (
-        "In: inference from pods of the same namespace (add a namespaceSelector for a gateway\n"
-        "elsewhere), metrics from any. Out: nothing; all that is served lies in the bundle."
+        "Ingress: inference from pods in the same namespace (add a namespaceSelector for a\n"
+        "gateway in another one), metrics from every namespace. Egress: none; everything the\n"
+        "server needs is in the bundle."
     ),
 }
-"""Comment above each object's file."""
+"""The comment at the top of each object's file."""
 
 
 def _object(deployment: Deployment, api: str, kind: str, **rest: Any) -> Object:

@@ -1,4 +1,4 @@
-"""The ways in which a bundle reaches its pods, each a kustomize overlay of the same base."""
+"""How a bundle gets to its pods: one kustomize overlay of the same base for each way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .sizing import GIB, Sizes, quantity
 from .yaml_text import Object
 
 DEFAULT: Final = "claim"
-"""The overlay that the top of the tree points at."""
+"""The overlay that `kubectl apply -k` on the top of the tree applies."""
 
 CHECK_SCRIPT: Final = "check_bundle.py"
 _SCRIPT_SOURCE: Final = Path(runtime.__file__).with_name(CHECK_SCRIPT)
@@ -79,20 +79,22 @@ def _claim(deployment: Deployment, sizes: Sizes) -> Overlay:
 
 
 _CLAIM_COMMENT: Final = """\
-The bundle lies on a PersistentVolumeClaim. Until it is there and its digests are right, the
-container check-bundle holds the pod back and prints the two commands that fill the claim:
+The bundle is stored on a PersistentVolumeClaim. The init container check-bundle blocks the pod
+until the bundle is complete and every digest matches. It prints the two commands that copy a
+bundle to the claim:
     kubectl logs deployment/{name} --container check-bundle --follow
-Deleting this overlay deletes the claim, and on most storage classes the data with it."""
+Deleting this overlay deletes the claim and, with most storage classes, its data."""
 
 _VOLUME_COMMENT: Final = """\
-No storageClassName: the cluster's default class provides the volume, and where there is none the
-claim waits for ever. `kubectl get storageclass` lists them; to take another, in your overlay:
+No storageClassName is set: the cluster's default class provides the volume. Without a default
+class the claim stays pending. `kubectl get storageclass` lists the classes; to choose one, add to
+your overlay:
     patches:
       - target: {kind: PersistentVolumeClaim}
         patch: '[{"op": "add", "path": "/spec/storageClassName", "value": "NAME"}]'
-ReadWriteOnce is what every class offers, and one node is enough for one pod; for replicas on
-several nodes replace /spec/accessModes by [ReadWriteMany], where the class offers it.
-Room for the bundle twice, because a new one is copied in beside the old one."""
+Every class supports ReadWriteOnce, which is enough for pods on one node. To run replicas on several
+nodes, set /spec/accessModes to [ReadWriteMany], if the class supports it.
+The claim has room for two bundles, because a new one is copied in before the old one is deleted."""
 
 
 def _volume_claim(deployment: Deployment, sizes: Sizes) -> Object:
@@ -152,23 +154,23 @@ def _image(deployment: Deployment) -> Overlay:
 
 
 _IMAGE_COMMENT: Final = """\
-The bundle is part of the container image: no claim, and replicas may run on any nodes. Build it
-in the bundle's directory (the Containerfile says how), push it, and in your overlay put
+The bundle is part of the container image: there is no claim, and replicas can run on any node.
+Build the image in the bundle's directory (see the Containerfile), push it, and add to your overlay:
     images:
       - name: {image}
         newName: REGISTRY/NAME
         digest: sha256:DIGEST
-Without that the image is only found on nodes that it was loaded into. The suffix keeps this
-overlay apart from the other one in the same namespace."""
+Otherwise the image is found only on nodes that it was loaded into. The name suffix separates this
+overlay from the other one in the same namespace."""
 
 
 def _containerfile(deployment: Deployment, image: str) -> str:
     return f"""\
-# The bundle {deployment.name} in an image. In the bundle's directory:
+# The bundle {deployment.name} as a container image. Run in the bundle's directory:
 #     podman build --tag {image} --file k8s/overlays/image/Containerfile .
 FROM {deployment.image}
 COPY . {BUNDLE}
 USER 1000
-# The build fails where a file is missing, damaged or not readable for the user that serves it.
+# The build fails if a file is missing, damaged or not readable by the user that serves it.
 RUN ["python3", "{BUNDLE}/k8s/overlays/claim/{CHECK_SCRIPT}", "verify", "{BUNDLE}"]
 """

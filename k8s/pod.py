@@ -25,7 +25,7 @@ _CACHE: Final = "/cache"
 
 
 def pod_spec(deployment: Deployment, sizes: Sizes) -> dict[str, Any]:
-    """The pod template's `spec`, without the bundle: each overlay says where that comes from."""
+    """The pod template's `spec` without the bundle's volume, which each overlay adds."""
     return {
         "serviceAccountName": deployment.name,
         "automountServiceAccountToken": False,
@@ -51,7 +51,7 @@ def pod_spec(deployment: Deployment, sizes: Sizes) -> dict[str, Any]:
 
 
 def _only_on(product_labels: tuple[str, ...]) -> dict[str, Any]:
-    """Kernels and plan hold for one kind of GPU: no other node may take the pod."""
+    """A node affinity: kernels and plan are for one kind of GPU, so only its nodes run the pod."""
     product = {"key": "nvidia.com/gpu.product", "operator": "In", "values": [*product_labels]}
     terms = [{"matchExpressions": [product]}]
     return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
@@ -80,7 +80,7 @@ def _triton(deployment: Deployment, sizes: Sizes) -> dict[str, Any]:
 
 
 def triton_arguments() -> list[str]:
-    """Flags of `tritonserver`. Nothing loads, unloads or completes a model at run time."""
+    """Flags of `tritonserver`. Models are not loaded, unloaded or completed at run time."""
     return [
         f"--model-repository={BUNDLE}/model_repository",
         "--model-control-mode=none",
@@ -92,7 +92,7 @@ def triton_arguments() -> list[str]:
 
 
 def environment(deployment: Deployment) -> dict[str, str]:
-    """Environment of the serving container; `deployment.env` has the last word."""
+    """Environment of the serving container; `deployment.env` takes precedence."""
     return {
         contract.EXECUTOR.name: "trtllm",
         **contract.OFFLINE,
@@ -105,7 +105,7 @@ def environment(deployment: Deployment) -> dict[str, str]:
 
 
 def _probes(startup_s: int) -> dict[str, Any]:
-    """Only the start-up probe guards the load: until it passes, the other two do not run."""
+    """Kubernetes starts the other two probes only after the startup probe has passed."""
 
     def probe(state: str, period_s: int, failures: int, timeout_s: int) -> dict[str, Any]:
         return {

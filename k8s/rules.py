@@ -1,4 +1,4 @@
-"""Rules of our own: what makes an LLM server on GPUs fail, and no schema or linter looks for.
+"""Our own rules: mistakes that break an LLM server on GPUs and that no schema or linter finds.
 
 A rule is a function from one rendered overlay to the problems in it; each problem names its object.
 """
@@ -33,7 +33,7 @@ Rule = Callable[[Rendered], Iterator[str]]
 
 
 def gpu_request(rendered: Rendered) -> Iterator[str]:
-    """GPUs are whole, and requested as they are limited: the device plugin shares none."""
+    """The GPU request equals the limit and is a whole number, as the device plugin requires."""
     for document in rendered.of_kind("Deployment"):
         server = triton(document)
         request, limit = (resource(server, kind, GPU) for kind in ("requests", "limits"))
@@ -42,7 +42,7 @@ def gpu_request(rendered: Rendered) -> Iterator[str]:
 
 
 def gpu_placement(rendered: Rendered) -> Iterator[str]:
-    """Only on the GPU the bundle is made for, whose nodes are usually tainted."""
+    """The pod runs only on the GPU of the bundle, whose nodes are usually tainted."""
     for document in rendered.of_kind("Deployment"):
         spec = pod(document)
         if not any(t.get("key") == GPU for t in spec.get("tolerations", [])):
@@ -69,7 +69,7 @@ def shared_memory(rendered: Rendered) -> Iterator[str]:
         mounted = {m["name"] for m in server.get("volumeMounts", []) if m["mountPath"] == _SHM}
         found = [v.get("emptyDir", {}) for v in volumes if v["name"] in mounted]
         if not found or found[0].get("medium") != "Memory" or "sizeLimit" not in found[0]:
-            yield f"{title(document)}: {_SHM} is no emptyDir in memory with a sizeLimit"
+            yield f"{title(document)}: {_SHM} is not an emptyDir in memory with a sizeLimit"
             continue
         size, limit = amount(found[0]["sizeLimit"]), resource(server, "limits", "memory")
         if limit is None or size >= limit:
@@ -80,7 +80,7 @@ _SHM: Final = "/dev/shm"  # noqa: S108 - a path in the container
 
 
 def resources_set(rendered: Rendered) -> Iterator[str]:
-    """Every container says what it needs and what it may take."""
+    """Every container has requests and limits."""
     for document in rendered.of_kind("Deployment"):
         for container in containers(document):
             for name in ("cpu", "memory", "ephemeral-storage"):
@@ -91,7 +91,7 @@ def resources_set(rendered: Rendered) -> Iterator[str]:
 
 
 def startup_budget(rendered: Rendered) -> Iterator[str]:
-    """The start-up probe waits as long as a cold start on slow storage may take."""
+    """The startup probe allows for a cold start from slow storage."""
     for document in rendered.of_kind("Deployment"):
         recorded = document["metadata"].get("annotations", {}).get(BUNDLE_BYTES, "")
         if not recorded.isdecimal():
@@ -99,13 +99,13 @@ def startup_budget(rendered: Rendered) -> Iterator[str]:
             continue
         budget, needed = startup_seconds(triton(document)), startup_needed(int(recorded))
         if budget < needed:
-            yield f"{title(document)}: the start-up probe allows {budget} s, a start needs {needed}"
+            yield f"{title(document)}: the startup probe allows {budget} s of {needed} s needed"
         if document["spec"].get("progressDeadlineSeconds", 600) <= budget:
-            yield f"{title(document)}: progressDeadlineSeconds ends before the start-up probe does"
+            yield f"{title(document)}: progressDeadlineSeconds must exceed the startup probe's"
 
 
 def draining(rendered: Rendered) -> Iterator[str]:
-    """A stop waits for endpoints, then for generations; channels leave before the ports close."""
+    """A stop waits for endpoints, then for generations; clients reconnect before ports close."""
     for document in rendered.of_kind("Deployment"):
         server, where = triton(document), title(document)
         given, sleep = flags(server), pre_stop_seconds(server)
@@ -118,11 +118,11 @@ def draining(rendered: Rendered) -> Iterator[str]:
         if age is None or age * 1.1 >= sleep:
             yield f"{where}: --grpc-max-connection-age ({age} s) must be below preStop's {sleep} s"
         if "--grpc-max-connection-age-grace" in given:
-            yield f"{where}: --grpc-max-connection-age-grace cuts long streams; take it out"
+            yield f"{where}: --grpc-max-connection-age-grace cuts long streams; remove it"
 
 
 def no_surge(rendered: Rendered) -> Iterator[str]:
-    """A rollout finds no spare GPU: the old pod goes before the new one comes."""
+    """A rollout stops the old pod before it starts the new one, as there is no spare GPU."""
     for document in rendered.of_kind("Deployment"):
         strategy = document["spec"].get("strategy", {})
         if strategy.get("type") == "Recreate":
@@ -132,7 +132,7 @@ def no_surge(rendered: Rendered) -> Iterator[str]:
 
 
 def pinned_images(rendered: Rendered) -> Iterator[str]:
-    """An image's name means the same image tomorrow."""
+    """Every image has a version tag or a digest."""
     for document in rendered.of_kind("Deployment"):
         for container in containers(document):
             image = parse_image(container.get("image", ""))
@@ -142,7 +142,7 @@ def pinned_images(rendered: Rendered) -> Iterator[str]:
 
 
 def private_ports(rendered: Rendered) -> Iterator[str]:
-    """Services lead to inference only, inside the cluster, and to ports that exist."""
+    """Services expose inference only, inside the cluster, on ports that exist."""
     ports = {
         port.get("name")
         for document in rendered.of_kind("Deployment")
@@ -155,11 +155,11 @@ def private_ports(rendered: Rendered) -> Iterator[str]:
             target = port.get("targetPort")
             if target not in ports & {GRPC.name, HTTP.name}:
                 where = f"{title(document)}: port {port['port']}"
-                yield f"{where}: leads to {target}, not to the pods' grpc or http"
+                yield f"{where}: targets {target}, not the pods' grpc or http port"
 
 
 def selectors(rendered: Rendered) -> Iterator[str]:
-    """Services, budgets and policies select the pods of this overlay."""
+    """Services, disruption budgets and network policies select the pods of this overlay."""
     pods = [pod_labels(document) for document in rendered.of_kind("Deployment")]
     for document in rendered.of_kind("Service", "PodDisruptionBudget", "NetworkPolicy"):
         spec = document["spec"]
@@ -170,7 +170,7 @@ def selectors(rendered: Rendered) -> Iterator[str]:
 
 
 def restricted(rendered: Rendered) -> Iterator[str]:
-    """Pod Security `restricted`, a read-only root, and no token of the API."""
+    """Pods meet Pod Security `restricted`, with a read-only root and no API token."""
     for document in rendered.of_kind("Deployment"):
         spec, where = pod(document), title(document)
         context = spec.get("securityContext", {})
@@ -181,7 +181,7 @@ def restricted(rendered: Rendered) -> Iterator[str]:
         if spec.get("automountServiceAccountToken") is not False:
             yield f"{where}: automountServiceAccountToken must be false"
         if any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")):
-            yield f"{where}: shares a namespace with the host"
+            yield f"{where}: uses a namespace of the host"
         if any("hostPath" in volume for volume in spec.get("volumes", [])):
             yield f"{where}: mounts a path of the host"
         for container in containers(document):
@@ -201,7 +201,7 @@ def _is_confined(context: Mapping[str, object]) -> bool:
 
 
 def fixed_models(rendered: Rendered) -> Iterator[str]:
-    """Triton serves what the bundle holds: no loading, completing, writing or downloading."""
+    """Triton serves the bundle only: it loads, completes, writes and downloads nothing else."""
     for document in rendered.of_kind("Deployment"):
         server, where = triton(document), title(document)
         given = flags(server)
@@ -234,4 +234,4 @@ RULES: Final[Mapping[str, Rule]] = {
     "restricted pods": restricted,
     "fixed models": fixed_models,
 }
-"""Every rule by the name that its check carries."""
+"""Every rule, by the name of its check."""

@@ -1,4 +1,4 @@
-"""How much of a node a bundle needs, and how long its start may take: from bytes and GPUs."""
+"""The resources a bundle needs and the time its start may take, from its bytes and GPUs."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from ..model.spec import Deployment
 GIB: Final = 2**30
 
 READ_BYTES_PER_S: Final = 100_000_000
-"""Slowest storage that a start is budgeted for: a network disk that reads 100 MB/s."""
+"""The slowest storage that a start allows for: a network disk that reads 100 MB/s."""
 
 WARM_UP_S: Final = 30 * 60
-"""Kernel tuning, just-in-time compilation and CUDA graph capture, none of them cached yet."""
+"""Time for kernel tuning, just-in-time compilation and CUDA graph capture with empty caches."""
 
 PRE_STOP_S: Final = 15
-"""Wait before SIGTERM: Triton closes its ports at once, endpoints follow some seconds later."""
+"""Wait before SIGTERM: Triton closes its ports at once, endpoints are updated seconds later."""
 
 CONNECTION_AGE_S: Final = 10
-"""gRPC channels are asked to reconnect at this age. It must be shorter than `PRE_STOP_S`, with
-gRPC's jitter of 10 %, or a channel stays with the pod that drains and its new streams are refused.
-There is no grace period: that one cuts every longer stream, at any time."""
+"""gRPC clients reconnect at this age. With gRPC's jitter of 10 % it must be shorter than
+`PRE_STOP_S`; otherwise a client stays connected to a draining pod, which refuses its new streams.
+No grace period is set: it would cut every longer stream, at any time."""
 
 EXIT_TIMEOUT_S: Final = 60
-"""How long Triton waits for generations in flight."""
+"""How long Triton waits for running generations."""
 
 GRACE_MARGIN_S: Final = 15
 """Unloading the model after the last generation."""
 
 RESPONSE_POOL: Final = 4096
-"""Responses (tokens) that may wait for one slow gRPC reader; unbounded unless it is said."""
+"""Responses (tokens) queued for one slow gRPC client; Triton's own default is unlimited."""
 
 
 @dataclass(frozen=True, slots=True)

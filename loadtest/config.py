@@ -1,4 +1,4 @@
-"""What a load test is asked to do, checked before anything is sent."""
+"""The configuration of a load test, checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class LoadTest:
         requests: Requests per level; None chooses: four for each client (at least 16), or thirty
             seconds of arrivals.
         warmup: Requests sent first and not counted.
-        max_tokens: Output tokens asked for per request (a model may stop earlier).
+        max_tokens: Output tokens requested per request (a model may stop earlier).
         timeout_s: A request that takes longer, its retry included, is an error.
         count_tokens: Tokens in a text. None counts each non-empty response as one token.
         slos: Objectives that every level is judged by.
@@ -85,7 +85,7 @@ class LoadTest:
         if self.requests is not None and self.requests < least:
             raise UsageError(
                 f"{self.requests} requests per level cannot keep {least} clients busy: "
-                f"ask for at least {least}, or for a lower concurrency"
+                f"use at least {least}, or a lower concurrency"
             )
 
     def levels(self) -> tuple[Level, ...]:

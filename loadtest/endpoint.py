@@ -20,7 +20,7 @@ def parse(url: str) -> str:
         scheme, rest = "grpc", scheme
     if scheme.lower() in ("http", "https"):
         raise UsageError(
-            f"{url!r} is an HTTP address, and tokens are streamed over gRPC: {_EXAMPLE}"
+            f"{url!r} is an HTTP address, but tokens are streamed over gRPC: {_EXAMPLE}"
         )
     if scheme.lower() != "grpc":
         raise UsageError(f"{url!r} has the unknown scheme {scheme!r}: {_EXAMPLE}")
@@ -31,7 +31,7 @@ def parse(url: str) -> str:
         raise UsageError(f"{url!r} is not an address ({error}): {_EXAMPLE}") from error
     plain = host and not parts.path.strip("/") and not parts.query and not parts.fragment
     if not plain or "@" in parts.netloc or any(letter.isspace() for letter in rest):
-        raise UsageError(f"{url!r} is not an address of a host: {_EXAMPLE}")
+        raise UsageError(f"{url!r} is not an address of the form HOST:PORT: {_EXAMPLE}")
     if not port:
-        raise UsageError(f"{url!r} lacks a port: {_EXAMPLE}")
+        raise UsageError(f"{url!r} has no port: {_EXAMPLE}")
     return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, NotRequired, TypedDict
+from pathlib import Path
+from typing import Any, ClassVar, Final, NotRequired, TypedDict
 
+from ..core.errors import BadInputError
+from ..core.migrations import Document, Migration, migrated
 from ..core.result import Result
+from ..runtime.untrusted import MAX_JSON_BYTES, parse_json
 from .config import Level
 from .slo import Slo
 
@@ -198,3 +202,27 @@ class LoadTestReport(Result):
                 },
             }
         )
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = ()
+"""Reports that do not say their schema have the first."""
+
+
+def read_report(path: Path) -> Document:
+    """The document of a load test that was saved to `path`, in the present schema.
+
+    Raises `BadInputError` for a file that is no JSON object, or of a newer version, `OSError` for
+    one that cannot be read.
+    """
+    unusable = f"{path}: cannot be used as a report of nemo-deploy loadtest --json"
+    with path.open("rb") as file:
+        data = file.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise BadInputError(f"{unusable}: it is larger than {MAX_JSON_BYTES} bytes")
+    try:
+        document = parse_json(data)
+    except ValueError as error:
+        raise BadInputError(f"{unusable}: {error}") from error
+    if not isinstance(document, dict):
+        raise BadInputError(f"{unusable}: it contains no JSON object")
+    return migrated(document, path, MIGRATIONS)

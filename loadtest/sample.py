@@ -58,7 +58,7 @@ class Sample:
 
 
 class Transcript:
-    """Collects streamed text that may come as deltas or cumulatively; a server says neither.
+    """Collects streamed text that may come as deltas or cumulatively; a server does not say which.
 
     A stream is cumulative while each response begins with the one before it. The first that does
     not proves deltas, and what was read so far is taken back into deltas. A response that only

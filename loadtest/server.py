@@ -1,8 +1,8 @@
-"""Connections to one Triton server, and what it says of itself.
+"""Connections to one Triton server, and what it reports about itself.
 
 The messages and the stub are those that `tritonclient` ships; its own asyncio client is not used,
 as it (2.73) gives no way to ask for `triton_enable_empty_final_response`, without which a stream's
-end cannot be told from its being cut.
+end cannot be distinguished from a cut connection.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _START_TIMEOUT_S: Final = 5.0
 _PROBE_TIMEOUT_S: Final = 2.0
 _SETTLE_S: Final = 0.05
 _CHANNEL_OPTIONS: Final = (
-    # gRPC shares one connection among equal channels of a process unless told not to.
+    # gRPC shares one connection among equal channels of a process unless configured otherwise.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),

@@ -70,7 +70,7 @@ def parse(text: str) -> Slo:
         return Slo(metric, None, limit)
     latency = _LATENCY_NAME.fullmatch(metric)
     if latency is None:
-        raise _wrong(text, f"names the unknown metric {metric!r}")
+        raise _wrong(text, f"has the unknown metric {metric!r}")
     _require(text, unit in _TO_MS, "needs a unit, ms or s")
     return Slo(latency[1], int(latency[2]), limit * _TO_MS[unit])
 

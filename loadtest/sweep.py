@@ -1,4 +1,4 @@
-"""Runs the levels of a test one after another: closed loops of clients, or arrivals in time."""
+"""Runs the levels of a test one after another: closed loops of clients, or scheduled arrivals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .server import CONNECTIONS, Server
 async def sweep(
     url: str, test: LoadTest, on_progress: Callable[[Progress], None]
 ) -> LoadTestReport:
-    """Run every level of `test`, or as many as the server lives through. Errors as in `run`."""
+    """Run every level of `test`, or as many as the server survives. Errors as in `run`."""
     async with Server(endpoint.parse(url)) as server:
         model = await server.check(test.model)
         started = time.perf_counter()

@@ -21,6 +21,9 @@ DTYPE_BYTES: Final[Mapping[str, float]] = {
 }  # fmt: skip
 """Bytes per element of a safetensors dtype."""
 
+SCAN_CHUNK: Final = 128
+"""Tokens of one chunk of Mamba's state-space scan, in every published configuration."""
+
 
 class Role(StrEnum):
     """What a tensor does. Quantization recipes and memory terms are chosen by role."""

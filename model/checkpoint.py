@@ -1,6 +1,6 @@
 """Open a Hugging Face safetensors checkpoint: configuration, headers, lazy tensors.
 
-Headers alone are read until a tensor is asked for. What is unsafe or inconsistent is refused with
+Only headers are read until a tensor is needed. What is unsafe or inconsistent is refused with
 the file's or tensor's name: pickles, paths that leave the directory, headers that lie.
 """
 
@@ -97,7 +97,7 @@ class Checkpoint:
     ) -> Checkpoint:
         """Read configuration and headers of the checkpoint directory `path`.
 
-        `remote` stands in for shards that are not in `path`; `read` works once they have arrived.
+        `remote` replaces shards that are not in `path`; `read` works once they have arrived.
         The model is called `name`, or else after the directory.
         Raises `BadInputError` or `RefusedError` (another architecture) naming file, tensor or key.
         """
@@ -114,16 +114,14 @@ class Checkpoint:
         for shard in shards:
             absent = elsewhere.get(shard.name)
             if absent:
-                found = parse_header(shard, absent.size, absent.header)
+                header = parse_header(shard, absent.size, absent.header)
             else:
-                found, signatures[shard] = _read_signed_header(shard)
-            if len(tensors) + len(found) > MAX_TENSORS:
+                header, signatures[shard] = _read_signed_header(shard)
+            if len(tensors) + len(header) > MAX_TENSORS:
                 raise BadInputError(f"{shard}: the checkpoint has more than {MAX_TENSORS} tensors")
-            for name, info in found.items():
+            for name, info in header.items():
                 if name in tensors:
-                    raise BadInputError(
-                        f"{shard}: tensor {name} also stands in {tensors[name].shard.name}"
-                    )
+                    raise BadInputError(f"{shard}: tensor {name} is in {tensors[name].shard.name}")
                 tensors[name] = info
         _match_index(path, weight_map, tensors)
         stored = {
@@ -301,7 +299,7 @@ def _read_signed_header(shard: Path) -> tuple[dict[str, TensorInfo], Signature]:
     """The header, and the signature of the very file it was read from."""
     try:
         with open_inside(shard) as file:
-            found = signature(file.fileno())
+            file_signature = signature(file.fileno())
             start = file.read(8)
             size, length = os.fstat(file.fileno()).st_size, int.from_bytes(start, "little")
             if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
@@ -313,7 +311,7 @@ def _read_signed_header(shard: Path) -> tuple[dict[str, TensorInfo], Signature]:
         raise BadInputError(f"{shard}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise BadInputError(f"{brief(str(shard), 200)}: no file name: {error}") from error
-    return parse_header(shard, size, text), found
+    return parse_header(shard, size, text), file_signature
 
 
 def _refuse_length(shard: Path, start: bytes, size: int) -> NoReturn:

@@ -52,36 +52,36 @@ class _Fields:
     def integer(
         self, *fields: str, default: int | None = None, least: int = 1, most: int = MAX_WIDTH
     ) -> int:
-        found = self._spelled(fields)
-        for field, value in found.items():
+        values = self._spelled(fields)
+        for field, value in values.items():
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 why = f"must be a whole number of at least {least} and at most {most}"
                 self.fail(field, f"{why}, got {brief(value)}")
-        return int(self._agreed(fields, found, default))
+        return int(self._agreed(fields, values, default))
 
     def positive(self, *fields: str, default: float) -> float:
         """A number between 0 and 1, as a norm's epsilon is."""
-        found = self._spelled(fields)
-        for field, value in found.items():
+        values = self._spelled(fields)
+        for field, value in values.items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not 0 < value < 1:
                 self.fail(field, f"must be a number between 0 and 1, got {brief(value)}")
-        return float(self._agreed(fields, found, default))
+        return float(self._agreed(fields, values, default))
 
     def _spelled(self, fields: tuple[str, ...]) -> dict[str, Any]:
         return {field: self.config[field] for field in fields if self.has(field)}
 
-    def _agreed(self, fields: tuple[str, ...], found: dict[str, Any], default: Any) -> Any:
+    def _agreed(self, fields: tuple[str, ...], values: dict[str, Any], default: Any) -> Any:
         """The one value of all spellings, or `default`; without either the field is missing."""
-        if not found:
+        if not values:
             if default is None:
                 self.fail(fields[0], "is missing")
             return default
-        first, *others = found
+        first, *others = values
         for other in others:
-            if found[other] != found[first]:
-                self.fail(other, f"({found[other]}) contradicts `{first}` ({found[first]})")
-        return found[first]
+            if values[other] != values[first]:
+                self.fail(other, f"({values[other]}) contradicts `{first}` ({values[first]})")
+        return values[first]
 
     def has(self, field: str) -> bool:
         return self.config.get(field) is not None
@@ -161,9 +161,9 @@ def _require_architecture(fields: _Fields) -> None:
         fields.fail("architectures", "is missing")
     if not isinstance(architectures, list) or ARCHITECTURE not in architectures:
         listed = architectures if isinstance(architectures, list) else [architectures]
-        found = ", ".join(map(brief, listed[:3])) or "(none)"
+        names = ", ".join(map(brief, listed[:3])) or "(none)"
         raise RefusedError(
-            f"{fields.source}: the architecture {found} is not supported (rule: architecture). "
+            f"{fields.source}: the architecture {names} is not supported (rule: architecture). "
             f"This tool exists for {ARCHITECTURE}: Nemotron 3, Nemotron Nano 2 and Nemotron-H. "
             "What works instead: trtllm-serve or vllm serve with that checkpoint directly."
         )

@@ -1,13 +1,13 @@
-"""The vocabulary: what a GPU, a format, a workload and a plan are. Frozen records, no I/O.
+"""The vocabulary: what a GPU, an architecture, a workload and a plan are. Frozen records, no I/O.
 
-What a model is stands in `architecture`.
+Models are described in `architecture`, formats in `formats`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,11 @@ class Gpu:
     aliases: tuple[str, ...] = ()
     variants: tuple[Gpu, ...] = ()
 
+    def matrix_flops(self, operands: str) -> float:
+        """Operations a second of its matrix units on `bf16` or `fp8` operands; of BF16 where it
+        has no FP8 units."""
+        return self.fp8_flops if operands == "fp8" and self.fp8_flops else self.bf16_flops
+
     @property
     def spellings(self) -> tuple[str, ...]:
         """Every name it goes by."""
@@ -42,23 +47,42 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Quant:
-    """What a user asks for with `--quant`, and the format that results."""
+class ExpertRates:
+    """What the kernels of one layer's routed experts reach: shares of the memory bandwidth and of
+    the matrix rate for the format's operands, and seconds for sorting tokens and launching.
+    `caveat` says what about them was not measured, in a clause; empty where all was."""
 
-    key: str
+    bandwidth: float
+    flops: float
+    fixed_s: float
+    caveat: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A GPU architecture (an SM version): its matrix units, and the shares of a GPU's rates that
+    kernels reach on it.
+
+    Attributes:
+        operands: Number formats that its matrix units multiply, of `bf16` and `fp8`.
+        weights: Bandwidth share of all weights but routed experts, at small batches.
+        flops: Matrix rate share of the same at large batches, by operands.
+        scores: Matrix rate share of attention over a prompt.
+        layer_s: What a layer's launches, norms and small kernels take, by its letter; what routed
+            experts take in addition is in `experts`.
+        experts: Of routed experts, by format.
+        source: What these figures rest on.
+    """
+
+    sm: int
     name: str
-    bits: int
-
-
-QUANTS: Final[Mapping[str, Quant]] = {
-    quant.key: quant
-    for quant in (
-        Quant("bf16", "BF16, unquantized", 16),
-        Quant("fp8", "FP8 E4M3, per-tensor weights and activations", 8),
-        Quant("int4", "INT4 weights, symmetric, group 64", 4),
-        Quant("nvfp4", "NVFP4 weights (4-bit float), BF16 activations", 4),
-    )
-}
+    operands: frozenset[str]
+    weights: float
+    flops: Mapping[str, float]
+    scores: float
+    layer_s: Mapping[str, float]
+    experts: Mapping[str, ExpertRates]
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +131,41 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class EnginePart:
+    """What an engine contributes to a plan. A refused plan has the first five fields only.
+
+    `versions` is a version specifier. `backend` names in words what generates tokens, `plugin` the
+    module that a bundle adds to the engine. `args` are the engine's own arguments, `env` is
+    environment of the server, `needs` what serving needs that a bundle does not bring. `evidence`
+    says in sentences what has and has not run on hardware, `tested_on` lists the GPUs. `proven` is
+    whether what serves the plan has served on such a GPU, by us or by the engine's makers.
+    """
+
+    name: str
+    title: str
+    executor: str
+    versions: str
+    image: str
+    backend: str = "none"
+    plugin: str = ""
+    args: Mapping[str, Any] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    evidence: str = ""
+    tested_on: tuple[str, ...] = ()
+    proven: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What will be built, whether it fits, and who can run it.
 
-    `status`: `supported` (TensorRT-LLM runs it, with `plugin` where that is not empty), `needs`
-    (buildable; to be served on a GPU it needs what `needs` lists), `refused` (see `reasons`;
-    `alternatives` say what works) or `compared` (a peer: planned, never built). `notes` say what
-    to mind, `tried` what of it has and has not run on hardware. `conv_bytes_per_sequence` are part
-    of `state_bytes_per_sequence`.
+    `status`: `supported` (the engine runs it, with a plugin where `engine` names one), `needs`
+    (buildable; to be served on a GPU it needs what `engine.needs` lists), `refused` (see `reasons`;
+    `alternatives` say what works) or `compared` (a peer: planned, never built). `notes` are
+    warnings. The server is configured for `concurrency` sequences of `context` tokens;
+    `max_concurrency` is how many of them fit, `max_context` how long they could be.
+    `conv_bytes_per_sequence` are part of `state_bytes_per_sequence`.
     """
 
     model: str
@@ -126,24 +177,20 @@ class Plan:
     status: str
     rule: str
     reasons: tuple[str, ...]
-    needs: tuple[str, ...]
     alternatives: tuple[str, ...]
     notes: tuple[str, ...]
-    backend: str
-    plugin: str
-    image: str
-    trtllm_versions: str
-    tried: str
+    engine: EnginePart
     weights_bytes: int
+    kv_dtype: str
     kv_bytes_per_token: int
     state_bytes_per_sequence: int
     conv_bytes_per_sequence: int
     memory: Mapping[str, int]
     free_bytes: int
+    concurrency: int
+    context: int
     max_concurrency: int
     max_context: int
-    llm_args: Mapping[str, Any]
-    env: Mapping[str, str]
     estimate: Estimate | None
 
     @property

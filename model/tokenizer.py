@@ -73,17 +73,17 @@ def _examined(path: Path) -> Signature:
     """The signature of the tokenizer's file, which is checked to be a file of its checkpoint's."""
     try:
         with open_inside(path) as file:
-            found = signature(file.fileno())
+            file_signature = signature(file.fileno())
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
-    if found.size > MAX_BYTES:
+    if file_signature.size > MAX_BYTES:
         raise BadInputError(f"{path}: is too large: over {MAX_BYTES} bytes")
-    return found
+    return file_signature
 
 
 @lru_cache(maxsize=8)
 def _checked(path: Path, _: Signature, vocab_size: int) -> None:
-    """A file that was found good is not checked again until it changes."""
+    """A file that passed is not checked again until it changes."""
     with Worker(MODULE, LIMITS) as worker:
         try:
             worker.ask({"path": str(path), "vocab_size": vocab_size})

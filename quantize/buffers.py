@@ -1,4 +1,4 @@
-"""Read buffers that are used again: touching fresh memory costs as much as reading into it."""
+"""Read buffers that are reused, because touching new memory costs as much as reading into it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ class Buffers:
         return bytearray(size)
 
     def give(self, buffer: bytearray) -> None:
-        """Give back a buffer that nothing refers to any more."""
+        """Return a buffer that nothing refers to any more."""
         with self._lock:
             self._free.append(buffer)

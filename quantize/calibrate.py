@@ -37,12 +37,12 @@ QUANTIZER: Final = re.compile(r"block\.(?P<owner>.+)[._](?P<side>input|output)_q
 
 @dataclass(slots=True)
 class Calibration:
-    """What was found.
+    """The result of a calibration.
 
     Attributes:
         amax: Largest input magnitude by quantized tensor; largest key and value magnitudes by
             `...k_proj.k_scale` and `...v_proj.v_scale`. Empty unless the recipe has activations.
-        folding: Scales to fold into weights before rounding. Empty unless asked for.
+        folding: Scales to fold into weights before rounding. Empty unless smoothing is on.
         expert_tokens: Tokens each routed expert saw, by layer index.
         source: Where the text came from.
     """
@@ -81,55 +81,57 @@ def calibrate(
     `file` is JSON lines (see `texts.read_texts`); without it a small built-in set is used. `smooth`
     searches INT4 smoothing scales. `device` is `cpu`, `cuda` or `auto`. `work`, an existing
     directory, keeps what is done after each layer; a run with the same arguments goes on from
-    there. `on_layer` is told how many layers are done. Raises `BadInputError` for an unusable file
-    or a missing package.
+    there. `on_layer` is called with the number of layers done. Raises `BadInputError` for an
+    unusable file or a missing package.
     """
     source, sequences = read_sequences(checkpoint, file)
-    found = Calibration(source, len(sequences), sum(map(len, sequences)))
-    _restore(work, found)
+    result = Calibration(source, len(sequences), sum(map(len, sequences)))
+    _restore(work, result)
     for layer in layers(checkpoint, sequences, device=device_named(device), work=work):
-        _one_layer(layer, checkpoint, recipe, smooth, found)
-        _keep(work, found)
+        _one_layer(layer, checkpoint, recipe, smooth, result)
+        _keep(work, result)
         if on_layer:
             on_layer(layer.index + 1)
-    return found
+    return result
 
 
 def device_named(name: str) -> str:
     """The torch device that `--device` names. Raises `UsageError`, or `BadInputError` where it is
-    not there."""
+    not available."""
     if name not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {name!r}: known are auto, cpu and cuda")
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise BadInputError("--device cuda: torch finds no CUDA device here; use --device cpu")
-    return "cuda" if there and name != "cpu" else "cpu"
+        raise UsageError(f"--device {name!r} is unknown; use auto, cpu or cuda")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise BadInputError(
+            "--device cuda: torch finds no CUDA device on this machine; use --device cpu"
+        )
+    return "cuda" if available and name != "cpu" else "cpu"
 
 
 def missing_package(error: ImportError) -> BadInputError:
     """The message for a package of the `quantize` extra that is not installed."""
     return BadInputError(
-        f"this needs the package {error.name}; install it with "
+        f"the package {error.name} is required; install it with "
         "pip install 'nemotron-deploy[quantize]'"
     )
 
 
 def _one_layer(
-    layer: Layer, checkpoint: Checkpoint, recipe: Recipe, smooth: bool, found: Calibration
+    layer: Layer, checkpoint: Checkpoint, recipe: Recipe, smooth: bool, result: Calibration
 ) -> None:
     """Collect from one layer, and leave its outputs as the next one's inputs."""
     if layer.letter == "E":
         if smooth:
-            smooth_layer(layer, recipe.group_size, found.folding)
+            smooth_layer(layer, recipe.group_size, result.folding)
         counts = _count_tokens(layer)  # from here on: the search has used the router too
     rounds_mamba = Role.MAMBA_PROJ in recipe.roles
     if recipe.activation_scales and (layer.letter != "M" or rounds_mamba):
         outputs, amax = _ranges(layer)
-        found.amax |= _by_tensor(layer, checkpoint, recipe, amax)
+        result.amax |= _by_tensor(layer, checkpoint, recipe, amax)
     else:
         outputs = layer.run()
     if layer.letter == "E":
-        found.expert_tokens[layer.index] = counts()
+        result.expert_tokens[layer.index] = counts()
     layer.inputs = outputs
 
 
@@ -186,31 +188,31 @@ def _by_tensor(
         match = QUANTIZER.fullmatch(name)
         if match:
             seen[prefix + match["owner"], match["side"]] = amax
-    found: dict[str, float] = {}
+    by_tensor: dict[str, float] = {}
     for group in checkpoint.model.tensors():
         owner = group.template.removesuffix(".weight").replace(".experts.{}.", ".experts.")
         if recipe.quantizes(group) and (owner, "input") in seen:
-            found |= dict.fromkeys(group.names(), seen[owner, "input"])
+            by_tensor |= dict.fromkeys(group.names(), seen[owner, "input"])
     for key in ("k", "v"):
         name = f"{prefix}mixer.{key}_proj"
         if (name, "output") in seen:
-            found[f"{name}.{key}_scale"] = seen[name, "output"]
-    return found
+            by_tensor[f"{name}.{key}_scale"] = seen[name, "output"]
+    return by_tensor
 
 
-def _keep(work: Path | None, found: Calibration) -> None:
-    """Keep what the layers so far gave. Before the layer's outputs are: a layer that is done twice
-    gives the same again."""
+def _keep(work: Path | None, result: Calibration) -> None:
+    """Save the results of the layers so far. This comes before saving the layer's outputs, because
+    calibrating a layer twice gives the same result."""
     if work is None:
         return
     from safetensors.torch import save
 
-    folding = found.folding
+    folding = result.folding
     tensors = {f"inputs/{name}": scale for name, scale in folding.inputs.items()}
     tensors |= {f"outputs/{name}": scale for name, scale in folding.outputs.items()}
     facts = {
-        "amax": found.amax,
-        "expert_tokens": found.expert_tokens,
+        "amax": result.amax,
+        "expert_tokens": result.expert_tokens,
         "choices": [asdict(choice) for choice in folding.choices.values()],
     }
     tensors = {name: scale.clone() for name, scale in tensors.items()}  # some are shared
@@ -218,8 +220,8 @@ def _keep(work: Path | None, found: Calibration) -> None:
     write_atomically(work / KEPT, content)
 
 
-def _restore(work: Path | None, found: Calibration) -> None:
-    """Fill `found` with what an earlier run kept."""
+def _restore(work: Path | None, result: Calibration) -> None:
+    """Fill `result` with what an earlier run saved."""
     if work is None or not (work / KEPT).is_file():
         return
     from safetensors import safe_open
@@ -228,7 +230,7 @@ def _restore(work: Path | None, found: Calibration) -> None:
         facts = json.loads(file.metadata()["found"])
         for key in file.keys():  # noqa: SIM118  no mapping
             side, _, name = key.partition("/")
-            getattr(found.folding, side)[name] = file.get_tensor(key)
-    found.amax = facts["amax"]
-    found.expert_tokens = {int(layer): row for layer, row in facts["expert_tokens"].items()}
-    found.folding.choices = {row["layer"]: Choice(**row) for row in facts["choices"]}
+            getattr(result.folding, side)[name] = file.get_tensor(key)
+    result.amax = facts["amax"]
+    result.expert_tokens = {int(layer): row for layer, row in facts["expert_tokens"].items()}
+    result.folding.choices = {row["layer"]: Choice(**row) for row in facts["choices"]}

@@ -82,7 +82,7 @@ def compare(
 ) -> Comparison:
     """Run token ids `sequences` through the source and the variants.
 
-    `on_layer` is told how many layers are done.
+    `on_layer` is called with the number of layers done.
     """
     config = transformers_config(checkpoint)
     table = read_tensor(checkpoint, "backbone.embeddings.weight")
@@ -110,7 +110,7 @@ def compare(
 class Stored:
     """What the tensors of a checkpoint become when a variant folds, stores and reads them again.
 
-    `errors` collects the relative Frobenius error of every quantized tensor that was asked for,
+    `errors` collects the relative Frobenius error of every quantized tensor that was read,
     against what it was after folding.
     """
 
@@ -137,7 +137,7 @@ class Stored:
 
 
 def _round_activations(block: Any, index: int, variant: Variant) -> None:
-    """Have the layer `block` round its inputs, and its keys and values, as the scales say."""
+    """Make the layer `block` round its inputs, keys and values with these scales."""
     prefix = f"backbone.layers.{index}."
     for name, module in block.named_modules():
         path = f"{prefix}{name}"
@@ -184,7 +184,7 @@ def _heads(
     results: Sequence[Fidelity],
     device: str,
 ) -> float:
-    """Fill in what the next-token distributions say; gives the source's perplexity."""
+    """Fill in the metrics of the next-token distributions; returns the source's perplexity."""
     head = "backbone.embeddings.weight" if checkpoint.model.tied else "lm_head.weight"
     table = read_tensor(checkpoint, head).float().to(device)
     norm = read_tensor(checkpoint, "backbone.norm_f.weight").float().to(device)

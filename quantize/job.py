@@ -1,4 +1,4 @@
-"""What is to be done, decided before a weight is read: names, shapes, scales, and their place."""
+"""A quantization, planned before any weight is read: names, shapes, scales and positions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Job:
-    """A quantization, decided. `scales` are the scalar tensors that calibration adds: by weight,
+    """A planned quantization. `scales` are the scalar tensors that calibration adds: by weight,
     then by their own full name."""
 
     checkpoint: Checkpoint
@@ -63,7 +63,7 @@ class Job:
         return self.recipe.quantizes(self.groups[name])
 
     def changes(self, name: str) -> bool:
-        """Whether the tensor `name` is anything but copied."""
+        """Whether the tensor `name` is changed rather than copied."""
         return self.quantizes(name) or name in self._folded
 
     @cached_property
@@ -95,8 +95,8 @@ class Job:
         added = tuple(Entry(name, "F32", ()) for name in self.scales.get(info.name, {}))
         if self.changes(info.name) and info.dtype not in SOURCE_DTYPES:
             raise BadInputError(
-                f"{info.shard}: tensor {info.name} has dtype {info.dtype}; it can be quantized "
-                f"from {', '.join(SOURCE_DTYPES)} only"
+                f"{info.shard}: tensor {info.name} has dtype {info.dtype}; only "
+                f"{', '.join(SOURCE_DTYPES)} can be quantized"
             )
         if not self.quantizes(info.name):
             return (Entry(info.name, info.dtype, info.shape), *added)
@@ -119,7 +119,7 @@ class Job:
         return sum(file_bytes(shard.flat_entries()) for shard in self.shards)
 
     def identity(self) -> dict[str, Any]:
-        """All that the bytes of a finished shard depend on, but for the source's own bytes."""
+        """All that the bytes of a finished shard depend on, except the source's own bytes."""
         tensors = [
             [info.name, info.dtype, info.shape, info.shard.name, info.start]
             for info in self.checkpoint.tensors.values()
@@ -145,14 +145,14 @@ def prepare(
     amax: Mapping[str, float] | None = None,
     folding: Folding | None = None,
 ) -> Job:
-    """Decide a quantization; the arguments are those of `stream.quantize`.
+    """Plan a quantization; the arguments are those of `stream.quantize`.
 
     Raises `BadInputError` for a checkpoint that is quantized already, incomplete or of other
     dtypes, `RefusedError` for widths that do not divide, and for scales that are missing or have no
     place.
     """
     if checkpoint.is_quantized:
-        raise BadInputError(f"{checkpoint.path}: is quantized already; start from the BF16 model")
+        raise BadInputError(f"{checkpoint.path}: is already quantized; use the BF16 checkpoint")
     checkpoint.require_complete()
     groups = {name: group for group in checkpoint.model.tensors() for name in group.names()}
     scales = _input_scales(recipe, groups, amax or {})
@@ -173,9 +173,9 @@ def _input_scales(
     missing = [name for name in wanted if not amax.get(name, 0.0) > 0.0]
     if missing:
         raise RefusedError(
-            f"{len(missing)} of {len(wanted)} activation scales are missing, first that of "
-            f"{missing[0]} (rule: fp8-activations): a checkpoint without them would load and "
-            "answer nonsense. Calibrate with more text, or use --quant int4, which needs none."
+            f"{len(missing)} of {len(wanted)} activation scales are missing, the first is that of "
+            f"{missing[0]} (rule: fp8-activations): without them, the checkpoint would load "
+            "and answer nonsense. Calibrate with more text, or use --quant int4, which needs none."
         )
     return {name: {f"{name.rpartition('.')[0]}.input_scale": _scale(amax[name])} for name in wanted}
 
@@ -195,12 +195,13 @@ def _kv_scales(
     missing = [name for name in wanted.values() if not amax.get(name, 0.0) > 0.0]
     if missing:
         raise RefusedError(
-            f"{len(missing)} of {len(wanted)} KV-cache scales are missing, first {missing[0]} "
-            "(rule: fp8-kv): all attention layers need one, or none. Calibrate with more text."
+            f"{len(missing)} of {len(wanted)} KV-cache scales are missing, the first is "
+            f"{missing[0]} (rule: fp8-kv): either every attention layer has one or none has. "
+            "Calibrate with more text."
         )
     if not layout.kv_scales:
         raise RefusedError(
-            f"--layout {layout.key} has no place for KV-cache scales (rule: fp8-kv); what works "
+            f"--layout {layout.key} cannot store KV-cache scales (rule: fp8-kv). What works "
             "instead: --layout modelopt"
         )
     return {weight: {scale: _scale(amax[scale])} for weight, scale in wanted.items()}

@@ -1,4 +1,4 @@
-"""Which output shards are finished: what a run that was killed leaves for the next one."""
+"""Record of finished output shards, from which a run resumes after one that was killed."""
 
 from __future__ import annotations
 

@@ -51,7 +51,9 @@ def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
     """The tensor `name` in its stored dtype. Raises `BadInputError` for one that is no float."""
     info = checkpoint.tensors[name]
     if info.dtype not in SOURCE_DTYPES:
-        raise BadInputError(f"{info.shard}: tensor {name} has dtype {info.dtype}, not a float")
+        raise BadInputError(
+            f"{info.shard}: tensor {name} has dtype {info.dtype}, not a floating-point one"
+        )
     data = checkpoint.read(name)
     return torch.frombuffer(data, dtype=SOURCE_DTYPES[info.dtype]).view(info.shape)
 
@@ -143,7 +145,7 @@ def transformers_config(checkpoint: Checkpoint) -> Any:
 
 
 def _resume(work: Path | None) -> tuple[int, list[Tensor] | None]:
-    """The first layer still to be done and its inputs, from what an earlier run kept."""
+    """The first unfinished layer and its inputs, from what an earlier run saved."""
     if work is None:
         return 0, None
     kept = sorted(work.glob("inputs-*.safetensors"))
@@ -157,7 +159,7 @@ def _resume(work: Path | None) -> tuple[int, list[Tensor] | None]:
 
 
 def _keep(work: Path | None, index: int, hidden: list[Tensor]) -> None:
-    """Keep the inputs of layer `index`; those of earlier layers are no longer needed."""
+    """Save the inputs of layer `index`; those of earlier layers are no longer needed."""
     if work is None:
         return
     from safetensors.torch import save

@@ -14,8 +14,8 @@ from .layouts import DEFAULT, Layout
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to quantize. `smooth` folds activation-aware scales into INT4 experts; with `heldout`, a
-    text file, the result is run beside its source whatever its size. `low_disk` lets go of each
-    shard that is fetched once its output is safe."""
+    text file, the result is compared with its source whatever its size. `low_disk` deletes each
+    fetched shard once its output is on the disk."""
 
     recipe: Recipe
     layout: Layout = DEFAULT

@@ -21,7 +21,7 @@ DEFAULT_BYTES: Final = 64 << 20
 """Source bytes that may be read and not yet written."""
 
 MAX_OPEN_SHARDS: Final = 2
-"""Shards that are begun and not yet on the disk: while one is flushed, the next is encoded."""
+"""Shards in progress at once: while one is flushed to the disk, the next is encoded."""
 
 
 class Pipeline:
@@ -41,14 +41,14 @@ class Pipeline:
         self._changed = threading.Condition()
 
     def begin_shard(self) -> None:
-        """Wait until another shard may be begun; `end_shard` makes room again."""
+        """Wait until another shard may start; `end_shard` lets the next one start."""
         with self._changed:
             self._changed.wait_for(lambda: self._error or self._shards < MAX_OPEN_SHARDS)
             self._raise()
             self._shards += 1
 
     def end_shard(self) -> None:
-        """A shard that was begun is done with."""
+        """End a shard that `begin_shard` started."""
         with self._changed:
             self._shards -= 1
             self._changed.notify_all()
@@ -65,7 +65,7 @@ class Pipeline:
         return self._buffers.take(size)
 
     def submit(self, work: Callable[[], None], borrowed: bytearray | None = None) -> None:
-        """Have a worker do `work`; when it ends, nothing may refer to the `borrowed` buffer."""
+        """Let a worker do `work`; when it ends, nothing may refer to the `borrowed` buffer."""
         self._pool.submit(self._run, work, borrowed)
 
     def _run(self, work: Callable[[], None], borrowed: bytearray | None) -> None:

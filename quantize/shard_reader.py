@@ -1,4 +1,4 @@
-"""Read one source shard from front to back, tensor by tensor, hashing it on the way where asked."""
+"""Read one source shard from front to back, tensor by tensor, and check its digest on the way."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ class ShardReader:
         self._hash_up_to(os.fstat(self._descriptor).st_size)
         if self._digest.hexdigest() != self._wanted:
             raise BadInputError(
-                f"{self.path}: its SHA-256 is {self._digest.hexdigest()}, not {self._wanted}: "
-                "the file was damaged; fetch it again"
+                f"{self.path}: its SHA-256 is {self._digest.hexdigest()}, expected {self._wanted}: "
+                "the file is damaged; fetch it again"
             )
 
     def _hash_up_to(self, end: int) -> None:
-        """Hash what lies before `end` and holds no tensor: the header, in fact."""
+        """Hash the bytes before `end` that belong to no tensor: the header."""
         assert self._digest is not None
         while self._position < end:
             data = bytearray(min(_HASHED_AT_ONCE, end - self._position))

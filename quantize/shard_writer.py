@@ -78,7 +78,7 @@ class ShardWriter:
         except OSError as error:
             self.abandon()
             raise BadInputError(
-                f"{path}: no room for {self.bytes / 1e9:.2f} GB here ({error.strerror}); free some "
+                f"{path}: no room for {self.bytes / 1e9:.2f} GB ({error.strerror}); free some "
                 "space or choose another --out"
             ) from error
         except BaseException:
@@ -88,30 +88,30 @@ class ShardWriter:
     def write(self, name: str, data: bytes | bytearray | memoryview, offset: int = 0) -> None:
         """Write raw bytes of tensor `name` from its byte `offset` on; each byte once."""
         if offset + len(data) > self._entries[name].bytes:
-            raise ValueError(f"{name}: {offset + len(data)} bytes given, too many")
+            raise ValueError(f"{name}: {offset + len(data)} bytes are too many")
         self._write_at(self._offsets[name] + offset, data, f"tensor {name}")
         with self._lock:
             self._missing[name] -= len(data)
 
     def finish(self) -> None:
-        """Flush the whole file to the disk, check its length, and give it its name."""
+        """Flush the whole file to the disk, check its length, and rename it to its final name."""
         unwritten = sorted(name for name, count in self._missing.items() if count)
         if unwritten:
             self.abandon()
-            raise BadInputError(f"{self.path}: tensor {unwritten[0]} was never written whole")
+            raise BadInputError(f"{self.path}: tensor {unwritten[0]} was not written completely")
         try:
             os.fsync(self._file.fileno())
             size = os.fstat(self._file.fileno()).st_size
             self._file.close()
             if size != self.bytes:
-                raise BadInputError(f"{self.path}: {size} bytes came out, {self.bytes} were meant")
+                raise BadInputError(f"{self.path}: has {size} bytes, expected {self.bytes}")
             self._unfinished.rename(self.path)
             sync(self.path.parent)
         except OSError as error:
             raise self._failure("cannot be completed", error) from error
 
     def abandon(self) -> None:
-        """Close and remove what there is so far."""
+        """Close and delete the unfinished file."""
         self._file.close()
         self._unfinished.unlink(missing_ok=True)
 

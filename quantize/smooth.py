@@ -42,8 +42,8 @@ _SPREAD: Final = 1e4
 
 @dataclass(slots=True)
 class Choice:
-    """What one layer's search found. Errors are relative to the exact output, over all that judged;
-    `plain` without smoothing, `smoothed` with it."""
+    """The result of one layer's search. Errors are relative to the exact output, over all
+    judged experts; `plain` without smoothing, `smoothed` with it."""
 
     layer: int
     hidden_strength: float
@@ -151,20 +151,20 @@ def _experts(layer: Layer, norm_output: Tensor, seen: Tensor) -> list[_Expert]:
     mixer, prefix = layer.block.mixer, f"backbone.layers.{layer.index}.mixer"
     with torch.inference_mode():
         latent = mixer.fc1_latent_proj(norm_output.to(mixer.experts.up_proj.dtype)).float()
-    found = []
+    experts = []
     for number in range(mixer.experts.num_experts):
         inputs = _thinned(latent[seen[:, number]])
         up, down = mixer.experts.up_proj[number], mixer.experts.down_proj[number]
-        found.append(_Expert(f"{prefix}.experts.{number}", up, down, inputs))
+        experts.append(_Expert(f"{prefix}.experts.{number}", up, down, inputs))
     shared = mixer.shared_experts
     up, down = shared.up_proj.weight, shared.down_proj.weight
     name = f"{prefix}.shared_experts"
-    found.append(_Expert(name, up, down, _thinned(norm_output)))
-    return found
+    experts.append(_Expert(name, up, down, _thinned(norm_output)))
+    return experts
 
 
 def _thinned(rows: Tensor) -> Tensor:
-    """At most `MAX_TOKENS` rows, evenly spread."""
+    """At most `MAX_TOKENS` rows, evenly spaced."""
     step = max(1, -(-len(rows) // MAX_TOKENS))
     return rows[::step]
 
@@ -211,8 +211,8 @@ def _expert_side(expert: _Expert, hidden_scale: Tensor, group_size: int) -> _Sid
     ):
         up = _rounded(exact_up, up_scale, group_size)
         down = _rounded(exact_down, down_scale, group_size)
-        reached = torch.relu(expert.inputs @ up.T).square() @ down.T
-        results.append(float((reached - wanted).square().sum()))
+        output = torch.relu(expert.inputs @ up.T).square() @ down.T
+        results.append(float((output - wanted).square().sum()))
     return _Side(strength, scale, results[0], results[1], float(wanted.square().sum()))
 
 
@@ -247,7 +247,7 @@ def _rounded(weight: Tensor, scale: Tensor, group_size: int) -> Tensor:
 
 
 def _fold_norm(prefix: str, layer: Layer, scale: Tensor, folding: Folding) -> Tensor:
-    """Fold the hidden side's inverse into the norm; gives the scale that its consumers must take.
+    """Fold the hidden side's inverse into the norm; returns the scale that consumers must apply.
 
     The norm's weight is stored in BF16: the consumers take exactly what that rounding left, so the
     folding adds no error of its own (where the norm's weight is 0, any scale will do).

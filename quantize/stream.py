@@ -39,8 +39,8 @@ PIECE_BYTES: Final = 16 << 20
 Listener = Callable[[int, str, float], None]
 
 ShardSource = Callable[[Path], AbstractContextManager[Path]]
-"""Gives a source shard when it is needed, under the path that is yielded, and may let go of it when
-the block ends: then its output is safely on the disk. May be left in another thread."""
+"""Provides a source shard at the path that is yielded. May delete it when the block ends, because
+its output is on the disk then. The block may end in another thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def quantize(
 
 
 def bytes_needed(checkpoint: Checkpoint, recipe: Recipe, layout: Layout = DEFAULT) -> int:
-    """Bytes of all files that `quantize` will write: shards, and what is carried over.
+    """Bytes of all files that `quantize` will write: shards, and the files that are copied.
 
     Raises as `quantize` for a checkpoint that cannot be quantized so.
     """
@@ -143,7 +143,7 @@ def bytes_needed(checkpoint: Checkpoint, recipe: Recipe, layout: Layout = DEFAUL
 
 
 class _Progress:
-    """Source bytes done, and what rounding cost, added up from all threads."""
+    """Source bytes done and rounding errors, summed over all threads."""
 
     def __init__(self, listener: Listener | None) -> None:
         self._listener = listener
@@ -162,7 +162,7 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What all output shards of one quantization share; `unfinished` has those under way."""
+    """What all output shards of one quantization share; `unfinished` holds those in progress."""
 
     job: Job
     out: Path
@@ -186,7 +186,7 @@ class _Output:
         run.unfinished.add(self)
 
     def enter(self, source: AbstractContextManager[Path]) -> Path:
-        """Wait for the source shard and begin the file; gives the path to read from."""
+        """Wait for the source shard and begin the file; returns the path to read from."""
         path = self._source.enter_context(source)
         target = self.run.out / self.shard.name
         self._writer = ShardWriter(target, self.shard.flat_entries(), self.run.state)
@@ -198,7 +198,7 @@ class _Output:
         return self._writer
 
     def expect(self) -> None:
-        """One more piece is on its way."""
+        """Register one more piece."""
         with self._lock:
             self._pieces += 1
 
@@ -210,7 +210,7 @@ class _Output:
         self.end_piece()
 
     def end_piece(self) -> None:
-        """One piece less is under way; after the last one the shard is finished."""
+        """Mark one piece as done; after the last one, finish the shard."""
         with self._lock:
             self._pieces -= 1
             if self._pieces:
@@ -222,14 +222,15 @@ class _Output:
         self.run.pipeline.end_shard()
 
     def abandon(self, error: BaseException) -> None:
-        """Remove what was written and tell the source shard why. No worker runs any more."""
+        """Delete what was written and raise the error in the source shard's block. No worker may
+        be running."""
         if self._writer:
             self._writer.abandon()
         self._source.__exit__(type(error), error, error.__traceback__)
 
 
 def _feed(output: _Output, path: Path, sha256: str | None) -> None:
-    """Read a shard from front to back and have its pieces encoded or copied."""
+    """Read a shard from front to back, and submit its pieces to be encoded or copied."""
     job, pipeline = output.run.job, output.run.pipeline
     with ShardReader(path, sha256) as reader:
         job.checkpoint.require_unchanged(path, reader.fileno())
@@ -272,7 +273,7 @@ def _process(output: _Output, info: TensorInfo, offset: int, data: bytearray) ->
 def _changed(
     job: Job, info: TensorInfo, data: bytearray, deviation: Deviation | None
 ) -> Mapping[str, Tensor]:
-    """What becomes of a tensor that is encoded, or only folded, by suffix."""
+    """The tensors that replace one that is encoded or only folded, by suffix."""
     dtype = SOURCE_DTYPES[info.dtype]
     weight = torch.frombuffer(data, dtype=dtype).view(info.shape)
     if job.folding:
@@ -286,7 +287,7 @@ def _changed(
 
 
 def _require_numbers(info: TensorInfo, data: bytearray) -> None:
-    """Refuse NaN and infinity in what is only copied, too: the model would answer nonsense."""
+    """Refuse NaN and infinity in copied tensors too, because the model would answer nonsense."""
     if info.dtype not in SOURCE_DTYPES or not data:
         return
     low, high = torch.aminmax(torch.frombuffer(data, dtype=SOURCE_DTYPES[info.dtype]))

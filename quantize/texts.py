@@ -1,4 +1,4 @@
-"""Text to calibrate with and to judge by: read, rendered and tokenized. Needs no torch."""
+"""Text for calibration and for measuring quality: read, rendered and tokenized. Needs no torch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_texts(file: Path, template: ChatTemplate) -> list[str]:
         if line.strip():
             texts.append(_text_of(line, f"{file}, line {number}", template))
     if not texts:
-        raise BadInputError(f"{file}: holds no calibration text")
+        raise BadInputError(f"{file}: contains no calibration text")
     return texts
 
 
@@ -58,13 +58,13 @@ def _text_of(line: str, where: str, template: ChatTemplate) -> str:
     except ValueError as error:
         raise BadInputError(f"{where}: not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise BadInputError(f"{where}: holds no JSON object")
+        raise BadInputError(f"{where}: is not a JSON object")
     for key in ("text", "prompt"):
         if isinstance(row.get(key), str) and row[key]:
             return str(row[key])
     messages = row.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise BadInputError(f"{where}: has none of `text`, `prompt` and `messages`")
+        raise BadInputError(f"{where}: needs `text`, `prompt` or `messages`")
     try:
         return template.apply_chat_template(messages)
     except TemplateError as error:

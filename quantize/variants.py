@@ -1,4 +1,4 @@
-"""What `--compare` names: a format and, after dashes, how it differs from the usual."""
+"""What `--compare` accepts: a format and, after dashes, how it differs from the default."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def named(text: str) -> tuple[Named, ...]:
     """
     keys = [part.strip() for part in text.split(",")]
     if len(set(keys)) != len(keys):
-        raise UsageError(f"--compare {text}: a format stands there twice")
+        raise UsageError(f"--compare {text}: a format is listed twice")
     return tuple(_variant(key) for key in keys)
 
 
@@ -48,7 +48,8 @@ def _variant(key: str) -> Named:
         known = {layers}
     if quant not in RECIPES or quant == "bf16" or not set(rest) <= known:
         raise UsageError(
-            f"--compare: {key!r} is no format; known are fp8, fp8-aggressive, nvfp4, int4, "
-            "int4-plain (without smoothing), int4-32 and int4-128 (group sizes), int4-32-plain"
+            f"--compare: {key!r} is not a known format; known formats are fp8, fp8-aggressive, "
+            "nvfp4, int4, int4-plain (without smoothing), int4-32 and int4-128 (group sizes), "
+            "int4-32-plain"
         )
     return Named(key, recipe_for(quant, group, layers), quant == "int4" and not plain)

@@ -36,14 +36,14 @@ def read_settings(model_directory: Path, parameters: Mapping[str, str]) -> Setti
         )
     bundle = (model_directory / parameters.get("bundle", "")).resolve()
     if not (bundle / "checkpoint" / "config.json").is_file():
-        raise StartError(f"{bundle}: is no bundle: it has no checkpoint/config.json")
+        raise StartError(f"{bundle}: not a bundle: checkpoint/config.json is missing")
     return Settings(
         bundle, executor, _count(parameters, "max_active"), _count(parameters, "max_waiting")
     )
 
 
 def create_executor(settings: Settings) -> Executor:
-    """Start the executor; slow, it loads the weights. Raises `StartError`."""
+    """Start the executor, which loads the weights. Raises `StartError`."""
     arguments = read_llm_args(settings.bundle)
     if settings.executor == "reference":
         from .executors.reference import ReferenceExecutor
@@ -59,7 +59,7 @@ def create_executor(settings: Settings) -> Executor:
 
 
 def read_engine(bundle: Path) -> dict[str, Any]:
-    """`engine/engine.json`: for which GPU and TensorRT-LLM the bundle was built."""
+    """`engine/engine.json`: the GPU and the TensorRT-LLM versions that the bundle was built for."""
     path = bundle / "engine" / "engine.json"
     try:
         return _mapping(path, json.loads(path.read_text(encoding="utf-8")))
@@ -80,7 +80,7 @@ def read_llm_args(bundle: Path) -> dict[str, Any]:
 
 def _mapping(path: Path, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise StartError(f"{path}: must hold a mapping")
+        raise StartError(f"{path}: must contain a mapping")
     return value
 
 

@@ -1,4 +1,4 @@
-"""What is asked of an executor, what it answers with, and what every executor can do."""
+"""Requests to an executor, its answers, and the interface of every executor."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .golden import Forced, Scores, Tokens
 
 
 class RequestError(ValueError):
-    """One request is wrong. The text is for the client; the model goes on."""
+    """A request is invalid. The client gets the message; the model continues."""
 
 
 class StartError(RuntimeError):
-    """The model cannot start: what is wrong in the bundle or on this machine, and what to do."""
+    """The model cannot start. Says what is wrong with bundle or machine, and what to do."""
 
 
 class Failure(Enum):
-    """Why a request ended without an answer, as Triton's error codes tell it apart."""
+    """Why a request ended without an answer; the values are names of Triton's error codes."""
 
     INVALID = "INVALID_ARG"
     UNAVAILABLE = "UNAVAILABLE"
@@ -50,7 +50,7 @@ class GenerationRequest:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is taken: nothing asks for sampling, or for one token."""
+        """Whether each token is the most likely one: no sampling was requested, or `top_k` is 1."""
         if self.temperature == 0 or self.top_k == 1:
             return True
         return self.temperature is None and not self.top_k and self.top_p is None
@@ -58,7 +58,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one generated token adds.
+    """What one generated token adds to the answer.
 
     `text` may be empty: the end-of-sequence token has none, and a character can span tokens.
     `finish` is set on the last step only: `stop` or `length`. `cumulative_logprob` is the sum so
@@ -74,14 +74,14 @@ class Step:
 
 
 class Sink(Protocol):
-    """Where an executor puts what it generates. Never raises; ignores what comes after the end."""
+    """Where an executor sends what it generates. Never raises; ignores steps after the end."""
 
     @property
     def done(self) -> bool:
         """True once the request was answered, failed or cancelled: stop generating."""
 
     def step(self, step: Step) -> None:
-        """Hand over one token."""
+        """Take one token."""
 
     def fail(self, message: str, failure: Failure) -> None:
         """End the request without an answer."""
@@ -100,13 +100,13 @@ class Executor(ABC):
 
     @abstractmethod
     def continuations(self, prompts: Sequence[Tokens], count: int) -> list[Tokens]:
-        """The `count` tokens that greedy decoding puts after each prompt, not stopping at an end.
-        To be called before any request is submitted."""
+        """The `count` tokens that greedy decoding appends to each prompt; it does not stop at
+        end-of-sequence tokens. Call it before any request is submitted."""
 
     @abstractmethod
     def score(self, cases: Sequence[Forced]) -> list[Scores]:
-        """For each case, at each forced token, the log-probabilities of the likeliest tokens given
-        all before it. To be called before any request is submitted."""
+        """For each case, at each forced token, the log-probabilities of the most likely tokens
+        given all tokens before it. Call it before any request is submitted."""
 
     @property
     @abstractmethod
@@ -115,4 +115,4 @@ class Executor(ABC):
 
     @abstractmethod
     def close(self, timeout: float) -> None:
-        """Drop all work and stop, within `timeout` seconds."""
+        """Abandon all work and stop within `timeout` seconds."""

@@ -1,4 +1,4 @@
-"""Work on somebody else's data in a child process that deadline and memory limit really stop.
+"""Process untrusted data in a child process with a time limit and a memory limit that always hold.
 
 A regular expression or a big multiplication cannot be interrupted from within Python: a handler
 runs only once the C code returns. Here the kernel ends the child, which handles one request a line.
@@ -33,6 +33,12 @@ _START: Final = (
     "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__')"
 )
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """A command that runs `module` in an interpreter of its own, which finds this package, too."""
+    # -P: the working directory, which may be the checkpoint itself, is no place for modules.
+    return [sys.executable, "-P", "-c", _START, _PACKAGES, module, *arguments]
 
 
 class WorkError(Exception):
@@ -82,10 +88,9 @@ class Worker:
         return reply["value"]
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # -P: the working directory, which may be the checkpoint itself, is no place for modules.
         limits = (str(self._limits.seconds), str(self._limits.memory))
         return subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, _PACKAGES, self._module, *limits],
+            command(self._module, *limits),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

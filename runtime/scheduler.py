@@ -1,4 +1,4 @@
-"""Round robin over generators: every active request gets one token a turn."""
+"""Round-robin scheduling: every active request gets one token in each round."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class _Job:
 
 
 class RoundRobin:
-    """Runs `generate(request)` for at most `max_active` requests at a time; others wait in line.
+    """Runs `generate(request)` for at most `max_active` requests at a time; others are queued.
 
-    One thread does all the work. The first step of a request reads its whole prompt; that counts
-    as one turn. A request that raises fails alone.
+    One thread does all the work. The first step of a request processes its whole prompt. A request
+    that raises does not affect the others.
     """
 
     def __init__(
@@ -38,17 +38,17 @@ class RoundRobin:
 
     @property
     def alive(self) -> bool:
-        """Whether the worker runs."""
+        """Whether the worker thread runs."""
         return self._thread.is_alive() and not self._closed
 
     def submit(self, request: GenerationRequest, sink: Sink) -> None:
-        """Put a request in line."""
+        """Queue a request."""
         with self._changed:
             self._waiting.append(_Job(request, sink))
             self._changed.notify()
 
     def close(self, timeout: float) -> None:
-        """Drop everything; wait up to `timeout` seconds for the step that is under way."""
+        """Abandon all requests; wait up to `timeout` seconds for the current step."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -59,7 +59,7 @@ class RoundRobin:
             self._active = [job for job in self._active if self._turn(job)]
 
     def _admit(self) -> bool:
-        """Fill the free places, waiting while there is nothing to do. False once closed."""
+        """Activate queued requests, waiting while there are none at all. False once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._active or self._waiting)
             while self._waiting and len(self._active) < self._max_active:
@@ -67,7 +67,7 @@ class RoundRobin:
             return not self._closed
 
     def _turn(self, job: _Job) -> bool:
-        """Give `job` one token. False when it is over."""
+        """Generate one token of `job`. False when it has ended."""
         if job.sink.done:
             return False
         try:

@@ -1,8 +1,8 @@
-"""Live requests: each ends with exactly one final response, whichever way it ends.
+"""Live requests: each ends with exactly one final response, however it ends.
 
-A client that hangs up ends its request: over gRPC within `POLL_SECONDS`, over HTTP when Triton next
-writes to it. An HTTP request that is not streamed therefore runs to its end, as Triton's HTTP
-frontend does not look at a connection meanwhile (triton-inference-server/server, issue 7077).
+When a client disconnects, its request ends: over gRPC within `POLL_SECONDS`, over HTTP when Triton
+next writes to it. An HTTP request that is not streamed therefore runs to its end, because Triton's
+HTTP frontend does not check the connection meanwhile (triton-inference-server/server, issue 7077).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from .contract import (
 from .generation import Failure, GenerationRequest, RequestError, Step
 
 POLL_SECONDS: Final = 0.05
-"""How often clients that hung up are looked for, besides after every streamed token."""
+"""How often disconnected clients are looked for, besides after every streamed token."""
 
 
 class OverloadedError(RuntimeError):
-    """As many requests are live as the model takes."""
+    """The model has as many live requests as it accepts."""
 
 
 class Channel(Protocol):
-    """The way back to one client. Any method may raise when the client or the server is gone."""
+    """The connection to one client. Methods may raise when the client or the server is gone."""
 
     def send(self, outputs: dict[str, Any], final: bool) -> None:
         """Send the output tensors `outputs` (name -> the value of its single element)."""
@@ -41,11 +41,11 @@ class Channel(Protocol):
         """Send an error as the final response."""
 
     def is_cancelled(self) -> bool:
-        """Whether the client gave up."""
+        """Whether the client disconnected."""
 
 
 class Session:
-    """One live request: the `Sink` that an executor fills. Safe to use from several threads."""
+    """One live request: the `Sink` that an executor writes to. Thread-safe."""
 
     def __init__(
         self,
@@ -65,11 +65,11 @@ class Session:
 
     @property
     def done(self) -> bool:
-        """True once the final response was sent, or there is nobody left to send it to."""
+        """True once the final response was sent, or the client is gone."""
         return self._done
 
     def step(self, step: Step) -> None:
-        """Send one token, or keep it for the one answer of a request that is not streamed."""
+        """Send one token, or keep it if the request is not streamed."""
         with self._lock:
             if self._done:
                 return
@@ -90,11 +90,11 @@ class Session:
                 self._end(lambda: self._channel.send_error(message, failure))
 
     def cancel(self, reason: str = "the request was cancelled") -> None:
-        """End the request at once; the executor drops it before its next token."""
+        """End the request at once; the executor abandons it before its next token."""
         self.fail(reason, Failure.CANCELLED)
 
     def poll(self) -> None:
-        """End the request if its client gave up."""
+        """End the request if its client disconnected."""
         with self._lock:
             if self._done:
                 return
@@ -106,7 +106,7 @@ class Session:
                 self.cancel()
 
     def _end(self, send: Callable[[], None], ends: bool = True) -> None:
-        """Send; afterwards the session is over if this `ends` it or the channel broke."""
+        """Send; the session is then over if `ends` is true or the channel failed."""
         self._done = ends
         try:
             send()
@@ -139,7 +139,7 @@ class Session:
 
 
 class Sessions:
-    """All live requests, at most `limit`. A thread ends those whose clients gave up."""
+    """All live requests, at most `limit`. A thread ends those whose clients disconnected."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -167,7 +167,9 @@ class Sessions:
             if self._closed.is_set():
                 raise OverloadedError("the model is shutting down")
             if len(self._live) >= self._limit:
-                raise OverloadedError(f"{self._limit} requests are live, the most this model takes")
+                raise OverloadedError(
+                    f"the model already has {self._limit} live requests, its limit"
+                )
             if request_id and request_id in self._by_id:
                 raise RequestError(f"the request id {request_id!r} belongs to a live request")
             self._live[id(session)] = session
@@ -176,7 +178,7 @@ class Sessions:
         return session
 
     def cancel(self, request_id: str) -> bool:
-        """Cancel the live request of that id; False where there is none."""
+        """Cancel the live request with that id; False if there is none."""
         with self._lock:
             session = self._by_id.get(request_id)
         if session is None:
@@ -185,7 +187,7 @@ class Sessions:
         return True
 
     def close(self) -> None:
-        """Take no more requests and fail the live ones."""
+        """Accept no more requests and fail the live ones."""
         self._closed.set()
         for session in self._snapshot():
             session.fail("the model is shutting down", Failure.UNAVAILABLE)

@@ -1,7 +1,8 @@
-"""Before a server goes ready: does it answer as the bundle's golden outputs say?
+"""Before a server is ready, compare its outputs with the bundle's golden outputs.
 
-Where golden outputs are owed (the checkpoint was too large for the machine that built the bundle),
-the first server that starts on a node records them in its cache, and later ones are held to them.
+If golden outputs are pending (the checkpoint was too large for the machine that built the bundle),
+the first server that starts on a node records them in its cache, and later ones are compared with
+them.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from .golden import (
 )
 
 NODE_FLOOR: Final = 1e-3
-"""Least bound on the divergence, in nats, from outputs that a server itself recorded: two of its
-runs differ by kernels and batches, whose spread two runs alone show too little of. Assumed."""
+"""The smallest bound on the divergence, in nats, from outputs that a server recorded: kernels
+and batches differ between runs by more than two runs show. The value is assumed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What came out. `action`: `checked` against the bundle's or this node's golden outputs,
-    `recorded` here for the first time, or `none`; `faults` is empty when all is well."""
+    """The result. `action`: `checked` against the bundle's or this node's golden outputs,
+    `recorded` here for the first time, or `none`; `faults` is empty if the outputs agree."""
 
     action: str
     detail: str
@@ -53,7 +54,7 @@ class Proof:
 
 
 def cache_directory() -> Path:
-    """Where this node keeps what it makes of bundles."""
+    """Where this node keeps what it makes from bundles."""
     if given := os.environ.get(CACHE.name):
         return Path(given)
     base = os.environ.get(XDG_CACHE_HOME.name)
@@ -61,9 +62,9 @@ def cache_directory() -> Path:
 
 
 def require_golden(bundle: Path, executor: Executor, log: Callable[[str], None]) -> None:
-    """Raise `StartError` where the executor's outputs are off; `log` is told what was found."""
+    """Raise `StartError` if the executor's outputs differ; the result goes to `log`."""
     if os.environ.get(GOLDEN.name, "").lower() == "off":
-        log(f"golden outputs were not looked at: ${GOLDEN.name} is off")
+        log(f"golden outputs were not compared: ${GOLDEN.name} is off")
         return
     proof = prove(bundle, executor)
     if not proof.ok:
@@ -78,7 +79,7 @@ def prove(bundle: Path, executor: Executor) -> Proof:
     """Check or record golden outputs. Raises `StartError` for a file that cannot be used."""
     path = bundle / "engine" / FILE
     if not path.exists():
-        return Proof("none", "the bundle has no golden outputs; build it again to have them")
+        return Proof("none", "the bundle has no golden outputs; build it again to record them")
     try:
         golden = Golden.read(path)
         wrong = [e.text for e in golden.entries if executor.tokens(e.text) != e.case.prompt]
@@ -105,7 +106,7 @@ def _check(golden: Golden, executor: Executor) -> Proof:
 
 
 def _record(owed: Golden, executor: Executor, kept: Path) -> Proof:
-    """Record on this node: outputs, and from a second run in other batches how far runs differ."""
+    """Record outputs on this node, and their bounds from a second run in other batches."""
     prompts = [entry.case.prompt for entry in owed.entries]
     continued = executor.continuations(prompts, NEW_TOKENS)
     cases = [Forced(p, c) for p, c in zip(prompts, continued, strict=True)]
@@ -123,12 +124,12 @@ def _record(owed: Golden, executor: Executor, kept: Path) -> Proof:
         golden.write(partial)
         partial.replace(kept)
     except OSError as error:
-        return Proof("recorded", f"{owed.by}; they could not be kept: {error}", healthy)
+        return Proof("recorded", f"{owed.by}; they could not be saved: {error}", healthy)
     return Proof("recorded", f"{owed.by}; kept in {kept}", healthy)
 
 
 def _identity(bundle: Path, executor: Executor) -> str:
-    """Of a bundle's golden outputs, engine and executor: what a node records holds for them."""
+    """Identifies golden outputs, engine and executor, for which a node's recording is valid."""
     digest = hashlib.sha256(type(executor).__name__.encode())
     for name in (FILE, "engine.json", "llm_args.yaml"):
         digest.update((bundle / "engine" / name).read_bytes())

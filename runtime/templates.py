@@ -1,7 +1,7 @@
-"""The one renderer of chat templates: an immutable sandbox in a child process with limits.
+"""Render chat templates in an immutable sandbox, in a child process with limits.
 
-A chat template is a program that came with a checkpoint. It sees the messages and the special
-tokens, and nothing else; what it may do is bounded in time, memory and output.
+A chat template is a program that comes with a checkpoint. It sees the messages and the special
+tokens only, and its time, memory and output are limited.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class ChatTemplate:
         template = config.get("chat_template")
         if not isinstance(template, str):
             raise TemplateError(
-                f"{self._checkpoint}: has no chat template; give `text` or `prompt` instead"
+                f"{self._checkpoint}: has no chat template; use `text` or `prompt` instead"
             )
         return template
 

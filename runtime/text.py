@@ -1,4 +1,4 @@
-"""Tokens -> text, piece by piece: whole characters only, and nothing of a stop word."""
+"""Tokens to text, piece by piece: whole characters only, and no part of a stop text."""
 
 from __future__ import annotations
 

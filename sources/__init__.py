@@ -1,1 +1,1 @@
-"""What `--checkpoint` means, and how its weights are fetched."""
+"""What `--checkpoint` means, and how its weights are downloaded."""

@@ -1,8 +1,8 @@
 """What `--checkpoint` names: `tiny`, a local directory, a configuration, a known model, or a
 repository of the hub.
 
-A known model's configuration is packaged, so that nothing is asked of a network until its weights
-are needed. Where a directory has only a configuration, or a file is named, that answers as well.
+The configurations of known models are packaged, so that the network is not used before their
+weights are needed. A directory with a configuration alone, or the file itself, is accepted too.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ CONFIGURATION: Final = "config.json"
 class Source:
     """A resolved `--checkpoint`.
 
-    `checkpoint` is None for a known model that was not looked for at the hub, and where there is
-    only the file `configuration`. `snapshot` is what was found at the hub: then the checkpoint has
-    its headers, but shards may still be elsewhere.
+    `checkpoint` is None for a known model that was not looked up on the hub, and where there is
+    only the file `configuration`. `snapshot` is the repository on the hub, if the checkpoint comes
+    from there: its headers are here then, and its shards need not be.
     """
 
     asked: str
@@ -54,7 +54,7 @@ class Source:
 
     @property
     def place(self) -> str:
-        """Where it is, for people."""
+        """Where it is, as shown to people."""
         if self.snapshot is not None:
             return f"{self.snapshot.repository.name.repository}@{self.snapshot.repository.commit}"
         if self.configuration is not None:
@@ -63,16 +63,16 @@ class Source:
 
     @property
     def shard_sha256(self) -> Mapping[str, str]:
-        """SHA-256 by shard name, where the hub lists it or recorded it beside the files."""
+        """SHA-256 by shard name, for shards whose hash the hub lists or a download recorded."""
         if self.snapshot is not None:
             return {file.name: file.sha256 for file in self.snapshot.shards if file.sha256}
         return recorded_sha256(self.opened.shards)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this source from another.
+        """What identifies this source.
 
-        That of a repository is its commit and the hashes that the hub lists. Of local shards it is
-        header, size and time of change: hashing 63 GB at every run would be no quick look.
+        Of a repository: its commit and the hashes that the hub lists. Of local shards: header, size
+        and time of change, because hashing 63 GB would delay every run.
         """
         if self.snapshot is None:
             return _local_fingerprint(self.opened)
@@ -81,11 +81,11 @@ class Source:
 
 
 def resolve(name: str) -> Source:
-    """Find what `name` means: a directory or a configuration file first, then `tiny`, then a known
-    hub id or short name, and then any other `owner/name[@revision]`, whose configuration and
-    headers are fetched.
+    """Resolve `name`: a directory or a configuration file first, then `tiny`, then a known hub id
+    or short name, and then any other `owner/name[@revision]`, whose configuration and headers are
+    downloaded.
 
-    Raises `BadInputError` for anything else, and where the hub cannot answer.
+    Raises `BadInputError` for anything else, and where the hub cannot be used.
     """
     if name == "tiny" and not Path(name).is_dir():
         return _local(name, TINY)
@@ -98,16 +98,16 @@ def resolve(name: str) -> Source:
 
 
 def open_source(name: str) -> Source:
-    """As `resolve`, with the checkpoint opened: a known model is looked for at the hub, too.
+    """As `resolve`, with the checkpoint opened; a known model is looked up on the hub, too.
 
-    Raises `BadInputError` where there is a configuration only.
+    Raises `BadInputError` where there is only a configuration.
     """
     return opened(resolve(name))
 
 
 def opened(source: Source) -> Source:
-    """`source` with its checkpoint opened, at the hub where it is not here. Raises `BadInputError`
-    where there is a configuration only."""
+    """`source` with its checkpoint opened, on the hub where it is not local. Raises `BadInputError`
+    where there is only a configuration."""
     if source.configuration is not None:
         raise BadInputError(_without_weights(source.configuration))
     return source if source.checkpoint is not None else _at_hub(source.asked)
@@ -122,9 +122,9 @@ def _local(asked: str, path: Path) -> Source:
 
 
 def _configured(asked: str, path: Path) -> Source:
-    """What the configuration file `path` says, called after its directory, or after itself where
-    its name says more than `config.json`."""
-    path = path.parent.resolve() / path.name  # where a link leads is judged when it is opened
+    """The source that the configuration file `path` describes, named after its directory, or after
+    the file where that is not just `config.json`."""
+    path = path.parent.resolve() / path.name  # links are followed when it is opened
     own = re.sub(r"[._-]?config$", "", path.stem, flags=re.IGNORECASE)
     called = slug(own or path.parent.name)
     model = read_model(read_configuration(path), called)
@@ -133,11 +133,13 @@ def _configured(asked: str, path: Path) -> Source:
 
 def _without_weights(path: Path) -> str:
     if has_weights(path.parent):
-        return f"{path}: is a configuration; name {path.parent}, which holds the weights, too"
+        return (
+            f"{path}: this is a configuration; pass {path.parent}, which holds the weights, instead"
+        )
     return (
         f"{path}: there are no weights beside this configuration, no {SINGLE_NAME} and no "
-        f"{INDEX_NAME} with its shards. That is enough for inspect and plan; for anything else "
-        "name a directory with the weights, or a repository of the hub"
+        f"{INDEX_NAME} with its shards. A configuration is enough for inspect and plan; other "
+        "commands need a directory with the weights, or a repository on the hub"
     )
 
 
@@ -146,8 +148,9 @@ def _at_hub(asked: str) -> Source:
     name = parse_name(ids.get(asked.lower(), asked))
     if name is None:
         raise BadInputError(
-            f"{asked}: no such directory or configuration, no model known by name (known: tiny, "
-            f"{', '.join(HUB_IDS.values())}) and no owner/name[@revision] of the hub"
+            f"{asked}: no such directory or configuration. It is not a known model either (known "
+            f"are tiny, {', '.join(HUB_IDS.values())}), and not the owner/name[@revision] of a "
+            "repository on the hub"
         )
     require("huggingface_hub", "httpx", purpose=f"{asked}: reaching the hub")
     from ..hub.snapshot import open_snapshot
@@ -174,8 +177,8 @@ def _local_fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def slug(name: str) -> str:
-    """`name` as a DNS label, without the maker's name and the precision: what bundles, Triton
-    models and Kubernetes objects are called after. At most 40 characters."""
+    """`name` as a DNS label without the vendor's name and the precision, at most 40 characters.
+    Bundles, Triton models and Kubernetes objects are named after it."""
     text = re.sub(r"[^a-z0-9]+", "-", name.lower()).removeprefix("nvidia-").strip("-")
     text = re.sub(r"-(bf16|fp8|int4)$", "", text)[:40].strip("-")
     return text if text[:1].isalpha() else f"model-{text}".strip("-")

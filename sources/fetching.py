@@ -1,4 +1,5 @@
-"""Weights from the hub: what fetching them takes, all at once or passing through (`--low-disk`)."""
+"""Weights from the hub: the disk they need, and their download, all at once or shard by shard
+(`--low-disk`)."""
 
 from __future__ import annotations
 
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
     from .checkpoint_source import Source
 
 PASSING: Final = "shards"
-"""Where `--low-disk` keeps the source shards at hand: in the work's `state`."""
+"""Folder in the work's `state` where `--low-disk` keeps the source shards in use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A checkpoint whose shards are here, or come when `hold` is entered for one of them: then
-    `to_fetch` bytes come in all, and it can be read only once, front to back."""
+    """A checkpoint whose shards are local or, where `passing`, are downloaded as `hold` is entered
+    for them: `to_fetch` bytes in all, and they can be read only once, in order."""
 
     checkpoint: Checkpoint
     hold: Callable[[Path], AbstractContextManager[Path]] = nullcontext
@@ -32,7 +33,7 @@ class Weights:
 
 
 def fetch_plan(source: Source, options: Options) -> dict[str, Any] | None:
-    """What is to be fetched, where to, and the disk it takes; None where nothing is."""
+    """What will be downloaded, where to, and the disk space it takes; None for nothing."""
     if source.snapshot is None:
         return None
     from ..hub.fetch import plan_fetch
@@ -51,8 +52,8 @@ def _output_bytes(source: Source, options: Options) -> int:
 
 
 def _disk(source: Source, options: Options, output: int) -> tuple[int, int]:
-    """Bytes of disk for output and weights that are not here: the least, and, with `--low-disk`,
-    what lets download and encoding overlap."""
+    """Bytes of disk for the output and for weights that are not local: the minimum and, with
+    `--low-disk`, what lets download and encoding overlap."""
     remote = [shard.size for shard in source.snapshot.remote] if source.snapshot else []
     if not options.low_disk:
         return (output + sum(remote),) * 2
@@ -68,10 +69,10 @@ def weights(
     progress: Progress,
     on_fetch: Callable[[int], None],
 ) -> Iterator[Weights]:
-    """The weights of `source` for making `work`: fetched, or with `--low-disk` on their way.
+    """The weights of `source` for making `work`: downloaded, or with `--low-disk` being downloaded.
 
-    `on_fetch` is told how many bytes came while the block runs. Raises `BadInputError` for a disk
-    that is too small, and as `hub.fetch.fetch`.
+    `on_fetch` takes the number of bytes that arrived since its last call, while the block runs.
+    Raises `BadInputError` for a disk that is too small, and as `hub.fetch.fetch`.
     """
     needed = _output_bytes(source, options) - tree_bytes(work.content)
     snapshot = source.snapshot
@@ -83,10 +84,10 @@ def weights(
 
     least, most = _disk(source, options, needed)
     folder = work.state / PASSING
-    here = tree_bytes(folder) if folder.exists() else 0
-    require_space({work.content: least - here})
+    present = tree_bytes(folder) if folder.exists() else 0
+    require_space({work.content: least - present})
     fetch_companions(snapshot)
-    overlaps = free_bytes(work.content) >= most - here
+    overlaps = free_bytes(work.content) >= most - present
     passing = PassingShards(
         snapshot,
         folder,
@@ -99,7 +100,7 @@ def weights(
 
 
 def _fetched(source: Source, work: Work, needed: int, progress: Progress) -> Checkpoint:
-    """The checkpoint with all its shards here and, if they come from the hub, checked."""
+    """The checkpoint with all its shards local and, if they come from the hub, checked."""
     if source.snapshot is None:
         require_space({work.content: needed})
         return source.opened
@@ -108,13 +109,13 @@ def _fetched(source: Source, work: Work, needed: int, progress: Progress) -> Che
 
     plan = plan_fetch(source.snapshot)
     cache = cache_folder(plan.repository)
-    other = " or set HF_HUB_CACHE to another disk, or use --low-disk" if plan.bytes else ""
-    require_space({work.content: needed, cache: plan.bytes}, other)
-    return fetch(source.snapshot, progress.step("fetch", plan.bytes, "bytes")).checkpoint
+    alternative = " or set HF_HUB_CACHE to another disk, or use --low-disk" if plan.bytes else ""
+    require_space({work.content: needed, cache: plan.bytes}, alternative)
+    return fetch(source.snapshot, progress.step("download", plan.bytes, "bytes")).checkpoint
 
 
 def fetched(source: Source, progress: Progress) -> Source:
-    """`source` with all its weights here, for what reads them more than once."""
+    """`source` with all its weights local, for work that reads them more than once."""
     if source.snapshot is None:
         return source
     from ..hub.client import cache_folder
@@ -122,5 +123,5 @@ def fetched(source: Source, progress: Progress) -> Source:
 
     plan = plan_fetch(source.snapshot)
     require_space({cache_folder(plan.repository): plan.bytes})
-    snapshot = fetch(source.snapshot, progress.step("fetch", plan.bytes, "bytes"))
+    snapshot = fetch(source.snapshot, progress.step("download", plan.bytes, "bytes"))
     return replace(source, checkpoint=snapshot.checkpoint, snapshot=snapshot)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import os
 import shutil
 import time
@@ -112,9 +114,29 @@ def built_copy(built: Callable[[str], Path], tmp_path: Path) -> Callable[[str], 
 
 
 @pytest.fixture
-def exchange_experts() -> Callable[[Path], None]:
+def record_again() -> Callable[..., None]:
+    """Lets a bundle's record, if it has one, say of some files what they are now."""
+
+    def record(bundle: Path, *names: str) -> None:
+        file = bundle / "bundle.json"
+        if not file.exists():
+            return
+        content = json.loads(file.read_text())
+        for name in names:
+            content["files"].pop(name, None)
+            if (bundle / name).exists():
+                data = (bundle / name).read_bytes()
+                row = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+                content["files"][name] = row
+        file.write_text(json.dumps(content))
+
+    return record
+
+
+@pytest.fixture
+def exchange_experts(record_again: Callable[..., None]) -> Callable[[Path], None]:
     """Puts two experts of a bundle's checkpoint in each other's place: every tensor stays
-    well-formed, and the model is another."""
+    well-formed, the record says so, and the model is another."""
 
     def exchange(bundle: Path) -> None:
         from safetensors.torch import load_file, save_file
@@ -126,5 +148,6 @@ def exchange_experts() -> Callable[[Path], None]:
             other = name.replace(f"{prefix}0.", f"{prefix}1.")
             tensors[name], tensors[other] = tensors[other], tensors[name]
         save_file(tensors, shard)
+        record_again(bundle, "checkpoint/model.safetensors")
 
     return exchange

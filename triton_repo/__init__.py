@@ -1,10 +1,10 @@
-"""The Triton model repository: written, checked, and run on this machine.
+"""Write, check and locally run the Triton model repository.
 
-`local` starts a real tritonserver; import it where it is needed.
+`local` starts a real tritonserver; import it only where it is needed.
 """
 
 from __future__ import annotations
 
-from .repository import check, emit
+from .repository import check, contents, emit, max_active
 
-__all__ = ["check", "emit"]
+__all__ = ["check", "contents", "emit", "max_active"]

@@ -1,7 +1,7 @@
-"""A real tritonserver on this machine, without container or GPU.
+"""A real tritonserver on this machine, without a container or a GPU.
 
-The PyPI wheel `nvidia-pytriton` carries the server, its Python backend, and one stub per Python
-version. What it takes to run them on an ordinary repository is gathered here.
+The PyPI wheel `nvidia-pytriton` contains the server, its Python backend, and one stub for each
+Python version. This module runs them on an ordinary model repository.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .log import decisive_lines, refused_ports
 HOST: Final = "127.0.0.1"
 
 GRACE_SECONDS: Final = 15.0
-"""From SIGTERM to SIGKILL. Within it Triton drains requests and finalizes the models."""
+"""Time from SIGTERM to SIGKILL, in which Triton drains requests and finalizes the models."""
 
 _INSTALL: Final = "pip install 'nemotron-deploy[local]'"
 
@@ -39,9 +39,9 @@ _STUB: Final = "triton_python_backend_stub"
 
 
 def unavailable() -> str | None:
-    """Why a local server cannot run here, in one line; None where it can."""
+    """Why a local server cannot run here, in one line; None if it can."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        return "nvidia-pytriton carries tritonserver for Linux on x86-64 only"
+        return "nvidia-pytriton contains tritonserver for Linux on x86-64 only"
     root = _wheel()
     if root is None:
         return f"the package nvidia-pytriton is not installed: {_INSTALL}"
@@ -61,9 +61,10 @@ def unavailable() -> str | None:
 class LocalServer:
     """A running tritonserver that serves `repository`; a context manager that stops it.
 
-    `executor` is `trtllm` or `reference`. Ports that are None are picked. The log goes to `log`,
-    or to a file without a name that ends with the server. Raises `BadInputError` where the wheel is
-    missing or a port is taken. Nothing of the server outlives this process, however it ends.
+    `executor` is one of `contract.EXECUTORS`. A port that is None is chosen. The log goes to `log`,
+    or to a temporary file. The server sees only the environment variables that the contract passes
+    to children. Raises `BadInputError` if the wheel is missing or a port is in use. The server and
+    its files are removed when this process ends, even if it is killed.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class LocalServer:
         if reason is not None:
             raise BadInputError(f"a local tritonserver cannot run here: {reason}")
         if not repository.is_dir():
-            raise BadInputError(f"{repository}: there is no model repository")
+            raise BadInputError(f"{repository}: no such model repository")
         self.repository = repository
         self.http_port, self.grpc_port, self.metrics_port = _ports(
             {"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port}
@@ -112,9 +113,9 @@ class LocalServer:
     def wait_ready(self, timeout: float = 120.0) -> None:
         """Return once every model serves.
 
-        Raises `BadInputError` naming a port that was taken meanwhile, and `CheckFailedError` with
-        the log's decisive lines where the server ended or is not ready after `timeout` seconds;
-        the server is stopped then.
+        Raises `BadInputError` naming a port that is now in use, and `CheckFailedError` with the
+        decisive lines of the log if the server ended or is not ready after `timeout` seconds. Both
+        stop the server.
         """
         deadline = time.monotonic() + timeout
         while not self._ready():
@@ -127,12 +128,12 @@ class LocalServer:
             raise self._failed("could not listen")
 
     def wait(self) -> None:
-        """Return never: serve until interrupted. Raises `CheckFailedError` when the server ends."""
+        """Block until interrupted. Raises `CheckFailedError` when the server ends by itself."""
         self._process.wait()
         raise self._failed("ended")
 
     def stop(self) -> None:
-        """Stop the server: drain, then kill. Harmless when it is stopped already."""
+        """Stop the server: drain requests, then kill it. Does nothing if it is stopped already."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -196,9 +197,9 @@ class LocalServer:
         ports = refused_ports(text)
         if ports:
             return BadInputError(
-                f"port {ports[0]} on {HOST} is taken; stop what listens there or choose another"
+                f"port {ports[0]} on {HOST} is in use; stop what uses it, or choose another port"
             )
-        lines = decisive_lines(text) or ["its log says nothing"]
+        lines = decisive_lines(text) or ["its log is empty"]
         return CheckFailedError(f"tritonserver {what}: " + "\n  ".join(lines))
 
 
@@ -221,10 +222,10 @@ def _stub(root: Path) -> Path:
 
 
 def _private_copy(repository: Path, scratch: Path) -> Path:
-    """The repository's few files again, in a directory that looks like its bundle.
+    """A copy of the repository, in a directory that looks like its bundle.
 
-    Python writes its byte code beside the sources (the stub ignores the variable that forbids it),
-    and a bundle that was served must still hold exactly what was recorded.
+    Python writes byte code beside the sources (the stub ignores the variable that forbids it), and
+    a bundle must not change when it is served.
     """
     bundle = scratch / "bundle"
     for sibling in repository.parent.iterdir():
@@ -235,7 +236,7 @@ def _private_copy(repository: Path, scratch: Path) -> Path:
 
 
 def _prepare_backend(root: Path, scratch: Path) -> Path:
-    """A backend directory whose Python backend has the stub of the running Python."""
+    """A backend directory with the Python backend and the stub of the running Python version."""
     backend = scratch / "backends" / "python"
     backend.mkdir(parents=True)
     for source in (root / "backends" / "python").glob("*.*"):
@@ -245,7 +246,7 @@ def _prepare_backend(root: Path, scratch: Path) -> Path:
 
 
 def _environment(root: Path, executor: str) -> dict[str, str]:
-    """The stub ignores PYTHONPATH: it finds packages through the first `python3` on PATH."""
+    """The server's environment. The stub finds packages through the first `python3` on PATH."""
     given = contract.child_environment()
     libraries = [
         str(root.parent.parent / "nvidia_pytriton.libs"),
@@ -262,7 +263,7 @@ def _environment(root: Path, executor: str) -> dict[str, str]:
 
 
 def _ports(wanted: dict[str, int | None]) -> list[int]:
-    """The wanted ports, free ones where None. Raises `BadInputError` naming a taken one."""
+    """The wanted ports, free ones for None. Raises `BadInputError` naming one that is in use."""
     with contextlib.ExitStack() as held:
         ports = []
         for name, port in wanted.items():

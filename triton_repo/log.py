@@ -1,4 +1,4 @@
-"""What a tritonserver's log says about why it did not start."""
+"""Find out from a tritonserver's log why it did not start."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _BIND: Final = re.compile(
 )
 
 _NO_GPU: Final = ("CudaDriverHelper", "NVML", "pinned system memory")
-"""Said at every start on a machine without a GPU driver."""
+"""Part of messages that every start without a GPU driver logs."""
 
 _UNHEALTHY_STUB: Final = "is not healthy"
-"""The stub died of something that only its own output tells."""
+"""The stub died, and only its own output says why."""
 
 
 def refused_ports(log: str) -> list[int]:
@@ -26,7 +26,7 @@ def refused_ports(log: str) -> list[int]:
 
 
 def decisive_lines(log: str) -> list[str]:
-    """Why the server did not start, most telling first, without timestamps and Python stacks."""
+    """Why the server did not start, most relevant first, without timestamps and Python stacks."""
     errors, other = list[str](), list[str]()
     for line in log.splitlines():
         match = _LOGGED.match(line)

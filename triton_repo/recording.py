@@ -1,6 +1,6 @@
 """Record golden outputs of a quantized checkpoint with the reference executor, in float32.
 
-Bounds come from the same weights in BF16: that is how far a healthy server is away.
+Bounds come from the same weights in BF16, which differ as much as a healthy server may.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PROMPTS: Final = (
     '{"name": "Emma", "age": 31, "city":',
     "To make bread one needs flour, water, salt and",
 )
-"""Ordinary text of several kinds: prose, lists, sums, code. Short, since a continuation follows."""
+"""Ordinary text of several kinds: prose, lists, sums, code. Short, because it is continued."""
 
 RUNS: Final = 3
 """How often each prompt is run: as it is, with other scales, and in another precision."""
@@ -48,7 +48,7 @@ SCALES_OFF_BY: Final = 1.02
 
 
 def owed(tokens: Sequence[Sequence[int]], checkpoint: str, why: str) -> Golden:
-    """Golden outputs that a server has yet to record: `PROMPTS` and their token numbers."""
+    """Golden outputs that a server is still to record: `PROMPTS` and their token numbers."""
     entries = tuple(
         Entry(text, Forced(tuple(ids), ()), ()) for text, ids in zip(PROMPTS, tokens, strict=True)
     )

@@ -1,4 +1,4 @@
-"""Write a model repository, and check one before a server sees it."""
+"""Write a Triton model repository, and check one before a server loads it."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ __all__ = ["TritonPythonModel"]
 '''
 
 VERSION: Final = "1"
-"""Directory of the one version a repository holds."""
+"""The directory of the only version in a repository."""
 
 MAX_WAITING: Final = 256
-"""Requests that may wait for a place in the batch before more are refused."""
+"""How many requests may wait to be scheduled before more are refused."""
 
 
 def emit(dest: Path, deployment: Deployment) -> None:
     """Write the model `deployment.model_name` into the existing, empty directory `dest`.
 
-    `dest` is to become the bundle's `model_repository`: the model finds the bundle two levels above
-    its own directory. Raises `BadInputError` where `dest` is missing or holds something.
+    `dest` becomes the bundle's `model_repository`: the model finds the bundle two levels above its
+    own directory. Raises `BadInputError` if `dest` is missing or not empty.
     """
     if not dest.is_dir() or any(dest.iterdir()):
         raise BadInputError(f"{dest}: must be an empty directory; remove it and run again")
@@ -54,6 +54,14 @@ def contents(model_name: str, max_active: int) -> Iterator[tuple[str, bytes]]:
     for source in sorted(_RUNTIME.rglob("*.py")):
         path = source.relative_to(_RUNTIME).as_posix()
         yield f"{version}/{contract.PACKAGE}/{path}", source.read_bytes()
+
+
+def max_active(config: Path) -> int:
+    """How many requests the model of a `config.pbtxt` generates for at once.
+
+    Raises `ValueError` for a file that does not say it.
+    """
+    return int(_read_config(config).parameters["max_active"].string_value)
 
 
 def config_text(model_name: str, max_active: int) -> str:
@@ -100,10 +108,10 @@ def _parameters(max_active: int) -> dict[str, str]:
 
 
 def check(repository: Path) -> list[Check]:
-    """Check every model of a repository: its configuration parses, its code compiles."""
+    """Check for every model of a repository that its configuration parses and its code compiles."""
     models = sorted(_directories(repository))
     if not models:
-        return [Check("model_repository", False, f"{repository}: holds no model directory")]
+        return [Check("model_repository", False, f"{repository}: contains no model directory")]
     checks = []
     for model in models:
         checks.append(_checked(f"{model.name}/config.pbtxt", _check_config, model))
@@ -123,16 +131,11 @@ def _checked(name: str, look: Callable[[Path], str], model: Path) -> Check:
 
 
 def _check_config(model: Path) -> str:
-    """What was seen. Raises `ValueError` (also protobuf's own) for what Triton would refuse."""
-    from google.protobuf import text_format
+    """A summary. Raises `ValueError` (also protobuf's own) for what Triton would refuse."""
     from tritonclient.grpc import model_config_pb2
 
     path = model / "config.pbtxt"
-    config = model_config_pb2.ModelConfig()
-    try:
-        text_format.Parse(path.read_text(encoding="utf-8"), config)
-    except text_format.ParseError as error:
-        raise ValueError(f"{path}: {error}") from error
+    config = _read_config(path)
     if config.name != model.name:
         raise ValueError(f"{path}: names the model {config.name!r}, its directory {model.name!r}")
     if config.backend != "python" or not config.model_transaction_policy.decoupled:
@@ -148,6 +151,17 @@ def _check_config(model: Path) -> str:
             names = ", ".join(sorted({name for name, *_ in actual ^ expected}))
             raise ValueError(f"{path}: {kind} tensors differ from what the model serves: {names}")
     return f"{len(config.input)} inputs, {len(config.output)} outputs, decoupled"
+
+
+def _read_config(path: Path) -> Any:
+    """A `config.pbtxt`. Raises `ValueError` naming a file that cannot be parsed."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _check_code(model: Path) -> str:

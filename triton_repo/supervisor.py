@@ -1,10 +1,10 @@
-"""Run one command and leave nothing behind: no process, no shared memory, no scratch directory.
+"""Run one command and clean up after it: processes, shared memory and scratch directory.
 
-Run as a script, with standard input a pipe that only its starter holds open. When that closes,
-because the starter asked for it or because it was killed, the command gets SIGTERM, then SIGKILL.
-It stays alive beside the command, because the death signal of Linux is not enough: it is sent when
-the starting *thread* ends, and it does not reach the Python backend's stubs. Prints the command's
-process id as its first line.
+Run as a script whose standard input is a pipe that only its parent holds open. When the pipe
+closes, on purpose or because the parent was killed, the command gets SIGTERM, then SIGKILL. The
+supervisor is a process of its own because Linux's parent-death signal is not enough: it is sent
+when the starting *thread* ends, and it does not reach the Python backend's stubs. The first line it
+prints is the command's process id.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    """Supervise; the exit status is the command's (128 + n where signal n ended it)."""
+    """Supervise; returns the command's exit status (128 + n if signal n ended it)."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--scratch", type=Path, required=True, help="removed at the end")
     parser.add_argument("--shm-prefix", required=True, help="files of /dev/shm removed at the end")
@@ -52,14 +52,14 @@ def _supervise(command: list[str], grace: float) -> int:
     )
     print(process.pid, flush=True)
     try:
-        while process.poll() is None and not _starter_is_gone():
+        while process.poll() is None and not _parent_is_gone():
             pass
         if process.poll() is None:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(grace)
     finally:
-        # The group outlives its leader where a stub hangs; kill it whole.
+        # A stub that hangs outlives the server; kill the whole process group.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         status = process.wait()
@@ -67,14 +67,14 @@ def _supervise(command: list[str], grace: float) -> int:
 
 
 def _prepare_child() -> None:
-    """In the child: undo what exec keeps, and die with the supervisor should that be killed."""
+    """In the child: restore signal handlers, and die if the supervisor is killed."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _starter_is_gone() -> bool:
-    """Wait a moment; True once standard input was closed at its other end."""
+def _parent_is_gone() -> bool:
+    """Wait 0.1 s; True once the parent's end of standard input is closed."""
     readable, _, _ = select.select([0], [], [], 0.1)
     return bool(readable) and not os.read(0, 1)
 

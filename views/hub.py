@@ -1,4 +1,4 @@
-"""View of what is fetched from the hub."""
+"""View of a download from the hub."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from .parts import amount, facts, heading, show
 
 
 def fetch_plan(console: Console, plan: dict[str, Any]) -> None:
-    """What will be fetched, from where to where, and the disk that it takes."""
-    here = f", {amount(plan['bytes_here'])} are here" if plan["bytes_here"] else ""
+    """What will be downloaded, where to, and the disk space that it takes."""
+    cached = f"; {amount(plan['bytes_here'])} cached already" if plan["bytes_here"] else ""
     rows: list[tuple[str, RenderableType]] = [
         ("commit", f"{plan['commit']} ({plan['revision']})"),
-        ("fetch", f"{len(plan['files'])} files, {amount(plan['bytes'])}{here}"),
+        ("download", f"{len(plan['files'])} files, {amount(plan['bytes'])}{cached}"),
     ]
     if plan["low_disk"]:
-        more = plan["disk_bytes_overlapped"]
+        more = amount(plan["disk_bytes_overlapped"])
         rows += [
-            ("to", "beside the output; each shard is let go of once its output is safe"),
-            ("disk", f"{amount(plan['disk_bytes'])}; {amount(more)} to fetch while encoding"),
-            ("smoothing", "no: it would need all weights at once"),
+            ("to", "beside the output; each shard is deleted once its output is written"),
+            ("disk", f"{amount(plan['disk_bytes'])}; {more} to download while quantizing"),
+            ("smoothing", "off, because it needs all weights at once"),
         ]
     else:
         rows += [
             ("to", plan["to"]),
-            ("disk", f"{amount(plan['disk_bytes'])} with the output"),
+            ("disk", f"{amount(plan['disk_bytes'])}, output included"),
         ]
-    show(console, heading("From the hub", plan["repository"]), facts(rows))
+    show(console, heading("Download from the hub", plan["repository"]), facts(rows))

@@ -6,8 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Final
 
-from ..api.plan import Answer, Matrix, Rival
-from ..build.planner.matrix import Cell
+from ..api.plan import MatrixCell, MatrixResult, PeerComparison, PlanResult
 from ..build.planner.money import Cost
 from ..core.errors import BadInputError
 from ..core.files import write_atomically
@@ -23,7 +22,8 @@ from ..core.html import (
     table,
     today,
 )
-from ..model.spec import QUANTS, Estimate, Plan
+from ..model.formats import QUANTS
+from ..model.spec import Estimate
 from .parts import amount
 from .plan import by_gpu, times_text, workload_text
 
@@ -35,11 +35,13 @@ _STATUS: Final = {
 }
 
 
-def write(path: Path, result: Answer | Matrix) -> None:
+def write(path: Path, result: PlanResult | MatrixResult) -> None:
     """Write the page to `path`. Raises `BadInputError` where it cannot be written."""
     made_on = today()
     text = (
-        plan_page(result, made_on) if isinstance(result, Answer) else matrix_page(result, made_on)
+        plan_page(result, made_on)
+        if isinstance(result, PlanResult)
+        else matrix_page(result, made_on)
     )
     try:
         write_atomically(path, text.encode())
@@ -47,28 +49,27 @@ def write(path: Path, result: Answer | Matrix) -> None:
         raise BadInputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def plan_page(answer: Answer, made_on: date) -> str:
+def plan_page(plan: PlanResult, made_on: date) -> str:
     """One plan: whether it is possible and why, what fits, how fast it is, what it costs."""
-    plan = answer.plan
     title = f"{plan.model} as {plan.quant['requested']} on {plan.gpus} x {plan.gpu_name}"
     parts = [paragraph(" ".join((_STATUS[plan.status], *plan.reasons, f"(Rule {plan.rule}.)")))]
     parts += [paragraph(f"Needs: {need}", "note") for need in plan.needs]
     if plan.alternatives:
         parts += [paragraph("What works instead:"), bullets(plan.alternatives)]
     parts += [paragraph(note, "note") for note in plan.notes]
-    if answer.why:
-        parts.append(paragraph(f"Why this format: {answer.why}"))
+    if plan.why:
+        parts.append(paragraph(f"Why this format: {plan.why}"))
     if plan.tried:
         parts.append(paragraph(plan.tried, "soft"))
     parts += _memory(plan)
     if plan.estimate is not None:
         parts += _speed(plan.estimate)
-    if answer.rival:
-        parts.append(_against(answer.rival))
-    if answer.no_rival:
-        parts.append(paragraph(answer.no_rival, "note"))
-    if answer.cost:
-        parts += _money(answer.cost)
+    if plan.against:
+        parts.append(_against(plan.against))
+    if plan.not_against:
+        parts.append(paragraph(plan.not_against, "note"))
+    if plan.cost:
+        parts += _money(plan.cost)
     elif plan.estimate is not None:
         parts += [heading("Cost"), paragraph(_NO_COST)]
     return page(title, parts, made_on)
@@ -80,13 +81,13 @@ _NO_COST: Final = (
 )
 
 
-def _memory(plan: Plan) -> list[str]:
+def _memory(plan: PlanResult) -> list[str]:
     terms = {name.replace("_", " "): float(size) for name, size in plan.memory.items() if size > 0}
     shown = {name: amount(size) for name, size in terms.items()}
     caption = f"What the memory of one GPU {'would hold' if plan.refused else 'holds'}"
     parts = [heading("Memory"), stacked(terms, shown, caption)]
     if not plan.refused:
-        batch, context = plan.llm_args["max_batch_size"], plan.llm_args["max_seq_len"]
+        batch, context = plan.concurrency, plan.context
         parts.append(
             paragraph(
                 f"Configured for {batch} sequences of {context:,} tokens. The memory is enough for "
@@ -122,7 +123,7 @@ def _speed(guess: Estimate) -> list[str]:
     ]
 
 
-def _against(rival: Rival) -> str:
+def _against(rival: PeerComparison) -> str:
     return paragraph(
         f"Compared with {rival.model} ({amount(rival.weights_bytes)}, "
         f"{rival.output_tokens_per_s:,.0f} output tokens/s at {rival.concurrency} sequences): "
@@ -166,11 +167,11 @@ def _price_text(cost: Cost) -> str:
     return f"{cost.price_per_gpu_hour:g} USD per hour ({source})"
 
 
-def matrix_page(result: Matrix, made_on: date) -> str:
+def matrix_page(result: MatrixResult, made_on: date) -> str:
     """All GPUs and formats."""
     by_key = by_gpu(result)
     rows = [(key, *map(_cell_text, cells)) for key, cells in by_key.items()]
-    best = _cell_text(result.best) if result.best else None
+    best = next((_cell_text(cell) for cell in result.cells if result.is_best(cell)), None)
     parts = [
         paragraph(f"For requests of {workload_text(result.workload)}."),
         *([paragraph(f"Best: {result.why}", "note")] if result.best else []),
@@ -186,23 +187,20 @@ def matrix_page(result: Matrix, made_on: date) -> str:
     return page(f"{result.model}: GPUs and formats", parts, made_on)
 
 
-def _cell_text(cell: Cell) -> str:
+def _cell_text(cell: MatrixCell) -> str:
     """What one GPU and format gives, a fact a line; or why it is not possible."""
-    plan = cell.plan
-    if plan.refused:
-        return "too large" if plan.rule == "memory" else f"no: {plan.rule}"
-    if plan.estimate is None:
+    if cell.refused:
+        return "too large" if cell.rule == "memory" else f"no: {cell.rule}"
+    if not cell.served:
         return "not on a GPU"
-    speed = (
-        f"{cell.tokens_per_s_per_gpu:,.0f} tokens/s" if cell.tokens_per_s_per_gpu else "too slow"
-    )
+    rate = cell.output_tokens_per_s_per_gpu
+    speed = f"{rate:,.0f} tokens/s" if rate else "too slow"
     price = f"${cell.cost.output_per_million:#.2g} per M" if cell.cost else "no price"
-    batch = plan.llm_args["max_batch_size"]
     mark = "" if cell.tried else " ¹"
-    return f"{speed}{mark}\n{price}\n{batch} x {plan.max_context // 1024}k"
+    return f"{speed}{mark}\n{price}\n{cell.concurrency} x {cell.max_context // 1024}k"
 
 
-def _explained(result: Matrix) -> list[str]:
+def _explained(result: MatrixResult) -> list[str]:
     """What the words in the cells mean, as far as they occur."""
     texts = " ".join(map(_cell_text, result.cells))
     limits = {cell.cost.max_tpot_ms for cell in result.cells if cell.cost}
@@ -223,25 +221,24 @@ def _explained(result: Matrix) -> list[str]:
     return [f"{word.rstrip(':')}: {text}" for word, text in meanings.items() if word in texts]
 
 
-def _refusals(result: Matrix) -> list[tuple[str, str, str]]:
+def _refusals(result: MatrixResult) -> list[tuple[str, str, str]]:
     """Each rule that refuses something with its reasons, and where each of them holds."""
     where: dict[tuple[str, str], list[str]] = {}
     for cell in result.cells:
-        plan = cell.plan
-        if plan.refused:
-            key = plan.rule, " ".join(plan.reasons)
-            where.setdefault(key, []).append(f"{plan.gpu} {plan.quant['requested']}")
+        if cell.refused:
+            key = cell.rule, " ".join(cell.reasons)
+            where.setdefault(key, []).append(f"{cell.gpu} {cell.quant}")
     return [
         ("too large" if rule == "memory" else rule, ", ".join(cells), reason)
         for (rule, reason), cells in sorted(where.items())
     ]
 
 
-def _prices(by_key: dict[str, list[Cell]]) -> list[str]:
+def _prices(by_key: dict[str, list[MatrixCell]]) -> list[str]:
     """The price of each GPU that something runs on, and where it is from."""
     texts = []
     for key, cells in by_key.items():
-        if any(cell.tokens_per_s_per_gpu for cell in cells):
+        if any(cell.output_tokens_per_s_per_gpu for cell in cells):
             cost = next((cell.cost for cell in cells if cell.cost), None)
             texts.append(f"{key}: {_price_text(cost) if cost else 'no list price is known'}")
     return texts

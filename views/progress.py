@@ -37,7 +37,7 @@ _TITLES: Final = {
 
 
 class _Rate(ProgressColumn):
-    """Units a second, in the task's unit."""
+    """Units per second, in the task's unit."""
 
     def render(self, task: Task) -> Text:
         speed, unit = task.finished_speed or task.speed, task.fields["unit"]
@@ -48,30 +48,30 @@ class _Rate(ProgressColumn):
 
 
 class _Note(ProgressColumn):
-    """What a step is at, in what is left of the line."""
+    """The item at hand, in the rest of the line."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["note"], style="dim", no_wrap=True, overflow="ellipsis")
 
 
 class _Lines:
-    """A step where nothing can be redrawn: a plain line now and then."""
+    """A step on an output that cannot be redrawn: a plain line every few seconds."""
 
     def __init__(self, console: Console, total: int, unit: str) -> None:
         self._console, self._total, self._unit = console, total, unit
-        self._begun = self._said = time.monotonic()
+        self._started = self._printed = time.monotonic()
 
     def __call__(self, done: int, note: str = "", /) -> None:
         now = time.monotonic()
-        if not done or not self._total or now - self._said < LINE_EVERY_S:
+        if not done or not self._total or now - self._printed < LINE_EVERY_S:
             return
-        self._said = now
-        rate = done / (now - self._begun)
+        self._printed = now
+        rate = done / (now - self._started)
         left = (self._total - done) / rate
         shown = f"{amount(rate)}/s" if self._unit == "bytes" else f"{rate:.1f} {self._unit}/s"
-        behind = f"  {note}" if note else ""
+        suffix = f"  {note}" if note else ""
         share = done / self._total
-        self._console.print(f"  {share:.0%}  {shown}  {left:.0f} s left{behind}", markup=False)
+        self._console.print(f"  {share:.0%}  {shown}  {left:.0f} s left{suffix}", markup=False)
 
 
 class Shown:
@@ -107,7 +107,7 @@ class Shown:
         self._bars.stop()
 
     def step(self, name: str, total: int = 0, unit: str = "") -> Advance:
-        """Begin a step; the one before it is done."""
+        """Begin a step, which ends the one before it."""
         self._finish()
         title = _TITLES.get(name, name[:1].upper() + name[1:])
         if not self._console.is_terminal:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..api.trust import trusted_note
 from ..runtime import contract
 from .parts import BAD, GOOD, amount, facts, heading, show
 
@@ -122,6 +123,8 @@ def warmed(console: Console, result: WarmupResult) -> None:
                  f"{compared['agreement']:.1%}{gain}")
         )  # fmt: skip
     rows += [("wrong", Text(fault, style="bold red")) for fault in golden["faults"]]
+    if result.trusted_code:
+        rows.append(("code", trusted_note(result.trusted_code)))
     rows += [("caches", path) for path in result.caches.values()]
     show(console, heading("Ready" if result.ok else "Not ready", str(result.bundle)), facts(rows))
 
@@ -138,6 +141,8 @@ def serving(console: Console, result: ServeResult) -> None:
         ("load", f"nemo-deploy loadtest grpc://{result.grpc}"),
         ("stop", "Ctrl-C"),
     ]
+    if result.trusted_code:
+        rows.insert(0, ("code", trusted_note(result.trusted_code)))
     show(console, heading("Serving", result.model), facts(rows))
 
 

@@ -36,23 +36,23 @@ def calibrated(levels: Iterable[Measured], speed: Speed) -> Efficiency:
     least squares of relative errors, where one level alone leaves both the same. Raises ValueError
     without levels and for times that are not above 0.
     """
-    found = sorted(levels, key=lambda level: level.concurrency)
-    if not found:
+    ordered = sorted(levels, key=lambda level: level.concurrency)
+    if not ordered:
         raise ValueError("no level with a concurrency and without errors")
-    if any(not level.itl_ms > 0 or not level.ttft_ms > 0 for level in found):
+    if any(not level.itl_ms > 0 or not level.ttft_ms > 0 for level in ordered):
         raise ValueError("times must be above 0")
-    reached = speed.reached
-    faster = speed.prefill_s() * 1e3 / found[0].ttft_ms
-    reached = replace(
-        reached,
-        prefill=reached.prefill * faster,
-        prefill_experts=reached.prefill_experts * faster,
+    efficiency = speed.efficiency
+    faster = speed.prefill_s() * 1e3 / ordered[0].ttft_ms
+    efficiency = replace(
+        efficiency,
+        prefill=efficiency.prefill * faster,
+        prefill_experts=efficiency.prefill_experts * faster,
     )
 
     def ratios(work: float, fixed: float) -> list[float]:
         """Estimated over measured gap between tokens, level by level."""
-        scaled = speed.reaching(replace(reached, work=work, fixed=fixed))
-        return [scaled.point(level.concurrency).itl_ms / level.itl_ms for level in found]
+        scaled = speed.with_efficiency(replace(efficiency, work=work, fixed=fixed))
+        return [scaled.point(level.concurrency).itl_ms / level.itl_ms for level in ordered]
 
     def cost(place: tuple[float, float]) -> float:
         errors = [ratio - 1 for ratio in ratios(math.exp(place[0]), math.exp(place[1]))]
@@ -62,10 +62,10 @@ def calibrated(levels: Iterable[Measured], speed: Speed) -> Efficiency:
     best, step = (common, common), 0.5
     while step > FINEST:
         moves = [(step, step), (-step, -step)]
-        if len(found) > 1:
+        if len(ordered) > 1:
             moves += [(step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step)]
         nearer = min(((best[0] + x, best[1] + y) for x, y in moves), key=cost)
         best, step = (nearer, step) if cost(nearer) < cost(best) else (best, step / 2)
     work, fixed = math.exp(best[0]), math.exp(best[1])
     off = max(abs(ratio - 1) for ratio in ratios(work, fixed))
-    return replace(reached, work=work, fixed=fixed, off=off)
+    return replace(efficiency, work=work, fixed=fixed, off=off)

@@ -1,4 +1,5 @@
-"""How much of a GPU's rates is reached, and what a step costs whatever its size.
+"""The shares of a GPU's rates that kernels reach on every architecture, and the fixed cost of a
+step. The shares that differ by architecture are in `model/catalog/architectures.json`.
 
 Fitted to kernels that aiconfigurator's tables measure with TensorRT-LLM 1.3.0rc10 and rc20 (A100:
 1.0.0), unless a line says otherwise; `docs/planner.md` has how far off the fits are.
@@ -6,100 +7,13 @@ Fitted to kernels that aiconfigurator's tables measure with TensorRT-LLM 1.3.0rc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
-class ExpertRates:
-    """Of the routed experts of one layer: shares of the memory bandwidth and of the matrix rate for
-    the format's operands, and seconds for sorting tokens and launching. `caveat` says what about
-    them was not measured, in a clause; empty where all was."""
-
-    bandwidth: float
-    flops: float
-    fixed_s: float
-    caveat: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Of one architecture.
-
-    Attributes:
-        weights: Bandwidth share of all weights but routed experts, at small batches.
-        flops: Matrix rate share of the same in BF16, at large batches; `flops_fp8` in FP8.
-        scores: Matrix rate share of attention over a prompt.
-        layer_s: What a layer's launches, norms and small kernels take, by its letter; what routed
-            experts take beside stands in `experts`, by a recipe's format.
-    """
-
-    weights: float
-    flops: float
-    flops_fp8: float
-    scores: float
-    layer_s: Mapping[str, float]
-    experts: Mapping[str, ExpertRates]
-
-
-def _four_bits(flops: float, fixed_s: float) -> dict[str, ExpertRates]:
-    """What Marlin's INT4 experts reach with other models, in SGLang and vLLM. On H100 such kernels
-    do not use the full matrix rate."""
-    caveat = (
-        "the kernels were not measured on such a GPU: taken to be as efficient as Marlin's INT4"
-    )
-    return dict.fromkeys(("int4", "nvfp4"), ExpertRates(0.83, flops, fixed_s, caveat))
-
-
-_HOPPER: Final = Rates(
-    weights=0.85,
-    flops=0.75,
-    flops_fp8=0.6,
-    scores=0.5,
-    layer_s={"M": 22e-6, "*": 23e-6, "E": 18e-6, "-": 14e-6},
-    experts={
-        "bf16": ExpertRates(0.93, 0.56, 31e-6),
-        "fp8": ExpertRates(0.95, 0.44, 35e-6),
-        **_four_bits(0.25, 32e-6),
-        # Ours, on an H200 (docs/hardware.md): 14 us, and 10 assumed for the router's launches.
-        "int4": ExpertRates(
-            0.78, 0.42, 24e-6, "measured on an H200 without the router, for which 10 us are assumed"
-        ),
-    },
-)
-
-_ADA: Final = Rates(
-    weights=0.9,
-    flops=0.6,
-    flops_fp8=0.48,
-    scores=0.38,
-    layer_s=_HOPPER.layer_s,
-    experts={
-        "bf16": ExpertRates(0.85, 0.57, 42e-6),
-        "fp8": ExpertRates(0.85, 0.4, 42e-6),
-        **_four_bits(0.45, 32e-6),
-    },
-)
-
-_AMPERE: Final = Rates(
-    weights=0.78,
-    flops=0.8,
-    flops_fp8=0.0,  # these have no FP8 units
-    scores=0.44,
-    # Small products, attention and all-reduces start 1.7 times as slowly as on H100.
-    layer_s={letter: 1.7 * seconds for letter, seconds in _HOPPER.layer_s.items()},
-    experts={"bf16": ExpertRates(0.9, 0.48, 53e-6), **_four_bits(0.45, 54e-6)},
-)
-
-_RATES: Final[Mapping[int, Rates]] = {80: _AMPERE, 86: _AMPERE, 89: _ADA, 90: _HOPPER}
-"""By SM version; A10 is taken for an A100, L4 for an L40S."""
-
-
-@dataclass(frozen=True, slots=True)
 class Efficiency:
-    """Shares that are reached and fixed costs in seconds, on all GPUs and, in `rates`, by their SM
-    version.
+    """Shares of rates that are reached, and fixed costs in seconds, on all GPUs.
 
     Attributes:
         kv: Bandwidth share of attention over the KV cache while decoding.
@@ -117,11 +31,10 @@ class Efficiency:
             the rate falls.
         skew: Exponent of the power law by which tokens prefer experts; 0 is no preference.
         work: Scale of the time that bytes and operations take while decoding, and `fixed` of what
-            a step takes in any case: 1, or what one's own load test gives, which `off` says how
-            well they meet: the largest relative error of its levels.
+            the fixed part of a step: 1, or as fitted to a load test of your own. `off` is the
+            largest relative error of that fit.
     """
 
-    rates: Mapping[int, Rates] = field(default_factory=lambda: _RATES)
     kv: float = 0.8
     passes: float = 0.75
     step_s: float = 200e-6

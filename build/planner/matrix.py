@@ -9,8 +9,9 @@ from typing import Final
 from ...core.errors import UsageError
 from ...model.architecture import Model
 from ...model.catalog import gpus
-from ...model.spec import QUANTS, Gpu, Plan, Workload
-from . import hardware
+from ...model.formats import QUANTS
+from ...model.spec import Gpu, Plan, Workload
+from ..engines.base import Engine
 from .efficiency import DEFAULT, Efficiency
 from .money import MAX_TPOT_MS, Cost, at_objective, cost
 from .plan import Planner
@@ -25,19 +26,19 @@ OPTIMIZE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One GPU and format. `tried` says whether what serves it has run on such a GPU: upstream's
-    own counts as tried, our plugin only once the record has a run in which it served a model."""
+    """One GPU and format: its cost, the time per token of a single sequence, and output tokens a
+    second of each GPU, where they are known."""
 
     plan: Plan
     cost: Cost | None
     tpot_alone_ms: float | None
     tokens_per_s_per_gpu: float | None
-    tried: bool
 
     @property
     def eligible(self) -> bool:
-        """Whether it may be recommended."""
-        return self.plan.supported and self.tokens_per_s_per_gpu is not None and self.tried
+        """Whether it may be recommended: what has not served on such a GPU yet may not."""
+        speed_is_known = self.tokens_per_s_per_gpu is not None
+        return self.plan.supported and speed_is_known and self.plan.engine.proven
 
 
 def cells(
@@ -46,11 +47,11 @@ def cells(
     only: Iterable[Gpu] | None = None,
     price: float | None = None,
     max_tpot_ms: float = MAX_TPOT_MS,
-    reached: Efficiency = DEFAULT,
-    trtllm: str | None = None,
+    engine: Engine | None = None,
+    efficiency: Efficiency = DEFAULT,
 ) -> list[Cell]:
     """Every format on every GPU (or on `only` these), in the order they are known."""
-    planner = Planner(model, workload, reached, trtllm)
+    planner = Planner(model, workload, engine, efficiency)
     return [
         _cell(planner.plan(gpu, quant), workload, price, max_tpot_ms)
         for gpu in (gpus().values() if only is None else only)
@@ -58,23 +59,21 @@ def cells(
     ]
 
 
-def _cell(found: Plan, workload: Workload, price: float | None, max_tpot_ms: float) -> Cell:
-    point = at_objective(found, max_tpot_ms)
+def _cell(plan: Plan, workload: Workload, price: float | None, max_tpot_ms: float) -> Cell:
+    point = at_objective(plan, max_tpot_ms)
     return Cell(
-        plan=found,
-        cost=cost(found, workload, price, max_tpot_ms),
-        tpot_alone_ms=found.estimate.curve[0].tpot_ms if found.estimate else None,
-        tokens_per_s_per_gpu=point.output_tokens_per_s / found.gpus if point else None,
-        tried=not found.plugin
-        or any(run.sm == found.sm and run.served_by for run in hardware.runs()),
+        plan=plan,
+        cost=cost(plan, workload, price, max_tpot_ms),
+        tpot_alone_ms=plan.estimate.curve[0].tpot_ms if plan.estimate else None,
+        tokens_per_s_per_gpu=point.output_tokens_per_s / plan.gpus if point else None,
     )
 
 
-def best(found: Iterable[Cell], optimize: str, workload: Workload) -> Cell | None:
+def best(cells: Iterable[Cell], optimize: str, workload: Workload) -> Cell | None:
     """The best that may be recommended, or None. Raises `UsageError` for an unknown aim."""
     if optimize not in OPTIMIZE:
         raise UsageError(f"--optimize {optimize!r}: known are {', '.join(OPTIMIZE)}")
-    eligible = [cell for cell in found if cell.eligible]
+    eligible = [cell for cell in cells if cell.eligible]
     if optimize == "cost":
         eligible = [cell for cell in eligible if cell.cost]
 
@@ -92,14 +91,14 @@ def best(found: Iterable[Cell], optimize: str, workload: Workload) -> Cell | Non
 
 def why(chosen: Cell, others: Iterable[Cell], optimize: str) -> str:
     """Why `chosen`, in one or two sentences: what it is best at, and what was left out."""
-    found = chosen.plan
-    text = f"{found.quant['requested']} on {found.gpu}: {OPTIMIZE[optimize]} (estimated)."
-    untried = [
+    plan = chosen.plan
+    text = f"{plan.quant['requested']} on {plan.gpu}: {OPTIMIZE[optimize]} (estimated)."
+    unproven = [
         f"{cell.plan.quant['requested']} on {cell.plan.gpu}"
         for cell in others
-        if not cell.tried and cell.plan.supported
+        if not cell.plan.engine.proven and cell.plan.supported
     ]
-    if untried:
-        some = ", ".join(untried[:3]) + (" and others" if len(untried) > 3 else "")
+    if unproven:
+        some = ", ".join(unproven[:3]) + (" and others" if len(unproven) > 3 else "")
         text += f" Not considered, since our plugin has not served on such a GPU yet: {some}."
     return text

@@ -89,18 +89,18 @@ def cost(
 
 @cache
 def _prices() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(catalog.PRICES.read_text(encoding="utf-8"))
-    return found
+    prices: dict[str, Any] = json.loads(catalog.PRICES.read_text(encoding="utf-8"))
+    return prices
 
 
 def _list_price(gpu: str) -> tuple[float | None, str]:
-    found = _prices()["gpu_hour"].get(gpu)
-    if found is None:
+    price = _prices()["gpu_hour"].get(gpu)
+    if price is None:
         return None, ""
-    asked = f"hosts asked {found['low']:.2f} to {found['high']:.2f} in {found['seen']}"
-    return found["usd"], f"one host's list of {found['date']}; {asked}"
+    span = f"hosts asked {price['low']:.2f} to {price['high']:.2f} in {price['seen']}"
+    return price["usd"], f"one host's list of {price['date']}; {span}"
 
 
 def _api(model: str) -> tuple[dict[str, float] | None, str]:
-    found = _prices()["api"].get(model)
-    return (found, found["source"]) if found else (None, "")
+    price = _prices()["api"].get(model)
+    return (price, price["source"]) if price else (None, "")

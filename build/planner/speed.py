@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from ...model.architecture import Role
-from ...model.recipe import Recipe
+from ...model.architecture import SCAN_CHUNK, Role
+from ...model.catalog import architecture
+from ...model.formats import Quant
 from ...model.spec import Estimate, Gpu, Point, Workload
-from ..engines.tensorrt_llm.arguments import MAX_NUM_TOKENS
+from ..engines.base import Engine
 from .efficiency import DEFAULT, Efficiency
 from .holdings import WHOLE_ROLES, Holdings
-from .memory import MAMBA_CHUNK, STATE_DTYPE
 from .routing import distinct, fullest, uneven
 
 CONCURRENCIES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -25,10 +25,10 @@ SCAN_PASSES: Final = 4
 """Times that the state of a chunk is written or read by the kernels of one scan."""
 
 
-def estimate(found: Speed, concurrency: int, most: int) -> Estimate:
+def estimate(speed: Speed, concurrency: int, most: int) -> Estimate:
     """Speed of `concurrency` sequences, and along a curve of concurrencies up to `most`, which is
     what fits."""
-    here = found.point(concurrency)
+    here = speed.point(concurrency)
     most = min(most, CONCURRENCIES[-1])
     places = sorted({n for n in CONCURRENCIES if n <= most} | {concurrency, most})
     return Estimate(
@@ -37,9 +37,9 @@ def estimate(found: Speed, concurrency: int, most: int) -> Estimate:
         itl_ms=here.itl_ms,
         decode_tokens_per_s=here.decode_tokens_per_s,
         output_tokens_per_s=here.output_tokens_per_s,
-        terms_ms={name: s * 1e3 for name, s in found.decode_terms(concurrency).items()},
-        curve=tuple(found.point(place) for place in places),
-        assumptions=_assumptions(found),
+        terms_ms={name: s * 1e3 for name, s in speed.decode_terms(concurrency).items()},
+        curve=tuple(speed.point(place) for place in places),
+        assumptions=_assumptions(speed),
     )
 
 
@@ -49,28 +49,28 @@ class Speed:
     def __init__(
         self,
         held: Holdings,
-        recipe: Recipe,
+        quant: Quant,
         gpu: Gpu,
         workload: Workload,
-        reached: Efficiency = DEFAULT,
+        engine: Engine,
+        efficiency: Efficiency = DEFAULT,
     ) -> None:
-        self.held, self.recipe, self.model = held, recipe, held.model
-        self.workload, self.reached = workload, reached
+        self.held, self.quant, self.model = held, quant, held.model
+        self.workload, self.engine, self.efficiency = workload, engine, efficiency
         self.gpu, self.gpus = gpu, workload.gpus
-        self.rates = reached.rates[gpu.sm]
-        self.experts = self.rates.experts[recipe.format]
-        fp8 = gpu.fp8_flops if recipe.format == "fp8" else None
-        self.expert_flops = (fp8 or gpu.bf16_flops) * self.experts.flops
-        self.flops = gpu.bf16_flops * self.rates.flops
-        self.fp8_flops = fp8 * self.rates.flops_fp8 if fp8 else self.flops
+        self.rates = engine.rates(architecture(gpu.sm))
+        self.experts = self.rates.experts[quant.key]
+        self.expert_flops = gpu.matrix_flops(quant.operands) * self.experts.flops
+        self.flops = gpu.bf16_flops * self.rates.flops["bf16"]
+        self.quantized_flops = gpu.matrix_flops(quant.operands) * self.rates.flops[quant.operands]
         self.expert_bytes = held.bytes_by_role.get(Role.EXPERT, 0)
         self.expert_values = held.values_by_role.get(Role.EXPERT, 0)
         self.kv_bytes = held.kv_bytes_per_token(self.gpus)
-        self.state_bytes = held.state_bytes_per_sequence(STATE_DTYPE, self.gpus)
+        self.state_bytes = held.state_bytes_per_sequence(engine.state_dtype, self.gpus)
 
-    def reaching(self, reached: Efficiency) -> Speed:
+    def with_efficiency(self, efficiency: Efficiency) -> Speed:
         """The same with other efficiencies."""
-        return Speed(self.held, self.recipe, self.gpu, self.workload, reached)
+        return Speed(self.held, self.quant, self.gpu, self.workload, self.engine, efficiency)
 
     def point(self, concurrency: int) -> Point:
         """All of the speed at one concurrency, with prompts and answers in steady turn."""
@@ -93,9 +93,9 @@ class Speed:
         than `concurrency` where prompts fill the steps), prompt tokens for each step, and how many
         tokens a step that has some takes: a whole prompt's, as far as a step has room for it."""
         ratio = self.workload.isl / self.workload.osl
-        answering = min(float(concurrency), MAX_NUM_TOKENS / (1 + ratio))
+        answering = min(float(concurrency), self.engine.step_tokens / (1 + ratio))
         prompts = answering * ratio
-        whole = min(float(self.workload.isl), MAX_NUM_TOKENS - answering)
+        whole = min(float(self.workload.isl), self.engine.step_tokens - answering)
         return answering, prompts, max(prompts, whole)
 
     def decode_s(self, sequences: float) -> float:
@@ -104,13 +104,13 @@ class Speed:
 
     def decode_terms(self, sequences: float) -> dict[str, float]:
         """Seconds of a decoding step of so many sequences, by what they go to."""
-        reached, terms = self.reached, self._terms(sequences, 0)
+        efficiency, terms = self.efficiency, self._terms(sequences, 0)
         terms.pop("prompts")
         sorting = self.model.layer_count("E") * self.experts.fixed_s
         steady = {"experts": sorting, "overhead": self.overhead_s()}
         for name, seconds in terms.items():
             fixed = steady.get(name, 0.0)
-            terms[name] = reached.fixed * fixed + reached.work * (seconds - fixed)
+            terms[name] = efficiency.fixed * fixed + efficiency.work * (seconds - fixed)
         terms["overhead"] += max(0.0, self._host_s(sequences) - sum(terms.values()))
         return terms
 
@@ -121,26 +121,30 @@ class Speed:
 
     def prefill_s(self) -> float:
         """Seconds from a prompt's arrival at an idle server to its first token."""
-        whole, rest = divmod(self.workload.isl, MAX_NUM_TOKENS)
-        seconds = whole * self._prompts_s(self._terms(0, MAX_NUM_TOKENS))
+        whole, rest = divmod(self.workload.isl, self.engine.step_tokens)
+        seconds = whole * self._prompts_s(self._terms(0, self.engine.step_tokens))
         return seconds + (self._prompts_s(self._terms(0, rest)) if rest else 0.0)
 
     def _prompts_s(self, terms: dict[str, float]) -> float:
         """Seconds of such terms where they are those of prompts."""
         others = sum(terms.values()) - terms["experts"]
-        return terms["experts"] / self.reached.prefill_experts + others / self.reached.prefill
+        return terms["experts"] / self.efficiency.prefill_experts + others / self.efficiency.prefill
 
     def _terms(self, sequences: float, tokens: float) -> dict[str, float]:
         """Seconds on the GPU of a step that decodes and takes prompt tokens, not calibrated."""
-        reached, bandwidth, isl = self.reached, self.gpu.bandwidth_bytes_per_s, self.workload.isl
+        efficiency, bandwidth, isl = (
+            self.efficiency,
+            self.gpu.bandwidth_bytes_per_s,
+            self.workload.isl,
+        )
         both = sequences + tokens
         keys = sequences * (isl + self.workload.osl / 2) * self.kv_bytes
         states = 2 * sequences * self.state_bytes  # read and written
         return {
             "experts": self.model.layer_count("E") * self.expert_layer_s(both),
             "other_weights": self.other_s(both, sequences + tokens / isl),
-            "attention": keys / (bandwidth * reached.kv),
-            "state": states / (bandwidth * reached.passes),
+            "attention": keys / (bandwidth * efficiency.kv),
+            "state": states / (bandwidth * efficiency.passes),
             "overhead": self.overhead_s() + self.all_reduce_s(both),
             "prompts": self.pass_s(tokens) + self.scores_s(tokens),
         }
@@ -155,8 +159,8 @@ class Speed:
 
     def _host_s(self, sequences: float) -> float:
         """Seconds that the server's processor needs for a step."""
-        reached = self.reached
-        return reached.fixed * (reached.host_s + reached.host_sequence_s * sequences)
+        efficiency = self.efficiency
+        return efficiency.fixed * (efficiency.host_s + efficiency.host_sequence_s * sequences)
 
     def expert_layer_s(self, tokens: float) -> float:
         """Seconds of one layer's routed experts: the weights of the distinct experts that a batch
@@ -165,7 +169,7 @@ class Speed:
         if moe is None:
             return 0.0
         layers = self.model.layer_count("E")
-        hit = distinct(moe.num_experts, moe.top_k, tokens, self.reached.skew)
+        hit = distinct(moe.num_experts, moe.top_k, tokens, self.efficiency.skew)
         here = fullest(hit / self.gpus, min(hit, moe.num_experts / self.gpus), self.gpus)
         weights = self.expert_bytes / layers * here / moe.num_experts
         share = moe.top_k / moe.num_experts * uneven(self.gpus) / self.gpus
@@ -184,7 +188,7 @@ class Speed:
             parts = 1 if role in WHOLE_ROLES else self.gpus
             size += total / parts
             rows = outputs if role is Role.HEAD else tokens
-            fast = self.fp8_flops if role in self.recipe.roles else self.flops
+            fast = self.quantized_flops if role in self.quant.recipe.roles else self.flops
             multiplied += 2 * self.held.values_by_role[role] / parts * rows / fast
         read = size / (self.gpu.bandwidth_bytes_per_s * self.rates.weights)
         return math.hypot(read, multiplied)
@@ -194,46 +198,47 @@ class Speed:
         Mamba's convolution, scan and gated norm."""
         m, model = self.model.mamba, self.model
         token = 4 * 2 * model.hidden_size * len(model.pattern)
-        scan = SCAN_PASSES * 4 * m.state_values / MAMBA_CHUNK
+        scan = SCAN_PASSES * 4 * m.state_values / SCAN_CHUNK
         mamba = 2 * (3 * m.conv_channels + 5 * m.inner) + scan
         moved = tokens * (token + model.layer_count("M") * mamba / self.gpus)
-        return moved / (self.gpu.bandwidth_bytes_per_s * self.reached.passes)
+        return moved / (self.gpu.bandwidth_bytes_per_s * self.efficiency.passes)
 
     def overhead_s(self) -> float:
         """Seconds of a step that no batch changes, but for the experts' own."""
         pattern, layer_s = self.model.pattern, self.rates.layer_s
-        return self.reached.step_s + sum(s * pattern.count(at) for at, s in layer_s.items())
+        return self.efficiency.step_s + sum(s * pattern.count(at) for at, s in layer_s.items())
 
     def all_reduce_s(self, tokens: float) -> float:
         """Seconds of the sums over GPUs, one a layer and one for the embedding: a ring moves
         2 (N - 1) / N of the hidden states through each link."""
-        count, reached = self.gpus, self.reached
+        count, efficiency = self.gpus, self.efficiency
         if count == 1:
             return 0.0
         size = 2 * self.model.hidden_size * tokens * 2 * (count - 1) / count
-        rate, latency = self.gpu.link_bytes_per_s * reached.link, reached.link_s
+        rate, latency = self.gpu.link_bytes_per_s * efficiency.link, efficiency.link_s
         if self.gpu.fabric == "pcie" or (self.gpu.fabric == "bridge" and count > 2):
-            rate, latency = rate / (count / 2) ** reached.crowd, latency * count
+            rate, latency = rate / (count / 2) ** efficiency.crowd, latency * count
         return (len(self.model.pattern) + 1) * (latency + size / rate)
 
 
-def _assumptions(found: Speed) -> tuple[str, ...]:
-    recipe, reached = found.recipe, found.reached
+def _assumptions(speed: Speed) -> tuple[str, ...]:
+    efficiency = speed.efficiency
     lines = [
         "an estimate from bytes and operations over the share of each rate that measured kernels "
         "reach; not a measurement",
         "docs/planner.md has the shares, and how far off published figures this is",
-        f"experts are preferred by rank^-{reached.skew:g}; requests begin as steadily as they end, "
-        "and prompts share steps with decoding; the first token is that of an idle server",
+        f"tokens prefer experts by rank^-{efficiency.skew:g}; requests begin as steadily as they "
+        "end, and prompts share steps with decoding; the first token is that of an idle server",
     ]
-    if found.experts.caveat:
-        lines.append(f"{recipe.key.upper()} experts: {found.experts.caveat}")
-    if found.gpus > 1:
+    if speed.experts.caveat:
+        lines.append(f"{speed.quant.key.upper()} experts: {speed.experts.caveat}")
+    if speed.gpus > 1:
         lines.append("several GPUs: one all-reduce a layer over the link of the GPU's usual node")
-    if reached != DEFAULT:
+    if efficiency != DEFAULT:
         lines.append(
-            f"scaled to a load test, whose levels it meets within {reached.off:.0%}: what a batch "
-            f"needs {reached.work:.2f} times, what a step takes anyway {reached.fixed:.2f} times, "
-            f"prefill {DEFAULT.prefill / reached.prefill:.2f} times as long"
+            f"scaled to a load test, whose levels it meets within {efficiency.off:.0%}: the work "
+            f"of a batch takes {efficiency.work:.2f} times as long, the fixed part of a step "
+            f"{efficiency.fixed:.2f} times, a prompt {DEFAULT.prefill / efficiency.prefill:.2f} "
+            "times"
         )
     return tuple(lines)

@@ -6,7 +6,8 @@ from typing import Final
 
 from ...model.architecture import Model
 from ...model.catalog import gpus
-from ...model.spec import QUANTS, Plan, Workload
+from ...model.formats import QUANTS
+from ...model.spec import Plan, Workload
 from .plan import plan
 
 _REFUSALS: Final = {"memory": "too large", "nvfp4-image": "no image²"}
@@ -26,5 +27,5 @@ def support_table(model: Model) -> str:
 
 def _cell(result: Plan) -> str:
     if result.buildable:
-        return "yes¹" if result.plugin else "yes"
+        return "yes¹" if result.engine.plugin else "yes"
     return _REFUSALS.get(result.rule, f"no: SM{result.sm}")

@@ -1,4 +1,5 @@
-"""Packaged data: configurations of known models, GPUs, and the embedded `tiny` checkpoint."""
+"""Packaged data: configurations of known models, GPUs and their architectures, prices, and the
+embedded `tiny` checkpoint."""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from ...core.errors import UsageError
+from ...core.errors import BadInputError, UsageError
 from ..architecture import Model
 from ..config import read_model
-from ..spec import Gpu
+from ..spec import Architecture, ExpertRates, Gpu
 
 _HERE: Final = Path(__file__).parent
 
@@ -21,6 +22,12 @@ TINY: Final = _HERE / "tiny"
 
 PRICES: Final = _HERE / "prices.json"
 """Dated list prices of GPU hours and hosted APIs."""
+
+GPUS: Final = _HERE / "gpus.json"
+"""The known GPUs: what a vendor publishes of each."""
+
+ARCHITECTURES: Final = _HERE / "architectures.json"
+"""One record for each SM version of a known GPU."""
 
 DEFAULT_CHECKPOINT: Final = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"
 
@@ -48,9 +55,92 @@ def known_model(name: str) -> Model | None:
 
 @cache
 def gpus() -> dict[str, Gpu]:
-    """Every known GPU by its key, in the order they are shown."""
-    rows = json.loads((_HERE / "gpus.json").read_text(encoding="utf-8"))["gpus"]
-    return {row["key"]: _gpu(row) for row in rows}
+    """Every known GPU by its key, in the order they are shown.
+
+    Raises `BadInputError` for a GPU whose row or whose architecture's record is incomplete.
+    """
+    rows = json.loads(GPUS.read_text(encoding="utf-8"))["gpus"]
+    known: dict[str, Gpu] = {}
+    for row in rows:
+        try:
+            known[row["key"]] = _gpu(row)
+        except KeyError as error:
+            name = row.get("key", "a GPU")
+            raise BadInputError(f"{GPUS}: {name}: the field {error} is missing") from error
+    for gpu in known.values():
+        _require_consistent(gpu)
+    return known
+
+
+def _require_consistent(gpu: Gpu) -> None:
+    """Check that the GPU's architecture has a record, and that both agree on FP8."""
+    has_fp8 = "fp8" in architecture(gpu.sm).operands
+    for card in (gpu, *gpu.variants):
+        if has_fp8 != (card.fp8_flops is not None):
+            raise BadInputError(
+                f"{GPUS}: {card.name}: `fp8_tflops` must be a number exactly where SM{gpu.sm} has "
+                f"fp8 among its `operands` in {ARCHITECTURES.name}"
+            )
+
+
+@cache
+def architectures() -> dict[int, Architecture]:
+    """Every known GPU architecture by its SM version.
+
+    Raises `BadInputError` that names the record and what is missing in it: a field, or the rates of
+    a format that its matrix units can run.
+    """
+    rows = json.loads(ARCHITECTURES.read_text(encoding="utf-8"))["architectures"]
+    by_sm = {row["sm"]: row for row in rows}
+    if len(by_sm) < len(rows):
+        raise BadInputError(f"{ARCHITECTURES}: two records have the same `sm`")
+    try:
+        complete = [by_sm[row["like"]] | row if "like" in row else row for row in rows]
+    except KeyError as error:
+        raise BadInputError(f"{ARCHITECTURES}: `like` names SM{error}, which is missing") from error
+    return {row["sm"]: _architecture(row) for row in complete}
+
+
+def _architecture(row: dict[str, Any]) -> Architecture:
+    from ..formats import QUANTS  # here, since `inspect` needs no formats and should start fast
+
+    where = f"{ARCHITECTURES}: SM{row['sm']}"
+    try:
+        record = Architecture(
+            sm=row["sm"],
+            name=row["name"],
+            operands=frozenset(row["operands"]),
+            weights=row["weights"],
+            flops=row["flops"],
+            scores=row["scores"],
+            layer_s={letter: row["layer_us"][letter] * 1e-6 for letter in "M*E-"},
+            experts={
+                key: ExpertRates(
+                    rates["bandwidth"],
+                    rates["flops"],
+                    rates["fixed_us"] * 1e-6,
+                    rates.get("caveat", ""),
+                )
+                for key, rates in row["experts"].items()
+            },
+            source=row["source"],
+        )
+    except KeyError as error:
+        raise BadInputError(f"{where}: the field {error} is missing") from error
+    for operands in record.operands - set(record.flops):
+        raise BadInputError(f"{where}: `flops` has no share for {operands} operands")
+    for quant in QUANTS.values():
+        if quant.operands in record.operands and quant.key not in record.experts:
+            raise BadInputError(f"{where}: `experts` has no rates for the format {quant.key}")
+    return record
+
+
+def architecture(sm: int) -> Architecture:
+    """The architecture of that SM version. Raises `BadInputError` where it has no record."""
+    if sm not in architectures():
+        known = ", ".join(f"SM{known}" for known in architectures())
+        raise BadInputError(f"{ARCHITECTURES}: SM{sm} has no record; {known} have one")
+    return architectures()[sm]
 
 
 def _gpu(row: dict[str, Any]) -> Gpu:
@@ -80,10 +170,10 @@ def gpu(name: str) -> Gpu:
 
     for known in gpus().values():
         # A GPU's own spellings list its variants' labels, too.
-        for found in (*known.variants, known):
-            spellings = found.spellings if found is known else found.spellings[1:]
+        for card in (*known.variants, known):
+            spellings = card.spellings if card is known else card.spellings[1:]
             if any(_same(name, spelling) for spelling in spellings):
-                return found
+                return card
     raise UsageError(f"unknown GPU {name!r}; known are {', '.join(gpus())}")
 
 

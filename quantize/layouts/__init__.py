@@ -29,11 +29,11 @@ def layout_for(name: str, recipe: Recipe) -> Layout:
     """
     layout = LAYOUTS.get(name)
     if layout is None:
-        raise UsageError(f"--layout {name!r}: known are {', '.join(LAYOUTS)}")
+        raise UsageError(f"--layout {name!r} is unknown; known layouts are {', '.join(LAYOUTS)}")
     if recipe.format not in layout.formats:
         fitting = [other.key for other in LAYOUTS.values() if recipe.format in other.formats]
         raise RefusedError(
-            f"--layout {layout.key} holds {', '.join(sorted(layout.formats))}, not {recipe.key} "
+            f"--layout {layout.key} supports {', '.join(sorted(layout.formats))}, not {recipe.key} "
             f"(rule: layout). What works instead: --layout {', '.join(fitting)}."
         )
     return layout

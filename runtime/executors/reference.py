@@ -24,7 +24,8 @@ class ReferenceExecutor(Executor):
     """Generates on the CPU, one token a turn for each of at most `max_active` requests.
 
     It serves the decoded weights of the quantized checkpoint, so its tokens are those that
-    transformers gives for the same weights. Slow, and the same path around it as in production.
+    transformers generates from the same weights. It is slow; the code around it is the same as in
+    production.
     """
 
     def __init__(self, checkpoint: Path, *, max_active: int, max_tokens: int | None = None) -> None:

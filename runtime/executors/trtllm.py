@@ -26,10 +26,10 @@ from ..golden import ASKED, Forced, Scores, Tokens
 
 
 class TrtllmExecutor(Executor):
-    """Serves with `tensorrt_llm.LLM(**arguments)` in this process' event-loop thread.
+    """Serves with `tensorrt_llm.LLM(**arguments)`, from an event-loop thread.
 
-    Raises `StartError` where the bundle was built for another GPU or version, or needs what this
-    machine lacks.
+    Raises `StartError` if the bundle was built for another GPU or version, or needs something that
+    this machine lacks.
     """
 
     def __init__(
@@ -43,7 +43,9 @@ class TrtllmExecutor(Executor):
         import tensorrt_llm
 
         self._sampling_params = tensorrt_llm.SamplingParams
-        self._llm = tensorrt_llm.LLM(**{**arguments, "model": str(checkpoint)})
+        # A checkpoint's own code never runs, whatever the bundle's arguments say.
+        fixed = {"model": str(checkpoint), "trust_remote_code": False}
+        self._llm = tensorrt_llm.LLM(**{**arguments, **fixed})
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="trtllm", daemon=True)
@@ -65,9 +67,9 @@ class TrtllmExecutor(Executor):
     def score(self, cases: Sequence[Forced]) -> list[Scores]:
         """Log-probabilities of the likeliest tokens at every forced one.
 
-        The LLM API has no forcing, so each case is decoded greedily for as long as it says what is
-        forced, and again from behind the first token that differs. All positions thus have the
-        forced tokens before them, and most of them go the way that served tokens go.
+        The LLM API cannot force tokens. Each case is decoded greedily until a token differs from
+        the forced one, and again from the position after it. So every position has the forced
+        tokens before it, and most positions take the path that served tokens take.
         """
         scores: list[list[Mapping[int, float]]] = [[] for _ in cases]
         while left := [i for i, case in enumerate(cases) if len(scores[i]) < len(case.forced)]:
@@ -101,7 +103,7 @@ class TrtllmExecutor(Executor):
         return self._thread.is_alive()
 
     def close(self, timeout: float) -> None:
-        """Abandon what is live and shut the engine down, or leave it behind after `timeout` s."""
+        """Abandon live requests and shut the engine down; give up after `timeout` seconds."""
         if self._loop.is_closed():
             return
         asyncio.run_coroutine_threadsafe(self._abandon(), self._loop)
@@ -143,11 +145,11 @@ class TrtllmExecutor(Executor):
 
 
 def require_compatible(engine: Mapping[str, Any]) -> None:
-    """Refuse, in one line, an engine that this machine's TensorRT-LLM or GPU cannot run."""
+    """Raise `StartError` if this machine's TensorRT-LLM or GPU cannot run the engine."""
     needs = engine.get("needs") or []
     if needs:
         raise StartError(
-            f"this bundle needs what no released TensorRT-LLM has: {'; '.join(needs)}. "
+            f"this bundle needs features that no released TensorRT-LLM has: {'; '.join(needs)}. "
             "Serve it with the reference executor, or build for another format"
         )
     from importlib.metadata import PackageNotFoundError, version
@@ -176,7 +178,7 @@ def _require_gpu(engine: Mapping[str, Any]) -> None:
 
     count, wanted = torch.cuda.device_count(), int(engine.get("gpus") or 1)
     if count < wanted:
-        raise StartError(f"this bundle needs {wanted} GPU(s), but {count} can be seen")
+        raise StartError(f"this bundle needs {wanted} GPU(s), but {count} are visible")
     major, minor = torch.cuda.get_device_capability()
     if major * 10 + minor != engine["sm"]:
         raise StartError(
@@ -186,7 +188,7 @@ def _require_gpu(engine: Mapping[str, Any]) -> None:
 
 
 def _with_plugin(bundle: Path, engine: Mapping[str, Any], into: Path) -> Path:
-    """Register the engine's out-of-tree model, and give the checkpoint as it wants it shown.
+    """Register the engine's out-of-tree model; returns the view of the checkpoint that it needs.
 
     With one GPU the worker stays in this process; with more, fresh processes import the module too:
     they get `sys.path`, and `PYTHONPATH` through MPI.

@@ -29,10 +29,10 @@ _OUTPUT_TYPES: Final = {tensor.name: tensor.data_type.numpy for tensor in OUTPUT
 
 
 class TritonPythonModel:
-    """What the Python backend looks for."""
+    """The class that the Python backend looks for."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Start the executor. Triton logs what this raises as why the model did not load."""
+        """Start the executor. Triton logs an exception as the reason why the model did not load."""
         config = json.loads(args["model_config"])
         parameters = {
             name: value["string_value"] for name, value in config.get("parameters", {}).items()
@@ -51,7 +51,7 @@ class TritonPythonModel:
         )
 
     def execute(self, requests: list[Any]) -> None:
-        """Start every request and return; answers go through the requests' response senders."""
+        """Start every request and return; answers are sent through the response senders."""
         for request in requests:
             channel = TritonChannel(request.get_response_sender())
             try:
@@ -68,7 +68,7 @@ class TritonPythonModel:
         return self._executor.healthy
 
     def finalize(self) -> None:
-        """Fail what is live and stop the executor, within `CLOSE_SECONDS`."""
+        """Fail live requests and stop the executor, within `CLOSE_SECONDS`."""
         self._watchdog.dismiss()
         self._sessions.close()
         self._executor.close(CLOSE_SECONDS)
@@ -87,9 +87,9 @@ class TritonPythonModel:
             session.fail(f"{type(error).__name__}: {error}", Failure.INTERNAL)
 
     def _cancel(self, request_id: str, channel: TritonChannel) -> None:
-        """Answer a `stop` request with empty text, whether its target still lived or had ended."""
+        """Answer a `stop` request with empty text, also if its target had already ended."""
         if not request_id:
-            raise RequestError("stop needs the request id of the request that is to be cancelled")
+            raise RequestError("stop needs the request id of the request to cancel")
         self._sessions.cancel(request_id)
         channel.send({TEXT_OUTPUT.name: ""}, final=True)
 

@@ -1,4 +1,4 @@
-"""Triton tensors -> a validated `GenerationRequest`. All that a client can send is checked here."""
+"""Triton tensors to a validated `GenerationRequest`. Everything a client sends is checked here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..generation import GenerationRequest, RequestError
 Tensors = Mapping[str, NDArray[Any]]
 
 MAX_PROMPT_BYTES: Final = 8 * 2**20
-"""Refused before tokenizing, whose time and memory grow with the text."""
+"""Longer prompts are refused before tokenizing, whose time and memory grow with the text."""
 
 MAX_STOP_WORDS: Final = 16
 MAX_STOP_BYTES: Final = 256

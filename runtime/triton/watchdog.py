@@ -1,8 +1,8 @@
-"""End the server when this process dies without notice, so that its clients get an error.
+"""End the server if this process is killed, so that its clients get an error.
 
-Triton does not answer the requests that its Python stub held when it was killed (by the kernel for
-memory, say): their clients wait for ever (seen with Triton 2.51; also its issues 5381 and 8448). A
-server that ends instead breaks their connections, and is started again by whatever runs it.
+When its Python stub is killed (for using too much memory, say), Triton never answers the stub's
+requests, and their clients wait forever (seen with Triton 2.51; also its issues 5381 and 8448). If
+the server ends, the connections break, and whatever runs the server starts it again.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import subprocess
 from typing import Final
 
 _SCRIPT: Final = 'read _ || { kill -TERM "$1" && sleep 3 && kill -KILL "$1"; }'
-"""Waits for a line; the end of input without one means that the stub is gone."""
+"""Waits for a line; the end of input without a line means that the stub is gone."""
 
 
 class Watchdog:
-    """A small process that ends the process `server` once this one is gone, unless dismissed."""
+    """A small process that ends the process `server` when this one is gone, unless dismissed."""
 
     def __init__(self, server: int) -> None:
         self._process = subprocess.Popen(
@@ -26,5 +26,5 @@ class Watchdog:
         )
 
     def dismiss(self) -> None:
-        """Call it off: the process is about to end in good order."""
+        """Stop watching: the process is about to end normally."""
         self._process.communicate(b"\n")

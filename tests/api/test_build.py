@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -122,8 +123,8 @@ def test_any_change_fails_verification(bf16: Path, name: str, check: str) -> Non
 
 def test_one_changed_stage_alone_is_made_again(bf16: Path) -> None:
     (bf16 / "engine" / "llm_args.yaml").unlink()
-    record = make(job(bf16, quant="bf16"))
-    assert (record.made, record.kept) == (
+    result = make(job(bf16, quant="bf16"))
+    assert (result.made, result.kept) == (
         ("engine",),
         ("checkpoint", "model_repository", "k8s"),
     )
@@ -162,45 +163,39 @@ def test_a_stage_is_made_again_exactly_when_its_own_code_changed(
     assert not failing(out)
 
 
-def test_a_new_version_makes_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "tiny-h100-bf16"
-    make(job(out, quant="bf16"))
-    record = (out / "bundle.json").read_bytes()
+def test_a_new_version_makes_nothing_again(bf16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = (bf16 / "bundle.json").read_bytes()
     monkeypatch.setattr("nemotron_deploy.__version__", "9.9")
     monkeypatch.setattr("nemotron_deploy.core.record.MADE_BY", "nemo-deploy 9.9")
     monkeypatch.setattr("nemotron_deploy.core.bundle.MADE_BY", "nemo-deploy 9.9")
-    assert make(job(out, quant="bf16")).made == ()
-    assert (out / "bundle.json").read_bytes() == record
-    (out / "k8s" / "kustomization.yaml").unlink()
-    assert make(job(out, quant="bf16")).made == ("k8s",)
-    written = json.loads((out / "bundle.json").read_text())
+    assert make(job(bf16, quant="bf16")).made == ()
+    assert (bf16 / "bundle.json").read_bytes() == record
+    (bf16 / "k8s" / "kustomization.yaml").unlink()
+    assert make(job(bf16, quant="bf16")).made == ("k8s",)
+    written = json.loads((bf16 / "bundle.json").read_text())
     assert written["made_by"] == written["stages"]["k8s"]["made_by"] == "nemo-deploy 9.9"
     assert written["stages"]["checkpoint"]["made_by"] == f"nemo-deploy {__version__}"
 
 
 def test_another_encoding_makes_the_checkpoint_again_and_what_depends_on_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bf16: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "tiny-h100-bf16"
-    make(job(out, quant="bf16"))
-    monkeypatch.setattr("nemotron_deploy.api.build.ENCODING", 2)
-    assert make(job(out, quant="bf16")).made == ("checkpoint", "engine")
-    assert Bundle.open(out).record.stages["checkpoint"].maker == "encoding 2"
+    monkeypatch.setattr(sys.modules[make.__module__], "ENCODING", 2)
+    assert make(job(bf16, quant="bf16")).made == ("checkpoint", "engine")
+    assert Bundle.open(bf16).record.stages["checkpoint"].maker == "encoding 2"
 
 
-def test_a_bundle_of_an_older_schema_verifies(tmp_path: Path) -> None:
-    out = tmp_path / "tiny-h100-bf16"
-    make(job(out, quant="bf16"))
+def test_a_bundle_of_an_older_schema_verifies(bf16: Path) -> None:
     old = json.loads(OLD_RECORD.read_text())
-    new = json.loads((out / "bundle.json").read_text())
+    new = json.loads((bf16 / "bundle.json").read_text())
     older = {key: new[key] for key in old} | {"schema": 1}
     assert new.keys() == old.keys()
     for stage in older["stages"].values():
         del stage["maker"], stage["made_by"]
     assert {key for stage in old["stages"].values() for key in stage} == {"inputs", "made"}
-    (out / "bundle.json").write_text(json.dumps(older))
-    assert not failing(out)
-    assert {step.why for step in dry_run(job(out, quant="bf16")).stages} == {
+    (bf16 / "bundle.json").write_text(json.dumps(older))
+    assert not failing(bf16)
+    assert {step.why for step in dry_run(job(bf16, quant="bf16")).stages} == {
         "the code that makes it has changed"
     }
 
@@ -240,23 +235,33 @@ BUILD = [
 ]  # fmt: skip
 
 
+STEPS = [
+    "Calibrate", "Quantize", "Compare", "Engine directory", "Compiling kernels", "Golden outputs",
+    "Triton model repository", "Kubernetes manifests",
+]  # fmt: skip
+"""What a build says it is at, in this order."""
+
+
 def test_builds_killed_at_random_moments_are_completed_by_the_next(
     tmp_path: Path, bundle: Path
 ) -> None:
-    """SIGKILL at moments spread over a whole build; `k8s` is what a full run ends with."""
-    out = tmp_path / "tiny-h100-int4"
-    begun = time.monotonic()
-    subprocess.run([*BUILD, str(tmp_path / "timed")], check=True, capture_output=True)
-    whole = time.monotonic() - begun
-    killed = 0
-    for part in (0.4, 0.6, 0.75, 0.85, 0.9, 0.95):
-        process = subprocess.Popen([*BUILD, str(out)], stderr=subprocess.DEVNULL)
-        try:
-            process.wait(whole * part)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            killed += process.wait() == -signal.SIGKILL
-    assert killed
+    """SIGKILL at a random moment shortly after the beginning of each step."""
+    out, chance = tmp_path / "tiny-h100-int4", random.Random(0)
+    killed = []
+    for step in STEPS:
+        cache = {"NEMO_DEPLOY_CACHE": str(tmp_path / "empty")} if "kernels" in step else {}
+        process = subprocess.Popen(
+            [*BUILD, str(out)], stderr=subprocess.PIPE, text=True, env=os.environ | cache
+        )
+        with process:
+            assert process.stderr is not None
+            if any(line.strip() == step for line in process.stderr):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(chance.uniform(0, 0.5))
+                process.kill()
+        if process.returncode == -signal.SIGKILL:
+            killed.append(step)
+    assert {"Calibrate", "Quantize", "Compiling kernels"} <= set(killed)
     subprocess.run([*BUILD, str(out)], check=True, capture_output=True)
     assert not failing(out)
     assert sorted(os.listdir(out)) == sorted(["bundle.json", "report", *STAGES])

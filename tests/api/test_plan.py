@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from nemotron_deploy.api.plan import PlanRequest, compare, plan
 from nemotron_deploy.cli import run
 from nemotron_deploy.model.checkpoint import Checkpoint
+from nemotron_deploy.model.spec import Workload
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -23,6 +25,58 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     code, out, _ = answer(capsys, *arguments, "--json")
     assert code == 0
     return json.loads(out)
+
+
+PLAN_KEYS = {
+    "against", "alternatives", "backend", "buildable", "conv_bytes_per_sequence", "cost", "env",
+    "estimate", "free_bytes", "gpu", "gpu_name", "gpus", "image", "kv_bytes_per_token", "llm_args",
+    "max_concurrency", "max_context", "memory", "model", "needs", "not_against", "notes", "plugin",
+    "quant", "reasons", "rule", "sm", "state_bytes_per_sequence", "status", "supported", "tried",
+    "trtllm_versions", "weights_bytes", "why",
+}  # fmt: skip
+CELL_KEYS = {
+    "alternatives", "cost", "gpu", "gpus", "max_concurrency", "max_context",
+    "output_tokens_per_s_per_gpu", "quant", "reasons", "rule", "supported", "tpot_ms", "tried",
+}  # fmt: skip
+
+
+def test_the_documents_have_their_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, "--gpu", "h100", "--quant", "int4")
+    assert set(found) >= PLAN_KEYS | {"schema", "made_by", "engine"}
+    engine = found["engine"]
+    assert engine["name"] == "tensorrt-llm"
+    assert engine["tested_on"] == ["NVIDIA H200, 2026-11-27: kernels"]
+    assert (engine["versions"], engine["image"], engine["args"]) == (
+        found["trtllm_versions"], found["image"], found["llm_args"]
+    )  # fmt: skip
+    assert (found["schema"], found["concurrency"]) == (1, engine["args"]["max_batch_size"])
+    matrix = document(capsys, "--matrix")
+    assert set(matrix) >= {"model", "workload", "optimize", "best", "why", "cells", "schema"}
+    assert all(set(cell) >= CELL_KEYS for cell in matrix["cells"])
+    assert set(matrix["best"]) == {"gpu", "gpus", "quant"}
+
+
+def test_results_are_typed_for_python() -> None:
+    result = plan(PlanRequest("tiny", Workload(context=4096), gpu="h100", quant="fp8"))
+    assert result.supported
+    assert result.engine.args["max_seq_len"] == result.context == 4096
+    assert json.loads(json.dumps(result.to_json())) == result.to_json()
+    matrix = compare(PlanRequest("tiny", Workload(), gpu="h100"))
+    best = [cell for cell in matrix.cells if matrix.is_best(cell)]
+    assert matrix.best is not None
+    assert [cell.quant for cell in best] == [matrix.best.quant]
+
+
+def test_the_default_engine_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    pair = ("--gpu", "h100", "--quant", "fp8")
+    assert document(capsys, *pair, "--engine", "tensorrt-llm") == document(capsys, *pair)
+
+
+@pytest.mark.parametrize("command", ["plan", "build"])
+def test_an_unknown_engine_is_wrong_usage(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    arguments = [command, "--checkpoint", "tiny", "--gpu", "h100", "--quant", "fp8"]
+    assert run([*arguments, "--engine", "sglang"]) == 2
+    assert "unknown engine 'sglang'; known are tensorrt-llm" in capsys.readouterr().err
 
 
 def test_without_a_format_one_is_recommended_and_says_why(

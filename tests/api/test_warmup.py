@@ -22,10 +22,9 @@ def bundle(built: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Warming up sets variables for what it starts; they are put back after each test."""
+    """Caches are where `--cache` says, not where the machine that runs the tests keeps them."""
     for name in (*contract.ENGINE_CACHES, contract.CACHE.name):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -38,13 +37,14 @@ def swapped(built_copy: Callable[[str], Path], exchange_experts: Callable[[Path]
 
 def test_a_healthy_bundle_is_ready(bundle: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*")}
-    found = warmup(bundle, cache=tmp_path / "cache")
-    assert found["ok"]
-    assert found["executor"] == "reference"
-    assert found["golden"]["action"] == "checked"
-    assert found["golden"]["comparison"]["positions"] == 512
-    assert all(path.startswith(str(tmp_path / "cache")) for path in found["caches"].values())
-    assert os.environ["TLLM_AUTOTUNER_CACHE_PATH"] == str(tmp_path / "cache" / "autotuner.json")
+    result = warmup(bundle, cache=tmp_path / "cache")
+    assert result.ok
+    assert result.executor == "reference"
+    assert result.golden["action"] == "checked"
+    assert result.golden["comparison"]["positions"] == 512
+    assert all(path.startswith(str(tmp_path / "cache")) for path in result.caches.values())
+    assert result.caches["TLLM_AUTOTUNER_CACHE_PATH"] == str(tmp_path / "cache/autotuner.json")
+    assert not set(result.caches) & set(os.environ), "this process stays as it was"
     assert {path: path.stat().st_mtime_ns for path in bundle.rglob("*")} == before
 
 
@@ -73,9 +73,29 @@ def test_wrong_ways(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_golden_outputs_that_cannot_be_read(
-    built_copy: Callable[[str], Path], tmp_path: Path
+    built_copy: Callable[[str], Path], tmp_path: Path, record_again: Callable[..., None]
 ) -> None:
     out = built_copy("fp8")
     (out / "engine" / "golden.json").write_text("{}")
+    with pytest.raises(CheckFailedError, match=r"golden\.json: not as recorded"):
+        warmup(out, cache=tmp_path / "cache", trust_code=True)
+    record_again(out, "engine/golden.json")
     with pytest.raises(CheckFailedError, match=r"golden\.json: cannot be used"):
         warmup(out, cache=tmp_path / "cache")
+
+
+def test_the_executor_sees_no_secret(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sitecustomize` runs first in every child: here it writes down the child's environment."""
+    seen = tmp_path / "seen"
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os\nwith open({str(seen)!r}, 'a') as file:\n    print(*os.environ, file=file)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    assert warmup(bundle, cache=tmp_path / "cache").ok
+    names = set(seen.read_text().split())
+    assert {"PATH", contract.CACHE.name, "HF_HUB_OFFLINE"} <= names
+    assert not names & {"HF_TOKEN", "AWS_SECRET_ACCESS_KEY"}

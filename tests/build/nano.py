@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from nemotron_deploy.build.engines.registry import engine
 from nemotron_deploy.build.planner.plan import plan
 from nemotron_deploy.model.architecture import Model
 from nemotron_deploy.model.catalog import gpu, known_model
-from nemotron_deploy.model.spec import QUANTS, Plan, Workload
+from nemotron_deploy.model.formats import QUANTS
+from nemotron_deploy.model.spec import Plan, Workload
 
 
 def nano() -> Model:
@@ -14,5 +16,6 @@ def nano() -> Model:
     return model
 
 
-def planned(gpu_name: str, quant: str, **workload: int) -> Plan:
-    return plan(nano(), gpu(gpu_name), QUANTS[quant], Workload(**workload))
+def planned(gpu_name: str, quant: str, trtllm: str | None = None, **workload: int) -> Plan:
+    target = engine("tensorrt-llm", trtllm)
+    return plan(nano(), gpu(gpu_name), QUANTS[quant], Workload(**workload), target)

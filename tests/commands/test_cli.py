@@ -106,9 +106,9 @@ def test_views_are_plain_text_when_piped(capsys: pytest.CaptureFixture[str]) -> 
     [
         (["plan", "--gpu", "h1000", "--quant", "int4"], 2, "unknown GPU 'h1000'; known are h100"),
         (["plan", "--gpu", "h100", "--quant", "int3"], 2, "unknown format 'int3'; known are bf16"),
-        (["build", "--gpu", "h100"], 2, "Missing option '--quant'"),
+        (["build", "--gpu", "h100"], 2, "missing option '--quant'"),
         (["plan", "--gpu", "h100", "--quant", "int4", "--gpus", "0"], 2, "--gpus"),
-        (["frobnicate"], 2, "No such command"),
+        (["frobnicate"], 2, "unknown command 'frobnicate'"),
         (["inspect", "--checkpoint", "/nowhere"], 4, "/nowhere: no such directory"),
         (["build", "--gpu", "a100", "--quant", "fp8", "--checkpoint", "tiny"], 3, "fp8-sm89"),
         (["build", "--gpu", "h100", "--quant", "int4"], 4, "hf download"),
@@ -204,9 +204,9 @@ def test_brackets_in_messages_are_shown(
 def test_a_missing_package_is_named_before_anything_is_written(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from nemotron_deploy.api import quantize_options
+    from nemotron_deploy.core import extras
 
-    monkeypatch.setattr(quantize_options, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     for words in (["quantize"], ["build", "--gpu", "h100"]):
         arguments = [*words, "--checkpoint", "tiny", "--quant", "int4"]
         code, _, err = answer(capsys, *arguments, "--out", str(tmp_path / "out"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -217,3 +218,38 @@ def test_serving_and_loading_from_python(int4_bundle: Path) -> None:
     assert result.kept is None
     (run,) = result.report.runs
     assert (run.requests, run.errors) == (4, 0)
+
+
+def test_edited_code_is_served_only_when_trusted_and_sees_no_token(
+    int4_bundle: Path, tmp_path: Path
+) -> None:
+    edited, seen = tmp_path / "edited", tmp_path / "seen.json"
+    shutil.copytree(int4_bundle, edited)
+    model = edited / "model_repository" / "tiny" / "1" / "model.py"
+    model.write_text(
+        "import json, os\n"
+        f"with open({str(seen)!r}, 'w') as file:\n    json.dump(dict(os.environ), file)\n"
+        "raise RuntimeError('the edited model ran')\n"
+    )
+    environment = os.environ | {"HF_TOKEN": "secret", "HTTPS_PROXY": "http://user:secret@proxy"}
+    command = [*COMMAND, "serve", str(edited), "--executor", "reference"]
+    ports = [
+        word
+        for name in ("http", "grpc", "metrics")
+        for word in (f"--{name}-port", str(_free_port()))
+    ]
+
+    def serve(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *ports, *options], capture_output=True, text=True, check=False,
+            env=environment,
+        )  # fmt: skip
+
+    refused = serve()
+    assert refused.returncode == 5
+    assert "--trust-code" in refused.stderr
+    assert not seen.exists()
+    trusted = serve("--trust-code")
+    assert "the edited model ran" in trusted.stderr
+    assert "secret" not in seen.read_text()
+    assert json.loads(seen.read_text())["NEMO_DEPLOY_EXECUTOR"] == "reference"

@@ -256,7 +256,7 @@ def test_a_port_taken_during_the_start_is_named(repository, monkeypatch):
         monkeypatch.setattr(local, "_ports", lambda wanted: [port, *free])
         with (
             local.LocalServer(repository, executor="reference") as server,
-            pytest.raises(BadInputError, match=f"port {port} on 127.0.0.1 is taken"),
+            pytest.raises(BadInputError, match=f"port {port} on 127.0.0.1 is in use"),
         ):
             server.wait_ready()
 

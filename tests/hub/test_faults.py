@@ -126,7 +126,7 @@ def test_a_disk_that_fills_up_is_said(
     repository = list_repository(HubName(REPOSITORY))
     with (
         pytest.warns(UserWarning, match="Not enough free disk space"),
-        pytest.raises(BadInputError, match=rf"{NAMES[0]}: the disk is full; free some space"),
+        pytest.raises(BadInputError, match=rf"{NAMES[0]}: the disk is full. Free some space"),
     ):
         download(repository, repository.files[NAMES[0]])
     assert not list(disk.rglob("*.incomplete"))

@@ -37,7 +37,7 @@ def test_what_is_no_name(text: str) -> None:
 
 @pytest.mark.parametrize("revision", ["", "../x", "/x", "a/../b", "x\n", "a b", "-x", "x/", "x."])
 def test_revisions_that_lead_elsewhere_are_refused(revision: str) -> None:
-    with pytest.raises(BadInputError, match="is no revision"):
+    with pytest.raises(BadInputError, match="is not a revision"):
         parse_name(f"a/b@{revision}")
 
 

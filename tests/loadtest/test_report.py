@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import json
 from array import array
+from pathlib import Path
 
+import pytest
+
+from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.loadtest import Level, LoadTestReport, Run, metrics, slo
+from nemotron_deploy.loadtest.report import read_report
 from nemotron_deploy.loadtest.sample import Sample
 
 FAST = slo.parse("ttft_p99<500ms")
@@ -66,3 +71,24 @@ def test_the_document_has_the_promised_keys_and_is_json() -> None:
     assert promised | {"requests_per_s", "goodput"} <= first.keys()
     for latency in ("ttft_ms", "itl_ms", "e2e_ms"):
         assert first[latency].keys() == {"p50", "p90", "p99", "samples"}
+
+
+def test_a_saved_report_is_read_and_a_newer_one_refused(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    document = report(run(Level(1, concurrency=1), 0.1)).to_json()
+    assert document["made_by"].startswith("nemo-deploy ")
+    path.write_text(json.dumps(document))
+    assert read_report(path) == document
+    del document["schema"], document["made_by"]  # as they were before reports said so
+    path.write_text(json.dumps(document))
+    assert read_report(path) == document | {"schema": 1}
+    path.write_text(json.dumps({"schema": 2, "made_by": "nemo-deploy 8.0"}))
+    with pytest.raises(BadInputError, match=r"report\.json: made by nemo-deploy 8\.0; upgrade"):
+        read_report(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[" * 1000, '{"schema": "one"}'])
+def test_a_file_that_is_no_report(tmp_path: Path, text: str) -> None:
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(BadInputError, match=r"report\.json"):
+        read_report(tmp_path / "report.json")

@@ -301,6 +301,7 @@ def test_calibration_is_not_repeated_when_only_writing_failed(
             command(str(sharded), options, out)
     layers = len(Checkpoint.open(sharded).model.pattern)
     assert passed == list(range(layers))
-    record = command(str(sharded), options, out)
+    result = command(str(sharded), options, out)
     assert passed == list(range(layers)), "calibrated again"
-    assert record["calibration"]["smoothing"]
+    assert result.calibration is not None
+    assert result.calibration.smoothing

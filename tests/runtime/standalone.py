@@ -71,7 +71,12 @@ def answer(shim, model_directory):
     request = pb_utils.InferenceRequest({"text_input": np.array([b"Monday"], dtype=object)})
     ended = threading.Event()
     send = request.sender.send
-    request.sender.send = lambda *given: (send(*given), ended.set())
+
+    def send_and_end(*given):
+        send(*given)
+        ended.set()
+
+    request.sender.send = send_and_end
     model.execute([request])
     assert ended.wait(60)
     model.finalize()

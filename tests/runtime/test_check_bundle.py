@@ -53,7 +53,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def test_right_bundle_passes(bundle: Path) -> None:
-    assert run("verify", bundle) == (0, f"{bundle}: complete, every digest is right\n")
+    assert run("verify", bundle) == (0, f"{bundle}: complete, all digests match\n")
 
 
 def test_what_is_not_served_may_differ(bundle: Path) -> None:
@@ -86,7 +86,7 @@ def become_a_pipe(path: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "flipped bit": ("checkpoint/model.safetensors", flip, "wrong digest"),
+    "flipped bit": ("checkpoint/model.safetensors", flip, "digest differs"),
     "truncated": ("checkpoint/model.safetensors", lambda p: os.truncate(p, 100), "has 100 bytes"),
     "missing": ("engine/engine.json", Path.unlink, "missing"),
     "link": ("checkpoint/config.json", link_out, "symbolic link"),
@@ -159,7 +159,7 @@ def test_install_leaves_the_present_bundle_where_the_copy_is_wrong(tmp_path: Pat
     flip(make_bundle(tmp_path / ".incoming") / "checkpoint/model.safetensors")
     status, output = run("install", tmp_path)
     assert status == 1
-    assert "model.safetensors: wrong digest" in output
+    assert "model.safetensors: digest differs" in output
     assert run("verify", tmp_path / "bundle")[0] == 0
 
 
@@ -208,7 +208,7 @@ def test_wait_names_the_damage_and_ends_once_it_is_repaired(
 ) -> None:
     flip(make_bundle(tmp_path / "made") / "checkpoint/model.safetensors")
     (tmp_path / "made").rename(tmp_path / "bundle")
-    read_until(waiting, "model.safetensors: wrong digest")
+    read_until(waiting, "model.safetensors: digest differs")
     shutil.move(tmp_path / "bundle", tmp_path / "made")
     make_bundle(tmp_path / "made").rename(tmp_path / "bundle")
     assert waiting.wait(DEADLINE_S) == 0

@@ -60,7 +60,7 @@ def test_every_variable_that_is_read_or_set_is_listed() -> None:
                     key = node.args[0] if node.args else None
             if isinstance(key, ast.Constant):
                 if key.value not in NAMES:
-                    unlisted.append(f"{name}: {key.value}")
+                    unlisted.append(f"{name}: {key.value!r}")
                 assert name in STANDS_ALONE | {"hub/client.py"}, f"{name}: read it from contract"
         unlisted += [
             f"{name}: {text}"

@@ -232,7 +232,7 @@ def test_another_model_is_kept_from_going_ready(
     said: list[str] = []
     monkeypatch.setenv(contract.GOLDEN.name, "off")
     startup_check.require_golden(bundle, wrong, said.append)
-    assert "not looked at" in said[0]
+    assert "not compared" in said[0]
 
 
 def test_another_tokenizer_is_caught_by_its_tokens(
@@ -275,7 +275,7 @@ def test_a_cache_that_cannot_be_written_is_said(bundle: Path, checkpoint: Path) 
     (bundle / "cache").write_text("a file")
     proof = startup_check.prove(bundle, OfModel(checkpoint))
     assert proof.ok
-    assert "could not be kept" in proof.detail
+    assert "could not be saved" in proof.detail
 
 
 def test_a_bundle_without_golden_outputs_says_so(bundle: Path, checkpoint: Path) -> None:

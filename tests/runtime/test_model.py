@@ -144,7 +144,7 @@ def test_finalize_fails_what_is_live(bundle, request_of, watchdogs):
     ("parameters", "said"),
     [
         ({"executor": "vllm"}, "must be one of trtllm, reference, got 'vllm'"),
-        ({"bundle": "."}, "is no bundle"),
+        ({"bundle": "."}, "not a bundle"),
         ({"max_active": "0"}, "`max_active` must be a whole number above 0"),
     ],
 )

@@ -126,7 +126,7 @@ def test_requests_without_an_id_never_collide(sessions):
 def test_more_than_the_limit_is_refused(sessions):
     for _ in range(3):
         _open(sessions)
-    with pytest.raises(OverloadedError, match="3 requests are live"):
+    with pytest.raises(OverloadedError, match="already has 3 live requests, its limit"):
         _open(sessions)
 
 

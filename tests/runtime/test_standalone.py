@@ -37,7 +37,8 @@ def model_directory(tmp_path: Path) -> Path:
 
 def start(model_directory: Path) -> subprocess.CompletedProcess[str]:
     packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    command = [sys.executable, "-I", "-S", HERE / "standalone.py", HERE / "fakes", model_directory]
+    files = (HERE / "standalone.py", HERE / "fakes", model_directory)
+    command = [sys.executable, "-I", "-S", *map(str, files)]
     return subprocess.run([*command, *packages], capture_output=True, text=True, check=False)
 
 

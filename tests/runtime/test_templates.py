@@ -100,7 +100,7 @@ def test_a_refused_conversation_does_not_end_the_renderer(tmp_path: Path) -> Non
 def test_a_checkpoint_without_one(tmp_path: Path) -> None:
     with (
         ChatTemplate(tmp_path) as found,
-        pytest.raises(TemplateError, match="has no chat template; give `text` or `prompt`"),
+        pytest.raises(TemplateError, match="has no chat template; use `text` or `prompt`"),
     ):
         found.apply_chat_template(TURNS)
 

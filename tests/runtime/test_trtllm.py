@@ -104,10 +104,13 @@ def _engine(**changes):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"needs": ["an INT4 MoE kernel"]}, "needs what no released TensorRT-LLM has: an INT4 MoE"),
+        (
+            {"needs": ["an INT4 MoE kernel"]},
+            "needs features that no released TensorRT-LLM has: an INT4 MoE",
+        ),
         ({"trtllm_versions": ">=1.3"}, "built for TensorRT-LLM >=1.3, but 1.2.1 is installed"),
         ({"sm": 80, "gpu": "a100"}, r"built for a100 \(SM80\), but the GPU here is SM90"),
-        ({"gpus": 2}, r"needs 2 GPU\(s\), but 1 can be seen"),
+        ({"gpus": 2}, r"needs 2 GPU\(s\), but 1 are visible"),
     ],
 )
 def test_refusals_are_one_line(changes, said):

@@ -29,18 +29,18 @@ def alone(tmp_path: Path) -> Path:
 
 def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     code = run([*arguments, "--json"])
-    told = capsys.readouterr()
-    assert code == 0, told.err
-    return json.loads(told.out)
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return json.loads(captured.out)
 
 
 def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     code = run(list(arguments))
-    told = capsys.readouterr()
-    assert code == 4, told
-    assert told.err.count("error: ") == 1
-    assert "Traceback" not in told.err
-    return " ".join(told.err.split())
+    captured = capsys.readouterr()
+    assert code == 4, captured
+    assert captured.err.count("error: ") == 1
+    assert "Traceback" not in captured.err
+    return " ".join(captured.err.split())
 
 
 @pytest.mark.parametrize("arguments", ANSWERS)
@@ -82,9 +82,9 @@ def test_what_needs_weights_names_what_is_missing(
 ) -> None:
     out = alone.parent / "out"
     words = [str(out) if word == "OUT" else word for word in arguments]
-    told = error(capsys, *words, "--checkpoint", str(alone / file))
-    assert f"{alone / 'config.json'}: there are no weights beside this configuration" in told
-    assert "no model.safetensors and no model.safetensors.index.json" in told
+    captured = error(capsys, *words, "--checkpoint", str(alone / file))
+    assert f"{alone / 'config.json'}: there are no weights beside this configuration" in captured
+    assert "no model.safetensors and no model.safetensors.index.json" in captured
     assert not out.exists()
 
 
@@ -93,8 +93,8 @@ def test_a_configuration_that_has_its_weights_beside_it_answers_alone(
 ) -> None:
     named = str(tiny_copy / "config.json")
     assert document(capsys, "inspect", "--checkpoint", named)["weights"] is False
-    told = error(capsys, "quantize", *INT4, "--out", "x", "--checkpoint", named)
-    assert f"name {tiny_copy}, which holds the weights" in told
+    captured = error(capsys, "quantize", *INT4, "--out", "x", "--checkpoint", named)
+    assert f"pass {tiny_copy}, which holds the weights, instead" in captured
 
 
 def _one_shard_gone(path: Path) -> None:
@@ -180,5 +180,5 @@ def test_a_hostile_configuration_alone_gets_one_message(
 
 
 def test_another_file_is_no_configuration(capsys: pytest.CaptureFixture[str]) -> None:
-    told = error(capsys, "inspect", "--checkpoint", str(TINY / "model.safetensors"))
-    assert "no such directory or configuration" in told
+    captured = error(capsys, "inspect", "--checkpoint", str(TINY / "model.safetensors"))
+    assert "no such directory or configuration" in captured

@@ -26,7 +26,7 @@ def test_an_impossible_port_is_refused(repository):
 
 
 def test_a_missing_repository_is_named(tmp_path):
-    with pytest.raises(BadInputError, match="nowhere: there is no model repository"):
+    with pytest.raises(BadInputError, match="nowhere: no such model repository"):
         local.LocalServer(tmp_path / "nowhere", executor="reference")
 
 

@@ -9,7 +9,7 @@ from html import unescape
 import pytest
 
 from nemotron_deploy import __version__
-from nemotron_deploy.api.plan import Question, compare, plan
+from nemotron_deploy.api.plan import PlanRequest, compare, plan
 from nemotron_deploy.model.spec import Workload
 from nemotron_deploy.views.plan_page import matrix_page, plan_page
 
@@ -24,8 +24,8 @@ def question(
     *,
     price: float | None = None,
     max_tpot_ms: float = 50.0,
-) -> Question:
-    return Question(NANO, Workload(), gpu, quant, price, max_tpot_ms)
+) -> PlanRequest:
+    return PlanRequest(NANO, Workload(), gpu, quant, price, max_tpot_ms)
 
 
 def planned(gpu: str, quant: str, price: float | None = None) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from ....model.spec import Workload
+from .support import schema_name
 
-SCHEMA: Final = Path(__file__).parent / "data" / "llm_args.schema.json"
-"""JSON Schema of TensorRT-LLM's argument classes."""
+SCHEMAS: Final = Path(__file__).parent / "data"
+"""JSON Schemas of TensorRT-LLM's argument classes; each release in `rules.json` names its own."""
 
 FREE_GPU_MEMORY_FRACTION: Final = 0.8
 """Share of the memory left after loading that caches may take (upstream's Nano configurations)."""
@@ -58,11 +59,11 @@ def llm_args(
     }
 
 
-def problems(args: Mapping[str, Any]) -> list[str]:
-    """What TensorRT-LLM would refuse in `args`, one line each; empty when all is well."""
+def problems(args: Mapping[str, Any], versions: str) -> list[str]:
+    """What TensorRT-LLM of these versions would refuse in `args`, one line each."""
     from jsonschema import Draft202012Validator
 
-    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    schema = json.loads((SCHEMAS / schema_name(versions)).read_text(encoding="utf-8"))
     return [
         f"{'.'.join(map(str, error.path)) or 'llm_args'}: {error.message}"
         for error in Draft202012Validator(schema).iter_errors(args)

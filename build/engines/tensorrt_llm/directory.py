@@ -21,7 +21,7 @@ def emit(dest: Path, plan: Plan) -> None:
     """
     import yaml
 
-    wrong = problems(plan.llm_args)
+    wrong = problems(plan.engine.args, plan.engine.versions)
     if wrong:
         raise CheckFailedError(f"llm_args: {'; '.join(wrong)}")
     text = json.dumps(describe(plan), indent=2) + "\n"
@@ -30,23 +30,24 @@ def emit(dest: Path, plan: Plan) -> None:
         f"# Keyword arguments of tensorrt_llm.LLM() for {plan.model}, {plan.quant['effective']}, "
         f"{plan.gpus} x {plan.gpu}.\n# `model` is filled in where the bundle lies.\n"
     )
-    body = yaml.safe_dump(dict(plan.llm_args), sort_keys=False)
+    body = yaml.safe_dump(dict(plan.engine.args), sort_keys=False)
     (dest / "llm_args.yaml").write_text(head + body, encoding="utf-8")
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """What `engine.json` holds: the target and what may serve on it."""
+    """What `engine.json` holds: the target, and what may serve it."""
     return {
         "model": plan.model,
         "gpu": plan.gpu,
         "gpus": plan.gpus,
         "sm": plan.sm,
         "quant": dict(plan.quant),
-        "backend": plan.backend,
-        "trtllm_versions": plan.trtllm_versions,
-        "image": plan.image,
-        "needs": list(plan.needs),
-        "plugin": plan.plugin or None,
+        "engine": plan.engine.name,
+        "backend": plan.engine.backend,
+        "trtllm_versions": plan.engine.versions,
+        "image": plan.engine.image,
+        "needs": list(plan.engine.needs),
+        "plugin": plan.engine.plugin or None,
     }
 
 
@@ -59,8 +60,9 @@ def check(engine: Path) -> list[Check]:
         return [Check("engine", False, f"{engine}: {error}")]
     if not isinstance(record, dict) or not isinstance(args, dict):
         return [Check("engine", False, f"{engine}: engine.json or llm_args.yaml is no mapping")]
-    wrong = problems(args)
-    known = f"{len(args)} arguments known to TensorRT-LLM {record.get('trtllm_versions')}"
+    versions = str(record.get("trtllm_versions"))
+    wrong = problems(args, versions)
+    known = f"{len(args)} arguments known to TensorRT-LLM {versions}"
     checks = [Check("llm_args.yaml", not wrong, "; ".join(wrong) or known)]
     if record.get("plugin"):
         checks += int4.check(engine, int(record.get("sm") or 0))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import platform
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -15,19 +15,17 @@ from ....core.source_digest import source_digest
 from ....model.architecture import Model, Moe
 from ....model.recipe import Recipe
 from ....model.spec import Plan
-from ...kernels import store
+from ...kernels import configs
 from ...kernels.steps import Shape
 from ...plugin import settings
 from ...plugin.seam import VERSIONS
 from ...plugin.sharding import ShardError, columns_of, experts_of
+from ..base import OnCompiled
 from . import kernel_cache
 from .arguments import MAX_NUM_TOKENS
 
 PLUGIN: Final = "plugin"
 KERNELS: Final = "kernels"
-
-OnCompiled = Callable[[int, int], None]
-"""Told how many kernels of how many are compiled."""
 
 _BUILD: Final = Path(__file__).parents[2]
 _ENTRY: Final = '''"""Nemotron-H with INT4 experts for TensorRT-LLM; importing this registers it."""
@@ -46,6 +44,19 @@ def _sources() -> Iterator[tuple[str, bytes]]:
             yield f"{folder}/{source.name}", source.read_bytes()
 
 
+def plugin_code() -> Iterator[tuple[str, bytes]]:
+    """Every file of code in the plugin: its path in the engine, and what it holds."""
+    package = f"{PLUGIN}/{settings.PACKAGE}"
+    yield f"{package}/__init__.py", _ENTRY.encode()
+    for name, content in _sources():
+        yield f"{package}/{name}", content
+
+
+def has_kernels(sm: int) -> bool:
+    """Whether kernels can be compiled for that SM version: its tile sizes and limits are known."""
+    return all(sm in table for table in (configs.TILES, configs.SHARED_LIMIT, configs.THREADS))
+
+
 def split_problem(model: Model, recipe: Recipe, gpus: int) -> str | None:
     """Why the plugin cannot split this model's experts over so many GPUs, or None where it can."""
     moe = _experts(model)
@@ -60,7 +71,7 @@ def split_problem(model: Model, recipe: Recipe, gpus: int) -> str | None:
 
 def require_compiler() -> None:
     """Raise `BadInputError` where kernels cannot be compiled here, before any work is done."""
-    if platform.system() != "Linux":
+    if sys.platform != "linux":
         raise BadInputError(
             "INT4 kernels are compiled with triton, which exists for Linux only; build there, on "
             "any machine, with or without a GPU"
@@ -75,16 +86,16 @@ def require_compiler() -> None:
 
 def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
     """Copy the plugin and the kernels' sources into `engine`, as one importable package."""
-    package = engine / PLUGIN / settings.PACKAGE
-    for name, content in _sources():
-        target = package / name
+    for name, content in plugin_code():
+        target = engine / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    (package / "__init__.py").write_text(_ENTRY, encoding="utf-8")
     moe = _experts(model)
     layers = tuple(index for index, letter in enumerate(model.pattern) if letter == "E")
     shared = layers if moe.num_shared else ()
-    settings.Settings(recipe.group_size, moe.top_k, layers, shared).write(package)
+    settings.Settings(recipe.group_size, moe.top_k, layers, shared).write(
+        engine / PLUGIN / settings.PACKAGE
+    )
 
 
 def emit_kernels(
@@ -164,10 +175,10 @@ def check(engine: Path, sm: int) -> list[Check]:
     """Check the plugin and the kernels of a bundle's engine directory."""
     package = engine / PLUGIN / settings.PACKAGE
     try:
-        found = settings.read(package)
+        content = settings.read(package)
         detail = (
-            f"{len(found.routed_layers)} layers of INT4 experts; written against TensorRT-LLM "
-            f"{VERSIONS}, not run with it yet"
+            f"{len(content.routed_layers)} layers of INT4 experts; written against TensorRT-LLM "
+            f"{VERSIONS} and not run with it yet"
         )
         plugin = Check("INT4 plugin", True, detail)
     except ImportError as error:
@@ -176,6 +187,8 @@ def check(engine: Path, sm: int) -> list[Check]:
 
 
 def _check_kernels(directory: Path) -> Check:
+    from ...kernels import store
+
     name = f"kernels {directory.name}"
     try:
         index = store.read_index(directory)

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nemotron_deploy.build.engines.tensorrt_llm import arguments
+from nemotron_deploy.build.engines.tensorrt_llm import arguments, support
 from nemotron_deploy.build.engines.tensorrt_llm import directory as engine_directory
 from nemotron_deploy.tests.build.nano import planned
 
 GOLDEN = Path(__file__).parent / "golden"
+STABLE = ">=1.2.1,<1.3"
 
 
 @pytest.mark.parametrize(
@@ -28,19 +29,19 @@ GOLDEN = Path(__file__).parent / "golden"
     ],
 )
 def test_wrong_llm_arguments_are_found(change: dict[str, object], message: str) -> None:
-    good = planned("h100", "int4").llm_args
-    assert arguments.problems(good) == []
-    assert message in " ".join(arguments.problems({**good, **change}))
+    good = planned("h100", "int4").engine.args
+    assert arguments.problems(good, STABLE) == []
+    assert message in " ".join(arguments.problems({**good, **change}, STABLE))
 
 
 def test_emitted_arguments_exist_in_the_stable_release() -> None:
-    schema = json.loads(arguments.SCHEMA.read_text())
-    for name in planned("h100", "fp8").llm_args:
+    schema = json.loads((arguments.SCHEMAS / support.schema_name(STABLE)).read_text())
+    for name in planned("h100", "fp8").engine.args:
         assert schema["properties"][name].get("x-in-1.2"), name
 
 
 def test_traps_of_upstream_are_avoided() -> None:
-    args = planned("h100", "bf16").llm_args
+    args = planned("h100", "bf16").engine.args
     assert args["trust_remote_code"] is False
     assert args["kv_cache_config"]["enable_block_reuse"] is False  # unsupported with Mamba state
     assert args["max_batch_size"] <= 64  # the default of 2048 runs out of Mamba slots
@@ -68,4 +69,4 @@ def test_a_damaged_engine_directory_fails_its_check(tmp_path: Path, text: str) -
 def test_llm_args_are_yaml_that_upstream_reads(tmp_path: Path) -> None:
     result = planned("h100", "int4")
     engine_directory.emit(tmp_path, result)
-    assert yaml.safe_load((tmp_path / "llm_args.yaml").read_text()) == dict(result.llm_args)
+    assert yaml.safe_load((tmp_path / "llm_args.yaml").read_text()) == dict(result.engine.args)

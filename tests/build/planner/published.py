@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from nemotron_deploy.build.planner.holdings import holdings
-from nemotron_deploy.build.planner.speed import Speed
+from nemotron_deploy.build.planner.plan import Planner
 from nemotron_deploy.model.architecture import Model
 from nemotron_deploy.model.catalog import gpu, known_model
+from nemotron_deploy.model.formats import QUANTS
 from nemotron_deploy.model.peers import peer
-from nemotron_deploy.model.recipe import RECIPES
 from nemotron_deploy.model.spec import Point, Workload
 
 NANO: Final = "nemotron-3-nano-30b-a3b"
@@ -41,10 +40,8 @@ class Published:
     source: str
 
     def ours(self) -> Point:
-        model = named(self.model)
-        recipe = RECIPES[self.quant]
         size = Workload(isl=self.isl, osl=self.osl, gpus=self.gpus)
-        speed = Speed(holdings(model, recipe), recipe, gpu(self.gpu), size)
+        speed = Planner(named(self.model), size).speed(gpu(self.gpu), QUANTS[self.quant])
         return speed.point(self.sequences)
 
     @property

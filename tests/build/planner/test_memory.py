@@ -6,17 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemotron_deploy.build.engines.registry import engine
 from nemotron_deploy.build.engines.tensorrt_llm.arguments import (
     FREE_GPU_MEMORY_FRACTION,
     MAX_NUM_TOKENS,
 )
-from nemotron_deploy.build.planner import support
+from nemotron_deploy.build.engines.tensorrt_llm.memory import activation_bytes
 from nemotron_deploy.build.planner.holdings import holdings
-from nemotron_deploy.build.planner.memory import Memory, activation_bytes, memory
+from nemotron_deploy.build.planner.memory import Memory, memory
 from nemotron_deploy.model.architecture import Model, Role
 from nemotron_deploy.model.catalog import gpu, gpus, known_model
+from nemotron_deploy.model.formats import QUANTS
 from nemotron_deploy.model.recipe import RECIPES
-from nemotron_deploy.model.spec import QUANTS
 from nemotron_deploy.tests.build.nano import nano, planned
 
 SUPER = "nemotron-3-super-120b-a12b"
@@ -27,7 +28,7 @@ def room(
 ) -> Memory:
     recipe = RECIPES[quant]
     held = holdings(nano(), recipe)
-    return memory(held, recipe, gpu(key), count, support.runtime(version))
+    return memory(held, recipe, gpu(key), count, engine("tensorrt-llm", version))
 
 
 def large() -> Model:
@@ -50,13 +51,13 @@ def test_memory_adds_up(
     most = found.max_concurrency(context)
     for sequences in (0, 1, most):
         assert sum(found.terms(sequences).values()) == target.memory_bytes
-    assert not found.fits(most + 1, context)
+    assert not found.cache.fits(most + 1, context)
     if most:
-        assert found.fits(most, context)
-        assert found.max_context(most) >= context
-        assert most * (found.state + context * found.kv_per_token) <= found.usable(most)
-        assert found.fits(most, found.max_context(most))
-        assert not found.fits(most, found.max_context(most) + 1)
+        assert found.cache.fits(most, context)
+        assert found.cache.max_context(most) >= context
+        assert most * (found.state + context * found.kv_per_token) <= found.cache.usable(most)
+        assert found.cache.fits(most, found.cache.max_context(most))
+        assert not found.cache.fits(most, found.cache.max_context(most) + 1)
 
 
 def test_the_fraction_is_applied_as_the_version_does() -> None:
@@ -64,8 +65,9 @@ def test_the_fraction_is_applied_as_the_version_does() -> None:
     more of them (docs/planner.md)."""
     stable, candidate = room(), room(version="1.3.0rc24")
     left, state = stable.left, stable.state
-    assert stable.kv_budget(32) == int(FREE_GPU_MEMORY_FRACTION * (left - 32 * state))
-    assert candidate.kv_budget(32) == int(FREE_GPU_MEMORY_FRACTION * left) - 33 * state
+    outside, inside = stable.terms(32)["kv_cache"], candidate.terms(32)["kv_cache"]
+    assert outside == int(FREE_GPU_MEMORY_FRACTION * (left - 32 * state))
+    assert inside == int(FREE_GPU_MEMORY_FRACTION * left) - 33 * state
     assert stable.terms(32)["mamba_state"] == 32 * state
     assert candidate.terms(32)["mamba_state"] == 33 * state
 
@@ -77,7 +79,7 @@ def test_a_slot_for_every_sequence_of_a_batch(key: str, quant: str) -> None:
     found = planned(key, quant)
     if not found.buildable:
         return
-    batch, context = found.llm_args["max_batch_size"], found.llm_args["max_seq_len"]
+    batch, context = found.concurrency, found.context
     assert batch <= found.max_concurrency
     need = batch * (found.state_bytes_per_sequence + context * found.kv_bytes_per_token)
     assert need <= found.memory["mamba_state"] + found.memory["kv_cache"]

@@ -10,7 +10,8 @@ import pytest
 from nemotron_deploy.build.planner import matrix, money
 from nemotron_deploy.core.errors import UsageError
 from nemotron_deploy.model.catalog import gpus
-from nemotron_deploy.model.spec import QUANTS, Workload
+from nemotron_deploy.model.formats import QUANTS
+from nemotron_deploy.model.spec import Workload
 from nemotron_deploy.tests.build.nano import nano, planned
 
 
@@ -58,7 +59,7 @@ def test_the_matrix_has_every_pair_and_a_best() -> None:
         chosen = matrix.best(found, aim, Workload())
         assert chosen is not None
         assert chosen.eligible
-        assert not chosen.plan.plugin, "our plugin has not served on a GPU"
+        assert not chosen.plan.engine.plugin, "our plugin has not served on a GPU"
         assert "has not served on such a GPU yet: int4 on h100" in matrix.why(chosen, found, aim)
     fastest = matrix.best(found, "latency", Workload())
     assert fastest is not None

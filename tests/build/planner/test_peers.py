@@ -7,8 +7,9 @@ import pytest
 from nemotron_deploy.build.planner.plan import plan, require_buildable
 from nemotron_deploy.core.errors import RefusedError
 from nemotron_deploy.model.catalog import gpu
+from nemotron_deploy.model.formats import QUANTS
 from nemotron_deploy.model.peers import peer
-from nemotron_deploy.model.spec import QUANTS, Workload
+from nemotron_deploy.model.spec import Workload
 
 
 def test_qwen_has_the_published_numbers() -> None:

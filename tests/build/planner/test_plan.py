@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron_deploy.build.engines.tensorrt_llm import arguments
+from nemotron_deploy.build.engines.registry import engine
+from nemotron_deploy.build.engines.tensorrt_llm import arguments, hardware, support
 from nemotron_deploy.build.kernels.source import source_digest
-from nemotron_deploy.build.planner import hardware, support
-from nemotron_deploy.build.planner.plan import plan, quant_named, require_buildable
+from nemotron_deploy.build.planner.plan import plan, require_buildable
 from nemotron_deploy.build.plugin import seam
 from nemotron_deploy.core.errors import RefusedError, UsageError
 from nemotron_deploy.model.catalog import TINY, gpu, gpus, known_model
 from nemotron_deploy.model.config import read_model
-from nemotron_deploy.model.spec import QUANTS, Plan, Workload
+from nemotron_deploy.model.formats import QUANTS, quant_named
+from nemotron_deploy.model.spec import Plan, Workload
 from nemotron_deploy.tests.build.nano import nano, planned
 
 
@@ -29,8 +30,9 @@ def test_every_pair_is_answered(key: str, quant: str) -> None:
     assert result.reasons
     if result.buildable:
         assert result.quant["effective"] == quant
-        assert result.max_concurrency >= result.llm_args["max_batch_size"] >= 1
-        assert not arguments.problems(result.llm_args)
+        assert result.max_concurrency >= result.concurrency >= 1
+        assert result.engine.args["max_batch_size"] == result.concurrency
+        assert not arguments.problems(result.engine.args, result.engine.versions)
     else:
         assert result.alternatives
         with pytest.raises(RefusedError, match=rf"rule: {result.rule}.*What works instead"):
@@ -40,32 +42,34 @@ def test_every_pair_is_answered(key: str, quant: str) -> None:
 @pytest.mark.parametrize("quant", QUANTS)
 @pytest.mark.parametrize("key", gpus())
 def test_another_version_has_an_answer_for_every_pair(key: str, quant: str) -> None:
-    result = plan(nano(), gpu(key), QUANTS[quant], Workload(), trtllm="1.3.0rc25")
+    result = planned(key, quant, "1.3.0rc25")
     assert result.alternatives
     assert not result.supported, "no Triton image carries it"
     if result.buildable:
-        assert result.trtllm_versions == ">=1.3.0rc24,<1.3.1"
-        assert "no Triton image" in result.needs[0]
+        assert result.engine.versions == ">=1.3.0rc24,<1.3.1"
+        assert "no Triton image" in result.engine.needs[0]
         # The argument table is that of 1.2.1, which knows no MARLIN.
-        assert all("'MARLIN'" in problem for problem in arguments.problems(result.llm_args))
+        problems = arguments.problems(result.engine.args, result.engine.versions)
+        assert all("'MARLIN'" in problem for problem in problems)
 
 
 def test_nvfp4_runs_on_hopper_in_a_release_candidate_and_not_on_ampere() -> None:
     def answer(key: str, version: str | None) -> Plan:
-        return plan(nano(), gpu(key), QUANTS["nvfp4"], Workload(), trtllm=version)
+        return planned(key, "nvfp4", version)
 
     found = answer("h100", "1.3.0rc24")
-    assert (found.rule, found.llm_args["moe_config"]["backend"]) == ("nvfp4-marlin", "MARLIN")
+    assert (found.rule, found.engine.args["moe_config"]["backend"]) == ("nvfp4-marlin", "MARLIN")
     assert answer("h100", None).rule == "nvfp4-image"
     assert answer("a100", "1.3.0rc24").rule == "nvfp4-sm89"
 
 
 @pytest.mark.parametrize(
-    ("version", "message"), [("1.0.0", "no rule was read"), ("newest", "is no version")]
+    ("version", "message"),
+    [("1.0.0", "no support rules for this version"), ("newest", "is not a version")],
 )
 def test_versions_nobody_read_are_refused(version: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        plan(nano(), gpu("h100"), QUANTS["fp8"], Workload(), trtllm=version)
+        planned("h100", "fp8", version)
 
 
 def followed(text: str, key: str, quant: str, size: Workload, version: str | None) -> Plan:
@@ -78,7 +82,7 @@ def followed(text: str, key: str, quant: str, size: Workload, version: str | Non
         gpu(options.get("--gpu", key)),
         QUANTS[options.get("--quant", quant)],
         replace(size, **numbers),
-        trtllm=options.get("--trtllm", version),
+        engine("tensorrt-llm", options.get("--trtllm", version)),
     )
 
 
@@ -96,7 +100,7 @@ def followed(text: str, key: str, quant: str, size: Workload, version: str | Non
 def test_every_refusal_names_something_that_works(
     key: str, quant: str, size: Workload, version: str | None
 ) -> None:
-    found = plan(nano(), gpu(key), QUANTS[quant], size, trtllm=version)
+    found = plan(nano(), gpu(key), QUANTS[quant], size, engine("tensorrt-llm", version))
     if not found.refused:
         return
     assert found.rule
@@ -118,22 +122,29 @@ def test_int4_is_supported_with_the_plugin_and_says_what_has_run() -> None:
     for key in ("a100", "h100"):
         result = planned(key, "int4")
         assert result.supported
-        assert (result.backend, result.plugin) == ("tensorrt-llm + int4 plugin", "nemo_deploy_int4")
-        assert result.trtllm_versions == seam.VERSIONS
-        assert result.env == {"TLLM_WORKER_USE_SINGLE_PROCESS": "1"}
-        assert not planned(key, "int4", gpus=2).env, "several GPUs need several processes"
-        assert "not with the real one" in result.tried
-    assert "have not run on an SM80 GPU yet" in planned("a100", "int4").tried
-    assert "ran on an NVIDIA H200 on 2026-11-27" in planned("h100", "int4").tried
+        part = result.engine
+        assert (part.backend, part.plugin) == ("tensorrt-llm + int4 plugin", "nemo_deploy_int4")
+        assert part.versions == seam.VERSIONS
+        assert part.env == {"TLLM_WORKER_USE_SINGLE_PROCESS": "1"}
+        several = planned(key, "int4", gpus=2).engine
+        assert not several.env, "several GPUs need several processes"
+        assert "not with the real one" in part.evidence
+        assert not part.proven
+    ampere, hopper = planned("a100", "int4").engine, planned("h100", "int4").engine
+    assert "have not run on an SM80 GPU yet" in ampere.evidence
+    assert ampere.tested_on == ()
+    assert "ran on an NVIDIA H200 on 2026-11-27" in hopper.evidence
+    assert hopper.tested_on == ("NVIDIA H200, 2026-11-27: kernels",)
 
 
 def test_int4_of_dense_layers_needs_what_the_plugin_lacks() -> None:
     model = known_model("nemotron-h-56b-base-8k")
     assert model is not None
     result = plan(model, gpu("h200"), QUANTS["int4"], Workload())
-    assert (result.status, result.rule, result.plugin) == ("needs", "int4-dense", "")
-    assert "dense MLPs" in result.needs[0]
-    assert (result.backend, result.tried) == ("reference executor, on a CPU", "")
+    assert (result.status, result.rule, result.engine.plugin) == ("needs", "int4-dense", "")
+    assert "dense MLPs" in result.engine.needs[0]
+    part = result.engine
+    assert (part.backend, part.evidence) == ("reference executor, on a CPU", "")
     assert result.estimate is None, "nothing runs it on a GPU"
 
 
@@ -147,7 +158,7 @@ def test_what_is_not_served_is_no_alternative() -> None:
     assert "--quant bf16" in result.alternatives
 
 
-def test_a_run_on_hardware_is_told_and_an_older_one_as_such(tmp_path: Path) -> None:
+def test_a_run_on_hardware_is_reported_and_an_older_one_as_such(tmp_path: Path) -> None:
     record = tmp_path / "hardware.json"
     record.write_bytes(hardware.RECORD.read_bytes())
     run = hardware.Run(
@@ -156,16 +167,16 @@ def test_a_run_on_hardware_is_told_and_an_older_one_as_such(tmp_path: Path) -> N
     )  # fmt: skip
     hardware.add(run, record)
     assert json.loads(record.read_text())["runs"][-1]["gpu"] == "NVIDIA H100 80GB HBM3"
-    rule = support.rule_for(gpu("h100"), QUANTS["int4"])
-    told = hardware.tried(rule, gpu("h100"), (run,))
-    assert "the same kernels ran on an NVIDIA H100 80GB HBM3 on 2027-01-02" in told
-    older = hardware.tried(rule, gpu("h100"), (replace(run, source="0" * 64),))
+    rule = engine().rule(gpu("h100"), QUANTS["int4"], frozenset())
+    text = hardware.evidence(rule, gpu("h100"), (run,))
+    assert "the same kernels ran on an NVIDIA H100 80GB HBM3 on 2027-01-02" in text
+    older = hardware.evidence(rule, gpu("h100"), (replace(run, source="0" * 64),))
     assert "an older version of them ran" in older
-    assert "have not run on an SM80" in hardware.tried(rule, gpu("a100"), (run,))
+    assert "have not run on an SM80" in hardware.evidence(rule, gpu("a100"), (run,))
 
 
 def test_rules_carry_their_source_and_date() -> None:
-    for rule in support.rules():
+    for rule in support.RULES.rules:
         assert rule.source
         assert rule.seen in ("read", "run")
         assert len(rule.checked) == 10

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemotron_deploy.build.planner import hardware
+from nemotron_deploy.build.engines.tensorrt_llm import hardware
 from nemotron_deploy.build.planner.calibration import Measured, calibrated
 from nemotron_deploy.build.planner.efficiency import DEFAULT
-from nemotron_deploy.build.planner.holdings import holdings
+from nemotron_deploy.build.planner.plan import Planner
 from nemotron_deploy.build.planner.routing import choices, distinct, fullest
 from nemotron_deploy.build.planner.speed import Speed
 from nemotron_deploy.model.catalog import gpu
-from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.model.formats import QUANTS
 from nemotron_deploy.model.spec import Workload
 from nemotron_deploy.tests.build.nano import nano, planned
 from nemotron_deploy.tests.build.planner import published
@@ -37,8 +37,7 @@ WITHIN = {"h100": 0.08, "h200": 0.12, "l40s": 0.08}
 
 
 def speed(quant: str, key: str = "h100", **size: int) -> Speed:
-    recipe = RECIPES[quant]
-    return Speed(holdings(nano(), recipe), recipe, gpu(key), Workload(**size))
+    return Planner(nano(), Workload(**size)).speed(gpu(key), QUANTS[quant])
 
 
 @pytest.mark.parametrize(("key", "quant"), MEASURED_MS)
@@ -72,7 +71,7 @@ def test_the_documented_hardware_run_is_the_recorded_one() -> None:
 
 def test_our_measured_int4_expert_layer() -> None:
     """Loads without preference, and without the router, as the run was."""
-    estimated = speed("int4", "h200").reaching(replace(DEFAULT, skew=0.0))
+    estimated = speed("int4", "h200").with_efficiency(replace(DEFAULT, skew=0.0))
     router_s = 10e-6
     for tokens, (microseconds, *_) in measured_int4().items():
         seconds = estimated.expert_layer_s(tokens) - router_s
@@ -105,9 +104,8 @@ TensorRT-LLM 1.3.0rc23, the power law 1.01. Nothing was fitted to it."""
 
 @pytest.mark.parametrize(("quant", "gpus"), SUPER_MS)
 def test_the_measured_expert_layer_of_another_model(quant: str, gpus: int) -> None:
-    recipe = RECIPES[quant]
-    held = holdings(published.named(published.SUPER), recipe)
-    found = Speed(held, recipe, gpu("h100"), Workload(gpus=gpus))
+    planner = Planner(published.named(published.SUPER), Workload(gpus=gpus))
+    found = planner.speed(gpu("h100"), QUANTS[quant])
     ours = [found.expert_layer_s(n) * 1e3 for n in (1, 8, 32, 128, 1024, 8192)]
     assert ours == pytest.approx(list(SUPER_MS[quant, gpus]), rel=0.19)
 
@@ -165,8 +163,8 @@ def test_twenty_four_thousand_tokens_beside_a_peer() -> None:
     """3.3 times Qwen3-30B-A3B on one H200 at 8K in and 16K out, FP8 (technical report, which gives
     no concurrency): between the same number of sequences and each model's most."""
     size = Workload(isl=8192, osl=16384)
-    nano_fp8, recipe = speed("fp8", "h200", isl=8192, osl=16384), RECIPES["fp8"]
-    qwen = Speed(holdings(published.named("qwen3-30b-a3b"), recipe), recipe, gpu("h200"), size)
+    nano_fp8 = speed("fp8", "h200", isl=8192, osl=16384)
+    qwen = Planner(published.named("qwen3-30b-a3b"), size).speed(gpu("h200"), QUANTS["fp8"])
     theirs = qwen.point(64).output_tokens_per_s
     same, most = (nano_fp8.point(n).output_tokens_per_s / theirs for n in (64, 512))
     assert same < 3.3 < most
@@ -257,18 +255,18 @@ class TestCalibration:
 
     def test_a_load_test_like_the_estimate_changes_nothing(self) -> None:
         found = speed("int4")
-        reached = calibrated(self.levels(found), found)
-        assert [reached.work, reached.fixed] == pytest.approx([1, 1])
-        assert reached.prefill == pytest.approx(DEFAULT.prefill)
+        efficiency = calibrated(self.levels(found), found)
+        assert [efficiency.work, efficiency.fixed] == pytest.approx([1, 1])
+        assert efficiency.prefill == pytest.approx(DEFAULT.prefill)
 
     def test_one_level_scales_all_alike(self) -> None:
         found = speed("int4")
         level = replace(self.levels(found, ttft=3.0)[0], itl_ms=found.point(1).tpot_ms * 2)
-        fitted = found.reaching(calibrated([level], found))
+        fitted = found.with_efficiency(calibrated([level], found))
         assert fitted.point(1).itl_ms == pytest.approx(level.itl_ms, rel=1e-3)
         assert fitted.point(1).ttft_ms == pytest.approx(level.ttft_ms)
-        assert fitted.reached.work == pytest.approx(fitted.reached.fixed, rel=1e-3)
-        assert fitted.reached.off < 1e-3
+        assert fitted.efficiency.work == pytest.approx(fitted.efficiency.fixed, rel=1e-3)
+        assert fitted.efficiency.off < 1e-3
 
     def test_levels_that_no_scale_meets_are_told(self) -> None:
         found = speed("int4")
@@ -280,7 +278,7 @@ class TestCalibration:
     @given(st.floats(0.5, 3), st.floats(0.5, 6), st.floats(0.5, 3))
     def test_what_was_scaled_is_found(self, work: float, fixed: float, prefill: float) -> None:
         found = speed("fp8")
-        true = found.reaching(
+        true = found.with_efficiency(
             replace(
                 DEFAULT,
                 work=work,
@@ -291,7 +289,7 @@ class TestCalibration:
         )
         points = [true.point(n) for n in (1, 4, 16, 64, 256)]
         measured = [Measured(p.concurrency, p.itl_ms, p.ttft_ms) for p in points]
-        fitted = found.reaching(calibrated(measured, found))
+        fitted = found.with_efficiency(calibrated(measured, found))
         for point in points:
             assert fitted.point(point.concurrency).itl_ms == pytest.approx(point.itl_ms, rel=0.02)
             assert fitted.point(point.concurrency).ttft_ms == pytest.approx(point.ttft_ms)

@@ -1,12 +1,13 @@
-"""Hold a pod back until a whole and undamaged bundle lies on its claim.
+"""Block a pod until its claim holds a complete and undamaged bundle.
 
-    check_bundle.py wait CLAIM      return once CLAIM/bundle is right; say meanwhile how to fill it
-    check_bundle.py install CLAIM   check CLAIM/.incoming, then rename it to CLAIM/bundle
-    check_bundle.py verify BUNDLE   once; exit status 1 and the names of the files that are wrong
+    check_bundle.py wait CLAIM      wait until CLAIM/bundle is valid; print how to copy it there
+    check_bundle.py install CLAIM   check CLAIM/.incoming and rename it to CLAIM/bundle
+    check_bundle.py verify BUNDLE   check once; exit status 1 and the invalid files
 
-Checked against `bundle.json`: {"files": {path: {"sha256": hex, "bytes": count}}}, for the folders
-that are served. This guards against damage and half-made copies, not against whoever can write
-both a file and its digest. It runs alone in the serving image: Python 3.8, standard library.
+The files of the served folders are compared with `bundle.json`:
+{"files": {path: {"sha256": hex, "bytes": count}}}. This protects against damage and incomplete
+copies, not against someone who can write both a file and its digest. The script runs by itself in
+the serving image, with Python 3.8 or later and the standard library only.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ CHUNK = 1 << 22
 
 
 def main() -> int:
-    """Parse the command line; the exit status."""
+    """Parse the command line and run; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,20 +49,20 @@ def main() -> int:
 
 
 def say(text: str) -> None:
-    """Print at once: a log is read while the process waits."""
+    """Print and flush: the log is read while the process waits."""
     print(text, flush=True)
 
 
 def report(bundle: Path, found: list[str]) -> int:
-    """Print what is wrong; the exit status."""
+    """Print the problems; returns the exit status."""
     for problem in found:
         say(problem)
-    say(f"{bundle}: {'NOT usable' if found else 'complete, every digest is right'}")
+    say(f"{bundle}: {'NOT usable' if found else 'complete, all digests match'}")
     return 1 if found else 0
 
 
 def wait(claim: Path, poll_s: float) -> int:
-    """Return 0 once the claim holds a right bundle. One that has not changed is not read again."""
+    """Return 0 once the claim holds a valid bundle. An unchanged bundle is not read again."""
     bundle = claim / "bundle"
     checked: object = None
     next_report = 0.0
@@ -80,25 +81,25 @@ def wait(claim: Path, poll_s: float) -> int:
 
 
 def instructions(claim: Path) -> str:
-    """The two commands that fill the claim, for this pod."""
+    """The two commands that copy a bundle to this pod's claim."""
     name = os.environ.get("BUNDLE_NAME", "BUNDLE")
     pod = os.environ.get("POD_NAME", "POD")
     scope = f"--namespace {os.environ.get('POD_NAMESPACE', 'default')} --container check-bundle"
     lines = [
-        "Waiting for a bundle. Where it was built, run:",
+        "Waiting for a bundle. On the machine that built it, run:",
         f"    kubectl cp {scope} dist/{name} {pod}:{claim}/.incoming",
         f"    kubectl exec {scope} {pod} -- python3 {Path(__file__).resolve()} install {claim}",
     ]
     if not os.access(claim, os.W_OK):
         lines.append(
-            f"But user {os.getuid()} cannot write to {claim}: take a storage class that honours "
+            f"User {os.getuid()} cannot write to {claim}: use a storage class that supports "
             "fsGroup, or make the volume's root writable for that user."
         )
     return "\n".join(lines)
 
 
 def install(claim: Path) -> int:
-    """Check what was copied in, and put it where the pod looks, in one rename."""
+    """Check the copied bundle, and rename it to where the pod expects it."""
     incoming, bundle, replaced = claim / ".incoming", claim / "bundle", claim / ".replaced"
     # `kubectl cp` puts a directory into an existing one: the second try after a broken copy.
     nested = [path.parent for path in incoming.glob("*/bundle.json")]
@@ -118,7 +119,7 @@ def install(claim: Path) -> int:
 
 
 def snapshot(bundle: Path) -> list[tuple[str, int, int, int]]:
-    """Something that changes when a file of the bundle does; reads no content."""
+    """A value that changes when a file of the bundle changes; reads no content."""
     state = []
     for path in [bundle / "bundle.json", *present(bundle)]:
         try:
@@ -130,7 +131,7 @@ def snapshot(bundle: Path) -> list[tuple[str, int, int, int]]:
 
 
 def present(bundle: Path) -> Iterator[Path]:
-    """Every file in the served folders. Python's own caches are not counted."""
+    """Every file in the served folders, without Python's byte-code caches."""
     for folder in SERVED:
         for path in sorted((bundle / folder).rglob("*")):
             if (path.is_symlink() or not path.is_dir()) and "__pycache__" not in path.parts:
@@ -138,7 +139,7 @@ def present(bundle: Path) -> Iterator[Path]:
 
 
 def problems(bundle: Path) -> list[str]:
-    """What is wrong with the bundle, one line for each file; empty where nothing is."""
+    """The bundle's problems, one line for each file; empty if it is valid."""
     try:
         listed = served_files(json.loads((bundle / "bundle.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -173,12 +174,12 @@ def served_files(record: Any) -> dict[str, dict[str, Any]]:
 
 
 def file_problem(bundle: Path, name: str, entry: dict[str, Any]) -> str | None:
-    """What is wrong with one file, or None. Size and digest are taken from the same open file."""
+    """The problem of one file, or None. Size and digest are read from the same open file."""
     path = bundle / name
     if path.resolve() != bundle.resolve() / name:
-        return f"{path}: a symbolic link; a bundle has none"
+        return f"{path}: is a symbolic link; bundles contain none"
     if not path.is_file():
-        return f"{path}: not a regular file"
+        return f"{path}: is not a regular file"
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -190,7 +191,7 @@ def file_problem(bundle: Path, name: str, entry: dict[str, Any]) -> str | None:
     except OSError as error:
         return f"{path}: {error.strerror}"
     if digest.hexdigest() != entry["sha256"]:
-        return f"{path}: wrong digest (damaged or changed since the build)"
+        return f"{path}: digest differs (damaged, or changed since the build)"
     return None
 
 

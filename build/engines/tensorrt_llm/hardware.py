@@ -1,4 +1,4 @@
-"""What has and what has not run on hardware, from the record in `data/hardware.json`."""
+"""What of the INT4 plugin and its kernels has run on hardware, from `data/hardware.json`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from ...model.spec import Gpu
-from ..kernels.source import source_digest
-from .support import Rule
+from ....model.spec import Gpu
+from ...kernels.source import source_digest
+from ..rules import Rule
 
 RECORD: Final = Path(__file__).parent / "data" / "hardware.json"
 
@@ -47,16 +47,39 @@ def runs() -> tuple[Run, ...]:
 
 def add(run: Run, record: Path = RECORD) -> None:
     """Add a run to the record."""
-    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-    found["runs"].append(asdict(run))
-    record.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    document: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    document["runs"].append(asdict(run))
+    record.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def tried(rule: Rule, gpu: Gpu, known: tuple[Run, ...] | None = None) -> str:
-    """What of this row has run on hardware, in one or two sentences."""
+def _runs_on(gpu: Gpu) -> list[Run]:
+    """The runs on GPUs of the same architecture, oldest first."""
+    return [run for run in runs() if run.sm == gpu.sm]
+
+
+def proven(rule: Rule, gpu: Gpu) -> bool:
+    """Whether what serves the rule's format has served on such a GPU. Upstream's own counts as
+    proven, the plugin only after a run in which it served a model."""
+    return not rule.plugin or any(run.served_by for run in _runs_on(gpu))
+
+
+def tested_on(rule: Rule, gpu: Gpu) -> tuple[str, ...]:
+    """The GPUs of this architecture on which nemo-deploy ran what the rule's format needs, with
+    what ran and when."""
+    if not rule.plugin:
+        return ()
+    return tuple(
+        f"{run.gpu}, {run.date}: {f'TensorRT-LLM {run.served_by}' if run.served_by else 'kernels'}"
+        for run in _runs_on(gpu)
+    )
+
+
+def evidence(rule: Rule, gpu: Gpu, known: tuple[Run, ...] | None = None) -> str:
+    """What of the rule's format has run on hardware, in one or two sentences; `known` replaces the
+    runs on record."""
     if not rule.plugin:
         return (
-            "Not run by nemo-deploy on a GPU; upstream's own."
+            "nemo-deploy has not run this on a GPU; the code is TensorRT-LLM's own."
             if rule.status in ("supported", "needs") and rule.served
             else ""
         )

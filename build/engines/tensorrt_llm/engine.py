@@ -1,0 +1,148 @@
+"""TensorRT-LLM as an `Engine`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any, Final
+
+from ....core.checks import Check
+from ....model.architecture import Model, Role
+from ....model.formats import Quant
+from ....model.recipe import Recipe
+from ....model.spec import Architecture, EnginePart, Gpu, Plan, Workload
+from ..base import OnCompiled
+from ..rules import Rule
+from . import directory, hardware, int4
+from .arguments import MAX_NUM_TOKENS, llm_args
+from .memory import BlockCache, server_bytes
+from .support import RULES
+
+NO_INT4_KERNELS: Final = "no-int4-kernels"
+"""Condition of a rule: there are no INT4 kernels for the GPU's SM version."""
+
+
+class TensorRtLlm:
+    """TensorRT-LLM with its PyTorch backend, at one release.
+
+    `version` chooses the release; without it, the one that bundles are built for. Raises
+    `UsageError` for a version without support rules.
+    """
+
+    name: Final = "tensorrt-llm"
+    title: Final = RULES.title
+    executor: Final = "trtllm"
+    version_option: Final = RULES.version_option
+    gpu_counts: Final = (1, 2, 4, 8)  # upstream's Nemotron-H: "TP has to be either 1, 2, 4 or 8"
+    step_tokens: Final = MAX_NUM_TOKENS
+    state_dtype: Final = "F32"
+
+    def __init__(self, version: str | None = None) -> None:
+        self.release = RULES.release(version)
+
+    def at(self, version: str) -> TensorRtLlm:
+        """TensorRT-LLM at another version. Raises `UsageError` for an unknown one."""
+        return TensorRtLlm(version)
+
+    def rule(self, gpu: Gpu, quant: Quant, roles: Set[Role]) -> Rule:
+        """The support rule for a format that quantizes tensors of `roles`."""
+        conditions = frozenset() if int4.has_kernels(gpu.sm) else frozenset({NO_INT4_KERNELS})
+        return RULES.rule_for(gpu, quant, roles, self.release, conditions)
+
+    def split_problem(self, rule: Rule, model: Model, recipe: Recipe, gpus: int) -> str | None:
+        """Why the INT4 plugin cannot split the model's experts over `gpus` GPUs, or None."""
+        problem = int4.split_problem(model, recipe, gpus) if rule.plugin else None
+        return f"The INT4 plugin splits layers by expert: {problem}." if problem else None
+
+    def server_bytes(self, model: Model, recipe: Recipe, gpus: int) -> Mapping[str, int]:
+        """Bytes that a server takes on each GPU beside weights and caches."""
+        return server_bytes(model, recipe, gpus)
+
+    def cache(self, free: int, state: int, kv_per_token: int) -> BlockCache:
+        """The division of `free` bytes of one GPU, by the rules of this release."""
+        settings = self.release.settings
+        return BlockCache(
+            free,
+            state,
+            kv_per_token,
+            settings["state_in_fraction"],
+            settings["spare_state_slots"],
+        )
+
+    def rates(self, architecture: Architecture) -> Architecture:
+        """The shares that the catalogue has, which were fitted to TensorRT-LLM's kernels."""
+        return architecture
+
+    def part(
+        self,
+        rule: Rule,
+        gpu: Gpu,
+        recipe: Recipe,
+        workload: Workload,
+        sequences: int,
+        context: int,
+    ) -> EnginePart:
+        """Arguments, environment and image for `sequences` sequences of `context` tokens."""
+        settings = {**self.release.settings, **(rule.settings or {})}
+        args = llm_args(
+            max_batch_size=sequences,
+            max_seq_len=context,
+            workload=workload,
+            moe_backend=settings["moe_backend"],
+            kv_dtype=recipe.kv_dtype,
+        )
+        return EnginePart(
+            name=self.name,
+            title=self.title,
+            executor=self.executor,
+            versions=self.release.versions,
+            image=self.release.image,
+            backend=rule.backend or self.release.backend,
+            plugin=rule.plugin,
+            args=args,
+            env=(rule.env_one_gpu or {}) if workload.gpus == 1 else {},
+            needs=rule.needs,
+            evidence=hardware.evidence(rule, gpu),
+            tested_on=hardware.tested_on(rule, gpu),
+            proven=hardware.proven(rule, gpu),
+        )
+
+    def refused_part(self) -> EnginePart:
+        """Name, versions and image of this release."""
+        return EnginePart(
+            name=self.name,
+            title=self.title,
+            executor=self.executor,
+            versions=self.release.versions,
+            image=self.release.image,
+        )
+
+    def require_tools(self, plan: Plan) -> None:
+        """Raise `BadInputError` where INT4 kernels are needed and cannot be compiled here."""
+        if plan.engine.plugin:
+            int4.require_compiler()
+
+    def inputs(self, plan: Plan) -> Any:
+        """All that `emit` depends on besides model, recipe and code."""
+        return [directory.describe(plan), dict(plan.engine.args)]
+
+    def emit(
+        self,
+        target: Path,
+        plan: Plan,
+        model: Model,
+        recipe: Recipe,
+        on_compiled: OnCompiled | None = None,
+    ) -> None:
+        """Write the arguments and, for INT4, the plugin and its compiled kernels."""
+        directory.emit(target, plan)
+        if plan.engine.plugin:
+            from ....runtime.startup_check import cache_directory
+
+            int4.emit_plugin(target, model, recipe)
+            cache = cache_directory() / "kernels"
+            int4.emit_kernels(target, plan, model, recipe, cache, on_compiled)
+
+    def check(self, target: Path) -> list[Check]:
+        """Check the engine directory of a bundle."""
+        return directory.check(target)

@@ -1,0 +1,129 @@
+"""Memory of TensorRT-LLM on one GPU: what a server takes, and how the rest is divided into Mamba
+states and KV cache (docs/planner.md says where its rules were read)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ....model.architecture import SCAN_CHUNK, Model
+from ....model.recipe import Recipe
+from .arguments import FREE_GPU_MEMORY_FRACTION, MAX_NUM_TOKENS
+
+GIB: Final = 2**30
+
+RUNTIME_BYTES: Final = int(1.3 * GIB)
+"""Of one process, outside torch: CUDA context and libraries (TensorRT-LLM issue 10580)."""
+
+NCCL_BYTES: Final = int(0.41 * GIB)
+"""More of that with several GPUs: 0.54 instead of 0.13 GiB in vLLM's logs of two H100 and one."""
+
+WORKSPACE_BYTES: Final = int(1.5 * GIB)
+"""Workspaces of attention and matrix products, the sampler, allocator slack. Assumed: with runtime
+and activations it gives, within a tenth, the 4.9 GiB of a published vLLM log of Nano."""
+
+CUDA_GRAPH_BYTES: Final = int(1.39 * GIB)
+"""Captured graphs: the same log; 0.12 GiB in TensorRT-LLM issue 10580. The larger is planned."""
+
+TOKENS_PER_BLOCK: Final = 32
+"""KV cache is handed out in blocks of this many tokens (TensorRT-LLM's default)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCache:
+    """A pool of Mamba states, and KV cache in blocks: the `Cache` of TensorRT-LLM.
+
+    `free`, `state` (of one sequence) and `kv_per_token` are bytes of one GPU. `state_in_fraction`
+    is whether the pool is part of what `free_gpu_memory_fraction` gives to caches,
+    `spare_state_slots` how many slots the pool has beside those of `max_batch_size`.
+    """
+
+    free: int
+    state: int
+    kv_per_token: int
+    state_in_fraction: bool
+    spare_state_slots: int
+
+    def _pool(self, sequences: int) -> int:
+        """Bytes of the pool of Mamba states."""
+        return (sequences + self.spare_state_slots) * self.state
+
+    def kv_budget(self, sequences: int) -> int:
+        """Bytes for KV cache beside the states of `sequences`; below 0 where they do not fit.
+
+        TensorRT-LLM takes a fraction of what is free. The pool of 1.2 lies outside that fraction,
+        since it is allocated first; the pool of 1.3's late candidates lies inside.
+        """
+        pool = self._pool(sequences)
+        if self.state_in_fraction:
+            return int(FREE_GPU_MEMORY_FRACTION * self.free) - pool
+        if pool > self.free:
+            return -1
+        return int(FREE_GPU_MEMORY_FRACTION * (self.free - pool))
+
+    def _blocks(self, sequences: int) -> int:
+        """Blocks of KV cache for sequences; the dummy sequence that pads CUDA graphs keeps one."""
+        return self.kv_budget(sequences) // (self.kv_per_token * TOKENS_PER_BLOCK) - 1
+
+    def fits(self, sequences: int, context: int) -> bool:
+        """Whether `sequences` of `context` tokens can be served at once."""
+        if self.kv_budget(sequences) < 0:
+            return False
+        if not self.kv_per_token:
+            return True
+        # One token more than the context: the next step is scheduled before this one has ended.
+        return sequences * -(-(context + 1) // TOKENS_PER_BLOCK) <= self._blocks(sequences)
+
+    def max_context(self, sequences: int) -> int:
+        """Tokens that each of `sequences` sequences may have; 0 where they do not fit."""
+        if self.kv_budget(sequences) < 0:
+            return 0
+        if not self.kv_per_token:
+            return 2**63 - 1
+        return max(0, self._blocks(sequences) // sequences * TOKENS_PER_BLOCK - 1)
+
+    def terms(self, sequences: int) -> dict[str, int]:
+        """All of `free`, by what it holds when configured for `sequences`."""
+        states = max(0, min(self.free, self._pool(sequences)))
+        kv = max(0, self.kv_budget(sequences))
+        return {"mamba_state": states, "kv_cache": kv, "reserve": self.free - states - kv}
+
+    def usable(self, sequences: int) -> int:
+        """Bytes that the states of `sequences` and the KV cache may take together."""
+        return sequences * self.state + max(0, self.kv_budget(sequences))
+
+
+def server_bytes(model: Model, recipe: Recipe, gpus: int) -> dict[str, int]:
+    """Bytes that a server takes on each of `gpus` GPUs beside weights and caches."""
+    return {
+        "runtime": RUNTIME_BYTES + (NCCL_BYTES if gpus > 1 else 0),
+        "workspace": WORKSPACE_BYTES,
+        "activations": activation_bytes(model, recipe, MAX_NUM_TOKENS, gpus),
+        "cuda_graphs": CUDA_GRAPH_BYTES,
+    }
+
+
+def activation_bytes(model: Model, recipe: Recipe, tokens: int, gpus: int) -> int:
+    """Most bytes that one layer holds during a forward pass over `tokens` tokens: an upper bound
+    from the tensors that TensorRT-LLM's modules allocate, in BF16 except where noted."""
+    residual = 3 * tokens * model.hidden_size * 2
+    peaks = [residual + tokens * 2 * 2 * model.mlp_width // gpus]
+    if "M" in model.pattern:
+        peaks.append(residual + _mamba_bytes(model, tokens, gpus))
+    if model.moe is not None:
+        moe = model.moe
+        # Rows sorted by expert go in and come out; FP8 keeps both beside the widened middle.
+        wide = max(moe.latent, moe.width) if recipe.format == "fp8" else moe.width
+        rows = moe.top_k * tokens * 2 * (moe.latent + wide)
+        peaks.append(residual + rows + tokens * 2 * (moe.latent + 2 * moe.shared_width // gpus))
+    return max(peaks)
+
+
+def _mamba_bytes(model: Model, tokens: int, gpus: int) -> int:
+    """Projected input, convolution copies, output, and the scan's states of every chunk."""
+    m = model.mamba
+    chunks = -(-tokens // SCAN_CHUNK)
+    wide = tokens * 2 * (m.in_proj_rows + 3 * m.conv_channels + m.inner)
+    scan = chunks * m.state_values * (4 + 4) + 2 * tokens * m.num_heads * 4
+    pairs = chunks * m.n_groups * SCAN_CHUNK * SCAN_CHUNK * 4
+    return -(-(wide + scan + pairs) // gpus)

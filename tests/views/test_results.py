@@ -1,0 +1,48 @@
+"""What people read of results."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from nemotron_deploy.api.build import BuildStep, DryRunResult
+from nemotron_deploy.api.verify import VerifyResult
+from nemotron_deploy.core.checks import Check
+from nemotron_deploy.views import results as views
+
+GOOD = Check("digests", True, "12 files, 34 bytes")
+BAD = Check("complete", False, "build again")
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=200, highlight=False)
+
+
+def shown(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_heading_says_verified_when_every_check_passed(console: Console) -> None:
+    views.checks(console, VerifyResult(Path("b"), True, (GOOD, GOOD)))
+    assert "Verified" in shown(console)
+
+
+def test_the_heading_counts_the_checks_that_failed(console: Console) -> None:
+    views.checks(console, VerifyResult(Path("b"), False, (GOOD, BAD, GOOD)))
+    assert "Verified" not in shown(console)
+    assert "1 of 3 checks failed" in shown(console)
+    assert "build again" in shown(console)
+
+
+def test_a_dry_run_says_why_a_stage_is_made(console: Console) -> None:
+    steps = (
+        BuildStep("checkpoint", "keep", "1.00 GB of tensors", None),
+        BuildStep("k8s", "make", "kustomize tree", "the code that makes it has changed"),
+    )
+    views.dry_run(console, DryRunResult(Path("b"), steps, None))
+    assert "the code that makes it has changed" in shown(console)
