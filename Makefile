@@ -51,6 +51,7 @@ golden: setup  ## rewrite the golden files; read the difference before you commi
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -m "not e2e and not cluster" -q
 
 docs: setup  ## rewrite the generated pages of docs/ from the code
+	$(BIN)/python scripts/generate_schemas.py
 	$(BIN)/python scripts/generate_reference.py
 	$(BIN)/python scripts/generate_schemas.py
 

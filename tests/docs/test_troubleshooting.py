@@ -13,7 +13,8 @@ import pytest
 from nemotron_deploy.tests.docs.pages import ROOT
 
 PAGE = ROOT / "docs" / "troubleshooting.md"
-MESSAGES = re.findall(r"^### `(.+)`$", PAGE.read_text(encoding="utf-8"), re.M)
+HEADING = re.compile(r"^### (`+) ?(.+?) ?\1$", re.M)
+MESSAGES = [match[2] for match in HEADING.finditer(PAGE.read_text(encoding="utf-8"))]
 ELSEWHERE = {"tests", "benchmarks", "scripts", "docs", "dist"}
 
 
