@@ -53,7 +53,6 @@ golden: setup  ## rewrite the golden files; read the difference before you commi
 docs: setup  ## rewrite the generated pages of docs/ from the code
 	$(BIN)/python scripts/generate_schemas.py
 	$(BIN)/python scripts/generate_reference.py
-	$(BIN)/python scripts/generate_schemas.py
 
 picture: setup  ## remake the picture in the README from a real run
 	$(BIN)/nemo-deploy demo --svg docs/demo.svg

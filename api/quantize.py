@@ -7,9 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..core.bundle import REPORT
 from ..core.errors import RefusedError
-from ..core.files import Work, digest_of, require_free, resumable_directory
+from ..core.files import REPORT, Work, digest_of, require_free, resumable_directory
 from ..core.progress import Advance, Progress, Silent
 from ..core.result import Result
 from ..model.catalog import DEFAULT_CHECKPOINT

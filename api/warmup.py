@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from ..core.bundle import Bundle
 from ..core.errors import BadInputError, CheckFailedError
+from ..core.extras import require
 from ..core.progress import Progress, Silent
 from ..core.result import Result
 from .serve import chosen_executor
@@ -63,6 +64,8 @@ def warmup(
     progress = progress or Silent()
     bundle = Bundle.open(path)
     name = chosen_executor(bundle, executor)
+    if name == "reference":
+        require("torch", "transformers", "safetensors", purpose="the reference executor")
     where = cache.absolute() if cache else startup_check.cache_directory()
     try:
         where.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from typing import Any, Final
 from .checks import Check
 from .errors import BadInputError, CheckFailedError
 from .files import (
+    REPORT,
     TEMPORARY,
     Work,
     clean,
@@ -46,7 +47,6 @@ from .result import MADE_BY
 
 CHECKPOINT: Final = "checkpoint"
 STAGES: Final = (CHECKPOINT, "engine", "model_repository", "k8s")
-REPORT: Final = "report"
 
 
 @dataclass(frozen=True, slots=True)

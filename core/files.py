@@ -19,6 +19,9 @@ from .errors import BadInputError
 TEMPORARY: Final = ".nemo-deploy-"
 """Prefix of all names that an interrupted run may leave behind; `clean` deletes them."""
 
+REPORT: Final = "report"
+"""Directory of reports, in a bundle and beside a quantized checkpoint."""
+
 PARTIAL: Final = f"{TEMPORARY}partial-"
 """Prefix of directories that keep the finished parts of an interrupted run for the next one."""
 

@@ -9,7 +9,7 @@
 # huggingface_hub, PyYAML for the last steps. Nothing is installed and nothing is fetched. Each step
 # is a process with a limit of its own and none stops the others. $OUT (default: gpu-out) gets
 # gpu_check.json and gpu_check.log after every step, so a killed run still tells what it knew, and
-# hardware.json, the record with this run: copy it to build/planner/data and commit it.
+# hardware.json, the record with this run: copy it to build/engines/tensorrt_llm/data and commit it.
 set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
 python=${PYTHON:-python3}

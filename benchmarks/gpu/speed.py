@@ -42,7 +42,7 @@ CALLS: Final = 8
 
 def bench() -> dict[str, Any]:
     """The project's own benchmark, whole; on a GPU it also writes the record that `plan` reads."""
-    from nemotron_deploy.build.planner import hardware
+    from nemotron_deploy.build.engines.tensorrt_llm import hardware
 
     benchmark = str(ROOT / "benchmarks" / "int4_kernels.py")
     options = ["--rounds", "20", "--record"] if cuda() else ["--rounds", "1", *SMALL]

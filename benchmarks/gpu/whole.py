@@ -16,12 +16,12 @@ KEPT: Final = Path(tempfile.gettempdir(), "gpu_check_quantized")
 
 
 def _tiny_int4(folder: Path) -> Path:
-    from nemotron_deploy.api.quantize import quantize
+    from nemotron_deploy.api.quantize import quantize_source
     from nemotron_deploy.api.quantize_options import options_for
     from nemotron_deploy.model import catalog
 
     out = folder / "tiny-int4"
-    quantize(str(catalog.TINY), options_for("int4", device="cpu", smooth=False), out)
+    quantize_source(str(catalog.TINY), options_for("int4", device="cpu", smooth=False), out)
     return out
 
 
@@ -82,11 +82,12 @@ def _wide_checkpoint(folder: Path) -> Path:
 
 
 def _quantized(source: Path, out: Path, where: str, texts: Path) -> float:
-    from nemotron_deploy.api.quantize import quantize
+    from nemotron_deploy.api.quantize import quantize_source
     from nemotron_deploy.api.quantize_options import options_for
 
     at = time.perf_counter()
-    quantize(str(source), options_for("int4", device=where, calibration=texts, smooth=True), out)
+    options = options_for("int4", device=where, calibration=texts, smooth=True)
+    quantize_source(str(source), options, out)
     return round(time.perf_counter() - at, 1)
 
 
