@@ -16,6 +16,7 @@ from html import escape
 from typing import Final
 
 from .. import __version__
+from ..runtime import contract
 
 WIDTH: Final = 360
 """Width of every chart in its own units; a phone of 390 px shows it at about 356 px."""
@@ -86,7 +87,7 @@ class Series:
 def today() -> date:
     """Today's date in UTC, for `page`. A whole number in SOURCE_DATE_EPOCH (seconds since 1970)
     takes its place, so that builds can be repeated to the byte on another day."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    epoch = os.environ.get(contract.SOURCE_DATE.name, "")
     if epoch.isascii() and epoch.isdigit():
         return datetime.fromtimestamp(int(epoch), UTC).date()
     return datetime.now(UTC).date()

@@ -248,6 +248,16 @@ CACHE: Final = Variable(
     passed=True,
 )
 DEBUG: Final = Variable("NEMO_DEPLOY_DEBUG", "Any value prints tracebacks, as --debug does.", "off")
+ASSEMBLER: Final = Variable(
+    "TRITON_PTXAS_BLACKWELL_PATH",
+    "The assembler that triton 3.9 uses from SM 90 on. Compiling kernels sets it to CUDA 12's.",
+    "the one in triton",
+)
+SOURCE_DATE: Final = Variable(
+    "SOURCE_DATE_EPOCH",
+    "Seconds since 1970 that take the place of today's date on pages, for reproducible builds.",
+    "today",
+)
 SINGLE_PROCESS: Final = Variable(
     "TLLM_WORKER_USE_SINGLE_PROCESS",
     "1 keeps TensorRT-LLM's worker in the process of the server. Set for one GPU with the INT4 "
@@ -344,8 +354,8 @@ _SYSTEM: Final = (
 )
 
 VARIABLES: Final = (
-    EXECUTOR, GOLDEN, CACHE, DEBUG, SINGLE_PROCESS, TRTLLM_LOG_LEVEL, TRITON_CACHE, INDUCTOR_CACHE,
-    AUTOTUNER_CACHE, XDG_CACHE_HOME, HF_OFFLINE, TRANSFORMERS_OFFLINE, HF_CACHE, HF_SHARED_BLOBS,
+    EXECUTOR, GOLDEN, CACHE, DEBUG, SOURCE_DATE, SINGLE_PROCESS, TRTLLM_LOG_LEVEL, TRITON_CACHE,
+    INDUCTOR_CACHE, ASSEMBLER, AUTOTUNER_CACHE, XDG_CACHE_HOME, HF_OFFLINE, TRANSFORMERS_OFFLINE, HF_CACHE, HF_SHARED_BLOBS,
     HF_TOKEN, OMP_THREADS, SPIN_COUNT, PYTHONPATH, NO_BYTECODE, TOKENIZER_THREADS, RUST_BACKTRACE,
     FP_FUSION, INTERPRET, BUNDLE_NAME, POD_NAME, POD_NAMESPACE, PATH, HOME, LIBRARIES, *_SYSTEM,
 )  # fmt: skip

@@ -224,7 +224,7 @@ def test_refusals_come_before_anything_is_written(tmp_path: Path) -> None:
         job(tmp_path / "b", gpu="a100", quant="fp8")
     with pytest.raises(BadInputError, match="hf download nvidia/NVIDIA-Nemotron-3-Nano"):
         job(tmp_path / "b", checkpoint="nemotron-3-nano-30b-a3b")
-    with pytest.raises(BadInputError, match="no model known by name"):
+    with pytest.raises(BadInputError, match="It is not a known model either"):
         job(tmp_path / "b", checkpoint="gpt-2")
     assert not list(tmp_path.iterdir())
 

@@ -13,7 +13,7 @@ import pytest
 from nemotron_deploy.api.trust import require_trusted
 from nemotron_deploy.cli import run
 from nemotron_deploy.core.bundle import Bundle
-from nemotron_deploy.core.errors import CheckFailedError
+from nemotron_deploy.core.errors import BadInputError, CheckFailedError
 from nemotron_deploy.core.record import RECORD_NAME
 from nemotron_deploy.runtime import contract
 
@@ -136,7 +136,7 @@ def test_paths_out_of_the_bundle_are_not_looked_at(bundle: Path) -> None:
     (bundle / RECORD_NAME).write_text(json.dumps(content))
     (bundle.parent / "outside").mkdir()
     os.mkfifo(bundle.parent / "outside" / "config.pbtxt")  # reading it would wait for ever
-    with pytest.raises(CheckFailedError):
+    with pytest.raises(BadInputError, match="is not a file of a bundle"):
         trusted(bundle, trust_code=True)
 
 

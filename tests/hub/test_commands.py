@@ -104,7 +104,7 @@ def test_low_disk_refuses_what_reads_weights_twice(
 
 def test_low_disk_never_removes_a_local_directory(sharded: Path, tmp_path: Path) -> None:
     options = options_for("int4", low_disk=True)
-    with pytest.raises(RefusedError, match="never removed"):
+    with pytest.raises(RefusedError, match="local files are never deleted"):
         quantize_source(str(sharded), options, tmp_path / "out")
 
 

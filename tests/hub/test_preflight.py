@@ -74,7 +74,7 @@ def test_a_file_that_holds_no_text(
     ("content", "message"),
     [
         (TEXT + "two\n", "line 2: not JSON"),
-        (TEXT + '{"texts": []}\n', "line 2: has none of `text`, `prompt` and `messages`"),
+        (TEXT + '{"texts": []}\n', "line 2: needs `text`, `prompt` or `messages`"),
         (TEXT + '{"messages": [{"rolle": "user"}]}\n', "line 2"),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_device_that_is_not_here(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     message = refused(hub, tmp_path / "out", *command, "--device", "cuda")
-    assert "no CUDA device here" in message
+    assert "finds no CUDA device on this machine" in message
     assert command is BUILD or hub.requests == []
 
 
