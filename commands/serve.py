@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from ..runtime import contract
 from . import options as opt
+from .failures import Terminated
 from .terminal import console, printed, progress
 
 
@@ -41,4 +43,6 @@ def serve(
             from ..views.results import serving
 
             serving(console(), served.result)
-        served.wait()
+        # A server that is told to end has done its work: status 0 once it has drained.
+        with suppress(Terminated):
+            served.wait()

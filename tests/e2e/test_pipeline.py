@@ -157,6 +157,14 @@ def test_serve_loadtest_and_interrupt(
     assert process.wait(DEADLINE_S) == 130
 
 
+def test_a_server_that_is_told_to_end_ends_well(
+    served: tuple[subprocess.Popen[str], dict[str, str]],
+) -> None:
+    process, _ = served
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE_S) == 0
+
+
 def answered(http: str) -> int:
     """Requests that a server's `tiny` has answered."""
     with urllib.request.urlopen(f"{http}/v2/models/tiny/stats") as reply:
