@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ..build.engines.base import Engine
 from ..build.engines.registry import DEFAULT as DEFAULT_ENGINE
-from ..build.engines.registry import engine
+from ..build.engines.registry import engine as engine_named
 from ..build.planner import matrix
 from ..build.planner.calibration import Measured, calibrated
 from ..build.planner.efficiency import DEFAULT, Efficiency
@@ -19,7 +19,8 @@ from ..build.planner.plan import Planner
 from ..core.errors import BadInputError, RefusedError, UsageError
 from ..core.result import Result
 from ..model.architecture import Model
-from ..model.catalog import gpu
+from ..model.catalog import DEFAULT_CHECKPOINT
+from ..model.catalog import gpu as gpu_named
 from ..model.formats import Quant, quant_named
 from ..model.peers import PEERS, peer
 from ..model.spec import EnginePart, Estimate, Gpu, Plan, Workload
@@ -207,14 +208,67 @@ class MatrixResult(Result):
         return self.best == MatrixChoice(cell.gpu, cell.gpus, cell.quant)
 
 
-def plan(request: PlanRequest) -> PlanResult:
-    """Plan one GPU and format, or recommend a format for the GPU. A refusal is returned, not
-    raised; raises `RefusedError` where no format can be recommended, `UsageError` without a GPU."""
+def plan(
+    checkpoint: str = DEFAULT_CHECKPOINT,
+    *,
+    gpu: str,
+    quant: str | None = None,
+    gpus: int = 1,
+    context: int | None = None,
+    concurrency: int | None = None,
+    isl: int = 1024,
+    osl: int = 256,
+    price: float | None = None,
+    max_tpot_ms: float = MAX_TPOT_MS,
+    optimize: str = "cost",
+    engine: str = DEFAULT_ENGINE,
+    trtllm: str | None = None,
+    against: str | None = None,
+) -> PlanResult:
+    """Plan one GPU and format, or recommend a format for the GPU.
+
+    Args:
+        checkpoint: `tiny`, a local directory or `config.json`, a known model, or a repository.
+        gpu: The GPU, for example `h100`.
+        quant: The format: `bf16`, `fp8`, `int4` or `nvfp4`; None recommends one.
+        gpus: Number of GPUs that share the model.
+        context: Longest context in tokens; by default the longest that fits.
+        concurrency: Number of requests at once.
+        isl: Input tokens per request.
+        osl: Output tokens per request.
+        price: USD per GPU hour instead of the list price.
+        max_tpot_ms: Most milliseconds per output token.
+        optimize: What a recommendation is best at: `latency`, `throughput` or `cost`.
+        engine: What generates tokens in production.
+        trtllm: A version of TensorRT-LLM.
+        against: A model of another family to compare with.
+
+    A refusal is returned, not raised. Raises `RefusedError` where no format can be recommended,
+    `UsageError` for an unknown name or value, `BadInputError` for a checkpoint that cannot be used.
+    """
+    return answer(
+        PlanRequest(
+            checkpoint,
+            Workload(context, concurrency, isl, osl, gpus),
+            gpu=gpu,
+            quant=quant,
+            price=price,
+            max_tpot_ms=max_tpot_ms,
+            optimize=optimize,
+            engine=engine,
+            trtllm=trtllm,
+            against=against,
+        )
+    )
+
+
+def answer(request: PlanRequest) -> PlanResult:
+    """As `plan`, for a request."""
     if request.gpu is None:
         raise UsageError("give --gpu, or --matrix to see all of them")
     if request.quant is None:
         _require_no_single(request)
-    target, model = gpu(request.gpu), _model(request.checkpoint)
+    target, model = gpu_named(request.gpu), _model(request.checkpoint)
     if request.quant is None:
         return _recommended(request, model, target)
     quant = quant_named(request.quant)
@@ -226,7 +280,7 @@ def plan(request: PlanRequest) -> PlanResult:
 
 
 def _engine(request: PlanRequest) -> Engine:
-    return engine(request.engine, request.trtllm)
+    return engine_named(request.engine, request.trtllm)
 
 
 def _require_no_single(request: PlanRequest) -> None:
@@ -315,7 +369,7 @@ def compare(request: PlanRequest) -> MatrixResult:
     for one GPU and format only."""
     _require_no_single(request)
     model = _model(request.checkpoint)
-    only = [gpu(request.gpu)] if request.gpu else None
+    only = [gpu_named(request.gpu)] if request.gpu else None
     cells = _cells(request, model, only)
     best = matrix.best(cells, request.optimize, request.workload)
     return MatrixResult(

@@ -32,8 +32,7 @@ def plan(
     as_json: opt.JsonOption = False,
 ) -> None:
     """Say what fits, who can run it, how fast, and what it costs."""
-    from ..api.plan import PlanRequest, PlanResult, compare
-    from ..api.plan import plan as work
+    from ..api.plan import PlanRequest, PlanResult, answer, compare
 
     request = PlanRequest(
         checkpoint,
@@ -48,7 +47,7 @@ def plan(
         trtllm=trtllm,
         against=against,
     )
-    result = compare(request) if matrix else work(request)
+    result = compare(request) if matrix else answer(request)
     if html is not None:
         from ..views.plan_page import write
 

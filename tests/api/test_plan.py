@@ -57,7 +57,7 @@ def test_the_documents_have_their_keys(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_results_are_typed_for_python() -> None:
-    result = plan(PlanRequest("tiny", Workload(context=4096), gpu="h100", quant="fp8"))
+    result = plan("tiny", gpu="h100", quant="fp8", context=4096)
     assert result.supported
     assert result.engine.args["max_seq_len"] == result.context == 4096
     assert json.loads(json.dumps(result.to_json())) == result.to_json()

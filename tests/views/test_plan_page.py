@@ -9,7 +9,7 @@ from html import unescape
 import pytest
 
 from nemotron_deploy import __version__
-from nemotron_deploy.api.plan import PlanRequest, compare, plan
+from nemotron_deploy.api.plan import PlanRequest, answer, compare
 from nemotron_deploy.model.spec import Workload
 from nemotron_deploy.views.plan_page import matrix_page, plan_page
 
@@ -29,7 +29,7 @@ def question(
 
 
 def planned(gpu: str, quant: str, price: float | None = None) -> str:
-    return unescape(plan_page(plan(question(gpu, quant, price=price)), DAY))
+    return unescape(plan_page(answer(question(gpu, quant, price=price)), DAY))
 
 
 def matrix(price: float | None = None, max_tpot_ms: float = 50.0) -> str:
