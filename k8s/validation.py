@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ..core.checks import Check
 from ..core.errors import BadInputError
-from ..core.yaml_reader import load_yaml, read_yaml
+from ..runtime.yaml_reader import load_yaml, read_yaml
 from .manifest import Rendered
 from .objects import INSTANCE
 from .rules import RULES

@@ -11,6 +11,7 @@ from typing import Any
 
 from .contract import EXECUTOR, EXECUTORS
 from .generation import Executor, StartError
+from .yaml_reader import read_yaml_document
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +70,10 @@ def read_engine(bundle: Path) -> dict[str, Any]:
 
 def read_llm_args(bundle: Path) -> dict[str, Any]:
     """`engine/llm_args.yaml`: keyword arguments of `tensorrt_llm.LLM`, without `model`."""
-    import yaml
-
     path = bundle / "engine" / "llm_args.yaml"
     try:
-        return _mapping(path, yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        return _mapping(path, read_yaml_document(path))
+    except (OSError, ValueError) as error:
         raise StartError(f"{path}: cannot be read: {error}") from error
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from ....core.checks import Check
 from ....core.errors import CheckFailedError
-from ....core.yaml_reader import read_yaml_document
 from ....model.spec import Plan
+from ....runtime.yaml_reader import read_yaml_document
 from . import int4
 from .arguments import problems
 

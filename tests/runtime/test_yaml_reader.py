@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron_deploy.core.yaml_reader import load_yaml, read_yaml, read_yaml_document
+from nemotron_deploy.runtime.yaml_reader import load_yaml, read_yaml, read_yaml_document
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
