@@ -38,11 +38,10 @@ def serve(
             trust_code=trust_code,
             progress=shown,
         ) as served,
+        suppress(Terminated),  # a server that is told to end has done its work: status 0
     ):
         if not printed(as_json, served.result.to_json()):
             from ..views.results import serving
 
             serving(console(), served.result)
-        # A server that is told to end has done its work: status 0 once it has drained.
-        with suppress(Terminated):
-            served.wait()
+        served.wait()
