@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-import triton
 
 from nemotron_deploy.build.engines.tensorrt_llm import kernel_cache
 from nemotron_deploy.build.kernels import store
@@ -86,6 +85,6 @@ def test_entries_differ_in_all_that_decides_machine_code(
         entry(tokens=1),
     ]  # fmt: skip
     assert entry() == entries[0]
-    monkeypatch.setattr(triton, "__version__", "0.0")
+    monkeypatch.setattr("triton.__version__", "0.0")
     entries.append(entry())
     assert len(set(entries)) == len(entries)
