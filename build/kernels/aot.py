@@ -169,7 +169,7 @@ def build(
     for item in compiled:
         (directory / item.file).write_bytes(item.cubin)
     index = {
-        **_versions(sm),
+        **versions(sm),
         "format": FORMAT,
         "sm": sm,
         "source": source_digest(),
@@ -267,7 +267,7 @@ def _parameters(ptx: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\.param \.(\w+)", entry[: entry.index("{")]))
 
 
-def _versions(sm: int) -> dict[str, str]:
+def versions(sm: int) -> dict[str, str]:
     """Of triton and of the assembler for `sm`, and the oldest driver that loads what they make."""
     import triton
 

@@ -22,13 +22,12 @@ def entry(
     cache: Path, sources: str, sm: int, routed: Shape, shared: Sequence[Shape], most_tokens: int
 ) -> Path:
     """The directory in `cache` for these kernels from sources with the digest `sources`, compiled
-    with the triton and ptxas that are installed."""
-    import triton
+    with the triton that is installed and the assembler that it uses for `sm`."""
+    from ...kernels import aot
 
     key = {
         "sources": sources,
-        "triton": triton.__version__,
-        "ptxas": triton.knobs.nvidia.ptxas.version,
+        **aot.versions(sm),
         "sm": sm,
         "routed": asdict(routed),
         "shared": [asdict(shape) for shape in shared],
