@@ -1,5 +1,5 @@
-"""Run forced tokens through a quantized checkpoint, one layer in memory at a time, and hold every
-part of it to its source.
+"""Run forced tokens through a quantized checkpoint, one layer in memory at a time, and compare
+every part of it with its source.
 
 Five runs go side by side, each with activations of its own:
 
