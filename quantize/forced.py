@@ -193,7 +193,7 @@ class _Runner:
         self._checkpoint, self._model = quantized, quantized.model
         self._read = QuantizedReader(quantized)
         self._config = transformers_config(quantized)
-        self._config.chunk_size = _SCAN_CHUNK
+        self._config.chunk_size = SCAN_CHUNK
         self._cases, self._source, self._device = cases, source, device
         self._runs: dict[str, Hidden] = {}
         names = ["exact", "healthy"]
@@ -364,9 +364,9 @@ class _Runner:
         )
 
 
-_SCAN_CHUNK: Final = 16
-"""Tokens of one chunk of Mamba's scan. The result does not depend on it. transformers' own code,
-which is what runs on a CPU, takes time for every pair of tokens in a chunk, padding included."""
+SCAN_CHUNK: Final = 16
+"""Tokens of one chunk of Mamba's scan. The result depends on it by rounding alone. transformers' own
+code, which runs on a CPU, takes time for every pair of tokens in a chunk, padding included."""
 
 _TOKENWISE: Final = "E-"
 """Layers that see each token by itself."""

@@ -264,13 +264,14 @@ def compare(entries: Sequence[Entry], seen: Sequence[Scores]) -> Comparison:
     pairs = list(_pairs(entries, seen))
     if not pairs:
         raise GoldenError("no outputs are recorded")
-    by_prompt = sorted(
+    by_prompt = [
         sum(map(_divergence, entry.positions, scores)) / len(entry.positions)
         for entry, scores in zip(entries, seen, strict=True)
         if entry.positions
-    )
-    kept = by_prompt[: len(by_prompt) - len(by_prompt) // LEFT_OUT]
-    divergence = sum(kept) / len(kept)
+    ]
+    kept = sorted(by_prompt)[: len(by_prompt) - len(by_prompt) // LEFT_OUT]
+    # NaN has no place in an order, and must show.
+    divergence = math.nan if any(map(math.isnan, by_prompt)) else sum(kept) / len(kept)
     same = sum(_likeliest(scores) == position.tokens[0] for position, scores in pairs)
     return Comparison(len(pairs), divergence, same / len(pairs), _gain(pairs))
 
