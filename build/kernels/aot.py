@@ -20,7 +20,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -91,8 +91,10 @@ def variants(
 
 
 def _plans(shape: Shape, common: Sequence[Shape], sm: int, most_tokens: int) -> Iterator[Steps]:
+    given = replace(shape, routes=0)
     for tokens in range(1, most_tokens + 1):
         yield routed(shape, tokens, sm)
+        yield routed(given, tokens, sm)
         for other in common:
             yield shared(other, tokens, sm)
 
@@ -120,7 +122,12 @@ def compile_step(step: Step, types: tuple[str, ...], tile: Tile, sm: int) -> Com
     compiled = triton.compile(
         source,
         target=GPUTarget("cuda", sm, 32),
-        options={**OPTIONS, "num_warps": step.warps, "num_stages": step.stages},
+        options={
+            **OPTIONS,
+            "num_warps": step.warps,
+            "num_stages": step.stages,
+            "launch_pdl": step.overlaps,
+        },
     )
     result = Compiled(
         step=step,

@@ -44,8 +44,8 @@ THREADS: Final = {80: 2048, 86: 1536, 89: 1536, 90: 2048}
 class Tile:
     """What one program computes: `block_n` outputs of `block_m` rows, and how.
 
-    `warps` a program; `stages` blocks of the input width in flight, less one, `unroll` of them a
-    step where their number allows. `matrix` is the instruction family expected in the machine code:
+    `warps` a program; `slices` blocks of the input width a step, in warps of their own; `stages`
+    steps in flight, less one, `unroll` of them at once where their number allows. `matrix` is the instruction family expected in the machine code:
     `mma` or `wgmma`. Results of `down` are kept in FP32 until they are summed over a token's
     experts, or in the activations' own type where there are so many that their bytes would count
     (`narrow_partials`).
@@ -57,9 +57,19 @@ class Tile:
     stages: int
     matrix: str = "mma"
     unroll: int = 1
+    slices: int = 1
     narrow_partials: bool = False
     tuned: bool = False
 
+
+_PAIRS: Final = (
+    (12, Tile(8, 32, 4, 4, slices=4)),
+    (inf, Tile(8, 64, 4, 4, slices=2)),
+)
+"""For pairs that are not sorted: (largest number of pairs, tile)."""
+
+_FEW_DENSE: Final = Tile(8, 32, 8, 3, slices=8)
+"""For up to 8 rows of one expert: no more than 116 programs for the shared one of Nano."""
 
 _DECODE: Final = (
     (4.0, Tile(8, 64, 2, 6, unroll=2)),
@@ -93,3 +103,13 @@ def tile_for(sm: int, rows_per_expert: float, group: int) -> Tile:
     if group < BLOCK_K and tile.matrix == "mma" and tile.block_m > _MOST_IN_HALVES.block_m:
         return replace(_MOST_IN_HALVES, narrow_partials=tile.narrow_partials)
     return tile
+
+
+def tile_for_pairs(pairs: int) -> Tile:
+    """The tile for so many pairs that are not sorted."""
+    return next(tile for limit, tile in _PAIRS if pairs <= limit)
+
+
+def tile_for_dense(sm: int, rows: int, group: int) -> Tile:
+    """The tile for so many rows of one expert."""
+    return _FEW_DENSE if rows <= _FEW_DENSE.block_m else tile_for(sm, rows, group)

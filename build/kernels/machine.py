@@ -33,8 +33,8 @@ INTEGER: Final = (
 """Addresses, counters and predicates, those of the uniform datapath included."""
 
 
-_UNROLLED_K: Final = 512
-"""Up to this input width the compiler may leave no loop, and nothing a step to count."""
+_UNROLLED_STEPS: Final = 8
+"""Up to so many steps the compiler may leave no loop, and nothing a step to count."""
 
 
 class MachineError(RuntimeError):
@@ -105,13 +105,14 @@ def product_faults(
     machine: Machine, matrix: str, constants: Mapping[str, int], threads: int
 ) -> list[str]:
     """What is wrong with a grouped product: its matrix instructions, the width of its loads."""
-    block_m, block_n, unroll = (constants[name] for name in ("BLOCK_M", "BLOCK_N", "UNROLL"))
+    unroll, slices = constants["UNROLL"], constants["SLICES"]
+    block_m, block_n = slices * constants["BLOCK_M"], slices * constants["BLOCK_N"]
     found = []
     if machine.matrix != (matrix,):
         found.append(f"matrix instructions {list(machine.matrix)}; {matrix} is expected")
-    if not machine.loop and constants["K"] <= _UNROLLED_K:
+    if not machine.loop and constants["K"] <= 64 * slices * unroll * _UNROLLED_STEPS:
         return found
-    # A block is block_n rows of 32 bytes of weights, always copied 16 bytes at a time, and block_m
+    # A step is block_n rows of 32 bytes of weights, always copied 16 bytes at a time, and block_m
     # rows of 128 bytes of activations; half a block of those can be less than 16 bytes a thread.
     # Scales, four bytes an output, are the rest.
     activations = -(-block_m * 128 // threads)
