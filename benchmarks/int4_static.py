@@ -11,8 +11,9 @@ and drain, plus the slowest of
 - multiplications, padding included, over the datasheet's matrix rate,
 
 the three overlapped. Routing, sorting and the weighted sum take what they took on the H200. A
-launch that may start while the one before it ends costs what reading costs to start and drain. The byte limit
-reads the weights of every expert hit once at the copy's bandwidth. Tokens choose experts evenly.
+launch that may start while the one before it ends costs what reading costs to start and drain. The
+byte limit reads the weights of every expert hit once at the copy's bandwidth. Tokens choose experts
+evenly.
 `measured` holds the prediction for an H200 against what was measured there.
 """
 

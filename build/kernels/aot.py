@@ -139,7 +139,7 @@ def compile_step(step: Step, types: tuple[str, ...], tile: Tile, sm: int) -> Com
         parameters=_parameters(compiled.asm["ptx"]),
         machine=machine.inspect(compiled.asm["cubin"]),
     )
-    _check(result, sm)
+    _check(result, sm, compiled.asm["ptx"])
     return result
 
 
@@ -252,9 +252,10 @@ def _record(item: Compiled) -> dict[str, Any]:
     }
 
 
-def _check(item: Compiled, sm: int) -> None:
-    found = machine.faults(item.machine, sm, item.shared)
+def _check(item: Compiled, sm: int, ptx: str) -> None:
     constants = dict(item.step.constants)
+    found = machine.faults(item.machine, sm, item.shared)
+    found += machine.order_faults(ptx, bool(constants["OVERLAP"]))
     if item.step.kernel == "grouped":
         found += machine.product_faults(
             item.machine, item.tile.matrix, constants, 32 * item.step.warps

@@ -1,20 +1,20 @@
 """Tile sizes per architecture and load: the one place where a measured table can replace these.
 
-NOT TUNED: nothing here has run on a GPU. The choices follow from what the compiler reports and from
-a prediction over it (`benchmarks/int4_static.py` prints both):
+NOT TUNED on hardware as they are. An earlier table of the same shapes ran on an H200
+(docs/hardware.md of the project); these follow from that run, from what the compiler reports, and
+from a prediction over both (`benchmarks/int4_static.py` prints it):
 
-- A decode step reads each chosen expert's weights once and multiplies next to nothing, so bytes in
-  flight decide. Two warps a program keep five or six blocks of 2.25 KB on the way; Nano's 6 chosen
-  experts make 174 (up) and 252 (down) programs, 2 MB and more in all, which is what bandwidth times
-  latency asks for (3.35 TB/s x 0.7 us = 2.3 MB on an H100).
+- A decode step reads each chosen expert's weights once and multiplies next to nothing. Measured at
+  one token, each warp waited for itself most of the time: 174 programs of two warps leave most
+  schedulers one warp or none. So with few pairs a step takes several blocks of K, each in warps of
+  its own (`slices`): as many instructions a step, in a fraction of the steps.
 - Weights are the left operand and tokens the right one, so 8 tokens are a whole tile: no
   multiplication is spent on more padding than that.
-- Two warps are below a warp group, so that SM 90 uses `mma` there: a `wgmma` step costs fences
-  that a step of this size does not earn back. With more rows an expert, `wgmma` it is.
+- Fewer warps than a warp group make SM 90 use `mma`: a `wgmma` step costs fences that a step of
+  this size does not earn back. With more rows an expert, `wgmma` it is.
 - Larger tiles spread the conversion of a weight over more tokens. They stop where the prediction
   says that filling blocks up costs more multiplications than that saves instructions: at 32 rows
-  with `mma`, at 64 with `wgmma`. Every choice is within 3 % of the best of the table's tiles by the
-  prediction, from 1 to 8192 tokens.
+  with `mma`, at 64 with `wgmma`.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Tile:
     """What one program computes: `block_n` outputs of `block_m` rows, and how.
 
     `warps` a program; `slices` blocks of the input width a step, in warps of their own; `stages`
-    steps in flight, less one, `unroll` of them at once where their number allows. `matrix` is the instruction family expected in the machine code:
-    `mma` or `wgmma`. Results of `down` are kept in FP32 until they are summed over a token's
+    steps in flight, less one, `unroll` of them at once where their number allows. `matrix` is the
+    instruction family expected in the machine code: `mma` or `wgmma`. Results of `down` are kept in FP32 until they are summed over a token's
     experts, or in the activations' own type where there are so many that their bytes would count
     (`narrow_partials`).
     """

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from . import layout
@@ -107,16 +106,16 @@ def _block(words, DTYPE: tl.constexpr, PORTABLE: tl.constexpr):
 def _dot(weights, values, factors, SLICES: tl.constexpr):
     """weights [S * N, K] times values [S * K, M], slice by slice, times factors [S * N]:
     float32 [S, N, M]. One slice is a product of plain matrices, which `wgmma` takes alone."""
-    N: tl.constexpr = weights.shape[0] // SLICES
-    M: tl.constexpr = values.shape[1]
+    n: tl.constexpr = weights.shape[0] // SLICES
+    m: tl.constexpr = values.shape[1]
     if SLICES == 1:
-        return tl.reshape(tl.dot(weights, values) * factors[:, None], (1, N, M))
+        return tl.reshape(tl.dot(weights, values) * factors[:, None], (1, n, m))
     else:
         sums = tl.dot(
-            tl.reshape(weights, (SLICES, N, weights.shape[1])),
-            tl.reshape(values, (SLICES, values.shape[0] // SLICES, M)),
+            tl.reshape(weights, (SLICES, n, weights.shape[1])),
+            tl.reshape(values, (SLICES, values.shape[0] // SLICES, m)),
         )
-        return sums * tl.reshape(factors, (SLICES, N))[:, :, None]
+        return sums * tl.reshape(factors, (SLICES, n))[:, :, None]
 
 
 @triton.jit(do_not_specialize=["rows", "first_expert", "num_experts"])

@@ -20,6 +20,8 @@ from .configs import SHARED_LIMIT
 _INSTRUCTION: Final = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][^;]*?)\s*;")
 _RESOURCES: Final = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
+_WRITES: Final = re.compile(r"\b(st|red|atom)\.(\w+\.)*global\b")
+
 MATRIX: Final = {"mma": "HMMA", "wgmma": "HGMMA"}
 """The machine's names of the matrix instructions."""
 
@@ -98,6 +100,23 @@ def faults(machine: Machine, sm: int, shared: int) -> list[str]:
     needed = shared + machine.static_shared
     if needed > SHARED_LIMIT[sm]:
         found.append(f"{needed} bytes of shared memory; SM {sm} gives a block {SHARED_LIMIT[sm]}")
+    return found
+
+
+def order_faults(ptx: str, overlaps: bool) -> list[str]:
+    """What is wrong with the order in which a kernel's code waits, lets the next launch start, and
+    writes. `overlaps`: it is compiled to start before the launch before it has ended."""
+    wait, leave = ptx.find("griddepcontrol.wait"), ptx.find("griddepcontrol.launch_dependents")
+    if not overlaps:
+        used = wait >= 0 or leave >= 0
+        return ["it waits for a launch that it does not overlap"] if used else []
+    if wait < 0:
+        return ["it does not wait for the launch that it overlaps"]
+    found = []
+    if 0 <= leave < wait:
+        found.append("it lets the next launch start before it waits itself")
+    if _WRITES.search(ptx, 0, wait):
+        found.append("it writes before it waits")
     return found
 
 

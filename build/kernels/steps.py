@@ -197,6 +197,14 @@ def _overlapping(chain: tuple[Step, ...], sm: int) -> tuple[Step, ...]:
     )
 
 
+@lru_cache(maxsize=1024)
+def route(experts: int, top_k: int, tokens: int, sm: int) -> Steps:
+    """The router's choice alone, of `experts`, for `tokens` > 0 tokens."""
+    tile = tile_for_pairs(tokens * top_k)
+    shape = Shape(0, 0, experts, top_k, 0, routes=experts)
+    return Steps(_overlapping((_route(shape, tokens, 0, tile),), sm), {}, tile)
+
+
 def _route(shape: Shape, tokens: int, blocks: int, tile: Tile) -> Step:
     """The router's choice; with `blocks` > 0 the pairs are sorted into so many blocks, too."""
     rows = min(ROUTED_ROWS, _power_of_two(tokens))

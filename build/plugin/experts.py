@@ -12,12 +12,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from .. import kernels
+from .routing import Routing, own_router
 from .sharding import columns_of, experts_of
 
 Weights = Mapping[str, Any]
@@ -36,15 +37,8 @@ class KernelError(RuntimeError):
 CHECK_BOUND: Final = 0.02
 """Largest relative error of one token against FP32. Rounding to BF16 costs 0.4 % at most here."""
 
-CHECK_TOKENS: Final = (1, 2, 8, 64, 256, 2048)
+CHECK_TOKENS: Final = (1, 2, 8, 12, 64, 256, 2048)
 """Numbers of tokens of which one layer is checked: each takes another tile, or another order."""
-
-
-class Routing(Protocol):
-    """Upstream's routing methods (modules/fused_moe/routing.py @blob 51828280080)."""
-
-    def apply(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Expert numbers int32 [T, k] and their weights float32 [T, k] for logits [T, experts]."""
 
 
 class Int4Module(nn.Module, ABC):
@@ -90,13 +84,12 @@ class Int4Module(nn.Module, ABC):
                 f"most {CHECK_BOUND:.0%} is rounding; do not serve with them, and please report it"
             )
 
-    def _probe(self, tokens: int, dtype: torch.dtype) -> Tensor:
-        """Made-up hidden states [tokens, H]: the same on every machine, whatever default device
-        and dtype upstream loads with."""
+    def _probe(self, tokens: int, width: int, dtype: torch.dtype) -> Tensor:
+        """Made-up values [tokens, width]: the same on every machine, whatever default device and
+        dtype upstream loads with."""
         source = torch.Generator("cpu").manual_seed(tokens)
-        size = (tokens, self.hidden)
-        hidden = torch.randn(size, generator=source, device="cpu", dtype=torch.float32)
-        return hidden.to(self.up.device, dtype)
+        values = torch.randn((tokens, width), generator=source, device="cpu", dtype=torch.float32)
+        return values.to(self.up.device, dtype)
 
     def _store(self, place: int, get: Callable[[str, str], Tensor]) -> None:
         """Pack one expert into `place`; `get(part, suffix)` gives its stored tensors."""
@@ -155,7 +148,8 @@ class RoutedExperts(Int4Module):
         own = experts_of(experts, rank, ranks)
         name = f"model.layers.{layer}.mixer.experts"
         super().__init__(name, len(own), hidden, width, group)
-        self.routing, self.own, self.top_k = routing, own, top_k
+        self.routing, self.own, self.top_k, self.whole = routing, own, top_k, experts
+        self.router: kernels.Router | None = None
 
     def load_weights(self, weights: Sequence[Weights]) -> None:
         """Pack this rank's experts. Raises `WeightError` naming what is missing or wrong."""
@@ -163,6 +157,11 @@ class RoutedExperts(Int4Module):
         for place, expert in enumerate(self.own):
             self._store(place, partial(self._find, tensors, f"{expert}."))
         self.loaded = True
+
+    def choose_here(self) -> None:
+        """From now on let our kernel choose the experts. Raises `RouterError` where it would choose
+        otherwise than upstream; upstream then goes on choosing."""
+        self.router = own_router(self.routing, self.whole, self.up.device)
 
     def check(self, many: bool, dtype: torch.dtype = torch.bfloat16) -> None:
         """Every expert by itself; with `many`, also mixtures of them in several batch sizes."""
@@ -175,25 +174,35 @@ class RoutedExperts(Int4Module):
             rows = torch.arange(tokens, dtype=torch.int32, device=numbers.device).unsqueeze(1)
             mixed = (rows * 7 + choices * (1 + rows % 2)) % len(self.own) + self.own.start
             self._check_routing(mixed, dtype, f"{tokens} tokens")
+            if self.router:
+                self._check_choosing(tokens, self.router, dtype)
 
     def _check_routing(self, ids: Tensor, dtype: torch.dtype, what: str) -> None:
-        hidden = self._probe(len(ids), dtype)
+        hidden = self._probe(len(ids), self.hidden, dtype)
         share = 1 / ids.shape[1]
         weights = torch.full(ids.shape, share, device=ids.device, dtype=torch.float32)
         out = kernels.moe(hidden, ids, weights, self.packed, self.own.start)
         expected = kernels.reference_moe(hidden, ids, weights, self.packed, self.own.start)
         self._compare(out, expected, what)
 
+    def _check_choosing(self, tokens: int, router: kernels.Router, dtype: torch.dtype) -> None:
+        hidden = self._probe(tokens, self.hidden, dtype)
+        logits = self._probe(tokens, self.whole, torch.float32)
+        out = kernels.routed_moe(hidden, logits, router, self.packed, self.own.start)
+        ids, weights = kernels.route(logits, router)
+        expected = kernels.reference_moe(hidden, ids, weights, self.packed, self.own.start)
+        self._compare(out, expected, f"{tokens} tokens, experts chosen by our router")
+
     def forward(self, hidden_states: Tensor, router_logits: Tensor, **_: object) -> Tensor:
         """hidden_states [..., H], router_logits [T, experts] -> [..., H]."""
-        ids, weights = self.routing.apply(router_logits)
-        out = kernels.moe(
-            hidden_states.reshape(-1, self.hidden),
-            ids.to(torch.int32),
-            weights.to(torch.float32),
-            self.packed,
-            self.own.start,
-        )
+        hidden = hidden_states.reshape(-1, self.hidden)
+        if self.router:
+            logits = router_logits.to(torch.float32)
+            out = kernels.routed_moe(hidden, logits, self.router, self.packed, self.own.start)
+        else:
+            ids, weights = self.routing.apply(router_logits)
+            ids, weights = ids.to(torch.int32), weights.to(torch.float32)
+            out = kernels.moe(hidden, ids, weights, self.packed, self.own.start)
         return out.view(hidden_states.shape)
 
 
@@ -246,7 +255,7 @@ class SharedExpert(Int4Module):
     def check(self, many: bool, dtype: torch.dtype = torch.bfloat16) -> None:
         """A few tokens; with `many`, several numbers of them."""
         for tokens in CHECK_TOKENS if many else CHECK_TOKENS[:1]:
-            hidden = self._probe(tokens, dtype)
+            hidden = self._probe(tokens, self.hidden, dtype)
             out = kernels.shared(hidden, self.packed)
             expected = kernels.reference_shared(hidden, self.packed)
             self._compare(out, expected, f"{tokens} tokens")

@@ -20,6 +20,7 @@ from torch import nn
 from ..kernels.load import open_store
 from . import seam, settings
 from .experts import Int4Module, RoutedExperts, SharedExpert, WeightError
+from .routing import RouterError
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,8 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
             raise WeightError(f"TensorRT-LLM loaded no weights into {', '.join(empty)}")
         if torch.cuda.is_available():
             _open_kernels()
+        _choose_here([module for module in own if isinstance(module, RoutedExperts)])
+        if torch.cuda.is_available():
             tried: set[type] = set()
             for module in own:
                 module.check(many=type(module) not in tried)
@@ -113,6 +116,15 @@ def _require_supported(model_config: Any) -> None:
             f"INT4 experts are split by expert: set moe_expert_parallel_size to "
             f"{mapping.tp_size}, the number of GPUs, instead of {mapping.moe_ep_size}"
         )
+
+
+def _choose_here(layers: list[RoutedExperts]) -> None:
+    """Let our kernel choose each layer's experts, or upstream where it would choose otherwise."""
+    try:
+        for layer in layers:
+            layer.choose_here()
+    except RouterError as error:
+        log.warning("TensorRT-LLM chooses the experts, in several launches a layer: %s", error)
 
 
 def _open_kernels() -> None:

@@ -17,12 +17,12 @@ import pytest
 
 from nemotron_deploy.build.kernels import aot, configs, machine, steps, store
 
-NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64)
+NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64, routes=128)
 SHARED = steps.Shape(hidden=2688, width=3712, experts=1, top_k=1, group=64)
 
 SMALL = steps.Shape(1056, 800, 5, 2, 32)
 HALVES = steps.Shape(2688, 1856, 128, 6, 32)
-WIDE = steps.Shape(1024, 1280, 512, 8, 128)
+WIDE = steps.Shape(1024, 1280, 512, 22, 128, routes=512)
 """As many experts as Super has."""
 
 WIDE_SHARED = steps.Shape(1024, 2560, 1, 1, 128)
@@ -85,7 +85,7 @@ def test_weights_come_sixteen_bytes_at_a_time(stores: Path, store: str) -> None:
     for record in products(stores / store):
         constants, widths = record["constants"], record["loop_load_widths"]
         threads = 32 * record["warps"]
-        words = constants["UNROLL"] * constants["BLOCK_N"] * 32
+        words = constants["UNROLL"] * constants["SLICES"] * constants["BLOCK_N"] * 32
         assert widths["16"] * 16 * threads >= words
         narrow = sum(int(width) * times for width, times in widths.items() if width != "16")
         assert narrow * threads < words, "what is narrow is too little to be the weights"
@@ -97,11 +97,54 @@ def test_whatever_is_launched_is_compiled(sm: int) -> None:
         store.identity(step, types)
         for step, types, _ in aot.variants(NANO, [SHARED], sm, ["bf16"], aot.MOST_TOKENS)
     }
-    for tokens in (1, 2, 4, 5, 21, 22, 64, 85, 86, 300, 4096, aot.MOST_TOKENS):
-        for plan in (steps.routed(NANO, tokens, sm), steps.shared(SHARED, tokens, sm)):
+    given = replace(NANO, routes=0)
+    for tokens in (1, 2, 4, 5, 8, 9, 16, 17, 21, 22, 64, 85, 86, 300, 4096, aot.MOST_TOKENS):
+        for plan in (
+            steps.routed(NANO, tokens, sm),
+            steps.routed(given, tokens, sm),
+            steps.shared(SHARED, tokens, sm),
+        ):
             for step in plan.steps:
                 types = steps.operand_types(step, plan, "bf16")
                 assert store.identity(step, types) in compiled
+
+
+def test_launches_overlap_from_sm_90_on(stores: Path) -> None:
+    """Whoever is compiled for it has passed `order_faults`."""
+    for sm in (80, 90):
+        records = store.read_index(stores / str(sm))["kernels"]
+        assert {record["constants"]["OVERLAP"] for record in records} == {int(sm == 90)}
+        for tokens in (1, 12, 64):
+            first, *others = steps.routed(NANO, tokens, sm).steps
+            assert not first.overlaps, "what runs before it is not ours"
+            assert {step.overlaps for step in others} == {sm == 90}
+
+
+WAIT, LEAVE, STORE = (
+    "griddepcontrol.wait;",
+    "griddepcontrol.launch_dependents;",
+    "st.global.b32 [a];",
+)
+
+
+@pytest.mark.parametrize(
+    ("ptx", "overlaps", "fault"),
+    [
+        ((WAIT, LEAVE, STORE), True, None),
+        ((STORE,), False, None),
+        ((STORE, WAIT, LEAVE), True, "writes before it waits"),
+        ((LEAVE, WAIT, STORE), True, "lets the next launch start before it waits"),
+        ((LEAVE, STORE), True, "does not wait"),
+        ((WAIT, STORE), False, "waits for a launch that it does not overlap"),
+        ((WAIT, "red.global.add.u32 [a];", LEAVE, STORE), True, None),
+        (("atom.global.add.u32 r, [a];", WAIT, LEAVE, STORE), True, "writes before it waits"),
+    ],
+)
+def test_what_runs_ahead_of_the_wait(
+    ptx: tuple[str, ...], overlaps: bool, fault: str | None
+) -> None:
+    found = machine.order_faults("\n".join(ptx), overlaps)
+    assert found == [] if fault is None else fault in found[0]
 
 
 def test_compiling_twice_gives_the_same_store(
@@ -128,7 +171,7 @@ GOOD = machine.Machine(
     loads={16: 3, 4: 1},
     matrix=("mma",),
 )
-TILE = {"BLOCK_M": 8, "BLOCK_N": 64, "UNROLL": 1, "GROUP": 64, "K": 2688}
+TILE = {"BLOCK_M": 8, "BLOCK_N": 64, "SLICES": 1, "UNROLL": 1, "GROUP": 64, "K": 2688}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +198,7 @@ def test_machine_code_that_falls_short_is_refused(change: dict[str, Any], messag
 
 def test_a_tile_that_spills_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real compiler on a tile known to be too large: nothing is written."""
-    monkeypatch.setitem(configs.TILES, 80, ((float("inf"), configs.Tile(128, 256, 8, 3)),))
+    monkeypatch.setattr(configs, "_PAIRS", ((float("inf"), configs.Tile(128, 256, 8, 3)),))
     with pytest.raises(machine.MachineError, match="registers spill"):
         aot.build(tmp_path / "store", NANO, 80, most_tokens=1, workers=1)
     assert not (tmp_path / "store").exists()

@@ -248,7 +248,10 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig *c, CUfunction function, void **p
     memcpy(seen, told, sizeof told);
     return 0;
 }
-CUresult cuGetErrorName(CUresult status, const char **name) { *name = "CUDA_ERROR_OF_A_FAKE"; return 0; }
+CUresult cuGetErrorName(CUresult status, const char **name) {
+    *name = "CUDA_ERROR_OF_A_FAKE";
+    return 0;
+}
 """
 
 
@@ -260,7 +263,18 @@ def test_the_real_calls(tmp_path: Path) -> None:
     import triton  # after its interpreter is chosen
 
     header = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
-    command = ["gcc", "-Wall", "-Werror", "-I", header, "-shared", "-fPIC", "-o", library, source]
+    command: list[str | Path] = [
+        "gcc",
+        "-Wall",
+        "-Werror",
+        "-I",
+        header,
+        "-shared",
+        "-fPIC",
+        "-o",
+        library,
+        source,
+    ]
     subprocess.run(command, check=True)
     cuda = driver.CudaDriver(3, str(library))
     assert cuda.cuda_version() == (12, 4)

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nemotron_deploy.build.kernels import layout, op, packing, steps
-from nemotron_deploy.build.kernels.configs import TILES, Tile
+from nemotron_deploy.build.kernels.configs import (
+    TILES,
+    Tile,
+    tile_for_dense,
+    tile_for_pairs,
+)
 from nemotron_deploy.tests.kernels.layers import BOUND, Layer, activations, relative_error
 
 TILES_TRIED = (
@@ -19,6 +24,8 @@ TILES_TRIED = (
     Tile(16, 64, 2, 6, narrow_partials=True),
     Tile(32, 128, 4, 3),
     Tile(16, 32, 2, 4, unroll=2),
+    Tile(8, 32, 4, 3, slices=4),
+    Tile(16, 64, 4, 4, unroll=2, slices=2),
 )
 
 
@@ -116,7 +123,11 @@ def test_nanos_widths(tokens: int) -> None:
     assert relative_error(out, expected) < BOUND
 
 
-@pytest.mark.parametrize("tile", sorted({t for table in TILES.values() for _, t in table}, key=str))
+SHIPPED = {tile for table in TILES.values() for _, tile in table}
+SHIPPED |= {tile_for_pairs(pairs) for pairs in (1, 12, 13, 48)} | {tile_for_dense(80, 1, 64)}
+
+
+@pytest.mark.parametrize("tile", sorted(SHIPPED, key=str))
 def test_every_shipped_tile(tile: Tile) -> None:
     layer = Layer.random(3, 128, 192, 64)
     hidden = activations(11, 128)

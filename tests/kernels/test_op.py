@@ -64,6 +64,11 @@ def test_opcheck(tokens: int, compiled_mode: None) -> None:
         torch.ops.nemo_deploy.int4_moe,
         (hidden[:tokens], ids[:tokens], weights[:tokens], *tensors, packed.group, 0),
     )
+    router = (torch.rand(max(tokens, 1), 6)[:tokens], torch.rand(6), torch.ones(1))
+    opcheck(
+        torch.ops.nemo_deploy.int4_routed_moe,
+        (hidden[:tokens], *router, *tensors, packed.group, 2, 1),
+    )
     opcheck(
         torch.ops.nemo_deploy.int4_shared,
         (hidden[:tokens], *(tensor[:1] for tensor in tensors), packed.group),

@@ -97,6 +97,35 @@ def test_two_ranks_add_up_to_one(engine: Path, checkpoint: Path) -> None:
     assert through(engine, checkpoint, "ranks") < 0.01
 
 
+def test_our_kernel_chooses_the_experts_as_upstream_does(engine: Path, checkpoint: Path) -> None:
+    ours = through(engine, checkpoint, "router", dtype="float16", interpret="1")
+    assert ours["ours"] == [True] * 3
+    assert ours["said"] == []
+    assert ours["difference"] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("routing.routing_impl.topk_group = 4", "experts are chosen in 1 groups"),
+        ("del routing.routing_impl.routed_scaling_factor", "not the routing method that it knows"),
+        ("routing.apply = lambda l: (i := l.topk(2).indices.int(), i / 2)", "other experts"),
+        (
+            "apply = routing.apply; routing.apply = lambda l: (apply(l)[0], apply(l)[1] * 1.01)",
+            "weighs the experts of 1 tokens otherwise",
+        ),
+    ],
+)
+def test_upstream_goes_on_choosing_where_it_chooses_otherwise(
+    engine: Path, checkpoint: Path, change: str, reason: str
+) -> None:
+    result = through(engine, checkpoint, "router", change)
+    assert result["ours"] == [False] * 3
+    (line,) = result["said"]
+    assert "TensorRT-LLM chooses the experts" in line
+    assert reason in line
+
+
 REFUSED = [
     ("without", "layers.1.mixer.experts.3.up_proj.weight_scale", "WeightError",
      "model.layers.1.mixer.experts.3.up_proj.weight_scale is missing"),

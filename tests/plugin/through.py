@@ -8,6 +8,7 @@ Prints one JSON object; an exception of the plugin as {"error": its class, "mess
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -98,6 +99,32 @@ class Loaded:
             for module in (layer.experts, layer.shared_experts)
         ]
         return found
+
+    def router(self, argument: str) -> dict[str, Any]:
+        """Which layers choose experts by our kernel, what is logged, and a layer's output with that
+        choice and with upstream's, where `argument` changes upstream's routing method `routing`."""
+        import torch
+
+        model = self.build()
+        layers = [layer.mixer for layer in model.model.layers if layer.layer_type == "E"]
+        for layer in layers:
+            exec(argument, {"routing": layer.experts.routing, "torch": torch})
+        said: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger("nemo_deploy_int4").addHandler(handler)
+        self.load(model)
+        torch.manual_seed(0)
+        hidden = torch.randn(1, 9, model.model.embed_tokens.embedding_dim).to(self.dtype) / 4
+        ours = [layer.experts.router is not None for layer in layers]
+        if not ours[0]:
+            return {"ours": ours, "said": said}
+        with torch.inference_mode():
+            out = layers[0](hidden, None).float()
+            layers[0].experts.router = None
+            upstreams = layers[0](hidden, None).float()
+        difference = float((out - upstreams).norm() / upstreams.norm())
+        return {"ours": ours, "said": said, "difference": difference}
 
     def refusals(self, argument: str) -> list[Any]:
         """Of several actions."""
