@@ -61,6 +61,32 @@ def random_input(shape: Any, tokens: int, dtype: Any) -> tuple[Any, Any, Any]:
     return hidden, ids, torch.rand(tokens, shape.top_k, device=device())
 
 
+def random_router(shape: Any) -> Any:
+    import torch
+
+    from nemotron_deploy.build import kernels
+
+    bias = torch.rand(shape.experts, device=device()) / 8
+    return kernels.Router(bias, torch.full((1,), 2.5, device=device()), shape.top_k)
+
+
+def random_logits(shape: Any, tokens: int) -> Any:
+    import torch
+
+    return torch.randn(tokens, shape.experts, device=device())
+
+
+def chosen_error(shape: Any, experts: Any, tokens: int, dtype: Any) -> float:
+    """The largest relative error of a token where the kernels choose its experts, too."""
+    from nemotron_deploy.build import kernels
+
+    router, logits = random_router(shape), random_logits(shape, tokens)
+    hidden, _, _ = random_input(shape, tokens, dtype)
+    out = kernels.routed_moe(hidden, logits, router, experts)
+    choice = kernels.reference_route(logits, router.bias, router.scaling, router.top_k)
+    return worst_token(out, kernels.reference_moe(hidden.float(), *choice, experts, 0))
+
+
 def worst_token(out: Any, expected: Any) -> float:
     """The largest relative error of a token."""
     import torch

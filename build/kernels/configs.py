@@ -46,9 +46,9 @@ class Tile:
 
     `warps` a program; `slices` blocks of the input width a step, in warps of their own; `stages`
     steps in flight, less one, `unroll` of them at once where their number allows. `matrix` is the
-    instruction family expected in the machine code: `mma` or `wgmma`. Results of `down` are kept in FP32 until they are summed over a token's
-    experts, or in the activations' own type where there are so many that their bytes would count
-    (`narrow_partials`).
+    instruction family expected in the machine code: `mma` or `wgmma`. Results of `down` are kept in
+    FP32 until they are summed over a token's experts, or in the activations' own type where there
+    are so many that their bytes would count (`narrow_partials`).
     """
 
     block_m: int

@@ -113,7 +113,9 @@ def emit_kernels(
     """
     moe = _experts(model)
     experts = len(experts_of(moe.num_experts, 0, plan.gpus))
-    routed = Shape(moe.latent, moe.width, experts, moe.top_k, recipe.group_size)
+    routed = Shape(
+        moe.latent, moe.width, experts, moe.top_k, recipe.group_size, routes=moe.num_experts
+    )
     widths = {
         len(columns_of(moe.shared_width, recipe.group_size, rank, plan.gpus))
         for rank in range(plan.gpus)
