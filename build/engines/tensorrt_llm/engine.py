@@ -135,13 +135,15 @@ class TensorRtLlm:
         on_compiled: OnCompiled | None = None,
     ) -> None:
         """Write the arguments and, for INT4, the plugin and its compiled kernels."""
-        directory.emit(target, plan)
+        driver = None
         if plan.engine.plugin:
             from ....runtime.startup_check import cache_directory
 
             int4.emit_plugin(target, model, recipe)
             cache = cache_directory() / "kernels"
             int4.emit_kernels(target, plan, model, recipe, cache, on_compiled)
+            driver = int4.lowest_driver(target, plan.sm)
+        directory.emit(target, plan, driver)
 
     def check(self, target: Path) -> list[Check]:
         """Check the engine directory of a bundle."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ....core.checks import Check
 from ....core.errors import BadInputError, CheckFailedError
@@ -131,6 +131,15 @@ def emit_kernels(
         return
     _compile(target, plan.sm, model.name, routed, shared, on_compiled)
     kernel_cache.keep(target, kept)
+
+
+def lowest_driver(engine: Path, sm: int) -> dict[str, Any]:
+    """The oldest driver that loads the kernels in an engine directory: its `version` on Linux, and
+    the major `cuda` version that it must know."""
+    from ...kernels import store
+
+    index = store.read_index(engine / KERNELS / f"sm_{sm}")
+    return {"version": index["lowest_driver"], "cuda": int(index["ptxas"].split(".")[0])}
 
 
 def _compile(
