@@ -180,6 +180,8 @@ def grouped(
     words_at = words + expert * (blocks * N * _DEPTH)
     words_at += (piece * (N * _DEPTH) + line_n * _DEPTH)[:, None] + depth[None, :]
     scale_at = scale + expert * (group_rows * N) + line_n
+    if GROUP <= _BLOCK_K:
+        scale_at += piece * (_BLOCK_K // GROUP * N)
     x_at = x + (row // DIVISOR).to(tl.int64)[None, :] * K + k[:, None]
     if not RELU2:
         _wait(OVERLAP)
@@ -195,26 +197,27 @@ def grouped(
             packed = tl.load(words_at)
         else:
             packed = tl.load(words_at, mask=here[:, None], other=0)
+        if GROUP > _BLOCK_K:
+            several: tl.constexpr = GROUP // _BLOCK_K
+            group = (step * SLICES + piece) // several * N
+            factors = tl.load(scale_at + group, mask=here, other=0.0)
+        else:
+            factors = tl.load(scale_at, mask=here, other=0.0)
         inside = used[None, :]
         if not whole:
             inside = inside & (k[:, None] + step * step_k < K)
         values = tl.load(x_at, mask=inside, other=0.0)
-        if GROUP > _BLOCK_K:
-            group = (step * SLICES + piece) // (GROUP // _BLOCK_K) * N
-        else:
-            group = (step * SLICES + piece) * (_BLOCK_K // GROUP) * N
-        factors = tl.load(scale_at + group, mask=here, other=0.0)
         if halves:
-            part = _dot(_half(packed, 0, dtype, PORTABLE), values, factors, SLICES)
-            inside = used[None, :]
+            more_factors = tl.load(scale_at + N, mask=here, other=0.0)
             if not whole:
                 inside = inside & (k[:, None] + (step * step_k + 2 * _DEPTH) < K)
-            values = tl.load(x_at + 2 * _DEPTH, mask=inside, other=0.0)
-            factors = tl.load(scale_at + group + N, mask=here, other=0.0)
-            total += part
-            total += _dot(_half(packed, 2, dtype, PORTABLE), values, factors, SLICES)
+            more_values = tl.load(x_at + 2 * _DEPTH, mask=inside, other=0.0)
+            total += _dot(_half(packed, 0, dtype, PORTABLE), values, factors, SLICES)
+            total += _dot(_half(packed, 2, dtype, PORTABLE), more_values, more_factors, SLICES)
         else:
             total += _dot(_block(packed, dtype, PORTABLE), values, factors, SLICES)
+        if GROUP <= _BLOCK_K:
+            scale_at += SLICES * (_BLOCK_K // GROUP) * N
         words_at += SLICES * N * _DEPTH
         x_at += step_k
 

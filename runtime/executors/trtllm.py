@@ -189,7 +189,7 @@ def _require_gpu(engine: Mapping[str, Any]) -> None:
     lowest, here = engine.get("driver"), driver_cuda_version()
     if lowest and here and here[0] < int(lowest["cuda"]):
         raise StartError(
-            f"this bundle's kernels need NVIDIA driver {lowest['version']} or later, and the driver "
+            f"this bundle's kernels need NVIDIA driver {lowest['version']} or later, and the one "
             f"here knows CUDA {here[0]}.{here[1]} at most; update the driver of this node"
         )
 
