@@ -14,7 +14,7 @@ from math import prod
 from typing import Final
 
 from .configs import Tile, tile_for
-from .layout import BLOCK_K
+from .layout import BLOCK_K, ROW
 
 PAIRS: Final = 0
 SORTED: Final = 1
@@ -40,13 +40,15 @@ _COLUMNS_OF_8_WARPS: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One layer's experts on one rank: widths, how many, how many a token chooses, group size."""
+    """One layer's experts on one rank: widths, how many, how many a token chooses, group size (0:
+    whole rows), and bits of a weight."""
 
     hidden: int
     width: int
     experts: int
     top_k: int
     group: int
+    bits: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,7 @@ def _product(
     # An odd number of blocks would leave one to a loop of its own that nothing overlaps.
     unroll = tile.unroll if -(-k // BLOCK_K) % 2 == 0 else 1
     stages = 1 + -(-(tile.stages - 1) // unroll)
+    group = -(-k // BLOCK_K) * BLOCK_K if shape.group == ROW else shape.group
     return Step(
         "grouped",
         blocks * -(-n // tile.block_n),
@@ -214,7 +217,7 @@ def _product(
             ("first_expert", FIRST_EXPERT), ("num_experts", shape.experts),
         ),
         (
-            ("N", n), ("K", k), ("GROUP", shape.group),
+            ("N", n), ("K", k), ("BITS", shape.bits), ("GROUP", group),
             ("DIVISOR", shape.top_k if up and mode != DENSE else 1),
             ("RELU2", int(up)), ("MODE", mode), ("BLOCK_M", tile.block_m),
             ("BLOCK_N", tile.block_n), ("STAGES", stages),
