@@ -94,7 +94,7 @@ def resident_programs(item: aot.Compiled, sm: int) -> int:
 
 def bytes_per_block(constants: dict[str, int]) -> int:
     """Weights and scales of one block of the input width, as one program copies them."""
-    words = constants["BLOCK_N"] * 2 * layout.DEPTH
+    words = constants["BLOCK_N"] * constants["BITS"] * layout.BLOCK_K // 8
     return words + constants["BLOCK_N"] * 4 * layout.BLOCK_K // constants["GROUP"]
 
 

@@ -18,7 +18,9 @@ from hypothesis import settings
 from nemotron_deploy.model.catalog import TINY
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch is there
-if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: torch's threads would only compete
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # a worker for each core: torch's threads would only compete
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No test asks the real hub for anything; those of `hub/` have a stand-in.

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Final
 
-from .layout import BLOCK_K
+from .layout import BLOCK_K, ROW
 
 OPTIONS: Final[Mapping[str, Any]] = {"enable_fp_fusion": True}
 """Compiler options that change results, fixed here: Triton's own defaults move."""
@@ -100,7 +100,7 @@ def tile_for(sm: int, rows_per_expert: float, group: int) -> Tile:
     """
     table = TILES.get(sm) or TILES[max(key for key in TILES if key <= max(sm, min(TILES)))]
     tile = next(tile for limit, tile in table if rows_per_expert <= limit)
-    if group < BLOCK_K and tile.matrix == "mma" and tile.block_m > _MOST_IN_HALVES.block_m:
+    if ROW < group < BLOCK_K and tile.matrix == "mma" and tile.block_m > _MOST_IN_HALVES.block_m:
         return replace(_MOST_IN_HALVES, narrow_partials=tile.narrow_partials)
     return tile
 

@@ -6,7 +6,7 @@ One product serves `up` and `down` of routed and shared experts alike:
 
 computed transposed, weights on the left: the tile is [BLOCK_N outputs, BLOCK_M rows]. Sums are
 FP32; a group's scale multiplies the FP32 sum of that group, never a weight, so that weights enter
-the matrix instructions as the exact integers -8..7.
+the matrix instructions as the exact integers -8..7 (INT4) or -128..127 (INT8).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from . import layout
 
 _BLOCK_K = tl.constexpr(layout.BLOCK_K)
-_DEPTH = tl.constexpr(layout.DEPTH)
+_WORD_BITS = tl.constexpr(layout.WORD_BITS)
 
 PAIRS = tl.constexpr(0)
 """Block b is pair b alone: few tokens, whose experts hardly ever meet. No sorting."""
@@ -45,61 +45,77 @@ def _wait(OVERLAP: tl.constexpr):
 
 
 @triton.constexpr_function
-def magic(dtype):
-    """(bits, offset): `nibble | bits` read as `dtype` is nibble + offset - 8, exactly."""
-    return (0x4300, 136) if dtype == tl.bfloat16 else (0x6400, 1032)
+def _twice(half):
+    """A 16-bit number in both halves of a register, as PTX spells it."""
+    return f"0x{half:04X}{half:04X}"
 
 
 @triton.constexpr_function
-def plane_ptx(plane, dtype):
-    """PTX for two neighbouring words at once: their nibbles number `plane` as two floats -8..7.
+def plane_ptx(plane, bits, dtype):
+    """PTX for two neighbouring words at once: their values number `plane` as two floats, exactly.
 
-    The shift carries bits of the upper word into the lower one; the mask drops them. BF16 has no
-    addition before SM 90, so the offset goes away in a fused multiply-add with 1.
+    A word holds values of `bits` bits, each plus an offset of 2^(bits - 1). Joined to the exponent
+    of 128 (BF16) or 1024 (FP16) they are floats that much larger, and an addition takes it away
+    together with the offset. BF16 has room for 7 bits behind the point: the eighth of an INT8 value
+    is masked by itself, where it turns the summand -256 into -128. BF16 has no addition before
+    SM 90, so that one is a fused multiply-add with 1. The shift carries bits of the upper word into
+    the lower one; the masks drop them.
     """
-    shift = f"shr.u32 t, $1, {4 * plane};" if plane else "mov.b32 t, $1;"
-    if dtype == tl.bfloat16:
-        bits, last = "0x43004300", "mov.b32 o, 0xC308C308; fma.rn.bf16x2 $0, t, u, o;"
+    shift = f"shr.u32 t, $1, {bits * plane};" if plane else "mov.b32 t, $1;"
+    mask, offset = (1 << bits) - 1, 1 << (bits - 1)
+    if dtype != tl.bfloat16:
+        exponent, summand = 0x6400, f"mov.b32 o, {_twice(0xE400 + offset)};"
+        last = "add.rn.f16x2 $0, v, o;"
     else:
-        bits, last = "0x64006400", "mov.b32 o, 0xE408E408; add.rn.f16x2 $0, t, o;"
+        exponent, last = 0x4300, "fma.rn.bf16x2 $0, v, u, o;"
+        if bits < 8:
+            summand = f"mov.b32 o, {_twice(0xC300 + offset)};"
+        else:
+            mask, summand = 0x7F, f"lop3.b32 o, t, {_twice(0x80)}, {_twice(0xC380)}, 0x6A;"
     return (
-        "{ .reg .b32 t, u, o; mov.b32 u, 0x3F803F80; "
-        f"{shift} lop3.b32 t, t, 0x000F000F, {bits}, 0xEA; {last} }}"
+        "{ .reg .b32 t, u, v, o; mov.b32 u, 0x3F803F80; "
+        f"{shift} lop3.b32 v, t, {_twice(mask)}, {_twice(exponent)}, 0xEA; {summand} {last} }}"
     )
 
 
 @triton.jit
-def _plane(words, PLANE: tl.constexpr, DTYPE: tl.constexpr, PORTABLE: tl.constexpr):
+def _plane(
+    words, PLANE: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr, PORTABLE: tl.constexpr
+):
     """Plane PLANE of `words` as floats. PORTABLE: without inline PTX, for the interpreter."""
     if PORTABLE:
-        bits = ((words >> (4 * PLANE)) & 0xF) | magic(DTYPE)[0]
-        return bits.to(tl.int16).to(DTYPE, bitcast=True) - magic(DTYPE)[1]
+        return (((words >> (BITS * PLANE)) & ((1 << BITS) - 1)) - (1 << (BITS - 1))).to(DTYPE)
     elif DTYPE == tl.bfloat16:
         return tl.inline_asm_elementwise(
-            plane_ptx(PLANE, DTYPE), "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2
+            plane_ptx(PLANE, BITS, DTYPE), "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2
         )
     else:
         return tl.inline_asm_elementwise(
-            plane_ptx(PLANE, DTYPE), "=r,r", [words], dtype=tl.float16, is_pure=True, pack=2
+            plane_ptx(PLANE, BITS, DTYPE), "=r,r", [words], dtype=tl.float16, is_pure=True, pack=2
         )
 
 
 @triton.jit
-def _half(words, FIRST: tl.constexpr, DTYPE: tl.constexpr, PORTABLE: tl.constexpr):
-    """Planes FIRST and FIRST + 1 side by side: [N, 32]."""
-    planes = tl.join(
-        _plane(words, FIRST, DTYPE, PORTABLE), _plane(words, FIRST + 1, DTYPE, PORTABLE)
-    )
-    return tl.reshape(tl.permute(planes, (0, 2, 1)), (words.shape[0], 2 * _DEPTH))
-
-
-@triton.jit
-def _block(words, DTYPE: tl.constexpr, PORTABLE: tl.constexpr):
-    """The four planes side by side: [N, 64]. Registers only: the compiler moves nothing."""
-    even = tl.join(_plane(words, 0, DTYPE, PORTABLE), _plane(words, 2, DTYPE, PORTABLE))
-    odd = tl.join(_plane(words, 1, DTYPE, PORTABLE), _plane(words, 3, DTYPE, PORTABLE))
-    planes = tl.permute(tl.join(even, odd), (0, 2, 3, 1))
-    return tl.reshape(planes, (words.shape[0], 4 * _DEPTH))
+def _planes(
+    words, FIRST: tl.constexpr, COUNT: tl.constexpr,
+    BITS: tl.constexpr, DTYPE: tl.constexpr, PORTABLE: tl.constexpr,
+):  # fmt: skip
+    """COUNT (1, 2 or 4) planes side by side: [N, COUNT * depth]. Registers only: the compiler moves
+    nothing."""
+    first = _plane(words, FIRST, BITS, DTYPE, PORTABLE)
+    if COUNT == 1:
+        return first
+    elif COUNT == 2:
+        both = tl.join(first, _plane(words, FIRST + 1, BITS, DTYPE, PORTABLE))
+        return tl.reshape(tl.permute(both, (0, 2, 1)), (words.shape[0], 2 * words.shape[1]))
+    else:
+        even = tl.join(first, _plane(words, FIRST + 2, BITS, DTYPE, PORTABLE))
+        odd = tl.join(
+            _plane(words, FIRST + 1, BITS, DTYPE, PORTABLE),
+            _plane(words, FIRST + 3, BITS, DTYPE, PORTABLE),
+        )
+        all_four = tl.permute(tl.join(even, odd), (0, 2, 3, 1))
+        return tl.reshape(all_four, (words.shape[0], 4 * words.shape[1]))
 
 
 @triton.jit
@@ -121,14 +137,15 @@ def _dot(weights, values, factors, SLICES: tl.constexpr):
 @triton.jit(do_not_specialize=["rows", "first_expert", "num_experts"])
 def grouped(
     x, words, scale, out, experts, slots, rows, first_expert, num_experts,
-    N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr, DIVISOR: tl.constexpr,
-    RELU2: tl.constexpr, MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    SLICES: tl.constexpr, STAGES: tl.constexpr, UNROLL: tl.constexpr, OVERLAP: tl.constexpr,
-    PORTABLE: tl.constexpr,
+    N: tl.constexpr, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
+    DIVISOR: tl.constexpr, RELU2: tl.constexpr, MODE: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, SLICES: tl.constexpr, STAGES: tl.constexpr, UNROLL: tl.constexpr,
+    OVERLAP: tl.constexpr, PORTABLE: tl.constexpr,
 ):  # fmt: skip
     """out [rows, N] = act(x [.., K] @ W[expert].T) for the rows of every block.
 
-    `words` int16 [E, K'/64, N, 16] and `scale` float32 [E, K'/GROUP, N] as `packing` makes them.
+    `words` int16 [E, K'/64, N, 4 * BITS] and `scale` float32 [E, K'/GROUP, N] as `packing` makes
+    them.
     `experts`: in mode PAIRS the chosen expert of each row, counted from `first_expert`, of which
     `num_experts` lie here; in mode SORTED each block's expert, `num_experts` or more for a block
     that is not used. `slots`: in mode SORTED each slot's row, `rows` for a slot that is not used.
@@ -141,6 +158,8 @@ def grouped(
     tiles: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     blocks: tl.constexpr = (K + _BLOCK_K - 1) // _BLOCK_K
     group_rows: tl.constexpr = (blocks * _BLOCK_K + GROUP - 1) // GROUP
+    planes: tl.constexpr = _WORD_BITS // BITS
+    depth: tl.constexpr = _BLOCK_K // planes
     dtype: tl.constexpr = x.dtype.element_ty
     # A block of 64 that holds two groups is multiplied as two halves, each with its own scale.
     halves: tl.constexpr = GROUP < _BLOCK_K
@@ -174,11 +193,11 @@ def grouped(
     piece = lines // BLOCK_N
     first_n = (tl.program_id(0) % tiles) * BLOCK_N
     line_n = first_n + lines % BLOCK_N
-    depth = tl.arange(0, _DEPTH)
+    word = tl.arange(0, depth)
     k = tl.arange(0, SLICES * width)
     k = k // width * _BLOCK_K + k % width
-    words_at = words + expert * (blocks * N * _DEPTH)
-    words_at += (piece * (N * _DEPTH) + line_n * _DEPTH)[:, None] + depth[None, :]
+    words_at = words + expert * (blocks * N * depth)
+    words_at += (piece * (N * depth) + line_n * depth)[:, None] + word[None, :]
     scale_at = scale + expert * (group_rows * N) + line_n
     if GROUP <= _BLOCK_K:
         scale_at += piece * (_BLOCK_K // GROUP * N)
@@ -210,15 +229,18 @@ def grouped(
         if halves:
             more_factors = tl.load(scale_at + N, mask=here, other=0.0)
             if not whole:
-                inside = inside & (k[:, None] + (step * step_k + 2 * _DEPTH) < K)
-            more_values = tl.load(x_at + 2 * _DEPTH, mask=inside, other=0.0)
-            total += _dot(_half(packed, 0, dtype, PORTABLE), values, factors, SLICES)
-            total += _dot(_half(packed, 2, dtype, PORTABLE), more_values, more_factors, SLICES)
+                inside = inside & (k[:, None] + (step * step_k + _BLOCK_K // 2) < K)
+            more_values = tl.load(x_at + _BLOCK_K // 2, mask=inside, other=0.0)
+            weights = _planes(packed, 0, planes // 2, BITS, dtype, PORTABLE)
+            total += _dot(weights, values, factors, SLICES)
+            weights = _planes(packed, planes // 2, planes // 2, BITS, dtype, PORTABLE)
+            total += _dot(weights, more_values, more_factors, SLICES)
         else:
-            total += _dot(_block(packed, dtype, PORTABLE), values, factors, SLICES)
+            weights = _planes(packed, 0, planes, BITS, dtype, PORTABLE)
+            total += _dot(weights, values, factors, SLICES)
         if GROUP <= _BLOCK_K:
             scale_at += SLICES * (_BLOCK_K // GROUP) * N
-        words_at += SLICES * N * _DEPTH
+        words_at += SLICES * N * depth
         x_at += step_k
 
     total = tl.sum(total, axis=0)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from .configs import SHARED_LIMIT
+from .layout import BLOCK_K
 
 _INSTRUCTION: Final = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][^;]*?)\s*;")
 _RESOURCES: Final = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
@@ -26,7 +27,7 @@ MATRIX: Final = {"mma": "HMMA", "wgmma": "HGMMA"}
 """The machine's names of the matrix instructions."""
 
 CONVERSIONS: Final = ("LOP3", "SHF", "PRMT", "HFMA2", "HADD2", "HMUL2", "I2F", "I2FP", "F2F")
-"""What turns nibbles into floats, and nothing else in this loop."""
+"""What turns packed weights into floats, and nothing else in this loop."""
 
 INTEGER: Final = (
     *("IMAD", "IADD3", "IADD", "VIADD", "ISETP", "SEL", "LEA", "IMNMX", "VIMNMX", "PLOP3"),
@@ -131,11 +132,11 @@ def product_faults(
         found.append(f"matrix instructions {list(machine.matrix)}; {matrix} is expected")
     if not machine.loop and constants["K"] <= 64 * slices * unroll * _UNROLLED_STEPS:
         return found
-    # A step is block_n rows of 32 bytes of weights, always copied 16 bytes at a time, and block_m
-    # rows of 128 bytes of activations; half a block of those can be less than 16 bytes a thread.
-    # Scales, four bytes an output, are the rest.
+    # A step is block_n rows of weights, always copied 16 bytes at a time, and block_m rows of 128
+    # bytes of activations; half a block of those can be less than 16 bytes a thread. Scales, four
+    # bytes an output, are the rest.
     activations = -(-block_m * 128 // threads)
-    wide = -(-block_n * 32 // (16 * threads))
+    wide = -(-block_n * BLOCK_K * constants["BITS"] // (8 * 16 * threads))
     narrow = -(-block_n // threads) * 4 * max(1, 64 // constants["GROUP"])
     if constants["GROUP"] < 64 and activations < 32:
         narrow += activations

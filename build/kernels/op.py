@@ -21,7 +21,7 @@ from torch.library import custom_op
 from . import launch, reference, steps
 from .configs import Tile
 from .interpreter import interpreting
-from .layout import GROUPS
+from .layout import GROUPS, ROW
 from .packing import PackedExperts
 
 _WEIGHTS = "Tensor up, Tensor up_scale, Tensor down, Tensor down_scale, int group"
@@ -290,7 +290,7 @@ def shared_kernels(hidden: Tensor, experts: PackedExperts, tile: Tile | None = N
     out = launch.empty(tuple(hidden.shape), hidden.dtype, hidden)
     if hidden.shape[0] == 0:
         return out
-    shape = _shape(experts, 1)
+    shape = _shape(experts, top_k=1)
     tensors = {**_weights(experts), "hidden": _aligned(hidden), "out": out}
     launch.run(steps.shared(shape, hidden.shape[0], _sm(hidden), tile), tensors, 0)
     return out
@@ -300,14 +300,14 @@ def _packed(
     up: Tensor, up_scale: Tensor, down: Tensor, down_scale: Tensor, hidden: int, group: int
 ) -> PackedExperts:
     """The record again from an op's arguments."""
-    if group not in GROUPS:
-        raise ValueError(f"group size {group} is none of {GROUPS}")
+    if group not in (*GROUPS, ROW):
+        raise ValueError(f"group size {group} is none of {GROUPS}, nor {ROW} for whole rows")
     return PackedExperts(up, up_scale, down, down_scale, hidden, up.shape[2], group)
 
 
 def _shape(experts: PackedExperts, top_k: int, routes: int = 0) -> steps.Shape:
     return steps.Shape(
-        experts.hidden, experts.width, experts.count, top_k, experts.group, routes=routes
+        experts.hidden, experts.width, experts.count, top_k, experts.group, experts.bits, routes
     )
 
 

@@ -14,7 +14,7 @@ from math import prod
 from typing import Final
 
 from .configs import Tile, tile_for, tile_for_dense, tile_for_pairs
-from .layout import BLOCK_K
+from .layout import BLOCK_K, ROW
 
 PAIRS: Final = 0
 SORTED: Final = 1
@@ -52,7 +52,8 @@ _COLUMNS_OF_8_WARPS: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One layer's experts on one rank: widths, how many, how many a token chooses, group size.
+    """One layer's experts on one rank: widths, how many, how many a token chooses, group size (0:
+    whole rows), and bits of a weight.
 
     `routes`: how many experts all ranks' together are, where the router's choice is made here; 0
     where choices are given.
@@ -63,6 +64,7 @@ class Shape:
     experts: int
     top_k: int
     group: int
+    bits: int = 4
     routes: int = 0
 
 
@@ -284,6 +286,7 @@ def _product(
     turns = -(-k // (BLOCK_K * tile.slices))
     unroll = tile.unroll if turns % tile.unroll == 0 else 1
     stages = 1 + -(-(tile.stages - 1) // unroll)
+    group = -(-k // BLOCK_K) * BLOCK_K if shape.group == ROW else shape.group
     return Step(
         "grouped",
         blocks * -(-n // tile.block_n),
@@ -293,7 +296,7 @@ def _product(
             ("first_expert", FIRST_EXPERT), ("num_experts", shape.experts),
         ),
         (
-            ("N", n), ("K", k), ("GROUP", shape.group),
+            ("N", n), ("K", k), ("BITS", shape.bits), ("GROUP", group),
             ("DIVISOR", shape.top_k if up and mode != DENSE else 1),
             ("RELU2", int(up)), ("MODE", mode), ("BLOCK_M", tile.block_m),
             ("BLOCK_N", tile.block_n), ("SLICES", tile.slices), ("STAGES", stages),

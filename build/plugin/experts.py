@@ -42,7 +42,8 @@ CHECK_TOKENS: Final = (1, 2, 8, 12, 64, 256, 2048)
 
 
 class Int4Module(nn.Module, ABC):
-    """Packed INT4 weights as parameters of this module itself, which is how upstream finds it.
+    """Packed INT4 or INT8 weights as parameters of this module itself, which is how upstream finds
+    it.
 
     Memory is allocated as upstream does it, by `torch.empty` under whatever device mode is set, and
     nothing is computed before weights arrive.
@@ -53,11 +54,13 @@ class Int4Module(nn.Module, ABC):
     down: Tensor
     down_scale: Tensor
 
-    def __init__(self, name: str, count: int, hidden: int, width: int, group: int) -> None:
+    def __init__(
+        self, name: str, count: int, hidden: int, width: int, group: int, bits: int
+    ) -> None:
         super().__init__()
-        self.name, self.hidden, self.width, self.group = name, hidden, width, group
-        self.loaded = False
-        for key, (shape, dtype) in kernels.shapes(count, hidden, width, group).items():
+        self.name, self.hidden, self.width = name, hidden, width
+        self.group, self.bits, self.loaded = group, bits, False
+        for key, (shape, dtype) in kernels.shapes(count, hidden, width, group, bits).items():
             setattr(self, key, nn.Parameter(torch.empty(shape, dtype=dtype), requires_grad=False))
 
     @property
@@ -80,8 +83,9 @@ class Int4Module(nn.Module, ABC):
         worst = float(error.nan_to_num(torch.inf).max())
         if worst > CHECK_BOUND:
             raise KernelError(
-                f"{self.name}: the INT4 kernels are off by {worst:.1%} on this GPU ({what}), at "
-                f"most {CHECK_BOUND:.0%} is rounding; do not serve with them, and please report it"
+                f"{self.name}: the INT{self.bits} kernels are off by {worst:.1%} on this GPU "
+                f"({what}), at most {CHECK_BOUND:.0%} is rounding; do not serve with them, and "
+                "please report it"
             )
 
     def _probe(self, tokens: int, width: int, dtype: torch.dtype) -> Tensor:
@@ -105,11 +109,12 @@ class Int4Module(nn.Module, ABC):
             packed = kernels.pack(**stored)
         except kernels.PackError as error:
             raise WeightError(f"{self.name}: expert {place}: {error}") from None
-        if (packed.hidden, packed.width, packed.group) != (self.hidden, self.width, self.group):
+        wanted = (self.bits, self.hidden, self.width, self.group)
+        if (packed.bits, packed.hidden, packed.width, packed.group) != wanted:
             raise WeightError(
-                f"{self.name}: expert {place} is {packed.width} wide on {packed.hidden} in groups "
-                f"of {packed.group}; {self.width} on {self.hidden} in groups of {self.group} is "
-                "expected"
+                f"{self.name}: expert {place} is INT{packed.bits}, {packed.width} wide on "
+                f"{packed.hidden} in groups of {packed.group}; INT{self.bits}, {self.width} on "
+                f"{self.hidden} in groups of {self.group} is expected"
             )
         for key in stored:
             getattr(self, key).data[place].copy_(getattr(packed, key)[0])
@@ -140,6 +145,7 @@ class RoutedExperts(Int4Module):
         hidden: int,
         width: int,
         group: int,
+        bits: int,
         top_k: int,
         rank: int,
         ranks: int,
@@ -147,7 +153,7 @@ class RoutedExperts(Int4Module):
     ) -> None:
         own = experts_of(experts, rank, ranks)
         name = f"model.layers.{layer}.mixer.experts"
-        super().__init__(name, len(own), hidden, width, group)
+        super().__init__(name, len(own), hidden, width, group, bits)
         self.routing, self.own, self.top_k, self.whole = routing, own, top_k, experts
         self.router: kernels.Router | None = None
 
@@ -213,32 +219,46 @@ class SharedExpert(Int4Module):
     """
 
     def __init__(
-        self, *, hidden: int, width: int, group: int, rank: int, ranks: int, layer: int
+        self,
+        *,
+        hidden: int,
+        width: int,
+        group: int,
+        bits: int,
+        rank: int,
+        ranks: int,
+        layer: int,
     ) -> None:
         own = columns_of(width, group, rank, ranks)
         name = f"model.layers.{layer}.mixer.shared_experts"
-        super().__init__(name, 1, hidden, len(own), group)
+        super().__init__(name, 1, hidden, len(own), group, bits)
         self.own, self.whole = own, width
 
     def load_weights(self, weights: Sequence[Weights]) -> None:
         """Pack this rank's columns. Raises `WeightError` naming what is missing or wrong."""
         (tensors,) = weights
-        # Two output rows share a byte, and a group's columns share a scale.
-        pairs = slice(self.own.start // 2, self.own.stop // 2)
+        # In INT4 two output rows share a byte. The columns of a group, or all, share a scale.
+        packed_rows = 8 // self.bits
+        stored = slice(self.own.start // packed_rows, self.own.stop // packed_rows)
         rows = slice(self.own.start, self.own.stop)
-        groups = slice(self.own.start // self.group, self.own.stop // self.group)
-        part = {
-            ("up", "weight"): (pairs, slice(None)),
-            ("up", "weight_scale"): (rows, slice(None)),
-            ("down", "weight"): (slice(None), rows),
-            ("down", "weight_scale"): (slice(None), groups),
+        every = slice(None)
+        part: dict[tuple[str, str], tuple[slice, ...]] = {
+            ("up", "weight"): (stored, every),
+            ("up", "weight_scale"): (rows,),
+            ("down", "weight"): (every, rows),
+            ("down", "weight_scale"): (every,),
         }
-        sizes = {
-            ("up", "weight"): (self.whole // 2, self.hidden),
-            ("up", "weight_scale"): (self.whole, self.hidden // self.group),
-            ("down", "weight"): (self.hidden // 2, self.whole),
-            ("down", "weight_scale"): (self.hidden, self.whole // self.group),
+        sizes: dict[tuple[str, str], tuple[int, ...]] = {
+            ("up", "weight"): (self.whole // packed_rows, self.hidden),
+            ("up", "weight_scale"): (self.whole,),
+            ("down", "weight"): (self.hidden // packed_rows, self.whole),
+            ("down", "weight_scale"): (self.hidden,),
         }
+        if self.group:
+            groups = slice(self.own.start // self.group, self.own.stop // self.group)
+            part["down", "weight_scale"] += (groups,)
+            sizes["up", "weight_scale"] += (self.hidden // self.group,)
+            sizes["down", "weight_scale"] += (self.whole // self.group,)
 
         def get(name: str, suffix: str) -> Tensor:
             tensor = self._find(tensors, "", name, suffix)

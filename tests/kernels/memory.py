@@ -71,9 +71,7 @@ def checked() -> Iterator[None]:
         checking("load", pointers, mask, self)
         return load(self, pointers, mask, *rest)
 
-    def checked_store(
-        self: Any, pointers: Handle, value: Handle, mask: Handle, *rest: Any
-    ) -> Any:
+    def checked_store(self: Any, pointers: Handle, value: Handle, mask: Handle, *rest: Any) -> Any:
         checking("store", pointers, mask, self)
         return store(self, pointers, value, mask, *rest)
 

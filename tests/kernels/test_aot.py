@@ -28,12 +28,15 @@ WIDE = steps.Shape(1024, 1280, 512, 22, 128, routes=512)
 WIDE_SHARED = steps.Shape(1024, 2560, 1, 1, 128)
 TINY = steps.Shape(128, 192, 12, 2, 64)
 
+NANO_INT8 = replace(NANO, bits=8)
+NANO_INT8_ROWS = replace(NANO, bits=8, group=0)
+
 WORKERS = 2
 
 
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of stores: Nano for each SM version, and three other shapes."""
+    """A folder of stores: Nano for each SM version in INT4 and INT8, and some other shapes."""
     folder = tmp_path_factory.mktemp("stores")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_CACHE_DIR", str(folder / "cache"))
@@ -43,6 +46,12 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
             aot.build(folder / str(sm), NANO, sm, most_tokens=2, workers=WORKERS)
         few: Any = {"workers": WORKERS, "most_tokens": 2}
         aot.build(folder / "halves", HALVES, 80, workers=WORKERS)
+        for sm in (80, 90):
+            aot.build(folder / f"int8-{sm}", NANO_INT8, sm, workers=WORKERS)
+        for sm in (86, 89):
+            aot.build(folder / f"int8-{sm}", NANO_INT8, sm, **few)
+        aot.build(folder / "int8-halves", replace(HALVES, bits=8), 80, workers=WORKERS)
+        aot.build(folder / "int8-rows", NANO_INT8_ROWS, 80, workers=WORKERS)
         aot.build(folder / "small", SMALL, 90, dtypes=("fp16",), **few)
         aot.build(folder / "wide", WIDE, 90, shared_shapes=[WIDE_SHARED], workers=WORKERS)
         aot.build(folder / "tiny", TINY, 80, **few)
@@ -54,8 +63,10 @@ def products(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("sm", sorted(configs.SHARED_LIMIT))
-def test_every_kernel_keeps_within_its_gpu(stores: Path, sm: int) -> None:
-    index = store.read_index(stores / str(sm))
+@pytest.mark.parametrize("name", ["{}", "int8-{}"])
+def test_every_kernel_keeps_within_its_gpu(stores: Path, name: str, sm: int) -> None:
+    folder = stores / name.format(sm)
+    index = store.read_index(folder)
     assert index["sm"] == sm
     assert index["run_on_a_gpu"] is False
     assert index["ptxas"].startswith("12.")
@@ -65,27 +76,32 @@ def test_every_kernel_keeps_within_its_gpu(stores: Path, sm: int) -> None:
         used = record["shared_bytes"] + record["static_shared_bytes"]
         assert used <= configs.SHARED_LIMIT[sm]
         assert 32 * record["warps"] * record["registers"] <= configs.REGISTERS
-        cubin = store.read_cubin(stores / str(sm), record)
+        cubin = store.read_cubin(folder, record)
         assert cubin[:4] == b"\x7fELF"
         # The ELF ABI version that CUDA 12's assembler writes; CUDA 13's, which needs its own
         # driver, writes 8.
         assert cubin[8] == 7
 
 
-def test_matrix_instructions_are_the_chosen_ones(stores: Path) -> None:
-    assert {tuple(record["matrix"]) for record in products(stores / "80")} == {("mma",)}
-    hopper = {
-        record["constants"]["BLOCK_M"]: record["matrix"] for record in products(stores / "90")
-    }
+@pytest.mark.parametrize("name", ["{}", "int8-{}"])
+def test_matrix_instructions_are_the_chosen_ones(stores: Path, name: str) -> None:
+    ampere, hopper_store = stores / name.format(80), stores / name.format(90)
+    assert {tuple(record["matrix"]) for record in products(ampere)} == {("mma",)}
+    hopper = {record["constants"]["BLOCK_M"]: record["matrix"] for record in products(hopper_store)}
     assert hopper == {8: ["mma"], 16: ["mma"], 32: ["wgmma"], 64: ["wgmma"]}
 
 
-@pytest.mark.parametrize("store", ["80", "86", "89", "90", "halves", "small", "wide"])
+@pytest.mark.parametrize(
+    "store",
+    ["80", "86", "89", "90", "halves", "small", "wide",
+     "int8-80", "int8-86", "int8-89", "int8-90", "int8-halves", "int8-rows"],
+)  # fmt: skip
 def test_weights_come_sixteen_bytes_at_a_time(stores: Path, store: str) -> None:
     for record in products(stores / store):
         constants, widths = record["constants"], record["loop_load_widths"]
         threads = 32 * record["warps"]
-        words = constants["UNROLL"] * constants["SLICES"] * constants["BLOCK_N"] * 32
+        step_n = constants["UNROLL"] * constants["SLICES"] * constants["BLOCK_N"]
+        words = step_n * 8 * constants["BITS"]
         assert widths["16"] * 16 * threads >= words
         narrow = sum(int(width) * times for width, times in widths.items() if width != "16")
         assert narrow * threads < words, "what is narrow is too little to be the weights"
@@ -171,7 +187,7 @@ GOOD = machine.Machine(
     loads={16: 3, 4: 1},
     matrix=("mma",),
 )
-TILE = {"BLOCK_M": 8, "BLOCK_N": 64, "SLICES": 1, "UNROLL": 1, "GROUP": 64, "K": 2688}
+TILE = {"BLOCK_M": 8, "BLOCK_N": 64, "SLICES": 1, "UNROLL": 1, "BITS": 4, "GROUP": 64, "K": 2688}
 
 
 @pytest.mark.parametrize(

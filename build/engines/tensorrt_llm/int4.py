@@ -93,7 +93,7 @@ def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
     moe = _experts(model)
     layers = tuple(index for index, letter in enumerate(model.pattern) if letter == "E")
     shared = layers if moe.num_shared else ()
-    settings.Settings(recipe.group_size, moe.top_k, layers, shared).write(
+    settings.Settings(recipe.integer_bits, recipe.group_size, moe.top_k, layers, shared).write(
         engine / PLUGIN / settings.PACKAGE
     )
 
@@ -113,15 +113,14 @@ def emit_kernels(
     """
     moe = _experts(model)
     experts = len(experts_of(moe.num_experts, 0, plan.gpus))
-    routed = Shape(
-        moe.latent, moe.width, experts, moe.top_k, recipe.group_size, routes=moe.num_experts
-    )
+    group, bits = recipe.group_size, recipe.integer_bits
+    routed = Shape(moe.latent, moe.width, experts, moe.top_k, group, bits, routes=moe.num_experts)
     widths = {
-        len(columns_of(moe.shared_width, recipe.group_size, rank, plan.gpus))
+        len(columns_of(moe.shared_width, group, rank, plan.gpus))
         for rank in range(plan.gpus)
         if moe.num_shared
     }
-    shared = [Shape(model.hidden_size, width, 1, 1, recipe.group_size) for width in sorted(widths)]
+    shared = [Shape(model.hidden_size, width, 1, 1, group, bits) for width in sorted(widths)]
     target = engine / KERNELS / f"sm_{plan.sm}"
     sources = source_digest("build/kernels")
     kept = kernel_cache.entry(cache, sources, plan.sm, routed, shared, MAX_NUM_TOKENS)
