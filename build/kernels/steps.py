@@ -34,11 +34,11 @@ _PAIRS_SHARE: Final = 0.2
 """Unsorted while at most this part of the weights is expected to be read twice: on an H200 that was
 faster than sorting at 8 tokens of Nano, where it is 0.18."""
 
-ROUTED_ROWS: Final = 16
-"""Tokens that one program routes, and up to which it sorts them as well."""
+_ROUTED_ROWS: Final = 16
+_ROUTED_SCORES: Final = 4096
+"""Tokens, and their scores, that one program routes at most: 8 warps hold them in registers."""
 
-_ROUTED_BY_4_WARPS: Final = 2048
-"""Scores of a program up to which 4 warps hold them in registers."""
+_SCORES_A_WARP: Final = 512
 
 _DEPENDENT_LAUNCH: Final = 90
 """The SM version from which a launch may start before the one before it has ended (CUDA C++
@@ -154,7 +154,7 @@ def routed(shape: Shape, tokens: int, sm: int, tile: Tile | None = None) -> Step
         "partial": Buffer((pairs, shape.hidden), ACTIVATION if tile.narrow_partials else "fp32"),
     }
     blocks = pairs if alone else block_limit(pairs, shape.experts, tile.block_m)
-    placed = not alone and 0 < tokens <= ROUTED_ROWS and shape.routes > 0
+    placed = not alone and shape.routes > 0 and tokens <= _routed_rows(shape.routes)
     ordering: list[Step] = []
     if not alone:
         buffers["slots"] = Buffer((blocks * tile.block_m,), "i32")
@@ -209,7 +209,8 @@ def route(experts: int, top_k: int, tokens: int, sm: int) -> Steps:
 
 def _route(shape: Shape, tokens: int, blocks: int, tile: Tile) -> Step:
     """The router's choice; with `blocks` > 0 the pairs are sorted into so many blocks, too."""
-    rows = min(ROUTED_ROWS, _power_of_two(tokens))
+    columns = _power_of_two(shape.routes)
+    rows = min(_routed_rows(shape.routes), _power_of_two(tokens))
     unused = "expert_ids"
     return Step(
         "route",
@@ -223,13 +224,18 @@ def _route(shape: Shape, tokens: int, blocks: int, tile: Tile) -> Step:
             ("blocks", blocks),
         ),
         (
-            ("EXPERTS", shape.routes), ("COLUMNS", _power_of_two(shape.routes)),
+            ("EXPERTS", shape.routes), ("COLUMNS", columns),
             ("TOP_K", shape.top_k), ("KEPT", _power_of_two(shape.top_k)), ("ROWS", rows),
             ("PLACE", int(blocks > 0)), ("BLOCK_M", tile.block_m if blocks else 1),
         ),
-        warps=4 if rows * shape.routes <= _ROUTED_BY_4_WARPS else 8,
+        warps=max(4, rows * columns // _SCORES_A_WARP),
         stages=2,
     )  # fmt: skip
+
+
+def _routed_rows(experts: int) -> int:
+    """Tokens that one program routes among `experts`, and up to which it sorts them as well."""
+    return min(_ROUTED_ROWS, max(1, _ROUTED_SCORES // _power_of_two(experts)))
 
 
 def _power_of_two(number: int) -> int:
