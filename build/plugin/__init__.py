@@ -1,4 +1,4 @@
-"""Nemotron-H with INT4 experts, as an out-of-tree model of TensorRT-LLM.
+"""Nemotron-H with INT4 or INT8 experts, as an out-of-tree model of TensorRT-LLM.
 
 `build` copies this folder and `kernels/` side by side into an engine, as the package
 `nemo_deploy_int4`; importing that package registers the model (`model.py`). Imports nothing of the

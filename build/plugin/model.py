@@ -39,7 +39,7 @@ class UnsupportedError(ValueError):
 
 @register_auto_model("NemotronHForCausalLM")
 class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[misc]  # no types
-    """TensorRT-LLM's Nemotron-H, with INT4 experts in the layers that `format.json` names."""
+    """TensorRT-LLM's Nemotron-H, with experts of ours in the layers that `format.json` names."""
 
     def __init__(self, model_config: Any) -> None:
         _require_supported(model_config)
@@ -49,7 +49,7 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
             if given["layer_idx"] not in SETTINGS.routed_layers:
                 return cast("nn.Module", create_moe(**given))
             if given["reduce_results"] or given["bias"]:
-                raise UnsupportedError("INT4 experts neither have a bias nor add up over ranks")
+                raise UnsupportedError("our experts neither have a bias nor add up over ranks")
             mapping = given["model_config"].mapping
             return RoutedExperts(
                 routing=given["routing_method"],
@@ -109,10 +109,10 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
 def _require_supported(model_config: Any) -> None:
     mapping = model_config.mapping
     if mapping.enable_attention_dp:
-        raise UnsupportedError("the INT4 plugin does not run with attention data parallelism")
+        raise UnsupportedError("nemo-deploy's plugin does not run with attention data parallelism")
     if mapping.moe_ep_size != mapping.tp_size:
         raise UnsupportedError(
-            f"INT4 experts are split by expert: set moe_expert_parallel_size to "
+            f"experts are split by expert: set moe_expert_parallel_size to "
             f"{mapping.tp_size}, the number of GPUs, instead of {mapping.moe_ep_size}"
         )
 

@@ -18,8 +18,8 @@ from .arguments import MAX_NUM_TOKENS, llm_args
 from .memory import BlockCache, server_bytes
 from .support import RULES
 
-NO_INT4_KERNELS: Final = "no-int4-kernels"
-"""Condition of a rule: there are no INT4 kernels for the GPU's SM version."""
+NO_KERNELS: Final = "no-kernels"
+"""Condition of a rule: there are no kernels for the GPU's SM version."""
 
 
 class TensorRtLlm:
@@ -46,13 +46,13 @@ class TensorRtLlm:
 
     def rule(self, gpu: Gpu, quant: Quant, roles: Set[Role]) -> Rule:
         """The support rule for a format that quantizes tensors of `roles`."""
-        conditions = frozenset() if int4.has_kernels(gpu.sm) else frozenset({NO_INT4_KERNELS})
+        conditions = frozenset() if int4.has_kernels(gpu.sm) else frozenset({NO_KERNELS})
         return RULES.rule_for(gpu, quant, roles, self.release, conditions)
 
     def split_problem(self, rule: Rule, model: Model, recipe: Recipe, gpus: int) -> str | None:
-        """Why the INT4 plugin cannot split the model's experts over `gpus` GPUs, or None."""
+        """Why the plugin cannot split the model's experts over `gpus` GPUs, or None."""
         problem = int4.split_problem(model, recipe, gpus) if rule.plugin else None
-        return f"The INT4 plugin splits layers by expert: {problem}." if problem else None
+        return f"nemo-deploy's plugin splits layers by expert: {problem}." if problem else None
 
     def server_bytes(self, model: Model, recipe: Recipe, gpus: int) -> Mapping[str, int]:
         """Bytes that a server takes on each GPU beside weights and caches."""
@@ -118,7 +118,7 @@ class TensorRtLlm:
         )
 
     def require_tools(self, plan: Plan) -> None:
-        """Raise `BadInputError` where INT4 kernels are needed and cannot be compiled here."""
+        """Raise `BadInputError` where kernels are needed and cannot be compiled here."""
         if plan.engine.plugin:
             int4.require_compiler()
 
@@ -134,7 +134,7 @@ class TensorRtLlm:
         recipe: Recipe,
         on_compiled: OnCompiled | None = None,
     ) -> None:
-        """Write the arguments and, for INT4, the plugin and its compiled kernels."""
+        """Write the arguments and, for INT4 and INT8, the plugin and its compiled kernels."""
         directory.emit(target, plan)
         if plan.engine.plugin:
             from ....runtime.startup_check import cache_directory
