@@ -197,6 +197,10 @@ def test_a_run_on_hardware_is_reported_and_an_older_one_as_such(tmp_path: Path) 
     older = hardware.evidence(rule, gpu("h100"), (replace(run, source="0" * 64),))
     assert "an older version of them ran" in older
     assert "have not run on an SM80" in hardware.evidence(rule, gpu("a100"), (run,))
+    eight = engine().rule(gpu("h100"), QUANTS["int8"], frozenset())
+    assert "INT8 kernels have not run on an SM90" in hardware.evidence(eight, gpu("h100"), (run,))
+    own = replace(run, quant="int8")
+    assert "the same kernels ran" in hardware.evidence(eight, gpu("h100"), (run, own))
 
 
 def test_rules_carry_their_source_and_date() -> None:
