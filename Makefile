@@ -23,8 +23,8 @@ setup: .venv/installed  ## install into .venv
 demo: setup  ## the whole pipeline on the embedded model, without a GPU
 	$(BIN)/nemo-deploy demo
 
-test: setup  ## unit and end-to-end tests
-	$(BIN)/python -m pytest -m "not cluster"
+test: setup  ## unit and end-to-end tests, a process for each core
+	$(BIN)/python -m pytest -m "not cluster" -n logical --maxprocesses 8 --dist loadfile
 
 test-cluster: setup  ## tests against a real Kubernetes API server (KUBEBUILDER_ASSETS)
 	$(BIN)/python -m pytest -m cluster tests/cluster

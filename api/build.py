@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,9 +24,10 @@ from ..model.formats import quant_named
 from ..model.spec import Deployment, Plan, Workload
 from ..quantize.encoding import ENCODING
 from ..quantize.options import Options
+from ..runtime.contract import GOLDEN
 from ..sources.checkpoint_source import Source, opened, resolve
 from ..sources.fetching import fetch_plan
-from .golden import write_golden
+from .golden import GoldenJob, require_recordable, write_golden
 from .preflight import require_text
 from .quality import files
 from .quantize import quantize_into, require_low_disk_source
@@ -38,11 +40,13 @@ SOURCES: Final = {
     "engine": (
         "api/golden.py",
         "build/engines",
-        "runtime/executors/loading.py",
-        "runtime/executors/reference.py",
+        "quantize/fidelity.py",
+        "quantize/forced.py",
+        "quantize/golden_texts.py",
+        "quantize/layerwise.py",
+        "quantize/recording.py",
         "runtime/formats.py",
         "runtime/golden.py",
-        "triton_repo/recording.py",
     ),
     "model_repository": ("runtime", "triton_repo/repository.py"),
     "k8s": ("k8s", "runtime/check_bundle.py", "runtime/contract.py"),
@@ -118,6 +122,7 @@ class Job:
     plan: Plan
     options: Options
     out: Path
+    require_golden: bool = False
 
     @property
     def header(self) -> Header:
@@ -162,12 +167,14 @@ def prepare(
     heldout: Path | None = None,
     low_disk: bool = False,
     engine_name: str = DEFAULT_ENGINE,
+    require_golden: bool = False,
 ) -> Job:
     """Decide a build; writes nothing.
 
     Raises `UsageError` for an unknown GPU, format, engine or option value, `RefusedError` for what
-    cannot be served, before the hub is asked for anything of a known model, and `BadInputError` for
-    a checkpoint that is missing or incomplete.
+    cannot be served, before the hub is asked for anything of a known model, and with
+    `require_golden` where golden outputs cannot be recorded here, and `BadInputError` for a
+    checkpoint that is missing or incomplete.
     """
     target, quant = gpu_named(gpu_name), quant_named(quant_name)
     chosen = engine(engine_name)
@@ -175,6 +182,8 @@ def prepare(
     plan = planner.plan(source.model, target, quant, workload, chosen)
     planner.require_buildable(plan)
     chosen.require_tools(plan)
+    if require_golden:
+        require_recordable(source.model)
     options = options_for(
         quant_name,
         calibration=calibration,
@@ -187,7 +196,7 @@ def prepare(
     source.opened.require_complete()
     require_low_disk_source(source, options)
     out = out or BUNDLES / bundle_name(source.slug, plan)
-    return Job(source, plan, options, out)
+    return Job(source, plan, options, out, require_golden)
 
 
 def dry_run(job: Job) -> DryRunResult:
@@ -251,6 +260,7 @@ def build(
     device: str = "auto",
     low_disk: bool = False,
     engine: str = DEFAULT_ENGINE,
+    require_golden: bool = False,
     progress: Progress | None = None,
 ) -> BuildResult:
     """Make a bundle: a quantized checkpoint, an engine, a model repository and manifests.
@@ -269,12 +279,14 @@ def build(
         calibration: A text file to calibrate with instead of the built-in text.
         smooth: Whether to smooth INT4 experts; by default where it does something.
         heldout: A text file on which the result is compared with its source.
-        device: `cpu`, `cuda` or `auto`, for calibrating.
+        device: `cpu`, `cuda` or `auto`, for calibrating and for golden outputs.
         low_disk: Whether to delete each downloaded shard once its output is written.
         engine: What generates tokens in production.
+        require_golden: Whether a server of the bundle must be checked before it is ready.
         progress: Receives what is being done.
 
-    Raises `UsageError`, `RefusedError` and `BadInputError` as `prepare` and `make`.
+    Raises `UsageError`, `RefusedError` and `BadInputError` as `prepare` and `make`, and
+    `CheckFailedError` where the quantized checkpoint is not what its source says.
     """
     workload = Workload(context=context, concurrency=concurrency, gpus=gpus)
     job = prepare(
@@ -289,6 +301,7 @@ def build(
         heldout=_path(heldout),
         low_disk=low_disk,
         engine_name=engine,
+        require_golden=require_golden,
     )
     return make(job, progress)
 
@@ -333,20 +346,27 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
 
         manifests.emit(dest, deployment)
 
-    def generated(
-        name: str,
-        inputs: str,
-        what: str,
-        emit: Callable[[Path], None],
-        more_sources: tuple[str, ...] = (),
-    ) -> _Stage:
-        made_from = MadeFrom(f"sources {source_digest(*SOURCES[name], *more_sources)}", inputs)
+    def generated(name: str, inputs: str, what: str, emit: Callable[[Path], None]) -> _Stage:
+        made_from = MadeFrom(f"sources {source_digest(*SOURCES[name])}", inputs)
 
         def run(bundle: Bundle) -> None:
             progress.step(name)
             bundle.run_stage(name, made_from, emit)
 
         return _Stage(name, made_from, what, run)
+
+    engine_from = MadeFrom(
+        f"sources {source_digest(*SOURCES['engine'], *(PLUGIN_SOURCES if part.plugin else ()))}",
+        digest_of([engine(part.name).inputs(job.plan), str(checkpoint), job.require_golden]),
+    )
+
+    def make_engine(bundle: Bundle) -> None:
+        progress.step("engine")
+        bundle.resume_stage(
+            "engine",
+            engine_from,
+            lambda work: _emit_engine(work, bundle, job, str(checkpoint), progress),
+        )
 
     return [
         _Stage(
@@ -357,13 +377,12 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
                 "checkpoint", checkpoint, partial(quantized, bundle)
             ),
         ),
-        generated(
+        _Stage(
             "engine",
-            digest_of([engine(part.name).inputs(job.plan), str(checkpoint)]),
+            engine_from,
             f"{'kernels, plugin, ' if part.plugin else ''}golden outputs and arguments for "
             f"{part.backend}, SM{job.plan.sm}",
-            lambda dest: _emit_engine(dest, job, str(checkpoint), progress),
-            PLUGIN_SOURCES if part.plugin else (),
+            make_engine,
         ),
         generated(
             "model_repository",
@@ -380,7 +399,7 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
     ]
 
 
-def _emit_engine(dest: Path, job: Job, checkpoint: str, progress: Progress) -> None:
+def _emit_engine(work: Work, bundle: Bundle, job: Job, checkpoint: str, progress: Progress) -> None:
     """Arguments, plugin, compiled kernels, golden outputs; `checkpoint` tells its weights apart."""
     model, advance = job.source.model, None
 
@@ -389,12 +408,29 @@ def _emit_engine(dest: Path, job: Job, checkpoint: str, progress: Progress) -> N
         advance = advance or progress.step("kernels", total, unit="kernels")
         advance(done)
 
-    engine(job.plan.engine.name).emit(dest, job.plan, model, job.options.recipe, compiled)
-    write_golden(dest, job.out / CHECKPOINT, checkpoint, model, progress)
+    # Made anew also where a build is resumed: compiled kernels are in the cache, and what takes
+    # time, the layers of golden outputs, is kept in `work.state`, for exactly these weights.
+    shutil.rmtree(work.content)
+    work.content.mkdir()
+    engine(job.plan.engine.name).emit(work.content, job.plan, model, job.options.recipe, compiled)
+    weights = digest_of(bundle.stage_digests(CHECKPOINT))
+    layers = work.state / f"golden-{weights[:16]}"
+    layers.mkdir(exist_ok=True)
+    golden = GoldenJob(
+        job.out / CHECKPOINT,
+        checkpoint,
+        job.source,
+        job.options.recipe,
+        job.options.device,
+        layers,
+        job.require_golden,
+    )
+    write_golden(work.content, golden, progress)
 
 
 def _deployment(job: Job) -> Deployment:
     plan = job.plan
+    required = {GOLDEN.name: "require"} if job.require_golden else {}
     return Deployment(
         name=job.out_name,
         model_name=job.source.slug,
@@ -404,5 +440,5 @@ def _deployment(job: Job) -> Deployment:
         quant=str(plan.quant["requested"]),
         bundle_bytes=plan.weights_bytes,
         max_batch_size=plan.concurrency,
-        env=plan.engine.env,
+        env={**plan.engine.env, **required},
     )

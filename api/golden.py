@@ -1,66 +1,117 @@
-"""Golden outputs of a bundle: recorded while it is built where the model runs here, or owed."""
+"""Golden outputs of a bundle, recorded while it is built: from its weights, layer by layer."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from ..core.errors import BadInputError
+from ..core.errors import RefusedError
 from ..core.progress import Progress
 from ..model.architecture import Model
-from ..model.tokenizer import TOKENIZER_NAME, encode
-from .quality import RUN_BELOW, available_memory
+from ..model.checkpoint import Checkpoint
+from ..model.recipe import Recipe
+from ..quantize.golden_texts import not_recorded
+from ..sources.checkpoint_source import Source
+from ..sources.fetching import fetched, is_local
+from .quality import available_memory
 
-_LONGEST_PROMPT: Final = 1024
+if TYPE_CHECKING:
+    from ..runtime.golden import Recording
 
-_BYTES_PER_PARAMETER: Final = 4.5
-"""Weights in float32, and room to work in."""
+_PACKAGES: Final = ("torch", "transformers", "safetensors")
 
 
-def write_golden(
-    engine: Path, checkpoint: Path, digest: str, model: Model, progress: Progress
-) -> None:
-    """Write `golden.json` into the directory `engine`, for the quantized `checkpoint` that `digest`
-    tells from others. Raises `BadInputError` for a checkpoint that does not load."""
-    from ..runtime.generation import StartError
+@dataclass(frozen=True, slots=True)
+class GoldenJob:
+    """What golden outputs are recorded from: the quantized `checkpoint`, whose weights `digest`
+    tells from others, and the `source` that `recipe` rounded. `work` keeps finished layers of an
+    interrupted run. With `required`, a bundle without golden outputs is refused."""
+
+    checkpoint: Path
+    digest: str
+    source: Source
+    recipe: Recipe
+    device: str
+    work: Path
+    required: bool
+
+
+def write_golden(engine: Path, job: GoldenJob, progress: Progress) -> None:
+    """Write `golden.json` into the directory `engine`.
+
+    Raises `CheckFailedError` where the quantized checkpoint is not what its source says,
+    `BadInputError` for one that cannot be read, `RefusedError` as `require_recordable`.
+    """
     from ..runtime.golden import FILE
-    from ..triton_repo import recording
 
-    device, why = _where(model)
-    if device:
-        total = recording.RUNS * len(recording.PROMPTS)
-        advance = progress.step("golden", total, "prompts")
-        try:
-            golden = recording.record(checkpoint, digest, advance, device)
-        except StartError as error:
-            raise BadInputError(str(error)) from error
+    why = _why_not(job.source.model)
+    if why and job.required:
+        raise _refusal(why)
+    recording = not_recorded(job.checkpoint, job.digest, why) if why else _record(job, progress)
+    recording.write(engine / FILE)
+
+
+def require_recordable(model: Model) -> None:
+    """Raise `RefusedError` where golden outputs of this model cannot be recorded here."""
+    if why := _why_not(model):
+        raise _refusal(why)
+
+
+def _record(job: GoldenJob, progress: Progress) -> Recording:
+    from ..quantize import forced, recording
+
+    quantized = Checkpoint.open(job.checkpoint)
+    source, note = None, ""
+    if is_local(job.source):
+        source = forced.Source(fetched(job.source, progress).opened, job.recipe)
     else:
-        tokens = encode(checkpoint / TOKENIZER_NAME, recording.PROMPTS, _LONGEST_PROMPT)
-        golden = recording.owed(list(tokens), digest, why)
-    golden.write(engine / FILE)
-
-
-def _where(model: Model) -> tuple[str, str]:
-    """The device on which the reference executor runs this model here, or why on none."""
-    missing = [name for name in ("torch", "transformers", "safetensors") if not find_spec(name)]
-    if missing:
-        return "", f"owed: the machine that built this lacked {', '.join(missing)}"
-    needed = _BYTES_PER_PARAMETER * model.parameters_total
-    if model.parameters_total <= RUN_BELOW:
-        if needed <= available_memory():
-            return "cpu", ""
-        return "", f"owed: the machine that built this had no {needed / 1e9:.0f} GB of memory free"
-    if _free_on_gpu() >= needed:
-        return "cuda", ""
-    return "", (
-        f"owed: models of over {RUN_BELOW / 1e9:.0f} billion parameters are run while a bundle is "
-        f"built on a GPU only, with {needed / 1e9:.0f} GB for this one; the first server that "
-        "starts on a node records them"
+        note = (
+            "recorded from the quantized weights alone: the source's weights, with which they "
+            "would be compared, were no longer on the machine that built the bundle"
+        )
+    return recording.record(
+        quantized,
+        job.digest,
+        source,
+        note,
+        device=_device(job.device, forced.bytes_needed(quantized.model)),
+        work=job.work,
+        on_layer=progress.step("golden", len(quantized.model.pattern), "layers"),
     )
 
 
-def _free_on_gpu() -> int:
+def _why_not(model: Model) -> str:
+    """Why golden outputs cannot be recorded on this machine; empty where they can."""
+    missing = [name for name in _PACKAGES if not find_spec(name)]
+    if missing:
+        return f"the machine that builds the bundle lacks {', '.join(missing)}"
+    from ..quantize.forced import bytes_needed
+
+    needed, available = bytes_needed(model), available_memory()
+    if needed <= available:
+        return ""
+    return (
+        f"running this model layer by layer takes {needed / 1e9:.0f} GB of memory, and the machine "
+        f"that builds the bundle has {available / 1e9:.0f} GB free"
+    )
+
+
+def _device(name: str, needed: int) -> str:
+    """The torch device to run on: with `auto`, a GPU that has `needed` bytes free."""
     import torch
 
-    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
+    from ..quantize.calibrate import device_named
+
+    device = device_named(name)
+    if name == "auto" and device == "cuda" and torch.cuda.mem_get_info()[0] < needed:
+        return "cpu"
+    return device
+
+
+def _refusal(why: str) -> RefusedError:
+    return RefusedError(
+        f"--require-golden (rule: golden-outputs): {why}. What works instead: build on a larger "
+        "machine with these packages, or leave --require-golden out"
+    )

@@ -266,6 +266,7 @@ def answer(request: PlanRequest) -> PlanResult:
     """As `plan`, for a request."""
     if request.gpu is None:
         raise UsageError("give --gpu, or --matrix to see all of them")
+    matrix.require_aim(request.optimize)
     if request.quant is None:
         _require_no_single(request)
     target, model = gpu_named(request.gpu), _model(request.checkpoint)
@@ -368,6 +369,7 @@ def compare(request: PlanRequest) -> MatrixResult:
     """Every GPU (or the requested one) and every format. Raises `UsageError` for options that are
     for one GPU and format only."""
     _require_no_single(request)
+    matrix.require_aim(request.optimize)
     model = _model(request.checkpoint)
     only = [gpu_named(request.gpu)] if request.gpu else None
     cells = _cells(request, model, only)

@@ -187,7 +187,10 @@ class _Run:
         from ..quantize.fidelity import memory_needed
 
         tokens = sum(map(len, self._text[1]))
-        needed, available = memory_needed(self._checkpoint, variants, tokens), available_memory()
+        needed, available = (
+            memory_needed(self._checkpoint.model, variants, tokens),
+            available_memory(),
+        )
         if needed <= available:
             return True
         self.missing = (
@@ -229,13 +232,11 @@ def variant_of(key: str, recipe: Recipe, layout: Layout, measured: Calibration |
 
 def _weights_only(checkpoint: Checkpoint, stored: Sequence[Stored], progress: Progress) -> None:
     """Measure the errors of the weights alone, one tensor in memory at a time."""
-    from ..quantize.layerwise import read_tensor
-
     advance, done = progress.step("measure weights", checkpoint.bytes, "bytes"), 0
     for name, info in checkpoint.tensors.items():
         for row in stored:
             if name in row.quantized:
-                row(name, read_tensor(checkpoint, name))
+                row.read(name)
         done += info.bytes
         advance(done)
 

@@ -62,12 +62,11 @@ def _check_checkpoint(path: Path) -> list[Check]:
 
 
 def _check_golden(engine: Path) -> list[Check]:
-    from ..runtime.golden import FILE, Golden, GoldenError
+    from ..runtime.golden import FILE, GoldenError, Recording
 
     try:
-        found = Golden.read(engine / FILE)
+        recording = Recording.read(engine / FILE)
     except GoldenError as error:
         return [Check("golden outputs", False, str(error))]
-    positions = sum(len(entry.positions) for entry in found.entries)
-    detail = f"{positions} positions by {found.by}" if found.bounds else found.by
-    return [Check("golden outputs", True, detail)]
+    text = recording.describe()
+    return [Check("golden outputs", True, text if recording.bounds else f"not recorded: {text}")]

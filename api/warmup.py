@@ -27,12 +27,14 @@ class WarmupResult(Result):
         executor: What generates tokens here.
         start_s: Seconds until it had started.
         caches: Where it keeps what it compiled, by environment variable.
-        golden: Whether outputs were checked or recorded, and how far they are from those recorded.
+        golden: What `runtime.startup_check.Proof` holds: whether outputs were `checked` or
+            `not_checked`, and how far they are from the golden outputs, or from this node's own
+            baseline.
         trusted_code: Files of the bundle whose code differs from what this version writes.
-        ok: Whether outputs are as recorded.
+        ok: Whether no output is wrong and, with `require_golden`, outputs were checked.
     """
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
 
     bundle: Path
     executor: str
@@ -51,11 +53,14 @@ def warmup(
     *,
     verify: str = "quick",
     trust_code: bool = False,
+    require_golden: bool = False,
 ) -> WarmupResult:
     """Start the bundle's executor as its server would, and compare it with the golden outputs.
 
     Starting tunes and compiles kernels and captures CUDA graphs, into `cache` (by default where a
-    server on this node looks), in a process of its own. Raises as `require_trusted` before
+    server on this node looks), in a process of its own. With `require_golden`, a bundle without
+    golden outputs counts as a failed check: one that was not checked is not known to be right.
+    Raises as `require_trusted` before
     anything of the bundle runs, `UsageError` for an unknown executor, `BadInputError` for a cache
     that cannot be written, `CheckFailedError` for a bundle that does not start.
     """
@@ -79,14 +84,17 @@ def warmup(
     environment = {**contract.child_environment(), **contract.OFFLINE, **caches}
     environment[contract.CACHE.name] = str(where)
     seen = _run(bundle.path.absolute(), name, environment, progress)
+    golden = seen["golden"]
+    if require_golden and golden["action"] == "not_checked":
+        golden["faults"].append("golden outputs were not checked, and --require-golden demands it")
     return WarmupResult(
         bundle=path,
         executor=name,
         start_s=seen["start_s"],
         caches=caches,
-        golden=seen["golden"],
+        golden=golden,
         trusted_code=trusted,
-        ok=seen["golden"]["ok"],
+        ok=not golden["faults"],
     )
 
 

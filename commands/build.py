@@ -21,6 +21,7 @@ def build(
     heldout: opt.HeldoutOption = None,
     device: opt.DeviceOption = "auto",
     low_disk: opt.LowDiskOption = False,
+    require_golden: opt.RequireGoldenOption = False,
     out: opt.BundleOutOption = None,
     dry_run: opt.DryRunOption = False,
     as_json: opt.JsonOption = False,
@@ -47,6 +48,7 @@ def build(
         heldout=heldout,
         low_disk=low_disk,
         engine_name=engine,
+        require_golden=require_golden,
     )
     preview = preview_of(job)
     if dry_run:

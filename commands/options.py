@@ -207,6 +207,13 @@ DeviceOption = Annotated[
     str,
     typer.Option("--device", metavar="DEVICE", help="Device for calibration: auto, cpu or cuda."),
 ]
+RequireGoldenOption = Annotated[
+    bool,
+    typer.Option(
+        "--require-golden",
+        help="Fail unless golden outputs can be recorded, and let no server get ready unchecked.",
+    ),
+]
 LowDiskOption = Annotated[
     bool,
     typer.Option(

@@ -20,13 +20,25 @@ def warmup(
     ] = None,
     verify: opt.VerifyOption = "quick",
     trust_code: opt.TrustOption = False,
+    require_golden: Annotated[
+        bool,
+        typer.Option("--require-golden", help="Fail if the bundle has no golden outputs."),
+    ] = False,
     as_json: opt.JsonOption = False,
 ) -> None:
     """On the node that will serve: compile, tune, check answers."""
     from ..api.warmup import warmup as work
 
     with progress(as_json) as listener:
-        result = work(bundle, executor, cache, listener, verify=verify, trust_code=trust_code)
+        result = work(
+            bundle,
+            executor,
+            cache,
+            listener,
+            verify=verify,
+            trust_code=trust_code,
+            require_golden=require_golden,
+        )
     if not printed(as_json, result.to_json()):
         from ..views.results import warmed
 

@@ -128,6 +128,11 @@ class Bundle:
         prefix = f"{stage}/"
         return sum(row.bytes for name, row in self.files.items() if name.startswith(prefix))
 
+    def stage_digests(self, stage: str) -> dict[str, str]:
+        """SHA-256 of every file of `stage` as recorded."""
+        prefix = f"{stage}/"
+        return {n: row.sha256 for n, row in self.files.items() if n.startswith(prefix)}
+
     def why_outdated(self, stage: str, made_from: MadeFrom) -> str | None:
         """Why `stage` has to be made, in words; None when it was made from this and is unchanged.
 

@@ -67,8 +67,13 @@ class TensorGroup:
         ends = ("k_proj.weight", "v_proj.weight")
         return self.role is Role.ATTENTION and self.template.endswith(ends)
 
+    @property
+    def is_expert(self) -> bool:
+        """Whether it holds one tensor for each routed expert."""
+        return "{}" in self.template
+
     def names(self) -> Iterator[str]:
-        if "{}" not in self.template:
+        if not self.is_expert:
             yield self.template
             return
         for index in range(self.count):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInputError, UsageError
+from ..core.extras import require
 from ..core.files import write_atomically
 from ..model.architecture import Role
 from ..model.checkpoint import Checkpoint
@@ -108,14 +109,6 @@ def device_named(name: str) -> str:
     return "cuda" if available and name != "cpu" else "cpu"
 
 
-def missing_package(error: ImportError) -> BadInputError:
-    """The message for a package of the `quantize` extra that is not installed."""
-    return BadInputError(
-        f"the package {error.name} is required; install it with "
-        "pip install 'nemotron-deploy[quantize]'"
-    )
-
-
 def _one_layer(
     layer: Layer, checkpoint: Checkpoint, recipe: Recipe, smooth: bool, result: Calibration
 ) -> None:
@@ -153,10 +146,9 @@ def _count_tokens(layer: Layer) -> Callable[[], list[int]]:
 
 def _ranges(layer: Layer) -> tuple[list[Tensor], dict[str, float]]:
     """The layer's outputs, and the ranges that ModelOpt's quantizers saw, by quantizer name."""
-    try:
-        import modelopt.torch.quantization as mtq
-    except ImportError as error:
-        raise missing_package(error) from error
+    require("modelopt", purpose="calibrating FP8")
+    import modelopt.torch.quantization as mtq
+
     outputs: list[Tensor] = []
     holder = nn.ModuleDict({"block": layer.block})
     config = mtq.MAMBA_MOE_FP8_AGGRESSIVE_CFG

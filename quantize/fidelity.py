@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from ..model.architecture import Model
 from ..model.checkpoint import Checkpoint
 from ..model.recipe import Recipe
 from ..runtime import formats
@@ -59,16 +61,16 @@ class Comparison:
     results: list[Fidelity]
 
 
-def memory_needed(checkpoint: Checkpoint, variants: int, tokens: int) -> int:
+def memory_needed(model: Model, variants: int, tokens: int) -> int:
     """Bytes that `compare` takes: the largest layer in float32 and once more in its stored dtype
     while it is read, or the head; and the activations of the source and all variants."""
     layers: dict[str, int] = {}
-    for name, info in checkpoint.tensors.items():
-        values = math.prod(info.shape)
+    for group in model.tensors():
+        name = group.template
         layer = ".".join(name.split(".")[:3]) if ".layers." in name else name
-        layers[layer] = layers.get(layer, 0) + values * 4 + info.bytes
-    hidden = checkpoint.model.hidden_size * tokens * 4 * (variants + 2)
-    logits = checkpoint.model.vocab_size * KL_TOKENS * 4 * 6
+        layers[layer] = layers.get(layer, 0) + group.parameters * 4 + group.bytes
+    hidden = model.hidden_size * tokens * 4 * (variants + 2)
+    logits = model.vocab_size * KL_TOKENS * 4 * 6
     return max(layers.values()) + hidden + logits
 
 
@@ -84,20 +86,20 @@ def compare(
 
     `on_layer` is called with the number of layers done.
     """
-    config = transformers_config(checkpoint)
-    table = read_tensor(checkpoint, "backbone.embeddings.weight")
+    config, read = transformers_config(checkpoint), partial(read_tensor, checkpoint)
+    table = read("backbone.embeddings.weight")
     inputs = [table[torch.tensor([ids])].float().to(device) for ids in sequences]
     del table
     source = inputs
     runs = [list(inputs) for _ in variants]
     results = [Fidelity() for _ in variants]
     for index, letter in enumerate(checkpoint.model.pattern):
-        block = load_block(checkpoint, config, index, torch.float32).to(device)
+        block = load_block(checkpoint.model, config, index, read, torch.float32).to(device)
         source = Layer(index, letter, block, source).run()
         del block
         for variant, run, result in zip(variants, runs, results, strict=True):
-            block = load_block(checkpoint, config, index, torch.float32, variant).to(device)
-            _round_activations(block, index, variant.variant)
+            block = load_block(checkpoint.model, config, index, variant.read, torch.float32)
+            round_activations(block.to(device), index, variant.variant.amax)
             run[:] = Layer(index, letter, block, run).run()
             del block
             result.layer_errors.append(_relative_error(run, source))
@@ -116,6 +118,7 @@ class Stored:
 
     def __init__(self, variant: Variant, checkpoint: Checkpoint) -> None:
         self.variant = variant
+        self._checkpoint = checkpoint
         self.errors: dict[str, float] = {}
         self.quantized: Final = frozenset(
             name
@@ -124,8 +127,9 @@ class Stored:
             for name in group.names()
         )
 
-    def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        """The values that an engine would compute with."""
+    def read(self, name: str) -> Tensor:
+        """The values of the tensor `name` that an engine would compute with."""
+        tensor = read_tensor(self._checkpoint, name)
         folded = self.variant.folding(name, tensor)
         if name not in self.quantized:
             return folded.to(tensor.dtype)
@@ -137,21 +141,22 @@ class Stored:
         return formats.decode(packed, stored["weight_scale"], *others)
 
 
-def _round_activations(block: Any, index: int, variant: Variant) -> None:
-    """Make the layer `block` round its inputs, keys and values with these scales."""
+def round_activations(block: Any, index: int, amax: Mapping[str, float]) -> None:
+    """Make the layer `block` round its inputs, keys and values to FP8, where `amax` has their
+    largest magnitude (as `Variant.amax`)."""
     prefix = f"backbone.layers.{index}."
     for name, module in block.named_modules():
         path = f"{prefix}{name}"
-        if amax := variant.amax.get(f"{path}.weight"):
-            module.register_forward_pre_hook(_on_input(amax))
+        if largest := amax.get(f"{path}.weight"):
+            module.register_forward_pre_hook(_on_input(largest))
         for side in ("k", "v"):
-            if amax := variant.amax.get(f"{path}.{side}_scale"):
-                module.register_forward_hook(_on_output(amax))
+            if largest := amax.get(f"{path}.{side}_scale"):
+                module.register_forward_hook(_on_output(largest))
         # All experts of a layer share one scale a projection, and they are one fused module.
-        if amax := variant.amax.get(f"{path}.0.up_proj.weight"):
-            module.register_forward_pre_hook(_on_input(amax))
-        if amax := variant.amax.get(f"{path}.0.down_proj.weight"):
-            module.act_fn.register_forward_hook(_on_output(amax))
+        if largest := amax.get(f"{path}.0.up_proj.weight"):
+            module.register_forward_pre_hook(_on_input(largest))
+        if largest := amax.get(f"{path}.0.down_proj.weight"):
+            module.act_fn.register_forward_hook(_on_output(largest))
 
 
 def _on_input(amax: float) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:

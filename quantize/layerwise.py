@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ..core.errors import BadInputError
 from ..core.files import write_atomically
+from ..model.architecture import Model, TensorGroup
 from ..model.checkpoint import Checkpoint
 
 SOURCE_DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -24,6 +26,10 @@ SOURCE_DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": tor
 
 KEPT_FLOAT32: Final = "e_score_correction_bias"
 """The one tensor that transformers keeps in float32 when a model is loaded in BF16."""
+
+
+Read = Callable[[str], Tensor]
+"""Gives the values of the parameter with that hub name."""
 
 
 @dataclass(slots=True)
@@ -48,8 +54,11 @@ class Layer:
 
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
-    """The tensor `name` in its stored dtype. Raises `BadInputError` for one that is no float."""
-    info = checkpoint.tensors[name]
+    """The tensor `name` in its stored dtype. Raises `BadInputError` for one that is missing or no
+    float."""
+    info = checkpoint.tensors.get(name)
+    if info is None:
+        raise BadInputError(f"{checkpoint.path}: tensor {name} is missing")
     if info.dtype not in SOURCE_DTYPES:
         raise BadInputError(
             f"{info.shard}: tensor {name} has dtype {info.dtype}, not a floating-point one"
@@ -71,61 +80,65 @@ def layers(
     directory, inputs are kept there before each layer, and layers that an earlier run with the same
     `work` passed are not yielded again.
     """
-    config = transformers_config(checkpoint)
-    start, hidden = _resume(work)
+    config, read = transformers_config(checkpoint), partial(read_tensor, checkpoint)
+    start, hidden = resume(work)
     if hidden is None:
-        table = read_tensor(checkpoint, "backbone.embeddings.weight").bfloat16()
+        table = read("backbone.embeddings.weight").bfloat16()
         hidden = [table[torch.tensor([ids])] for ids in sequences]
         del table
     hidden = [tensor.to(device) for tensor in hidden]
     for index in range(start, len(checkpoint.model.pattern)):
-        block = load_block(checkpoint, config, index).to(device)
+        block = load_block(checkpoint.model, config, index, read).to(device)
         layer = Layer(index, checkpoint.model.pattern[index], block, hidden)
         yield layer
         hidden = layer.inputs
         del block, layer
-        _keep(work, index + 1, hidden)
+        keep(work, index + 1, hidden)
 
 
 def load_block(
-    checkpoint: Checkpoint,
-    config: Any,
-    index: int,
-    dtype: torch.dtype = torch.bfloat16,
-    transform: Callable[[str, Tensor], Tensor] | None = None,
+    model: Model, config: Any, index: int, read: Read, dtype: torch.dtype = torch.bfloat16
 ) -> Any:
-    """Decoder layer `index` as transformers' own class, in `dtype`, with the checkpoint's weights,
-    or with what `transform(name, tensor)` makes of them."""
+    """Decoder layer `index` of `model` as transformers' own class, in `dtype`, with the values that
+    `read` gives."""
     from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHBlock
 
-    def read(name: str) -> Tensor:
-        tensor = read_tensor(checkpoint, name)
-        tensor = transform(name, tensor) if transform else tensor
-        return tensor.to(torch.float32 if name.endswith(KEPT_FLOAT32) else dtype)
+    def values(name: str) -> Tensor:
+        return read(name).to(torch.float32 if name.endswith(KEPT_FLOAT32) else dtype)
 
-    prefix = f"backbone.layers.{index}."
-    state = {
-        name.removeprefix(prefix): read(name)
-        for name in checkpoint.tensors
-        if name.startswith(prefix) and ".experts." not in name
-    }
-    moe = checkpoint.model.moe
-    if checkpoint.model.pattern[index] == "E" and moe is not None:
-        for projection in ("up_proj", "down_proj"):
-            names = [
-                f"{prefix}mixer.experts.{k}.{projection}.weight" for k in range(moe.num_experts)
-            ]
-            first = read(names[0])
-            fused = first.new_empty(len(names), *first.shape)
-            for row, name in zip(fused, names, strict=True):
-                row.copy_(read(name))
-            state[f"mixer.experts.{projection}"] = fused
+    state = {}
+    for group in layer_groups(model, index):
+        first, *others = group.names()
+        tensor = values(first)
+        if group.is_expert:
+            fused = tensor.new_empty(group.count, *tensor.shape)
+            fused[0] = tensor
+            for row, name in zip(fused[1:], others, strict=True):
+                row.copy_(values(name))
+            tensor = fused
+        state[parameter_name(group, index)] = tensor
     with torch.device("meta"):
         make: Any = NemotronHBlock
         block = make(config, index)
     block.load_state_dict(state, assign=True)
     block.train(False)
     return block.requires_grad_(False)
+
+
+def layer_groups(model: Model, index: int) -> list[TensorGroup]:
+    """The tensors of decoder layer `index`."""
+    prefix = _layer_prefix(index)
+    return [group for group in model.tensors() if group.template.startswith(prefix)]
+
+
+def parameter_name(group: TensorGroup, index: int) -> str:
+    """The parameter of layer `index`'s block that holds `group`: the experts of a layer are one."""
+    name = group.template.removeprefix(_layer_prefix(index))
+    return name.replace(".{}.", ".").removesuffix(".weight") if group.is_expert else name
+
+
+def _layer_prefix(index: int) -> str:
+    return f"backbone.layers.{index}."
 
 
 def transformers_config(checkpoint: Checkpoint) -> Any:
@@ -144,7 +157,7 @@ def transformers_config(checkpoint: Checkpoint) -> Any:
     return config
 
 
-def _resume(work: Path | None) -> tuple[int, list[Tensor] | None]:
+def resume(work: Path | None) -> tuple[int, list[Tensor] | None]:
     """The first unfinished layer and its inputs, from what an earlier run saved."""
     if work is None:
         return 0, None
@@ -158,7 +171,7 @@ def _resume(work: Path | None) -> tuple[int, list[Tensor] | None]:
     return index, [tensors[name] for name in sorted(tensors)]
 
 
-def _keep(work: Path | None, index: int, hidden: list[Tensor]) -> None:
+def keep(work: Path | None, index: int, hidden: Sequence[Tensor]) -> None:
     """Save the inputs of layer `index`; those of earlier layers are no longer needed."""
     if work is None:
         return

@@ -237,10 +237,13 @@ EXECUTOR: Final = Variable(
 )
 GOLDEN: Final = Variable(
     "NEMO_DEPLOY_GOLDEN",
-    "`off` starts a server without comparing its outputs with the bundle's golden outputs.",
+    "`on` compares a server's outputs with the bundle's golden outputs before it is ready. "
+    "`require` also keeps a server from becoming ready if the bundle has no golden outputs. `off` "
+    "compares nothing.",
     "on",
     passed=True,
 )
+GOLDEN_MODES: Final = ("on", "require", "off")
 CACHE: Final = Variable(
     "NEMO_DEPLOY_CACHE",
     "The directory in which a node keeps what it makes from bundles.",

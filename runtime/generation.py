@@ -99,11 +99,6 @@ class Executor(ABC):
         """The token numbers of a prompt, as requests are tokenized."""
 
     @abstractmethod
-    def continuations(self, prompts: Sequence[Tokens], count: int) -> list[Tokens]:
-        """The `count` tokens that greedy decoding appends to each prompt; it does not stop at
-        end-of-sequence tokens. Call it before any request is submitted."""
-
-    @abstractmethod
     def score(self, cases: Sequence[Forced]) -> list[Scores]:
         """For each case, at each forced token, the log-probabilities of the most likely tokens
         given all tokens before it. Call it before any request is submitted."""

@@ -1,4 +1,4 @@
-"""Golden outputs: what a healthy server answers, and whether this one does.
+"""Golden outputs: what a bundle's checkpoint says, and whether a server says the same.
 
 Free-running text cannot be compared: two identical runs of this architecture differ in their last
 bits, and one token that falls the other way changes all that follow. So the recorded continuation
@@ -15,7 +15,11 @@ were likeliest are compared:
   clipped, so that a router's choice that falls the other way does not drown the rest.
 
 Bounds come from a healthy second run in another precision when they are recorded. Prompts are far
-shorter than a chunk of prefill, so chunked prefill does not come into it. Pure Python.
+shorter than a chunk of prefill, so chunked prefill does not come into it.
+
+A `Recording` is one of three things, and says which: golden outputs, made while the bundle was
+built from its weights, without any server; the statement that none could be made; or the baseline
+of a node, which a server recorded of itself. A baseline shows change and nothing else. Pure Python.
 """
 
 from __future__ import annotations
@@ -25,19 +29,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 FILE: Final = "golden.json"
+
+Status = Literal["golden", "not_recorded", "baseline"]
 
 TOP: Final = 8
 """Tokens recorded at each position."""
 
 ASKED: Final = 20
 """Tokens asked for when comparing: so many of the recorded ones are surely among them."""
-
-NEW_TOKENS: Final = 32
-"""Length of a continuation."""
 
 CLIP: Final = 0.05
 """Nats beyond which a single difference says no more about the gain."""
@@ -95,27 +98,60 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Golden:
-    """Golden outputs of the checkpoint with that digest. Without `bounds` they are owed: only texts
-    and their token numbers are there, and `by` says why."""
+class FromSource:
+    """How far the quantized checkpoint is from its source on the recorded positions: mean
+    divergence in nats a token, share of the same likeliest token, and `rounding`, the divergence
+    that plain rounding to the same format costs."""
 
+    divergence: float
+    agreement: float
+    rounding: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Outputs of the checkpoint with that digest, recorded by `by`.
+
+    `note` says in words what could not be done: why nothing is recorded, or why the checkpoint was
+    not compared with its source. `bounds` are None, and positions absent, where nothing is
+    recorded; `source` is None without that comparison.
+    """
+
+    status: Status
     checkpoint: str
     by: str
     entries: tuple[Entry, ...]
     bounds: Bounds | None = None
+    source: FromSource | None = None
+    note: str = ""
 
     def write(self, path: Path) -> None:
         """Write them as JSON, numbers as short as they are meant."""
         text = json.dumps(self._record(), separators=(",", ":")) + "\n"
         path.write_text(text, encoding="utf-8")
 
+    def describe(self) -> str:
+        """What is recorded, in one sentence."""
+        if self.bounds is None:
+            return self.note
+        positions = sum(len(entry.positions) for entry in self.entries)
+        text = f"{positions} positions, recorded by {self.by}"
+        if self.source is not None:
+            text += (
+                f"; {self.source.divergence:.1e} nats a token from the source, where plain "
+                f"rounding costs {self.source.rounding:.1e}"
+            )
+        return f"{text}; {self.note}" if self.note else text
+
     def _record(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "status": "recorded" if self.bounds else "owed",
+            "status": self.status,
             "checkpoint": self.checkpoint,
             "by": self.by,
+            "note": self.note,
             "bounds": asdict(self.bounds) if self.bounds else None,
+            "source": asdict(self.source) if self.source else None,
             "prompts": [
                 {
                     "text": entry.text,
@@ -131,21 +167,37 @@ class Golden:
         }
 
     @classmethod
-    def read(cls, path: Path) -> Golden:
+    def read(cls, path: Path) -> Recording:
         """Read them. Raises `GoldenError` for a file that cannot be used."""
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             if record["format"] != FORMAT:
                 raise GoldenError(
-                    f"{path}: has format {record['format']}, this version reads {FORMAT}"
+                    f"{path}: has format {record['format']}, this version reads {FORMAT}; build "
+                    "the bundle again"
                 )
-            bounds = Bounds(**record["bounds"]) if record["bounds"] else None
-            entries = tuple(_entry(row, bounds is not None) for row in record["prompts"])
-            return cls(str(record["checkpoint"]), str(record["by"]), entries, bounds)
+            return cls._of(record)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, GoldenError):
                 raise
             raise GoldenError(f"{path}: cannot be used: {error!r}; build again") from None
+
+    @classmethod
+    def _of(cls, record: Mapping[str, Any]) -> Recording:
+        bounds = Bounds(**record["bounds"]) if record["bounds"] else None
+        source = FromSource(**record["source"]) if record["source"] else None
+        status = record["status"]
+        if status not in get_args(Status) or (status == "not_recorded") != (bounds is None):
+            raise ValueError(f"the status {status!r} does not fit its content")
+        return cls(
+            status=status,
+            checkpoint=str(record["checkpoint"]),
+            by=str(record["by"]),
+            entries=tuple(_entry(row, bounds is not None) for row in record["prompts"]),
+            bounds=bounds,
+            source=source,
+            note=str(record["note"]),
+        )
 
 
 def _entry(row: Mapping[str, Any], recorded: bool) -> Entry:
@@ -202,11 +254,11 @@ class Comparison:
         return found
 
 
-def compare(golden: Golden, seen: Sequence[Scores]) -> Comparison:
+def compare(entries: Sequence[Entry], seen: Sequence[Scores]) -> Comparison:
     """Compare the recorded positions with `seen`, one `Scores` for each entry."""
-    pairs = list(_pairs(golden, seen))
+    pairs = list(_pairs(entries, seen))
     if not pairs:
-        raise GoldenError("no golden outputs are recorded")
+        raise GoldenError("no outputs are recorded")
     divergence = sum(_divergence(position, scores) for position, scores in pairs) / len(pairs)
     same = sum(_likeliest(scores) == position.tokens[0] for position, scores in pairs)
     return Comparison(len(pairs), divergence, same / len(pairs), _gain(pairs))
@@ -232,9 +284,9 @@ def recorded_positions(base: Scores, scaled: Scores | None) -> tuple[Position, .
 
 
 def _pairs(
-    golden: Golden, seen: Sequence[Scores]
+    entries: Sequence[Entry], seen: Sequence[Scores]
 ) -> Iterator[tuple[Position, Mapping[int, float]]]:
-    for entry, scores in zip(golden.entries, seen, strict=True):
+    for entry, scores in zip(entries, seen, strict=True):
         yield from zip(entry.positions, scores, strict=True)
 
 

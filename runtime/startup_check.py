@@ -1,29 +1,28 @@
 """Before a server is ready, compare its outputs with the bundle's golden outputs.
 
-If golden outputs are pending (the checkpoint was too large for the machine that built the bundle),
-the first server that starts on a node records them in its cache, and later ones are compared with
-them.
+Where the bundle has none (no machine with its weights could run them), nothing says whether the
+server is right: it is *not checked*. The first server on a node then keeps its own outputs there as
+a baseline, and later ones are compared with that, which shows change and nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from .contract import CACHE, GOLDEN, XDG_CACHE_HOME
+from .contract import CACHE, GOLDEN, GOLDEN_MODES, XDG_CACHE_HOME
 from .generation import Executor, StartError
 from .golden import (
     FILE,
-    NEW_TOKENS,
     Comparison,
     Entry,
-    Forced,
-    Golden,
     GoldenError,
+    Recording,
     bounds_from,
     compare,
     recorded_positions,
@@ -35,22 +34,45 @@ and batches differ between runs by more than two runs show. The value is assumed
 
 
 @dataclass(frozen=True, slots=True)
+class Baseline:
+    """What a node's own recording shows. `action`: `recorded` now, `not_saved` (recorded, but the
+    cache cannot be written), `unchanged` or `changed` since it was recorded."""
+
+    action: str
+    detail: str
+    comparison: Comparison | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Proof:
-    """The result. `action`: `checked` against the bundle's or this node's golden outputs,
-    `recorded` here for the first time, or `none`; `faults` is empty if the outputs agree."""
+    """The result. `action`: `checked` against the bundle's golden outputs, or `not_checked`, and
+    `detail` says why; `baseline` is there in the second case only. `faults` is empty if nothing
+    is wrong as far as that was looked at."""
 
     action: str
     detail: str
     comparison: Comparison | None = None
     faults: tuple[str, ...] = ()
+    baseline: Baseline | None = None
 
     @property
     def ok(self) -> bool:
         return not self.faults
 
+    @property
+    def checked(self) -> bool:
+        return self.action == "checked"
+
     def record(self) -> dict[str, Any]:
         """As JSON."""
         return {**asdict(self), "ok": self.ok, "faults": list(self.faults)}
+
+    def words(self) -> str:
+        """The result in one sentence."""
+        text = f"golden outputs {self.action.replace('_', ' ')}: {self.detail}"
+        if self.baseline is not None:
+            text += f"; this node's baseline: {self.baseline.detail}"
+        return text
 
 
 def cache_directory() -> Path:
@@ -62,74 +84,120 @@ def cache_directory() -> Path:
 
 
 def require_golden(bundle: Path, executor: Executor, log: Callable[[str], None]) -> None:
-    """Raise `StartError` if the executor's outputs differ; the result goes to `log`."""
-    if os.environ.get(GOLDEN.name, "").lower() == "off":
-        log(f"golden outputs were not compared: ${GOLDEN.name} is off")
-        return
-    proof = prove(bundle, executor)
+    """Raise `StartError` if the executor's outputs differ, or if they cannot be checked although
+    the environment says that they must; the result goes to `log`, in words and as JSON."""
+    mode = golden_mode()
+    if mode == "off":
+        proof = Proof("not_checked", f"${GOLDEN.name} is off")
+    else:
+        proof = prove(bundle, executor)
     if not proof.ok:
+        what, means = _DIFFERS if proof.checked else _CHANGED
         raise StartError(
-            f"golden outputs differ: {'; '.join(proof.faults)}. The server would not answer as the "
-            f"quantized model does ({proof.detail}); ${GOLDEN.name}=off starts it anyway"
+            f"{what}: {'; '.join(proof.faults)}. {means} ({proof.detail}); ${GOLDEN.name}=off "
+            "starts it anyway"
         )
-    log(f"golden outputs {proof.action}: {proof.detail}")
+    if mode == "require" and not proof.checked:
+        raise StartError(
+            f"golden outputs were not checked: {proof.detail}. ${GOLDEN.name}=require forbids a "
+            "server that was not checked"
+        )
+    log(proof.words())
+    log(f"golden outputs as JSON: {json.dumps(proof.record())}")
+
+
+_DIFFERS: Final = (
+    "golden outputs differ",
+    "The server would not answer as the quantized model does",
+)
+_CHANGED: Final = (
+    "outputs changed since an earlier start on this node",
+    "Either server may be the wrong one. Without golden outputs nothing tells which; delete the "
+    "baseline to record it again",
+)
+
+
+def golden_mode() -> str:
+    """What the environment says of the comparison. Raises `StartError` for an unknown value."""
+    mode = os.environ.get(GOLDEN.name, "").lower() or "on"
+    if mode not in GOLDEN_MODES:
+        raise StartError(f"${GOLDEN.name} is {mode!r}; known are {', '.join(GOLDEN_MODES)}")
+    return mode
 
 
 def prove(bundle: Path, executor: Executor) -> Proof:
-    """Check or record golden outputs. Raises `StartError` for a file that cannot be used."""
+    """Compare with the bundle's golden outputs, or with this node's baseline where there are none.
+    Raises `StartError` for a file that cannot be used."""
     path = bundle / "engine" / FILE
     if not path.exists():
-        return Proof("none", "the bundle has no golden outputs; build it again to record them")
+        return Proof("not_checked", f"{path} is missing; build the bundle again")
     try:
-        golden = Golden.read(path)
-        wrong = [e.text for e in golden.entries if executor.tokens(e.text) != e.case.prompt]
+        recorded = _golden(path)
+        wrong = [e.text for e in recorded.entries if executor.tokens(e.text) != e.case.prompt]
         if wrong:
             fault = f"the tokenizer gives other tokens for {wrong[0]!r} ({len(wrong)} prompts)"
-            return Proof("checked", golden.by, None, (fault,))
-        if golden.bounds:
-            return _check(golden, executor)
-        kept = cache_directory() / f"golden-{_identity(bundle, executor)}.json"
-        return (
-            _check(Golden.read(kept), executor)
-            if kept.exists()
-            else _record(golden, executor, kept)
-        )
+            return Proof("checked", f"tokens of {len(recorded.entries)} prompts", None, (fault,))
+        if recorded.bounds is not None:
+            comparison, faults = _compared(recorded, executor)
+            return Proof("checked", recorded.describe(), comparison, faults)
+        return _not_checked(bundle, recorded, executor)
     except GoldenError as error:
         raise StartError(str(error)) from error
 
 
-def _check(golden: Golden, executor: Executor) -> Proof:
-    assert golden.bounds is not None, "only recorded outputs are kept"
-    found = compare(golden, executor.score([entry.case for entry in golden.entries]))
-    detail = f"{found.positions} positions, recorded by {golden.by}"
-    return Proof("checked", detail, found, tuple(found.faults(golden.bounds)))
+def _golden(path: Path) -> Recording:
+    """What a bundle says of its golden outputs."""
+    recorded = Recording.read(path)
+    if recorded.status == "baseline":
+        raise GoldenError(f"{path}: is what a server recorded of itself, no golden outputs")
+    return recorded
 
 
-def _record(owed: Golden, executor: Executor, kept: Path) -> Proof:
-    """Record outputs on this node, and their bounds from a second run in other batches."""
-    prompts = [entry.case.prompt for entry in owed.entries]
-    continued = executor.continuations(prompts, NEW_TOKENS)
-    cases = [Forced(p, c) for p, c in zip(prompts, continued, strict=True)]
+def _compared(recorded: Recording, executor: Executor) -> tuple[Comparison, tuple[str, ...]]:
+    assert recorded.bounds is not None, "only what has bounds is compared"
+    seen = executor.score([entry.case for entry in recorded.entries])
+    comparison = compare(recorded.entries, seen)
+    return comparison, tuple(comparison.faults(recorded.bounds))
+
+
+def _not_checked(bundle: Path, recorded: Recording, executor: Executor) -> Proof:
+    """The result without golden outputs, with this node's baseline."""
+    kept = cache_directory() / f"baseline-{_identity(bundle, executor)}.json"
+    if not kept.exists():
+        return Proof("not_checked", recorded.note, baseline=_record(recorded, executor, kept))
+    comparison, faults = _compared(Recording.read(kept), executor)
+    if not faults:
+        baseline = Baseline("unchanged", f"unchanged since {kept} was recorded", comparison)
+        return Proof("not_checked", recorded.note, baseline=baseline)
+    baseline = Baseline("changed", f"changed since {kept} was recorded", comparison)
+    changed = tuple(f"changed since {kept} was recorded: {fault}" for fault in faults)
+    return Proof("not_checked", recorded.note, None, changed, baseline)
+
+
+def _record(recorded: Recording, executor: Executor, kept: Path) -> Baseline:
+    """Record this server's outputs, and their bounds from a second run in other batches."""
+    cases = [entry.case for entry in recorded.entries]
     first = [executor.score([case])[0] for case in cases]
     entries = tuple(
-        Entry(entry.text, case, recorded_positions(scores, None))
-        for entry, case, scores in zip(owed.entries, cases, first, strict=True)
+        Entry(entry.text, entry.case, recorded_positions(scores, None))
+        for entry, scores in zip(recorded.entries, first, strict=True)
     )
+    again = compare(entries, executor.score(cases))
     by = f"{type(executor).__name__} on this node"
-    healthy = compare(Golden(owed.checkpoint, by, entries), executor.score(cases))
-    golden = Golden(owed.checkpoint, by, entries, bounds_from(healthy, NODE_FLOOR))
+    bounds = bounds_from(again, NODE_FLOOR)
+    own = Recording("baseline", recorded.checkpoint, by, entries, bounds)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         partial = kept.with_suffix(f".{os.getpid()}")
-        golden.write(partial)
+        own.write(partial)
         partial.replace(kept)
     except OSError as error:
-        return Proof("recorded", f"{owed.by}; they could not be saved: {error}", healthy)
-    return Proof("recorded", f"{owed.by}; kept in {kept}", healthy)
+        return Baseline("not_saved", f"recorded now, but it could not be saved: {error}", again)
+    return Baseline("recorded", f"recorded now, kept in {kept}", again)
 
 
 def _identity(bundle: Path, executor: Executor) -> str:
-    """Identifies golden outputs, engine and executor, for which a node's recording is valid."""
+    """Identifies prompts, engine and executor, for which a node's baseline is valid."""
     digest = hashlib.sha256(type(executor).__name__.encode())
     for name in (FILE, "engine.json", "llm_args.yaml"):
         digest.update((bundle / "engine" / name).read_bytes())

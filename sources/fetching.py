@@ -114,6 +114,16 @@ def _fetched(source: Source, work: Work, needed: int, progress: Progress) -> Che
     return fetch(source.snapshot, progress.step("download", plan.bytes, "bytes")).checkpoint
 
 
+def is_local(source: Source) -> bool:
+    """Whether all weights of `source` are on this machine now."""
+    if source.snapshot is None:
+        return True
+    from ..hub.snapshot import has_whole
+
+    folder = source.snapshot.folder
+    return all(has_whole(folder, file) for file in source.snapshot.shards)
+
+
 def fetched(source: Source, progress: Progress) -> Source:
     """`source` with all its weights local, for work that reads them more than once."""
     if source.snapshot is None:

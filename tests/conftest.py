@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import json
@@ -17,6 +18,10 @@ from hypothesis import settings
 from nemotron_deploy.model.catalog import TINY
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch is there
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # a worker for each core: torch's threads would only compete
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No test asks the real hub for anything; those of `hub/` have a stand-in.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -75,10 +80,19 @@ def int4_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all worker processes of a session share, and no other session."""
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    (folder / "shared").mkdir(exist_ok=True)
+    return folder / "shared"
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _caches(session_folder: Path) -> Iterator[None]:
     """Compiled kernels are shared by all tests of a session and by none of another."""
-    folder = tmp_path_factory.mktemp("caches")
+    folder = session_folder / "caches"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEMO_DEPLOY_CACHE", str(folder / "nemo-deploy"))
         patch.setenv("TRITON_CACHE_DIR", str(folder / "triton"))
@@ -86,17 +100,17 @@ def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def built(session_folder: Path) -> Callable[[str], Path]:
     """Gives the bundle of `tiny` for an H100 in a format, built once. Not to be changed."""
     from nemotron_deploy.api.build import make, prepare
     from nemotron_deploy.model.spec import Workload
 
-    folder = tmp_path_factory.mktemp("bundles")
-
     @functools.cache
     def once(quant: str) -> Path:
-        out = folder / f"tiny-h100-{quant}"
-        make(prepare("tiny", "h100", quant, Workload(context=4096), out))
+        out = session_folder / f"tiny-h100-{quant}"
+        with (session_folder / f"{out.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            make(prepare("tiny", "h100", quant, Workload(context=4096), out))
         return out
 
     return once

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -113,20 +113,31 @@ def warmed(console: Console, result: WarmupResult) -> None:
     golden = result.golden
     rows: list[tuple[str, RenderableType]] = [
         ("executor", f"{result.executor}, started in {result.start_s:.1f} s"),
-        ("outputs", f"{golden['action']}: {golden['detail']}"),
     ]
-    compared = golden["comparison"]
-    if compared:
-        gain = "" if compared["gain"] is None else f", gain {compared['gain']:+.2f}"
-        rows.append(
-            ("", f"divergence {compared['divergence']:.1e} nats per token, same top token "
-                 f"{compared['agreement']:.1%}{gain}")
-        )  # fmt: skip
+    if golden["action"] == "checked":
+        rows.append(("outputs", f"checked: {golden['detail']}"))
+    else:
+        rows.append(("outputs", Text(f"not checked: {golden['detail']}", style="yellow")))
+    rows += _distance(golden["comparison"])
+    if baseline := golden["baseline"]:
+        rows.append(("baseline", baseline["detail"]))
+        rows += _distance(baseline["comparison"])
     rows += [("wrong", Text(fault, style="bold red")) for fault in golden["faults"]]
     if result.trusted_code:
         rows.append(("code", trusted_note(result.trusted_code)))
     rows += [("caches", path) for path in result.caches.values()]
     show(console, heading("Ready" if result.ok else "Not ready", str(result.bundle)), facts(rows))
+
+
+def _distance(compared: dict[str, Any] | None) -> list[tuple[str, RenderableType]]:
+    """How far outputs are from recorded ones, as a row; none without a comparison."""
+    if compared is None:
+        return []
+    gain = "" if compared["gain"] is None else f", gain {compared['gain']:+.2f}"
+    return [
+        ("", f"divergence {compared['divergence']:.1e} nats per token, same top token "
+             f"{compared['agreement']:.1%}{gain}")
+    ]  # fmt: skip
 
 
 def serving(console: Console, result: ServeResult) -> None:

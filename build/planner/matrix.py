@@ -69,10 +69,14 @@ def _cell(plan: Plan, workload: Workload, price: float | None, max_tpot_ms: floa
     )
 
 
-def best(cells: Iterable[Cell], optimize: str, workload: Workload) -> Cell | None:
-    """The best that may be recommended, or None. Raises `UsageError` for an unknown aim."""
+def require_aim(optimize: str) -> None:
+    """Raise `UsageError` for an unknown aim."""
     if optimize not in OPTIMIZE:
         raise UsageError(f"--optimize {optimize!r}: known are {', '.join(OPTIMIZE)}")
+
+
+def best(cells: Iterable[Cell], optimize: str, workload: Workload) -> Cell | None:
+    """The best that may be recommended, or None."""
     eligible = [cell for cell in cells if cell.eligible]
     if optimize == "cost":
         eligible = [cell for cell in eligible if cell.cost]

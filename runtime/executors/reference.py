@@ -46,10 +46,6 @@ class ReferenceExecutor(Executor):
         """The token numbers of a prompt."""
         return tuple(self._tokenizer(text).input_ids)
 
-    def continuations(self, prompts: Sequence[Tokens], count: int) -> list[Tokens]:
-        """What greedy decoding puts after each prompt."""
-        return [continuation(self._model, prompt, count) for prompt in prompts]
-
     def score(self, cases: Sequence[Forced]) -> list[Scores]:
         """Log-probabilities of the likeliest tokens at every forced one."""
         return [score(self._model, case) for case in cases]
@@ -108,15 +104,6 @@ def score(model: Any, case: Forced, count: int = ASKED) -> Scores:
         dict(zip(numbers, values, strict=True))
         for numbers, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
     ]
-
-
-def continuation(model: Any, prompt: Tokens, count: int) -> Tokens:
-    """The `count` tokens that greedy decoding puts after `prompt`, ends of sequence included."""
-    forward, tokens = _Decoder(model), list(prompt)
-    for _ in range(count):
-        fed = tokens if len(tokens) == len(prompt) else tokens[-1:]
-        tokens.append(int(forward(torch.tensor([fed], device=model.device)).argmax()))
-    return tuple(tokens[len(prompt) :])
 
 
 class _Decoder:

@@ -18,11 +18,14 @@ import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from .. import contract
 from ..generation import Executor, Failure, GenerationRequest, Sink, StartError, Step
 from ..golden import ASKED, Forced, Scores, Tokens
+
+_AHEAD: Final = 8
+"""Tokens decoded at once while scoring; those after one that differs are of no use."""
 
 
 class TrtllmExecutor(Executor):
@@ -59,23 +62,19 @@ class TrtllmExecutor(Executor):
         """The token numbers of a prompt."""
         return tuple(self._llm.tokenizer.encode(text))
 
-    def continuations(self, prompts: Sequence[Tokens], count: int) -> list[Tokens]:
-        """What greedy decoding puts after each prompt."""
-        results = self._greedy(list(prompts), [count] * len(prompts))
-        return [tuple(result.outputs[0].token_ids) for result in results]
-
     def score(self, cases: Sequence[Forced]) -> list[Scores]:
         """Log-probabilities of the likeliest tokens at every forced one.
 
-        The LLM API cannot force tokens. Each case is decoded greedily until a token differs from
-        the forced one, and again from the position after it. So every position has the forced
-        tokens before it, and most positions take the path that served tokens take.
+        The LLM API cannot force tokens. Each case is decoded greedily, a few tokens at a time,
+        until a token differs from the forced one, and again from the position after it. So every
+        position has the forced tokens before it, and most positions take the path that served
+        tokens take.
         """
         scores: list[list[Mapping[int, float]]] = [[] for _ in cases]
         while left := [i for i, case in enumerate(cases) if len(scores[i]) < len(case.forced)]:
             results = self._greedy(
                 [cases[i].prompt + cases[i].forced[: len(scores[i])] for i in left],
-                [len(cases[i].forced) - len(scores[i]) for i in left],
+                [min(_AHEAD, len(cases[i].forced) - len(scores[i])) for i in left],
             )
             for i, result in zip(left, results, strict=True):
                 output = result.outputs[0]

@@ -120,6 +120,11 @@ def test_the_matrix(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     [
         ((), 2, "give --gpu, or --matrix"),
         (("--gpu", "h100", "--optimize", "beauty"), 2, "known are latency, throughput, cost"),
+        (
+            ("--gpu", "h100", "--quant", "int4", "--optimize", "beauty"),
+            2,
+            "known are latency, throughput, cost",
+        ),
         (("--matrix", "--calibrate-from", "r.json"), 2, "--calibrate-from holds for"),
         (("--gpu", "h100", "--quant", "fp8", "--calibrate-from", "no.json"), 4, "No such file"),
         (("--gpu", "h100", "--quant", "fp8", "--html", "/no/such/place.html"), 4, "cannot be"),

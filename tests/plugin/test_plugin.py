@@ -27,10 +27,10 @@ from nemotron_deploy.model import catalog
 from nemotron_deploy.model.checkpoint import Checkpoint
 from nemotron_deploy.model.config import read_model
 from nemotron_deploy.model.recipe import RECIPES, Recipe
+from nemotron_deploy.quantize import recording
 from nemotron_deploy.quantize.stream import quantize
 from nemotron_deploy.quantize.variants import named
 from nemotron_deploy.runtime.executors.loading import load_model
-from nemotron_deploy.triton_repo import recording
 
 PROMPT = [27, 27, 15, 224, 27, 28, 15, 224, 28, 19, 17, 202]
 """A text without near ties, neither of two experts (scores 0.01 apart at least) nor of two next
@@ -294,7 +294,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, engine: P
     shutil.copytree(engine, folder / "engine")
     record = {"plugin": settings.PACKAGE, "trtllm_versions": ">=1.2.1,<1.3", "gpus": 1, "sm": 90}
     (folder / "engine" / "engine.json").write_text(json.dumps(record))
-    recording.record(checkpoint, "digest").write(folder / "engine" / "golden.json")
+    recorded = recording.record(Checkpoint.open(checkpoint), "digest")
+    recorded.write(folder / "engine" / "golden.json")
     return folder
 
 
@@ -305,7 +306,7 @@ def test_the_production_executor_keeps_the_golden_outputs(bundle: Path) -> None:
     assert found["ok"], found
     assert found["comparison"]["positions"] == 512
     # Decoding goes its own way where two tokens are nearly as likely: hence more than one round.
-    assert 1 <= found["rounds"] < 10
+    assert 4 <= found["rounds"] < 20
 
 
 def test_a_wrong_scale_in_the_checkpoint_keeps_it_from_going_ready(

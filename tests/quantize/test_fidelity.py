@@ -139,10 +139,10 @@ def test_rounding_activations_costs_something(
 
 
 def test_memory_grows_with_layers_tokens_and_variants(source: Checkpoint) -> None:
-    base = memory_needed(source, 1, 1000)
+    base = memory_needed(source.model, 1, 1000)
     assert base > max(info.bytes for info in source.tensors.values())
-    assert memory_needed(source, 2, 1000) - base == 1000 * source.model.hidden_size * 4
-    assert memory_needed(source, 1, 2000) > base
+    assert memory_needed(source.model, 2, 1000) - base == 1000 * source.model.hidden_size * 4
+    assert memory_needed(source.model, 1, 2000) > base
 
 
 def test_names_of_variants() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemotron_deploy.model.catalog import TINY
+from nemotron_deploy.model.checkpoint import Checkpoint
+from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.quantize import recording
+from nemotron_deploy.quantize.forced import Source
+from nemotron_deploy.quantize.golden_texts import not_recorded
 from nemotron_deploy.runtime import contract, golden, startup_check
 from nemotron_deploy.runtime.executors.loading import load_model
-from nemotron_deploy.runtime.executors.reference import ReferenceExecutor, continuation, score
+from nemotron_deploy.runtime.executors.reference import ReferenceExecutor, score
 from nemotron_deploy.runtime.generation import Executor, StartError
-from nemotron_deploy.runtime.golden import Bounds, Comparison, Forced, Golden
-from nemotron_deploy.triton_repo import recording
+from nemotron_deploy.runtime.golden import Bounds, Comparison, Forced, Recording
 
 Tensors = dict[str, Any]
 Change = Callable[[Tensors], Tensors]
@@ -31,13 +37,18 @@ def checkpoint(int4_tiny: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def recorded(checkpoint: Path) -> Golden:
-    return recording.record(checkpoint, "digest")
+def recorded(checkpoint: Path) -> Recording:
+    source = Source(Checkpoint.open(TINY), RECIPES["int4"])
+    return recording.record(Checkpoint.open(checkpoint), "digest", source)
 
 
-def run(checkpoint: Path, recorded: Golden, dtype: str, change: Change | None = None) -> Comparison:
+def run(
+    checkpoint: Path, recorded: Recording, dtype: str, change: Change | None = None
+) -> Comparison:
     model, _ = load_model(checkpoint, dtype, change)
-    return golden.compare(recorded, [score(model, entry.case) for entry in recorded.entries])
+    return golden.compare(
+        recorded.entries, [score(model, entry.case) for entry in recorded.entries]
+    )
 
 
 def swapped(layer: int, one: int, other: int) -> Change:
@@ -63,6 +74,20 @@ def scaled(factor: float) -> Change:
     }
 
 
+def shuffled_norms_and_negated_projections(tensors: Tensors) -> Tensors:
+    """The norms of all layers in each other's place, and two projections of the other sign."""
+    changed = dict(tensors)
+    norms = [n for n in tensors if re.fullmatch(r"backbone\.layers\.\d+\.norm\.weight", n)]
+    for name, other in zip(norms, norms[1:] + norms[:1], strict=True):
+        changed[name] = tensors[other]
+    projections = [
+        name for name in tensors if name.endswith((".o_proj.weight", ".out_proj.weight"))
+    ]
+    for name in projections[:2]:
+        changed[name] = -tensors[name]
+    return changed
+
+
 def nibbles(part: str) -> Change:
     """The two rows of each byte exchanged."""
     return lambda tensors: {
@@ -84,10 +109,11 @@ FAULTS: dict[str, Change] = {
     "nibbles exchanged everywhere": nibbles(""),
     "nibbles exchanged in one layer": nibbles("layers.4."),
     "nibbles exchanged in one matrix": nibbles("layers.4.mixer.experts.3.up_proj"),
+    "norms shuffled and projections negated": shuffled_norms_and_negated_projections,
 }
 
 
-def test_two_error_rates(checkpoint: Path, recorded: Golden) -> None:
+def test_two_error_rates(checkpoint: Path, recorded: Recording) -> None:
     """No healthy precision is refused, no planted fault is missed, in either precision."""
     bounds = recorded.bounds
     assert bounds is not None
@@ -112,11 +138,13 @@ def test_two_error_rates(checkpoint: Path, recorded: Golden) -> None:
     assert not missed
 
 
-def test_what_is_recorded_can_be_read_again(recorded: Golden, tmp_path: Path) -> None:
+def test_what_is_recorded_can_be_read_again(recorded: Recording, tmp_path: Path) -> None:
     path = tmp_path / golden.FILE
     recorded.write(path)
-    again = Golden.read(path)
-    assert (again.checkpoint, again.by, again.bounds) == ("digest", recorded.by, recorded.bounds)
+    again = Recording.read(path)
+    assert replace(again, entries=()) == replace(recorded, entries=())
+    assert again.source is not None
+    assert again.source.agreement > 0.9
     assert [entry.case for entry in again.entries] == [entry.case for entry in recorded.entries]
     for one, other in zip(again.entries, recorded.entries, strict=True):
         for position, original in zip(one.positions, other.positions, strict=True):
@@ -133,6 +161,10 @@ def prompt(ids: list[Any], forced: list[int], positions: list[Any]) -> dict[str,
     ("change", "message"),
     [
         ({"format": 9}, "format 9"),
+        ({"format": 1, "status": "owed", "bounds": None}, "format 1, .* build the bundle again"),
+        ({"status": "owed"}, "status 'owed'"),
+        ({"status": "not_recorded"}, "does not fit its content"),
+        ({"source": {"divergence": 1}}, "cannot be used"),
         ({"prompts": None}, "cannot be used"),
         ({"bounds": {"divergence": 1}}, "cannot be used"),
         (prompt([1.5], [], []), "whole"),
@@ -141,13 +173,13 @@ def prompt(ids: list[Any], forced: list[int], positions: list[Any]) -> dict[str,
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_refused(
-    recorded: Golden, tmp_path: Path, change: dict[str, Any], message: str
+    recorded: Recording, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     path = tmp_path / golden.FILE
     recorded.write(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(golden.GoldenError, match=message):
-        Golden.read(path)
+        Recording.read(path)
 
 
 def test_nothing_is_no_number_that_passes() -> None:
@@ -160,7 +192,7 @@ def test_a_distribution_is_at_no_distance_from_itself(values: list[float]) -> No
     total = math.log(sum(map(math.exp, values)) * 1.5)
     scores = {token: value - total for token, value in enumerate(values)}
     entry = golden.Entry("", Forced((1,), (2,)), golden.recorded_positions([scores], None))
-    found = golden.compare(Golden("", "", (entry,)), [[scores]])
+    found = golden.compare((entry,), [[scores]])
     assert found.divergence == pytest.approx(0, abs=1e-9)
     assert (found.agreement, found.gain) == (1.0, None)
 
@@ -174,9 +206,6 @@ class OfModel(Executor):
 
     def tokens(self, text: str) -> tuple[int, ...]:
         return tuple(token + self.shift for token in self.tokenizer(text).input_ids)
-
-    def continuations(self, prompts: Any, count: int) -> list[tuple[int, ...]]:
-        return [continuation(self.model, prompt, count) for prompt in prompts]
 
     def score(self, cases: Any) -> list[Any]:
         return [score(self.model, case) for case in cases]
@@ -204,13 +233,17 @@ def bundle(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path
 
 
-def owed(checkpoint: Path) -> Golden:
-    _, tokenizer = load_model(checkpoint)
-    tokens = [tokenizer(text).input_ids for text in recording.PROMPTS]
-    return recording.owed(tokens, "digest", "owed: too large")
+WHY: str = "the machine that builds the bundle has 4 GB free"
 
 
-def test_a_healthy_server_goes_ready(bundle: Path, recorded: Golden, checkpoint: Path) -> None:
+@pytest.fixture
+def unchecked(bundle: Path, checkpoint: Path) -> Path:
+    """A bundle whose golden outputs could not be recorded."""
+    not_recorded(checkpoint, "digest", WHY).write(bundle / "engine" / golden.FILE)
+    return bundle
+
+
+def test_a_healthy_server_goes_ready(bundle: Path, recorded: Recording, checkpoint: Path) -> None:
     recorded.write(bundle / "engine" / golden.FILE)
     said: list[str] = []
     executor = ReferenceExecutor(checkpoint, max_active=1)
@@ -218,12 +251,15 @@ def test_a_healthy_server_goes_ready(bundle: Path, recorded: Golden, checkpoint:
         startup_check.require_golden(bundle, executor, said.append)
     finally:
         executor.close(5)
-    (line,) = said
-    assert line.startswith("golden outputs checked: 512 positions, recorded by reference executor")
+    words, document = said
+    assert words.startswith("golden outputs checked: 512 positions, recorded by its weights layer")
+    assert "nats a token from the source" in words
+    proof = json.loads(document.partition("JSON: ")[2])
+    assert (proof["action"], proof["ok"], proof["baseline"]) == ("checked", True, None)
 
 
 def test_another_model_is_kept_from_going_ready(
-    bundle: Path, recorded: Golden, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, recorded: Recording, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded.write(bundle / "engine" / golden.FILE)
     wrong = OfModel(checkpoint, swapped(1, 0, 1))
@@ -232,11 +268,14 @@ def test_another_model_is_kept_from_going_ready(
     said: list[str] = []
     monkeypatch.setenv(contract.GOLDEN.name, "off")
     startup_check.require_golden(bundle, wrong, said.append)
-    assert "not compared" in said[0]
+    assert said[0] == "golden outputs not checked: $NEMO_DEPLOY_GOLDEN is off"
+    monkeypatch.setenv(contract.GOLDEN.name, "maybe")
+    with pytest.raises(StartError, match="'maybe'; known are on, require, off"):
+        startup_check.require_golden(bundle, wrong, said.append)
 
 
 def test_another_tokenizer_is_caught_by_its_tokens(
-    bundle: Path, recorded: Golden, checkpoint: Path
+    bundle: Path, recorded: Recording, checkpoint: Path
 ) -> None:
     recorded.write(bundle / "engine" / golden.FILE)
     proof = startup_check.prove(bundle, OfModel(checkpoint, shift=1))
@@ -245,38 +284,78 @@ def test_another_tokenizer_is_caught_by_its_tokens(
     assert "(16 prompts)" in proof.faults[0]
 
 
-def test_what_is_owed_is_recorded_on_the_node_and_held_to(bundle: Path, checkpoint: Path) -> None:
-    owed(checkpoint).write(bundle / "engine" / golden.FILE)
+def test_without_golden_outputs_a_server_is_not_checked(
+    unchecked: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even one that is plainly wrong: nothing tells, so nothing is called golden."""
+    said: list[str] = []
+    wrong = OfModel(checkpoint, shuffled_norms_and_negated_projections)
+    startup_check.require_golden(unchecked, wrong, said.append)
+    words, document = said
+    assert words.startswith(f"golden outputs not checked: {WHY}; this node's baseline: recorded")
+    proof = json.loads(document.partition("JSON: ")[2])
+    assert (proof["action"], proof["comparison"]) == ("not_checked", None)
+    assert proof["baseline"]["action"] == "recorded"
+    monkeypatch.setenv(contract.GOLDEN.name, "require")
+    with pytest.raises(StartError, match=f"golden outputs were not checked: {WHY}"):
+        startup_check.require_golden(unchecked, wrong, said.append)
+
+
+def test_a_baseline_shows_change_on_this_node(unchecked: Path, checkpoint: Path) -> None:
     healthy = OfModel(checkpoint)
-    assert startup_check.prove(bundle, healthy).action == "recorded"
-    (kept,) = (bundle / "cache").iterdir()
-    again = startup_check.prove(bundle, healthy)
-    assert (again.action, again.ok) == ("checked", True)
-    assert "on this node" in again.detail
-    assert not startup_check.prove(bundle, OfModel(checkpoint, swapped(1, 0, 1))).ok
+    startup_check.prove(unchecked, healthy)
+    (kept,) = (unchecked / "cache").iterdir()
+    again = startup_check.prove(unchecked, healthy)
+    assert (again.action, again.ok) == ("not_checked", True)
+    assert again.baseline is not None
+    assert again.baseline.action == "unchanged"
+    other = startup_check.prove(unchecked, OfModel(checkpoint, swapped(1, 0, 1)))
+    assert (other.action, other.ok) == ("not_checked", False)
+    assert other.faults[0].startswith(f"changed since {kept} was recorded: divergence")
+    with pytest.raises(StartError, match="outputs changed since an earlier start on this node"):
+        startup_check.require_golden(unchecked, OfModel(checkpoint, swapped(1, 0, 1)), print)
     kept.write_text("{")
-    with pytest.raises(StartError, match=r"golden-.*\.json: cannot be used"):
-        startup_check.prove(bundle, healthy)
+    with pytest.raises(StartError, match=r"baseline-.*\.json: cannot be used"):
+        startup_check.prove(unchecked, healthy)
 
 
-def test_another_engine_or_checkpoint_owes_again(bundle: Path, checkpoint: Path) -> None:
-    path = bundle / "engine" / golden.FILE
-    owed(checkpoint).write(path)
+def test_a_baseline_is_no_golden_output(unchecked: Path, checkpoint: Path) -> None:
+    """Put where golden outputs belong, it is refused."""
     healthy = OfModel(checkpoint)
-    startup_check.prove(bundle, healthy)
-    (bundle / "engine" / "llm_args.yaml").write_text("max_batch_size: 3")
-    assert startup_check.prove(bundle, healthy).action == "recorded"
-    replace(owed(checkpoint), checkpoint="another").write(path)
-    assert startup_check.prove(bundle, healthy).action == "recorded"
+    startup_check.prove(unchecked, healthy)
+    (kept,) = (unchecked / "cache").iterdir()
+    kept.replace(unchecked / "engine" / golden.FILE)
+    with pytest.raises(StartError, match="is what a server recorded of itself"):
+        startup_check.prove(unchecked, healthy)
 
 
-def test_a_cache_that_cannot_be_written_is_said(bundle: Path, checkpoint: Path) -> None:
-    owed(checkpoint).write(bundle / "engine" / golden.FILE)
-    (bundle / "cache").write_text("a file")
-    proof = startup_check.prove(bundle, OfModel(checkpoint))
+def test_another_engine_or_checkpoint_has_another_baseline(
+    unchecked: Path, checkpoint: Path
+) -> None:
+    def action() -> str:
+        baseline = startup_check.prove(unchecked, healthy).baseline
+        assert baseline is not None
+        return baseline.action
+
+    healthy = OfModel(checkpoint)
+    assert action() == "recorded"
+    (unchecked / "engine" / "llm_args.yaml").write_text("max_batch_size: 3")
+    assert action() == "recorded"
+    not_recorded(checkpoint, "another", WHY).write(unchecked / "engine" / golden.FILE)
+    assert action() == "recorded"
+    assert action() == "unchanged"
+
+
+def test_a_cache_that_cannot_be_written_is_said(unchecked: Path, checkpoint: Path) -> None:
+    (unchecked / "cache").write_text("a file")
+    proof = startup_check.prove(unchecked, OfModel(checkpoint))
     assert proof.ok
-    assert "could not be saved" in proof.detail
+    assert proof.baseline is not None
+    assert proof.baseline.action == "not_saved"
+    assert "could not be saved" in proof.baseline.detail
 
 
-def test_a_bundle_without_golden_outputs_says_so(bundle: Path, checkpoint: Path) -> None:
-    assert startup_check.prove(bundle, OfModel(checkpoint)).action == "none"
+def test_a_bundle_without_the_file_is_not_checked(bundle: Path, checkpoint: Path) -> None:
+    proof = startup_check.prove(bundle, OfModel(checkpoint))
+    assert (proof.action, proof.baseline) == ("not_checked", None)
+    assert "golden.json is missing; build the bundle again" in proof.detail

@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from ....core.checks import Check
 from ....core.errors import BadInputError, CheckFailedError
+from ....core.extras import require
 from ....core.source_digest import source_digest
 from ....model.architecture import Model, Moe
 from ....model.recipe import Recipe
@@ -77,12 +77,7 @@ def require_compiler() -> None:
             "the experts' kernels are compiled with triton, which exists for Linux only; build "
             "there, on any machine, with or without a GPU"
         )
-    for name in ("torch", "triton"):
-        if find_spec(name) is None:
-            raise BadInputError(
-                f"compiling the experts' kernels needs the package {name}; install it with "
-                "pip install 'nemotron-deploy[kernels]'"
-            )
+    require("torch", "triton", purpose="compiling the experts' kernels")
 
 
 def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:

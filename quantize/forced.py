@@ -1,0 +1,385 @@
+"""Run forced tokens through a quantized checkpoint, one layer in memory at a time, and hold every
+part of it to its source.
+
+Five runs go side by side, each with activations of its own:
+
+- `exact`: the quantized weights as they are on the disk, in float32;
+- `scaled`: the same with all quantized weights 2 % larger (see `runtime/golden.py`);
+- `healthy`: the same in BF16, with activations, keys and values rounded where the checkpoint has
+  scales for that: how far from `exact` a server may be;
+- `source` and `rounded`, where the source is given: its weights, and what plain rounding to the
+  checkpoint's format makes of them.
+
+Each layer is also run on what the source's layer gets. What it does must be as close to the
+source's layer as rounding explains: a norm of another layer or a projection of the other sign is
+seen where it is, whatever the layers behind it make of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from ..core.errors import BadInputError, CheckFailedError
+from ..model.architecture import Model, TensorGroup
+from ..model.checkpoint import Checkpoint
+from ..model.recipe import Recipe
+from ..runtime import formats
+from ..runtime.golden import ASKED, Forced, FromSource, Scores
+from . import golden_texts
+from .fidelity import Stored, Variant, memory_needed, round_activations
+from .layerwise import (
+    Layer,
+    Read,
+    keep,
+    layer_groups,
+    load_block,
+    parameter_name,
+    read_tensor,
+    resume,
+    transformers_config,
+)
+
+SCALES_OFF_BY: Final = 1.02
+"""The fault whose direction is recorded."""
+
+ERROR_FACTOR: Final = 2.0
+ERROR_FLOOR: Final = 1e-3
+"""How far from its source's a layer's output may be: so many times as far as plain rounding puts
+it, and a little that the order of additions explains."""
+
+DIVERGENCE_FACTOR: Final = 4.0
+DIVERGENCE_FLOOR: Final = 1e-3
+"""The same of the whole model's divergence from its source, nats a token."""
+
+EMBEDDING: Final = "backbone.embeddings.weight"
+FINAL_NORM: Final = "backbone.norm_f.weight"
+
+STORED_DTYPES: Final = {
+    "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "U8": torch.uint8,
+    "I8": torch.int8, "I32": torch.int32, "I64": torch.int64, "F8_E4M3": torch.float8_e4m3fn,
+}  # fmt: skip
+"""What tensors of a quantized checkpoint are stored in, by safetensors' name of it."""
+
+Hidden = list[Tensor]
+"""Activations [1, tokens, hidden] of every case."""
+
+
+class QuantizedReader:
+    """Reads a quantized checkpoint as it lies on the disk, in any layout that `runtime/formats.py`
+    decodes."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._by_owner: dict[str, list[str]] = defaultdict(list)
+        for name in checkpoint.tensors:
+            self._by_owner[name.rpartition(".")[0]].append(name)
+
+    def __call__(self, name: str) -> Tensor:
+        """The values of the parameter `name`; float32 where it is quantized."""
+        stored = {other: self._stored(other) for other in self._by_owner[name.rpartition(".")[0]]}
+        decoded = formats.decode_checkpoint(stored, torch.float32)
+        if name not in decoded:
+            raise BadInputError(f"{self._checkpoint.path}: tensor {name} is missing")
+        return decoded[name]
+
+    def quantized(self, group: TensorGroup) -> bool:
+        """Whether the tensors of `group` are quantized."""
+        owner = next(group.names()).rpartition(".")[0]
+        return f"{owner}.weight_scale" in self._checkpoint.tensors
+
+    def largest(self, groups: Sequence[TensorGroup]) -> dict[str, float]:
+        """The largest magnitude of the inputs of each tensor, and of keys and values, that the
+        checkpoint's scales stand for (as `Variant.amax`)."""
+        amax = {}
+        for group in groups:
+            for name in group.names():
+                owner = name.rpartition(".")[0]
+                for scale, key in (
+                    (f"{owner}.input_scale", name),
+                    (f"{owner}.k_scale", f"{owner}.k_scale"),
+                    (f"{owner}.v_scale", f"{owner}.v_scale"),
+                ):
+                    if scale in self._checkpoint.tensors:
+                        amax[key] = float(self._stored(scale)) * formats.FP8_MAX
+        return amax
+
+    def _stored(self, name: str) -> Tensor:
+        info = self._checkpoint.tensors[name]
+        if info.dtype not in STORED_DTYPES:
+            raise BadInputError(f"{info.shard}: tensor {name} has the dtype {info.dtype}")
+        data = self._checkpoint.read(name)
+        return torch.frombuffer(data, dtype=STORED_DTYPES[info.dtype]).view(info.shape)
+
+
+class Source:
+    """The checkpoint that was quantized, and how."""
+
+    def __init__(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
+        self.checkpoint, self.recipe = checkpoint, recipe
+        self.read: Read = partial(read_tensor, checkpoint)
+        self.read_rounded: Read = Stored(Variant(recipe.key, recipe), checkpoint).read
+
+    def rounds(self, groups: Sequence[TensorGroup]) -> bool:
+        """Whether any tensor of `groups` was to be rounded."""
+        return any(self.recipe.quantizes(group) for group in groups)
+
+
+@dataclass(slots=True)
+class ForcedRun:
+    """Scores of each case. `scaled` is None where nothing is quantized, `source` where the source
+    was not given."""
+
+    exact: list[Scores]
+    scaled: list[Scores] | None
+    healthy: list[Scores]
+    source: FromSource | None
+
+
+def bytes_needed(model: Model) -> int:
+    """Bytes of memory that `run` takes for the texts of golden outputs, on top of what the process
+    has: a layer, the activations of all runs, and distributions of three of them."""
+    positions = golden_texts.PROMPTS * golden_texts.FORCED_TOKENS
+    hidden_and_layer = memory_needed(model, 4, golden_texts.PROMPTS * _TOKENS_PER_CASE)
+    return hidden_and_layer + positions * model.vocab_size * 4 * 3
+
+
+_TOKENS_PER_CASE: Final = 256
+"""More than any tokenizer of a real model makes of the texts."""
+
+
+def run(
+    quantized: Checkpoint,
+    cases: Sequence[Forced],
+    source: Source | None = None,
+    *,
+    device: str = "cpu",
+    work: Path | None = None,
+    on_layer: Callable[[int], None] | None = None,
+) -> ForcedRun:
+    """Run `cases` through the checkpoint `quantized` and, if given, its `source`.
+
+    `work`, an existing directory, keeps what is done after each layer; a run with the same
+    arguments goes on from there. `on_layer` is called with the number of layers done.
+
+    Raises `CheckFailedError` naming the first part that does not do what the source's part does,
+    `BadInputError` for a tensor that is missing or cannot be read.
+    """
+    runner = _Runner(quantized, cases, source, device)
+    count = len(quantized.model.pattern)
+    start = runner.begin(work)
+    for index in range(start, count):
+        runner.layer(index)
+        keep(work, index + 1, runner.flat())
+        if on_layer:
+            on_layer(index + 1)
+    return runner.heads()
+
+
+class _Runner:
+    """The activations of all runs, before the layer at hand. All runs begin with the same."""
+
+    def __init__(
+        self, quantized: Checkpoint, cases: Sequence[Forced], source: Source | None, device: str
+    ) -> None:
+        self._checkpoint, self._model = quantized, quantized.model
+        self._read = QuantizedReader(quantized)
+        self._config = transformers_config(quantized)
+        self._cases, self._source, self._device = cases, source, device
+        self._runs: dict[str, Hidden] = {}
+        names = ["exact", "healthy"]
+        if any(map(self._read.quantized, self._model.tensors())):
+            names.append("scaled")
+        if source is not None:
+            names += ["source", "rounded"]
+        self._names: Final = tuple(names)
+
+    def begin(self, work: Path | None) -> int:
+        """Take up what an earlier run kept in `work`, or embed the tokens; gives the first layer
+        that is to be run."""
+        start, kept = resume(work)
+        if kept is None:
+            kept = self._embedded()
+        hidden = iter(kept)
+        for name in self._names:
+            self._runs[name] = [next(hidden).to(self._device) for _ in self._cases]
+        return start
+
+    def flat(self) -> Hidden:
+        """The activations of all runs, one after the other."""
+        return [tensor for name in self._names for tensor in self._runs[name]]
+
+    def _embedded(self) -> Hidden:
+        fed = [torch.tensor([case.prompt + case.forced[:-1]]) for case in self._cases]
+        table = self._read(EMBEDDING)
+        hidden = {name: [table[ids].float() for ids in fed] for name in self._names}
+        hidden["healthy"] = [tensor.bfloat16() for tensor in hidden["exact"]]
+        if self._source is not None:
+            exact, rounded = self._both(EMBEDDING)
+            hidden["source"] = [exact[ids].float() for ids in fed]
+            hidden["rounded"] = [rounded[ids].float() for ids in fed]
+            self._require_alike(
+                "the embedding", hidden["exact"], hidden["source"], hidden["rounded"]
+            )
+        return [tensor for name in self._names for tensor in hidden[name]]
+
+    def _both(self, name: str) -> tuple[Tensor, Tensor]:
+        """The source's tensor, and what plain rounding makes of it."""
+        assert self._source is not None
+        return self._source.read(name), self._source.read_rounded(name)
+
+    def layer(self, index: int) -> None:
+        """Run layer `index`, and compare it with the source's."""
+        groups, runs = layer_groups(self._model, index), self._runs
+        outputs = {}
+        exact = rounded = None
+        if self._source is not None:
+            block = self._block(index, self._source.read)
+            exact = self._outputs(block, index, runs["source"])
+            if self._source.rounds(groups):
+                del block  # before the next one: memory holds one layer
+                block = self._block(index, self._source.read_rounded)
+                rounded = self._outputs(block, index, runs["source"])
+            else:
+                rounded = exact
+            outputs["source"] = exact
+            outputs["rounded"] = self._outputs(block, index, runs["rounded"])
+            del block
+        block = self._block(index, self._read)
+        outputs["exact"] = self._outputs(block, index, runs["exact"])
+        if exact is not None and rounded is not None:
+            ours = self._outputs(block, index, runs["source"])
+            kind = _KINDS[self._model.pattern[index]]
+            self._require_alike(f"layer {index} ({kind})", ours, exact, rounded, runs["source"])
+        if "scaled" in runs:
+            for group in filter(self._read.quantized, groups):
+                block.get_parameter(parameter_name(group, index)).mul_(SCALES_OFF_BY)
+            outputs["scaled"] = self._outputs(block, index, runs["scaled"])
+        del block
+        block = self._block(index, self._read, torch.bfloat16)
+        round_activations(block, index, self._read.largest(groups))
+        outputs["healthy"] = self._outputs(block, index, runs["healthy"])
+        self._runs = outputs
+
+    def _block(self, index: int, read: Read, dtype: torch.dtype = torch.float32) -> Any:
+        return load_block(self._model, self._config, index, read, dtype).to(self._device)
+
+    def _outputs(self, block: Any, index: int, inputs: Hidden) -> Hidden:
+        """The outputs of a layer. One that sees each token by itself gets all of them at once, so
+        that the weights of its experts pass through the caches once."""
+        letter = self._model.pattern[index]
+        if letter not in _TOKENWISE:
+            return Layer(index, letter, block, inputs).run()
+        (joined,) = Layer(index, letter, block, [torch.cat(inputs, dim=1)]).run()
+        return list(torch.split(joined, [hidden.shape[1] for hidden in inputs], dim=1))
+
+    def heads(self) -> ForcedRun:
+        """The scores of all runs, from the activations behind the last layer."""
+        exact = self._log_probabilities(self._read, "exact")
+        scaled = self._log_probabilities(self._read, "scaled") if "scaled" in self._runs else None
+        healthy = self._log_probabilities(self._read, "healthy", torch.bfloat16)
+        source = self._from_source(exact) if self._source is not None else None
+        return ForcedRun(
+            self._scores(exact),
+            None if scaled is None else self._scores(scaled),
+            self._scores(healthy),
+            source,
+        )
+
+    def _from_source(self, ours: Tensor) -> FromSource:
+        assert self._source is not None
+        exact = self._log_probabilities(self._source.read, "source")
+        self._require_alike(
+            "the head", [self._log_probabilities(self._read, "source")], [exact],
+            [self._log_probabilities(self._source.read_rounded, "source")],
+        )  # fmt: skip
+        rounded = self._log_probabilities(self._source.read_rounded, "rounded")
+        found = FromSource(
+            divergence=_divergence(exact, ours),
+            agreement=float((exact.argmax(-1) == ours.argmax(-1)).float().mean()),
+            rounding=_divergence(exact, rounded),
+        )
+        if not found.divergence <= DIVERGENCE_FACTOR * found.rounding + DIVERGENCE_FLOOR:
+            self._refuse(
+                f"its distributions are {found.divergence:.1e} nats a token from its source's, "
+                f"where plain rounding costs {found.rounding:.1e}"
+            )
+        return found
+
+    def _log_probabilities(
+        self, read: Read, run: str, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Of all forced positions of a run [positions, vocabulary], with the head that `read`
+        gives, computed in `dtype`."""
+        rows = [
+            hidden[0, len(case.prompt) - 1 :]
+            for hidden, case in zip(self._runs[run], self._cases, strict=True)
+        ]
+        hidden = torch.cat(rows).float()
+        norm = read(FINAL_NORM).float().to(self._device)
+        table = read(EMBEDDING if self._model.tied else "lm_head.weight").to(dtype).to(self._device)
+        variance = hidden.square().mean(-1, keepdim=True)
+        normed = hidden * torch.rsqrt(variance + self._model.norm_epsilon) * norm
+        with torch.inference_mode():
+            return (normed.to(dtype) @ table.T).float().log_softmax(-1)
+
+    def _scores(self, log_probabilities: Tensor) -> list[Scores]:
+        top = log_probabilities.topk(min(ASKED, log_probabilities.shape[-1]))
+        rows = iter(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+        return [[dict(zip(*next(rows), strict=True)) for _ in case.forced] for case in self._cases]
+
+    def _require_alike(
+        self,
+        part: str,
+        ours: Hidden,
+        exact: Hidden,
+        rounded: Hidden,
+        inputs: Hidden | None = None,
+    ) -> None:
+        """Raise `CheckFailedError` unless `ours` is as close to `exact` as `rounded` explains.
+        Errors are relative to what the part adds to its `inputs`."""
+        power = _squares(exact, inputs) if inputs else sum(float(t.square().sum()) for t in exact)
+        error = math.sqrt(_squares(ours, exact) / power)
+        explained = math.sqrt(_squares(rounded, exact) / power)
+        if not error <= ERROR_FACTOR * explained + ERROR_FLOOR:
+            self._refuse(
+                f"{part} does not do what its source's does: on the same inputs its output is "
+                f"{error:.1%} off, where rounding explains {explained:.1%}"
+            )
+
+    def _refuse(self, why: str) -> None:
+        raise CheckFailedError(
+            f"{self._checkpoint.path}: this quantized checkpoint is not what its source says: "
+            f"{why}. Delete this directory and run the same command again; if the message comes "
+            "again, report it"
+        )
+
+
+_TOKENWISE: Final = "E-"
+"""Layers that see each token by itself."""
+
+_KINDS: Final[Mapping[str, str]] = {
+    "M": "Mamba", "*": "attention", "E": "experts", "-": "MLP",
+}  # fmt: skip
+
+
+def _squares(ours: Hidden, other: Hidden) -> float:
+    """Sum of the squared differences."""
+    return sum(float((a - b).square().sum()) for a, b in zip(ours, other, strict=True))
+
+
+def _divergence(exact: Tensor, ours: Tensor) -> float:
+    """Mean Kullback-Leibler divergence of rows of log-probabilities, nats."""
+    return sum(float((p.exp() * (p - q)).sum()) for p, q in _chunks(exact, ours)) / len(exact)
+
+
+def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    yield from zip(*(torch.split(tensor, 64) for tensor in tensors), strict=True)
