@@ -47,7 +47,7 @@ class Routing(Protocol):
         """Expert numbers int32 [T, k] and their weights float32 [T, k] for logits [T, experts]."""
 
 
-class Int4Module(nn.Module, ABC):
+class PackedModule(nn.Module, ABC):
     """Packed INT4 or INT8 weights as parameters of this module itself, which is how upstream finds
     it.
 
@@ -136,7 +136,7 @@ class Int4Module(nn.Module, ABC):
         )
 
 
-class RoutedExperts(Int4Module):
+class RoutedExperts(PackedModule):
     """One rank's routed experts of one layer, in place of what `create_moe` returns.
 
     Takes `create_moe`'s arguments that matter here (modeling_nemotron_h.py @00620eb, NemotronHMOE)
@@ -203,7 +203,7 @@ class RoutedExperts(Int4Module):
         return out.view(hidden_states.shape)
 
 
-class SharedExpert(Int4Module):
+class SharedExpert(PackedModule):
     """One rank's part of one layer's shared expert, in place of upstream's `MLP`.
 
     `up` is split by output rows and `down` by input columns, so the ranks' results add up.

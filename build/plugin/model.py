@@ -19,12 +19,12 @@ from torch import nn
 
 from ..kernels.load import open_store
 from . import seam, settings
-from .experts import Int4Module, RoutedExperts, SharedExpert, WeightError
+from .experts import PackedModule, RoutedExperts, SharedExpert, WeightError
 
 log = logging.getLogger(__name__)
 
 PACKAGE: Final = Path(__file__).resolve().parents[1]
-"""`engine/plugin/nemo_deploy_int4`."""
+"""`engine/plugin/nemo_deploy_experts`."""
 
 KERNELS: Final = PACKAGE.parents[1] / "kernels"
 """`engine/kernels`."""
@@ -38,7 +38,7 @@ class UnsupportedError(ValueError):
 
 
 @register_auto_model("NemotronHForCausalLM")
-class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[misc]  # no types
+class PackedNemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[misc]  # no types
     """TensorRT-LLM's Nemotron-H, with experts of ours in the layers that `format.json` names."""
 
     def __init__(self, model_config: Any) -> None:
@@ -80,7 +80,7 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
 
         with seam.rebound(upstream, create_moe=experts, MLP=shared):
             super().__init__(model_config)
-        made = [module for module in self.modules() if isinstance(module, Int4Module)]
+        made = [module for module in self.modules() if isinstance(module, PackedModule)]
         wanted = len(SETTINGS.routed_layers) + len(SETTINGS.shared_layers)
         if len(made) != wanted:
             raise UnsupportedError(
@@ -94,7 +94,7 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
     def load_weights(self, weights: Mapping[str, Any], weight_mapper: Any) -> None:
         """Upstream's; then checks that all weights came, loads the kernels, and tries them."""
         super().load_weights(weights, weight_mapper=weight_mapper)
-        own = [module for module in self.modules() if isinstance(module, Int4Module)]
+        own = [module for module in self.modules() if isinstance(module, PackedModule)]
         empty = [module.name for module in own if not module.loaded]
         if empty:
             raise WeightError(f"TensorRT-LLM loaded no weights into {', '.join(empty)}")

@@ -13,7 +13,7 @@ from ....model.recipe import Recipe
 from ....model.spec import Architecture, EnginePart, Gpu, Plan, Workload
 from ..base import OnCompiled
 from ..rules import Rule
-from . import directory, hardware, int4
+from . import directory, experts, hardware
 from .arguments import MAX_NUM_TOKENS, llm_args
 from .memory import BlockCache, server_bytes
 from .support import RULES
@@ -46,12 +46,12 @@ class TensorRtLlm:
 
     def rule(self, gpu: Gpu, quant: Quant, roles: Set[Role]) -> Rule:
         """The support rule for a format that quantizes tensors of `roles`."""
-        conditions = frozenset() if int4.has_kernels(gpu.sm) else frozenset({NO_KERNELS})
+        conditions = frozenset() if experts.has_kernels(gpu.sm) else frozenset({NO_KERNELS})
         return RULES.rule_for(gpu, quant, roles, self.release, conditions)
 
     def split_problem(self, rule: Rule, model: Model, recipe: Recipe, gpus: int) -> str | None:
         """Why the plugin cannot split the model's experts over `gpus` GPUs, or None."""
-        problem = int4.split_problem(model, recipe, gpus) if rule.plugin else None
+        problem = experts.split_problem(model, recipe, gpus) if rule.plugin else None
         return f"nemo-deploy's plugin splits layers by expert: {problem}." if problem else None
 
     def server_bytes(self, model: Model, recipe: Recipe, gpus: int) -> Mapping[str, int]:
@@ -120,7 +120,7 @@ class TensorRtLlm:
     def require_tools(self, plan: Plan) -> None:
         """Raise `BadInputError` where kernels are needed and cannot be compiled here."""
         if plan.engine.plugin:
-            int4.require_compiler()
+            experts.require_compiler()
 
     def inputs(self, plan: Plan) -> Any:
         """All that `emit` depends on besides model, recipe and code."""
@@ -139,9 +139,9 @@ class TensorRtLlm:
         if plan.engine.plugin:
             from ....runtime.startup_check import cache_directory
 
-            int4.emit_plugin(target, model, recipe)
+            experts.emit_plugin(target, model, recipe)
             cache = cache_directory() / "kernels"
-            int4.emit_kernels(target, plan, model, recipe, cache, on_compiled)
+            experts.emit_kernels(target, plan, model, recipe, cache, on_compiled)
 
     def check(self, target: Path) -> list[Check]:
         """Check the engine directory of a bundle."""

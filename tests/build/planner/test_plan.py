@@ -124,7 +124,10 @@ def test_the_plugin_serves_it_and_says_what_has_run(quant: str) -> None:
         result = planned(key, quant)
         assert result.supported
         part = result.engine
-        assert (part.backend, part.plugin) == (f"tensorrt-llm + {quant} plugin", "nemo_deploy_int4")
+        assert (part.backend, part.plugin) == (
+            f"tensorrt-llm + {quant} plugin",
+            "nemo_deploy_experts",
+        )
         assert part.versions == seam.VERSIONS
         assert part.env == {"TLLM_WORKER_USE_SINGLE_PROCESS": "1"}
         several = planned(key, quant, gpus=2).engine

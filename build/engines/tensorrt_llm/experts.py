@@ -1,5 +1,5 @@
-"""What an engine for INT4 or INT8 holds beside arguments: the plugin, and its kernels compiled for
-one SM."""
+"""What an engine for INT4 or INT8 experts holds beside arguments: the plugin, and its kernels
+compiled for one SM."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ KERNELS: Final = "kernels"
 _BUILD: Final = Path(__file__).parents[2]
 _ENTRY: Final = '''"""Nemotron-H with quantized experts; importing this registers it."""
 
-from .plugin.model import Int4NemotronHForCausalLM
+from .plugin.model import PackedNemotronHForCausalLM
 from .plugin.view import checkpoint_view
 
-__all__ = ["Int4NemotronHForCausalLM", "checkpoint_view"]
+__all__ = ["PackedNemotronHForCausalLM", "checkpoint_view"]
 '''
 
 
