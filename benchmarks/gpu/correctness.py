@@ -267,7 +267,7 @@ def graph() -> dict[str, Any]:
         given = random_input(shape, 3, torch.bfloat16)
         packed = (experts.up, experts.up_scale, experts.down, experts.down_scale)
         torch.library.opcheck(
-            torch.ops.nemo_deploy.int4_moe,
+            torch.ops.nemo_deploy.packed_moe,
             (*given, *packed, experts.group, 0),
             test_utils=("test_schema", "test_faketensor"),
         )

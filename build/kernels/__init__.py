@@ -1,12 +1,13 @@
-"""INT4 mixture-of-experts kernels for experts without a gate: `down(relu2(up(x)))`.
+"""Mixture-of-experts kernels for experts without a gate, `down(relu2(up(x)))`, with INT4 or INT8
+weights.
 
     experts = pack(up, up_scale, down, down_scale)          # once, at load
     out = moe(hidden, expert_ids, expert_weights, experts)  # [T, H] -> [T, H]
     out = routed_moe(hidden, router_logits, router, experts)  # chooses the experts, too
 
 Stands alone: depends on torch and, on a GPU, on triton; `build` copies the folder into engines.
-Run on an H200 (docs/hardware.md of the project); on other GPUs results are held by Triton's
-interpreter and machine code by the compiler's reports.
+Run on an H200 with INT4 weights (docs/hardware.md of the project); otherwise results are held by
+Triton's interpreter and machine code by the compiler's reports.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The torch ops: routed experts and the shared expert, each one node to `torch.compile`.
 
-    nemo_deploy::int4_moe         hidden, expert_ids, expert_weights, packed weights -> [T, H]
-    nemo_deploy::int4_routed_moe  hidden, the router's logits and bias, packed weights -> [T, H]
-    nemo_deploy::int4_shared      hidden, packed weights -> [T, H]
+    nemo_deploy::packed_moe         hidden, expert_ids, expert_weights, packed weights -> [T, H]
+    nemo_deploy::packed_routed_moe  hidden, the router's logits and bias, packed weights -> [T, H]
+    nemo_deploy::packed_shared      hidden, packed weights -> [T, H]
 
 On CUDA they launch the Triton kernels: no synchronisation with the host, and memory whose size
 follows from shapes alone, so that CUDA graphs capture them. On the CPU they are the reference in
@@ -61,7 +61,7 @@ def moe(
             f"expert_ids {list(shape)} and expert_weights {list(expert_weights.shape)} do not fit "
             f"{hidden.shape[0]} tokens"
         )
-    result: Tensor = torch.ops.nemo_deploy.int4_moe(
+    result: Tensor = torch.ops.nemo_deploy.packed_moe(
         hidden, expert_ids, expert_weights, *_tensors(experts), experts.group, first_expert
     )
     return result
@@ -106,7 +106,7 @@ def routed_moe(
     _check_router(logits, router)
     if len(logits) != len(hidden):
         raise ValueError(f"logits are of {len(logits)} tokens and hidden of {len(hidden)}")
-    result: Tensor = torch.ops.nemo_deploy.int4_routed_moe(
+    result: Tensor = torch.ops.nemo_deploy.packed_routed_moe(
         hidden, logits, router.bias, router.scaling, *_tensors(experts), experts.group,
         router.top_k, first_expert,
     )  # fmt: skip
@@ -121,7 +121,7 @@ def shared(hidden: Tensor, experts: PackedExperts) -> Tensor:
     _check_hidden(hidden, experts)
     if experts.count != 1:
         raise ValueError(f"the shared expert is one, and {experts.count} were packed")
-    result: Tensor = torch.ops.nemo_deploy.int4_shared(hidden, *_tensors(experts), experts.group)
+    result: Tensor = torch.ops.nemo_deploy.packed_shared(hidden, *_tensors(experts), experts.group)
     return result
 
 
@@ -161,7 +161,7 @@ def _tensors(experts: PackedExperts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @custom_op(
-    "nemo_deploy::int4_moe",
+    "nemo_deploy::packed_moe",
     mutates_args=(),
     schema=f"(Tensor hidden, Tensor expert_ids, Tensor expert_weights, {_WEIGHTS}, "
     "int first_expert) -> Tensor",
@@ -184,7 +184,7 @@ def _moe(
 
 
 @custom_op(
-    "nemo_deploy::int4_routed_moe",
+    "nemo_deploy::packed_routed_moe",
     mutates_args=(),
     schema=f"(Tensor hidden, Tensor logits, Tensor bias, Tensor scaling, {_WEIGHTS}, int top_k, "
     "int first_expert) -> Tensor",
@@ -210,7 +210,7 @@ def _routed_moe(
 
 
 @custom_op(
-    "nemo_deploy::int4_shared",
+    "nemo_deploy::packed_shared",
     mutates_args=(),
     schema=f"(Tensor hidden, {_WEIGHTS}) -> Tensor",
 )

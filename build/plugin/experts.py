@@ -41,7 +41,7 @@ CHECK_TOKENS: Final = (1, 2, 8, 12, 64, 256, 2048)
 """Numbers of tokens of which one layer is checked: each takes another tile, or another order."""
 
 
-class Int4Module(nn.Module, ABC):
+class PackedModule(nn.Module, ABC):
     """Packed INT4 or INT8 weights as parameters of this module itself, which is how upstream finds
     it.
 
@@ -129,7 +129,7 @@ class Int4Module(nn.Module, ABC):
         )
 
 
-class RoutedExperts(Int4Module):
+class RoutedExperts(PackedModule):
     """One rank's routed experts of one layer, in place of what `create_moe` returns.
 
     Takes `create_moe`'s arguments that matter here (modeling_nemotron_h.py @00620eb, NemotronHMOE)
@@ -212,7 +212,7 @@ class RoutedExperts(Int4Module):
         return out.view(hidden_states.shape)
 
 
-class SharedExpert(Int4Module):
+class SharedExpert(PackedModule):
     """One rank's part of one layer's shared expert, in place of upstream's `MLP`.
 
     `up` is split by output rows and `down` by input columns, so the ranks' results add up.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 FILE: Final = "format.json"
-PACKAGE: Final = "nemo_deploy_int4"
+PACKAGE: Final = "nemo_deploy_experts"
 """The name under which engines hold this folder and the kernels: worker processes import it."""
 
 

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from nemotron_deploy.build.engines.tensorrt_llm import int4
+from nemotron_deploy.build.engines.tensorrt_llm.experts import emit_plugin
 from nemotron_deploy.build.plugin import experts, seam, settings, sharding
 from nemotron_deploy.build.plugin.view import checkpoint_view
 from nemotron_deploy.model import catalog
@@ -47,7 +47,7 @@ def checkpoint(int4_tiny: Path) -> Path:
 def emitted(folder: Path, recipe: Recipe) -> Path:
     """The plugin for `tiny` in that format, in the engine directory `folder`."""
     config = json.loads((catalog.TINY / "config.json").read_text())
-    int4.emit_plugin(folder, read_model(config, "tiny"), recipe)
+    emit_plugin(folder, read_model(config, "tiny"), recipe)
     return folder
 
 
@@ -272,7 +272,7 @@ def test_an_engine_without_its_format_is_refused(
     assert "build the engine again" in result["message"]
 
 
-def test_the_view_hides_that_it_is_int4(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_view_hides_that_it_is_quantized(checkpoint: Path, tmp_path: Path) -> None:
     view = checkpoint_view(checkpoint, tmp_path)
     assert "quantization_config" not in json.loads((view / "config.json").read_text())
     assert not (view / "hf_quant_config.json").exists()

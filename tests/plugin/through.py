@@ -23,7 +23,7 @@ class Loaded:
     """A checkpoint as TensorRT-LLM would see it, and models made from it."""
 
     def __init__(self, view: Path, dtype: str) -> None:
-        import nemo_deploy_int4
+        import nemo_deploy_experts
         import torch
         from tensorrt_llm import checkpoints
         from tensorrt_llm._torch.models.modeling_utils import MODEL_CLASS_MAPPING
@@ -31,7 +31,7 @@ class Loaded:
         self.view, self.dtype = view, getattr(torch, dtype)
         self.stored = checkpoints.weights(view)
         self.kind = MODEL_CLASS_MAPPING["NemotronHForCausalLM"]
-        assert self.kind is nemo_deploy_int4.Int4NemotronHForCausalLM
+        assert self.kind is nemo_deploy_experts.PackedNemotronHForCausalLM
 
     def build(self, rank: int = 0, ranks: int = 1, **mapping: Any) -> Any:
         from tensorrt_llm import checkpoints
@@ -50,7 +50,7 @@ class Loaded:
     def logits(self, argument: str) -> dict[str, Any]:
         """Of the tokens in `argument`."""
         import torch
-        from nemo_deploy_int4.kernels.interpreter import interpreting
+        from nemo_deploy_experts.kernels.interpreter import interpreting
 
         model = self.load(self.build())
         with torch.inference_mode():
@@ -83,8 +83,8 @@ class Loaded:
     def check(self, argument: str) -> list[Any]:
         """The modules' own check of the kernels, on weights that stay and on some that change
         between the kernels and the reference (`argument`: how much)."""
-        from nemo_deploy_int4.kernels import reference
-        from nemo_deploy_int4.plugin import experts
+        from nemo_deploy_experts.kernels import reference
+        from nemo_deploy_experts.plugin import experts
 
         experts.CHECK_TOKENS = (1, 9)
         model = self.load(self.build())
@@ -112,7 +112,7 @@ class Loaded:
         said: list[str] = []
         handler = logging.Handler()
         handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-        logging.getLogger("nemo_deploy_int4").addHandler(handler)
+        logging.getLogger("nemo_deploy_experts").addHandler(handler)
         self.load(model)
         torch.manual_seed(0)
         hidden = torch.randn(1, 9, model.model.embed_tokens.embedding_dim).to(self.dtype) / 4
@@ -171,10 +171,10 @@ def prove(engine: Path, dtype: str) -> dict[str, Any]:
 
 
 def run(checkpoint: Path, dtype: str, action: str, argument: str) -> Any:
-    import nemo_deploy_int4
+    import nemo_deploy_experts
 
     with tempfile.TemporaryDirectory() as folder:
-        view = nemo_deploy_int4.checkpoint_view(checkpoint, Path(folder))
+        view = nemo_deploy_experts.checkpoint_view(checkpoint, Path(folder))
         return getattr(Loaded(view, dtype), action)(argument)
 
 

@@ -11,7 +11,7 @@ from ....core.checks import Check
 from ....core.errors import CheckFailedError
 from ....model.spec import Plan
 from ....runtime.yaml_reader import read_yaml_document
-from . import int4
+from . import experts
 from .arguments import problems
 
 
@@ -68,5 +68,5 @@ def check(engine: Path) -> list[Check]:
     known = f"{len(args)} arguments known to TensorRT-LLM {versions}"
     checks = [Check("llm_args.yaml", not wrong, "; ".join(wrong) or known)]
     if record.get("plugin"):
-        checks += int4.check(engine, int(record.get("sm") or 0))
+        checks += experts.check(engine, int(record.get("sm") or 0))
     return checks

@@ -1,4 +1,5 @@
-"""What an INT4 engine holds beside arguments: the plugin, and its kernels compiled for one SM."""
+"""What an engine for INT4 or INT8 experts holds beside arguments: the plugin, and its kernels
+compiled for one SM."""
 
 from __future__ import annotations
 
@@ -28,12 +29,12 @@ PLUGIN: Final = "plugin"
 KERNELS: Final = "kernels"
 
 _BUILD: Final = Path(__file__).parents[2]
-_ENTRY: Final = '''"""Nemotron-H with INT4 experts for TensorRT-LLM; importing this registers it."""
+_ENTRY: Final = '''"""Nemotron-H with quantized experts; importing this registers it."""
 
-from .plugin.model import Int4NemotronHForCausalLM
+from .plugin.model import PackedNemotronHForCausalLM
 from .plugin.view import checkpoint_view
 
-__all__ = ["Int4NemotronHForCausalLM", "checkpoint_view"]
+__all__ = ["PackedNemotronHForCausalLM", "checkpoint_view"]
 '''
 
 
@@ -73,10 +74,10 @@ def require_compiler() -> None:
     """Raise `BadInputError` where kernels cannot be compiled here, before any work is done."""
     if sys.platform != "linux":
         raise BadInputError(
-            "INT4 kernels are compiled with triton, which exists for Linux only; build there, on "
-            "any machine, with or without a GPU"
+            "the experts' kernels are compiled with triton, which exists for Linux only; build "
+            "there, on any machine, with or without a GPU"
         )
-    require("torch", "triton", purpose="compiling INT4 kernels")
+    require("torch", "triton", purpose="compiling the experts' kernels")
 
 
 def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
@@ -182,12 +183,12 @@ def check(engine: Path, sm: int) -> list[Check]:
     try:
         content = settings.read(package)
         detail = (
-            f"{len(content.routed_layers)} layers of INT4 experts; written against TensorRT-LLM "
-            f"{VERSIONS} and not run with it yet"
+            f"{len(content.routed_layers)} layers of INT{content.bits} experts; written against "
+            f"TensorRT-LLM {VERSIONS} and not run with it yet"
         )
-        plugin = Check("INT4 plugin", True, detail)
+        plugin = Check("plugin", True, detail)
     except ImportError as error:
-        plugin = Check("INT4 plugin", False, str(error))
+        plugin = Check("plugin", False, str(error))
     return [plugin, _check_kernels(engine / KERNELS / f"sm_{sm}")]
 
 
