@@ -102,6 +102,9 @@ def test_weights_come_sixteen_bytes_at_a_time(stores: Path, store: str) -> None:
         threads = 32 * record["warps"]
         step_n = constants["UNROLL"] * constants["SLICES"] * constants["BLOCK_N"]
         words = step_n * 8 * constants["BITS"]
+        if not widths:  # so few steps that the compiler leaves no loop
+            assert constants["K"] <= 8 * 64 * constants["UNROLL"] * constants["SLICES"]
+            continue
         assert widths["16"] * 16 * threads >= words
         narrow = sum(int(width) * times for width, times in widths.items() if width != "16")
         assert narrow * threads < words, "what is narrow is too little to be the weights"
