@@ -27,42 +27,52 @@ def _tiny_int4(folder: Path) -> Path:
 
 def golden() -> dict[str, Any]:
     """Golden outputs of the embedded checkpoint in INT4: recorded on the CPU, met on the GPU."""
+    from nemotron_deploy.model import catalog
+    from nemotron_deploy.model.checkpoint import Checkpoint
+    from nemotron_deploy.model.recipe import RECIPES
+    from nemotron_deploy.quantize import recording
+    from nemotron_deploy.quantize.forced import Source
     from nemotron_deploy.runtime.executors.loading import load_model
     from nemotron_deploy.runtime.executors.reference import score
     from nemotron_deploy.runtime.golden import compare
-    from nemotron_deploy.triton_repo import recording
 
     with tempfile.TemporaryDirectory() as name:
         checkpoint = _tiny_int4(Path(name))
+        quantized = Checkpoint.open(checkpoint)
+        source = Source(Checkpoint.open(catalog.TINY), RECIPES["int4"])
         times = {}
         at = time.perf_counter()
-        here = recording.record(checkpoint, "check", device="cpu")
+        here = recording.record(quantized, "check", source, device="cpu")
         times["cpu"] = round(time.perf_counter() - at, 1)
         at = time.perf_counter()
-        there = recording.record(checkpoint, "check", device=device())
+        there = recording.record(quantized, "check", source, device=device())
         times[device()] = round(time.perf_counter() - at, 1)
         found: dict[str, Any] = {}
         for dtype in ("float32", "bfloat16"):
             model = load_model(checkpoint, dtype)[0].to(device())
             for by, record in (("cpu", here), (device(), there)):
-                seen = compare(record, [score(model, entry.case) for entry in record.entries])
+                scores = [score(model, entry.case) for entry in record.entries]
+                seen = compare(record.entries, scores)
                 found[f"{dtype} on {device()} against {by}"] = {
                     "divergence": seen.divergence,
                     "agreement": seen.agreement,
                     "gain": seen.gain,
                     "faults": seen.faults(record.bounds),
                 }
-        same = sum(
-            a.case.forced == b.case.forced for a, b in zip(here.entries, there.entries, strict=True)
-        )
+        likeliest = [
+            (a.tokens[0], b.tokens[0])
+            for ours, theirs in zip(here.entries, there.entries, strict=True)
+            for a, b in zip(ours.positions, theirs.positions, strict=True)
+        ]
+        same = sum(a == b for a, b in likeliest)
     wrong = [key for key, value in found.items() if value["faults"]]
     return {
         "seconds": times,
         "comparisons": found,
-        "same_continuations": same,
+        "same_likeliest_tokens": same,
         "wrong": wrong,
         "ok": not wrong,
-        "verdict": f"{same} of {len(here.entries)} continuations the same; "
+        "verdict": f"{same} of {len(likeliest)} likeliest tokens the same; "
         f"out of bounds: {wrong or 'none'}; {times}",
     }
 

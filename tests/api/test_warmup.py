@@ -21,8 +21,9 @@ def bundle(built: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Caches are where `--cache` says, not where the machine that runs the tests keeps them."""
+def _environment(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches are where `--cache` says, not where the machine that runs the tests keeps them.
+    Building the bundle, which calibrates, lets torch set a variable in this process."""
     for name in (*contract.ENGINE_CACHES, contract.CACHE.name):
         monkeypatch.delenv(name, raising=False)
 

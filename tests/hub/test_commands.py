@@ -143,10 +143,24 @@ def test_build_shows_the_plan_and_records_the_source(hub: StandIn, tmp_path: Pat
     assert record["model_name"] == "nemotron-h-small"
     source = record["stages"]["checkpoint"]["made"]["source"]
     assert source["commit"] == hub.commit(REPOSITORY)
+    golden = json.loads((out / "engine/golden.json").read_text())
+    assert (golden["status"], golden["source"]) == ("golden", None)
+    assert "recorded from the quantized weights alone" in golden["note"]
     hub.requests.clear()
     again = run(*command, "--json")
     assert json.loads(again.stdout)["made"] == []
     assert not set(NAMES) & set(hub.fetched())
+
+
+def test_build_compares_with_the_weights_that_it_downloaded(hub: StandIn, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    done = run("build", "--checkpoint", REPOSITORY, "--gpu", "h100", "--quant", "bf16",
+               "--context", "4096", "--out", str(out))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    golden = json.loads((out / "engine/golden.json").read_text())
+    assert golden["source"] == {"divergence": 0.0, "agreement": 1.0, "rounding": 0.0}
+    assert golden["note"] == ""
+    assert all(hub.fetched().count(name) == 1 for name in NAMES)
 
 
 @pytest.mark.parametrize("kind", ["directory", "cache"])

@@ -197,6 +197,22 @@ def test_a_distribution_is_at_no_distance_from_itself(values: list[float]) -> No
     assert (found.agreement, found.gain) == (1.0, None)
 
 
+def test_a_few_prompts_that_went_another_way_are_no_fault(recorded: Recording) -> None:
+    """Two of sixteen, however far; a third one is."""
+
+    def seen(off: int) -> list[list[dict[int, float]]]:
+        return [
+            [
+                dict(zip(p.tokens, p.logprobs[::-1] if number < off else p.logprobs, strict=True))
+                for p in entry.positions
+            ]
+            for number, entry in enumerate(recorded.entries)
+        ]
+
+    assert golden.compare(recorded.entries, seen(2)).divergence == pytest.approx(0, abs=1e-12)
+    assert golden.compare(recorded.entries, seen(3)).divergence > 0.1
+
+
 class OfModel(Executor):
     """An executor of a model that is loaded already; `shift` changes what the tokenizer gives."""
 
