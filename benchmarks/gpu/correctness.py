@@ -59,6 +59,7 @@ def jit() -> dict[str, Any]:
                     )
                 )
         errors |= _hard_cases(shape, experts)
+        errors |= _int8_cases(replace(shape, bits=8))
     flags = {key: value for key, value in errors.items() if key.startswith("? ")}
     judged = {key: value for key, value in errors.items() if key not in flags}
     wrong = {key: value for key, value in judged.items() if bad(value)}
@@ -70,6 +71,19 @@ def jit() -> dict[str, Any]:
         "ok": not wrong,
         "verdict": f"{len(judged)} cases, {len(wrong)} wrong, worst right {worst:.4f}",
     }
+
+
+def _int8_cases(shape: Any) -> dict[str, Any]:
+    """The same kernel with its other decode."""
+    experts = random_experts(shape)
+    found: dict[str, Any] = {}
+    for name, dtype in dtypes().items():
+        for count in (1, 4, 16, 64, 512, 2048) if cuda() else (1, 5):
+            given = random_input(shape, count, dtype)
+            found[f"{name} INT8 routed {count}"] = attempt(
+                lambda given=given: routed_error(shape, experts, given)
+            )
+    return found
 
 
 def _hard_cases(shape: Any, experts: Any) -> dict[str, Any]:

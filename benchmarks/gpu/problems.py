@@ -39,16 +39,18 @@ def device() -> str:
 
 
 def random_experts(shape: Any) -> Any:
-    """Packed weights; every value of a byte occurs. Outputs stay far from FP16's largest number."""
+    """Packed weights; every value of a byte occurs. Outputs stay far from FP16's largest number,
+    for which INT8's scales are smaller."""
     import torch
 
     from nemotron_deploy.build import kernels
 
     def matrix(rows: int, columns: int) -> tuple[Any, Any]:
-        size = (shape.experts, rows // 2, columns)
+        size = (shape.experts, rows * shape.bits // 8, columns)
         packed = torch.randint(0, 256, size, dtype=torch.uint8, device=device())
         groups = (shape.experts, rows, columns // shape.group)
-        return packed, torch.rand(groups, device=device()) / 200 + 0.0005
+        scale = torch.rand(groups, device=device()) / 200 + 0.0005
+        return (packed, scale) if shape.bits == 4 else (packed.view(torch.int8), scale / 16)
 
     return kernels.pack(*matrix(shape.width, shape.hidden), *matrix(shape.hidden, shape.width))
 

@@ -12,9 +12,8 @@ A 16-bit word holds P values of one row that lie D apart: shifted right by bj an
 *plane* j, D wide: the depth of one matrix instruction (INT4) or two (INT8). The planes side by side
 are the block in its own order; no value changes place. Any run of rows within a block is
 contiguous, 8b bytes a row. Scales are transposed, [K/g, N] or [1, N], so that a tile's are
-contiguous too.
-Where K is an odd multiple of 32 the last block is filled with zeros, which cost nothing but their
-bytes.
+contiguous too. Where K is an odd multiple of 32 the last block is filled with zeros, which cost
+nothing but their bytes.
 """
 
 from __future__ import annotations
