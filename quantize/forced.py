@@ -365,8 +365,8 @@ class _Runner:
 
 
 SCAN_CHUNK: Final = 16
-"""Tokens of one chunk of Mamba's scan. The result depends on it by rounding alone. What transformers
-runs on a CPU takes time for every pair of tokens in a chunk, padding included."""
+"""Tokens of one chunk of Mamba's scan. The result depends on it by rounding alone. On a CPU,
+transformers takes time for every pair of tokens in a chunk, padding included."""
 
 _TOKENWISE: Final = "E-"
 """Layers that see each token by itself."""

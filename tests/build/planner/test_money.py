@@ -66,7 +66,7 @@ def test_the_matrix_has_every_pair_and_a_best() -> None:
     assert fastest is not None
     assert fastest.tpot_alone_ms == min(c.tpot_alone_ms or math.inf for c in found if c.eligible)
     with pytest.raises(UsageError, match="latency, throughput, cost"):
-        matrix.best(found, "beauty", Workload())
+        matrix.require_aim("beauty")
 
 
 def test_the_documented_break_even_is_current() -> None:
