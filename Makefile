@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup demo test test-cluster fuzz check format golden docs picture benchmark tiny clean
+.PHONY: help setup demo test test-cluster test-triton fuzz check format golden docs picture benchmark tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -28,6 +28,18 @@ test: setup  ## unit and end-to-end tests, a process for each core
 
 test-cluster: setup  ## tests against a real Kubernetes API server (KUBEBUILDER_ASSETS)
 	$(BIN)/python -m pytest -m cluster tests/cluster
+
+# TensorRT-LLM 1.2.1's container has triton 3.5.1; the GPU machine in docs/hardware.md had 3.6.0.
+TRITONS := 3.5.1 3.6.0
+
+test-triton: setup $(TRITONS:%=.triton/%)  ## the kernels with the versions of Triton that servers have
+	for version in $(TRITONS); do \
+		PYTHONPATH=.triton/$$version $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile \
+			tests/kernels/test_aot.py tests/kernels/test_moe.py tests/kernels/test_routing.py || exit 1; \
+	done
+
+.triton/%:
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ triton==$*
 
 fuzz: setup  ## fuzz what reads checkpoints; FUZZ_SECONDS=600 for each of three targets
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(BIN)/python -m pytest tests/fuzz -q
@@ -72,4 +84,4 @@ tiny: setup  ## train the embedded model again (minutes)
 	$(BIN)/python scripts/train_tiny.py
 
 clean:  ## remove what make made
-	rm -rf .venv .typing .build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .typing .triton .build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

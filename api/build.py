@@ -55,7 +55,7 @@ SOURCES: Final = {
 change of this package, has the stage made again."""
 
 PLUGIN_SOURCES: Final = ("build/kernels", "build/plugin")
-"""What an engine with the INT4 plugin is made from besides."""
+"""What an engine with the plugin is made from besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +271,7 @@ def build(
     Args:
         checkpoint: `tiny`, a local directory, a known model or a repository of the hub.
         gpu: The GPU it is for, for example `h100`.
-        quant: The format: `bf16`, `fp8`, `int4` or `nvfp4`.
+        quant: The format: `bf16`, `fp8`, `int8`, `int4` or `nvfp4`.
         out: The bundle's directory; by default `dist/<model>-<gpu>-<quant>`.
         gpus: Number of GPUs that share the model.
         context: Longest context in tokens; by default the longest that fits.

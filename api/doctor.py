@@ -76,7 +76,7 @@ def doctor() -> DoctorResult:
         abilities=(
             _ability("inspect, plan", {}, "need nothing beyond the base installation"),
             _ability(
-                "quantize to INT4",
+                "quantize to INT4 or INT8",
                 _missing(packages, "torch"),
                 "processes one tensor after the other",
             ),
@@ -86,7 +86,7 @@ def doctor() -> DoctorResult:
                 "calibrates with one layer in memory (2.6 GB for the largest of Nano)",
             ),
             _ability(
-                "compile INT4 kernels",
+                "compile kernels for INT4 and INT8",
                 _missing(packages, "triton"),
                 "for SM80, SM86, SM89 and SM90, without a GPU",
             ),

@@ -230,7 +230,7 @@ def plan(
     Args:
         checkpoint: `tiny`, a local directory or `config.json`, a known model, or a repository.
         gpu: The GPU, for example `h100`.
-        quant: The format: `bf16`, `fp8`, `int4` or `nvfp4`; None recommends one.
+        quant: The format: `bf16`, `fp8`, `int8`, `int4` or `nvfp4`; None recommends one.
         gpus: Number of GPUs that share the model.
         context: Longest context in tokens; by default the longest that fits.
         concurrency: Number of requests at once.

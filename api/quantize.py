@@ -99,10 +99,10 @@ def quantize(
 
     Args:
         checkpoint: `tiny`, a local directory, or a repository of the hub.
-        quant: The format: `bf16`, `fp8`, `int4` or `nvfp4`.
+        quant: The format: `bf16`, `fp8`, `int8`, `int4` or `nvfp4`.
         out: The directory to write; it must not hold anything.
         layout: `modelopt` (for TensorRT-LLM) or `compressed-tensors` (for vLLM).
-        group_size: Weights that share a scale, for INT4.
+        group_size: Weights that share a scale, for INT4 and INT8; 0 for whole rows of INT8.
         fp8_layers: `conservative` or `aggressive`, for FP8.
         calibration: A text file to calibrate with instead of the built-in text.
         smooth: Whether to smooth INT4 experts; by default where it does something.

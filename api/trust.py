@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from .. import __version__
-from ..build.engines.tensorrt_llm import int4
+from ..build.engines.tensorrt_llm import experts
 from ..core.bundle import Bundle
 from ..core.errors import CheckFailedError, UsageError
 from ..core.files import list_files, sha256
@@ -21,8 +21,8 @@ VERIFY: Final = ("quick", "full")
 """How much is hashed before a bundle's code runs: the code, or every file."""
 
 _SERVED: Final = ("checkpoint", "engine", "model_repository")
-_PLUGIN: Final = f"engine/{int4.PLUGIN}/"
-_CODE_FOLDERS: Final = ("model_repository/", _PLUGIN, f"engine/{int4.KERNELS}/")
+_PLUGIN: Final = f"engine/{experts.PLUGIN}/"
+_CODE_FOLDERS: Final = ("model_repository/", _PLUGIN, f"engine/{experts.KERNELS}/")
 _ALWAYS_HASHED: Final = ("model_repository/", "engine/")
 _CODE_SUFFIXES: Final = frozenset({".py", ".pyc", ".so"})
 _NAMED: Final = 3
@@ -141,5 +141,5 @@ def _our_code(bundle: Bundle, present: set[str]) -> dict[str, bytes]:
         for name, content in triton_repo.contents(bundle.model_name, active)
     }
     if any(name.startswith(_PLUGIN) for name in present):
-        code |= {f"engine/{name}": content for name, content in int4.plugin_code()}
+        code |= {f"engine/{name}": content for name, content in experts.plugin_code()}
     return code

@@ -1,7 +1,7 @@
 """What the host does for one launch of the INT4 kernels, with a stand-in for the CUDA driver.
 
 One MoE layer of Nano outside of any graph, as prompts run. The stand-in is a C library whose
-cuLaunchKernel copies the arguments and returns, so what is timed is ours alone: looking up the
+cuLaunchKernelEx copies the arguments and returns, so what is timed is ours alone: looking up the
 kernels, making addresses, and the call through ctypes. Working memory is allocated on the CPU,
 which costs less than torch's CUDA allocator. Prints one JSON line; needs gcc, no GPU.
 """
@@ -39,8 +39,7 @@ int cuModuleLoadData(void **module, const void *image) { return 0; }
 int cuModuleGetFunction(void **function, void *module, const char *name) { return 0; }
 int cuFuncSetAttribute(void *function, int attribute, int value) { return 0; }
 int cuGetErrorName(int status, const char **name) { *name = "none"; return 0; }
-int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-                   unsigned bz, unsigned shared, void *stream, void **params, void **extra) {
+int cuLaunchKernelEx(const void *config, void *function, void **params, void **extra) {
     for (int i = 0; i < 4; i++) seen[i] = *(uint64_t *)params[i];
     return 0;
 }
@@ -54,7 +53,9 @@ class Everything:
         self._driver = driver
 
     def bind(self, step: steps.Step, types: tuple[str, ...]) -> Launch:
-        return self._driver.prepare(1, step.programs, 32 * step.warps, 0, len(types) + 2)
+        return self._driver.prepare(
+            1, step.programs, 32 * step.warps, 0, len(types) + 2, step.overlaps
+        )
 
 
 def operands(tokens: int) -> dict[str, torch.Tensor]:

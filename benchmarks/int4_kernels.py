@@ -3,9 +3,9 @@
 One MoE layer at Nano's widths, fresh random weights and inputs, kernels compiled ahead of time. For
 each number of tokens: the largest relative error of a token against FP32; the time of the layer,
 from replaying one CUDA graph that holds several calls with different experts, so that weights come
-from memory and not from the cache; beside it the same layer in BF16 with PyTorch's grouped product,
-and the byte limit: the weights of the experts hit, read once at the bandwidth that a copy reaches
-in the same run.
+from memory and not from the cache; the same with the launch that chooses the experts; the same
+layer in BF16 with PyTorch's grouped product; and the byte limit: the weights of the experts hit,
+read once at the bandwidth that a copy reaches in the same run.
 
 Prints one JSON line. On a GPU, `--record` adds a run to the record that `plan` reads. On a CPU it
 runs as well, through the ops' reference or Triton's interpreter: errors then mean something, times
@@ -166,11 +166,21 @@ def measure(shape: steps.Shape, tokens: int, rounds: int, device: str, bandwidth
     limit = hit * experts.bytes / experts.count / bandwidth
     ours = seconds(all_of(int4), rounds, device) / CALLS
     theirs = seconds(all_of(bf16), rounds, device) / CALLS
+    router = kernels.Router(
+        torch.rand(shape.experts, device=device) / 8, torch.ones(1, device=device), shape.top_k
+    )
+    logits = [torch.randn(tokens, shape.experts, device=device) for _ in problems]
+
+    def choosing() -> object:
+        pairs = zip(problems, logits, strict=True)
+        return [kernels.routed_moe(p.hidden, seen, router, experts) for p, seen in pairs]
+
     return {
         "tokens": tokens,
         "error": error(int4, problems[0], experts),
         "bf16_error": error(bf16, problems[0], experts),
         "int4_us": round(1e6 * ours, 2),
+        "int4_with_router_us": round(1e6 * seconds(choosing, rounds, device) / CALLS, 2),
         "bf16_us": round(1e6 * theirs, 2),
         "byte_limit_us": round(1e6 * limit, 2),
         "times_byte_limit": round(ours / limit, 3),
@@ -225,7 +235,9 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if given.record and device == "cpu":
         parser.error("--record is for a run on a GPU, and there is none here")
-    shape = steps.Shape(given.hidden, given.width, given.experts, given.top_k, given.group)
+    shape = steps.Shape(
+        given.hidden, given.width, given.experts, given.top_k, given.group, routes=given.experts
+    )
     torch.manual_seed(time.time_ns() % (1 << 31))
     counted = _Compiled()
     logging.getLogger(launch.__name__).addHandler(counted)

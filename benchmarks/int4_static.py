@@ -10,8 +10,10 @@ and drain, plus the slowest of
   `LONE_CYCLES` cycles, a scheduler at most one a cycle;
 - multiplications, padding included, over the datasheet's matrix rate,
 
-the three overlapped. Sorting and the weighted sum take what they took on the H200. The byte limit
-reads the weights of every expert hit once at the copy's bandwidth. Tokens choose experts evenly.
+the three overlapped. Routing, sorting and the weighted sum take what they took on the H200. A
+launch that may start while the one before it ends costs what reading costs to start and drain. The
+byte limit reads the weights of every expert hit once at the copy's bandwidth. Tokens choose experts
+evenly.
 `measured` holds the prediction for an H200 against what was measured there.
 """
 
@@ -29,7 +31,7 @@ from typing import Any
 from nemotron_deploy.build.kernels import aot, configs, layout, machine, steps, store
 from nemotron_deploy.model import catalog
 
-NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64)
+NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64, routes=128)
 SHARED = steps.Shape(hidden=2688, width=3712, experts=1, top_k=1, group=64)
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096, 8192)
 DECODE = 16
@@ -48,19 +50,28 @@ COPY_SHARE = 4.26 / 4.8
 LAUNCH_S = 2.3e-6
 """What reading the same bytes in two launches took longer than with the launches overlapped."""
 
+OVERLAPPED_S = (9.6 - 7.9 - 0.65) * 1e-6
+"""What reading a token's bytes in one launch took longer than the byte limit, less an empty launch:
+for a launch that starts before the one before it has ended."""
+
 LONE_CYCLES = 2.63
 """Cycles between two instructions of a warp that has a scheduler to itself (Nsight Compute)."""
 
 SORTING_S = {"place": (8.5e-6, 12e-6), "count": (0.0, 3.5e-6)}
 """Up to 128 pairs, and above (64 tokens)."""
 
-COMBINE_S = 2.2e-6
+ROUTE_S = 1.9e-6
+"""A prototype of `route` alone."""
+
+COMBINE_S = {False: 2.2e-6, True: 2.2e-6 - 0.65e-6}
+"""By whether it may start before `down` has ended: an empty launch took 0.65 us."""
 
 MEASURED_US = {
     1: 23.0, 2: 29.4, 4: 42.3, 8: 80.9, 16: 116.9, 32: 164.8, 64: 197.2,
     256: 263.8, 1024: 411.4, 4096: 1381.4,
 }  # fmt: skip
-"""One layer on an H200, 2026-11-27."""
+"""One layer without its router on an H200, 2026-11-27, with the kernels of that day: nothing was
+sliced or overlapped."""
 
 COMPILED = dict[store.Identity, aot.Compiled]
 
@@ -83,13 +94,14 @@ def resident_programs(item: aot.Compiled, sm: int) -> int:
 
 def bytes_per_block(constants: dict[str, int]) -> int:
     """Weights and scales of one block of the input width, as one program copies them."""
-    words = constants["BLOCK_N"] * 2 * layout.DEPTH
+    words = constants["BLOCK_N"] * constants["BITS"] * layout.BLOCK_K // 8
     return words + constants["BLOCK_N"] * 4 * layout.BLOCK_K // constants["GROUP"]
 
 
 def bytes_in_flight(constants: dict[str, int]) -> int:
     """What one program has under way while it computes."""
-    return (constants["STAGES"] - 1) * constants["UNROLL"] * bytes_per_block(constants)
+    blocks = constants["UNROLL"] * constants["SLICES"]
+    return (constants["STAGES"] - 1) * blocks * bytes_per_block(constants)
 
 
 def describe(item: aot.Compiled, sm: int) -> dict[str, Any]:
@@ -107,7 +119,8 @@ def describe(item: aot.Compiled, sm: int) -> dict[str, Any]:
         "occupancy": round(resident * threads / configs.THREADS[sm], 3),
     }
     if item.step.kernel == "grouped":
-        weights = constants["BLOCK_N"] * layout.BLOCK_K * constants["UNROLL"] / threads
+        step_k = layout.BLOCK_K * constants["UNROLL"] * constants["SLICES"]
+        weights = constants["BLOCK_N"] * step_k / threads
         counts = {
             "conversion": report.counted(machine.CONVERSIONS),
             "integer_or_conversion": report.counted(machine.CONVERSIONS + machine.INTEGER),
@@ -117,7 +130,7 @@ def describe(item: aot.Compiled, sm: int) -> dict[str, Any]:
         rows = math.ceil(constants["K"] / layout.BLOCK_K)
         activations = constants["BLOCK_M"] * 2 * constants["K"]
         result = constants["BLOCK_M"] * constants["BLOCK_N"] * 4
-        shown = ("N", "K", "MODE", "BLOCK_M", "BLOCK_N", "STAGES", "UNROLL")
+        shown = ("N", "K", "MODE", "BLOCK_M", "BLOCK_N", "SLICES", "STAGES", "UNROLL")
         figures |= {name: constants[name] for name in shown}
         figures |= {
             "matrix": list(report.matrix),
@@ -166,7 +179,8 @@ def product(gpu_key: str, step: steps.Step, item: aot.Compiled, tokens: int) -> 
     # Weights that programs of one expert share come from the cache after the first.
     read = hit * n * k * (0.5 + 4 / NANO.group) + pairs * 2 * k
     written = pairs * n * (2 if constants["RELU2"] or item.tile.narrow_partials else 4)
-    turns = k / (layout.BLOCK_K * constants["UNROLL"])
+    turns = math.ceil(k / (layout.BLOCK_K * constants["SLICES"])) / constants["UNROLL"]
+    start = OVERLAPPED_S if step.overlaps else LAUNCH_S
     instructions = turns * sum(item.machine.loop.values())
     # Programs go to the multiprocessors in turn, and their warps to the schedulers.
     fullest = math.ceil(programs / processors) * step.warps
@@ -176,9 +190,9 @@ def product(gpu_key: str, step: steps.Step, item: aot.Compiled, tokens: int) -> 
     multiply = 2 * used * constants["BLOCK_M"] * n * k / gpu.bf16_flops
     plain = (hit * n * k * 2 + pairs * 2 * k + written) / bandwidth
     return Product(
-        LAUNCH_S + max((read + written) / bandwidth, issued, multiply),
+        start + max((read + written) / bandwidth, issued, multiply),
         hit * n * k * (0.5 + 4 / NANO.group) / bandwidth,
-        LAUNCH_S + max(plain, multiply),
+        start + max(plain, multiply),
     )
 
 
@@ -188,8 +202,10 @@ def layer(gpu_key: str, tokens: int, compiled: COMPILED, tile: configs.Tile | No
     products = [step for step in plan.steps if step.kernel == "grouped"]
     parts = [product(gpu_key, step, compiled[key(step, plan)], tokens) for step in products]
     many = tokens * NANO.top_k > 128
-    others = COMBINE_S + sum(
-        SORTING_S[step.kernel][many] for step in plan.steps if step.kernel in SORTING_S
+    others = COMBINE_S[plan.steps[-1].overlaps] + sum(
+        ROUTE_S if step.kernel == "route" else SORTING_S[step.kernel][many]
+        for step in plan.steps
+        if step.kernel in (*SORTING_S, "route")
     )
     return Product(
         sum(part.seconds for part in parts) + others,

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-FORMATS: Final = "bf16, fp8, int4 or nvfp4"
+FORMATS: Final = "bf16, fp8, int8, int4 or nvfp4"
 GPUS: Final = "for example h100, a100, a100-40gb or l40s"
 
 # What: the model, the GPU, the format.
@@ -58,7 +58,7 @@ CompareOption = Annotated[
         "--compare",
         metavar="FORMATS",
         help="Measure the quality of several formats instead of writing one, for example "
-        "fp8,int4,int4-plain.",
+        "fp8,int8,int4.",
     ),
 ]
 BundleArgument = Annotated[
@@ -157,7 +157,7 @@ LayoutOption = Annotated[
     typer.Option(
         "--layout",
         metavar="LAYOUT",
-        help="File layout: modelopt, or compressed-tensors (INT4 for vLLM).",
+        help="File layout: modelopt, or compressed-tensors (INT4 and INT8 for vLLM).",
     ),
 ]
 GroupSizeOption = Annotated[
@@ -165,7 +165,8 @@ GroupSizeOption = Annotated[
     typer.Option(
         "--group-size",
         metavar="N",
-        help="INT4: number of weights that share a scale, 32, 64 or 128. Default: 64.",
+        help="INT4, INT8: number of weights that share a scale, 32, 64 or 128; INT8 also 0, whole "
+        "rows. Default: 64.",
     ),
 ]
 Fp8LayersOption = Annotated[
@@ -217,7 +218,7 @@ LowDiskOption = Annotated[
     bool,
     typer.Option(
         "--low-disk",
-        help="Download shard by shard and delete each after use. INT4 without smoothing only.",
+        help="Download shard by shard and delete each after use. Not with FP8 or smoothing.",
     ),
 ]
 

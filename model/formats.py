@@ -31,6 +31,7 @@ QUANTS: Final[Mapping[str, Quant]] = {
     for quant in (
         Quant("bf16", "BF16, unquantized", 16, "bf16", RECIPES["bf16"]),
         Quant("fp8", "FP8 E4M3, per-tensor weights and activations", 8, "fp8", RECIPES["fp8"]),
+        Quant("int8", "INT8 weights, symmetric, group 64", 8, "bf16", RECIPES["int8"]),
         Quant("int4", "INT4 weights, symmetric, group 64", 4, "bf16", RECIPES["int4"]),
         Quant(
             "nvfp4",

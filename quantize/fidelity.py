@@ -137,7 +137,8 @@ class Stored:
         stored = self.variant.layout.encode(folded, self.variant.recipe, deviation)
         self.errors[name] = deviation.relative
         packed = stored["weight_packed"] if "weight_packed" in stored else stored["weight"]
-        return formats.decode(packed, stored["weight_scale"], stored.get("weight_scale_2"))
+        others = (stored.get(suffix) for suffix in ("weight_scale_2", "weight_shape"))
+        return formats.decode(packed, stored["weight_scale"], *others)
 
 
 def round_activations(block: Any, index: int, amax: Mapping[str, float]) -> None:

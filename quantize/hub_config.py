@@ -81,6 +81,7 @@ def hf_quant_config(
 
 def _group_fields(recipe: Recipe) -> dict[str, Any]:
     if recipe.format != "int4":
+        # Of INT8, ModelOpt knows whole rows only and writes no group size.
         return {"group_size": recipe.group_size} if recipe.group_size else {}
     # No `pre_quant_scale` tensor is ever written, and the entry says so.
     return {"group_size": recipe.group_size, "has_zero_point": False, "pre_quant_scale": False}

@@ -263,8 +263,7 @@ SOURCE_DATE: Final = Variable(
 )
 SINGLE_PROCESS: Final = Variable(
     "TLLM_WORKER_USE_SINGLE_PROCESS",
-    "1 keeps TensorRT-LLM's worker in the process of the server. Set for one GPU with the INT4 "
-    "plugin.",
+    "1 keeps TensorRT-LLM's worker in the process of the server. Set for one GPU with the plugin.",
     passed=True,
 )
 TRTLLM_LOG_LEVEL: Final = Variable(
@@ -310,12 +309,12 @@ SPIN_COUNT: Final = Variable(
 )
 PYTHONPATH: Final = Variable(
     "PYTHONPATH",
-    "Folders that Python searches. The INT4 plugin's is put in front for TensorRT-LLM's workers.",
+    "Folders that Python searches. The plugin's is put in front for TensorRT-LLM's workers.",
     passed=True,
 )
 NO_BYTECODE: Final = Variable(
     "PYTHONDONTWRITEBYTECODE",
-    "1 keeps Python from writing byte code. Set with the INT4 plugin, so that the bundle stays "
+    "1 keeps Python from writing byte code. Set with the plugin, so that the bundle stays "
     "unchanged.",
     passed=True,
 )

@@ -7,8 +7,11 @@ file travels in every bundle, where the reference executor decodes with it.
 - FP8 E4M3, per tensor: `weight` float8_e4m3fn [N, K]; `weight_scale` f32 [] = amax / 448.
 - INT4, symmetric, groups of g along K: `weight` uint8 [N/2, K], low nibble row 2i and high nibble
   row 2i+1 in two's complement; `weight_scale` f32 [N, K/g] = the group's amax / 7.
-- The same integers packed along K: `weight_packed` int32 [N, K/8], eight values a word from the
-  low bits up, each plus 8; `weight_scale` bf16 [N, K/g].
+- INT8, symmetric, groups of g along K or whole rows (g = 0, which is what ModelOpt knows):
+  `weight` int8 [N, K]; `weight_scale` f32 [N, K/g] or [N] = the group's amax / 127.
+- The same integers packed along K, b bits each: `weight_packed` int32 [N, K*b/32], from the low
+  bits up, each plus 2^(b-1); `weight_scale` bf16 [N, K/g], [N, 1] for whole rows; `weight_shape`
+  int64 [2] = (N, K).
 - NVFP4 (E2M1), groups of 16 along K: `weight` uint8 [N, K/2], low nibble first; `weight_scale`
   float8_e4m3fn [N, K/16]; `weight_scale_2` f32 [] = amax / (6 x 448).
 """
@@ -29,6 +32,9 @@ FP8_MAX: Final = 448.0
 
 INT4_MAX: Final = 7.0
 """Scales map a group's largest magnitude to 7; -8 is only reached by rounding."""
+
+INT8_MAX: Final = 127.0
+"""Scales map a group's largest magnitude to 127."""
 
 E2M1_MAX: Final = 6.0
 """Largest E2M1 value."""
@@ -129,7 +135,42 @@ def encode_int4(
         torch.bitwise_left_shift(values[1::2], 4, out=pair)
         pair |= values[0::2] & 0x0F
 
-    return packed, _encode_groups(weight, group_size, torch.float32, pack, deviation)
+    return packed, _encode_groups(weight, group_size, INT4_MAX, torch.float32, pack, deviation)
+
+
+def encode_int8(
+    weight: Tensor, group_size: int, deviation: Deviation | None = None
+) -> tuple[Tensor, Tensor]:
+    """INT8 of `weight` [N, K] -> (int8 [N, K], scale f32 [N, K/group_size], or [N] for group 0).
+
+    Raises `EncodeError` where K is no multiple of the group, or a group is all zero, NaN or
+    infinite.
+    """
+    stored = torch.empty_like(weight, dtype=torch.int8)
+
+    def pack(start: int, stop: int, values: Tensor) -> None:
+        stored[start:stop] = values.view(torch.int8)
+
+    scale = _encode_groups(weight, group_size, INT8_MAX, torch.float32, pack, deviation)
+    return stored, scale if group_size else scale.squeeze(1)
+
+
+def encode_int8_columns(
+    weight: Tensor, group_size: int, deviation: Deviation | None = None
+) -> tuple[Tensor, Tensor]:
+    """INT8 of `weight` [N, K], four columns a word -> (int32 [N, K/4], scale bf16 [N, K/g], or
+    [N, 1] for group 0).
+
+    The integers are rounded against the scale as it is stored. Raises as `encode_int8`, and for a
+    group so small that its scale is zero in BF16.
+    """
+    stored = torch.empty_like(weight, dtype=torch.uint8)
+
+    def pack(start: int, stop: int, values: Tensor) -> None:
+        torch.bitwise_xor(values, 0x80, out=stored[start:stop])
+
+    scale = _encode_groups(weight, group_size, INT8_MAX, torch.bfloat16, pack, deviation)
+    return stored.view(torch.int32), scale
 
 
 def encode_int4_columns(
@@ -148,20 +189,24 @@ def encode_int4_columns(
         words = values.add_(8).view(torch.int16)
         packed[start:stop] = words | (words >> 4)
 
-    scale = _encode_groups(weight, group_size, torch.bfloat16, pack, deviation)
+    scale = _encode_groups(weight, group_size, INT4_MAX, torch.bfloat16, pack, deviation)
     return packed.view(torch.int32), scale
 
 
 def _encode_groups(
     weight: Tensor,
     group_size: int,
+    largest: float,
     scale_dtype: torch.dtype,
     pack: Callable[[int, int, Tensor], None],
     deviation: Deviation | None,
 ) -> Tensor:
-    """Round `weight` to -8..7 per group, hand each block of rows to `pack(start, stop, values)`
-    as uint8 in two's complement; gives the scales [N, K/group_size]."""
+    """Round `weight` to -largest-1..largest per group, hand each block of rows to
+    `pack(start, stop, values)` as uint8 in two's complement; gives the scales [N, K/group_size],
+    [N, 1] for group 0.
+    """
     rows, columns = weight.shape
+    group_size = group_size or columns
     if columns % group_size:
         raise EncodeError(
             f"its input width {columns} is not a multiple of the group size {group_size}"
@@ -169,12 +214,12 @@ def _encode_groups(
     scale = weight.new_empty(rows, columns // group_size, dtype=scale_dtype)
     for start, stop in _blocks(weight):
         groups = _float_copy(weight[start:stop]).view(stop - start, -1, group_size)
-        scale[start:stop] = groups.abs().amax(dim=-1) / INT4_MAX
+        scale[start:stop] = groups.abs().amax(dim=-1) / largest
         steps = scale[start:stop].float().unsqueeze(-1)
         if deviation is not None:
             deviation.power += _squares(groups)
         groups /= steps
-        rounded = groups.round().clamp_(-8, 7)
+        rounded = groups.round().clamp_(-largest - 1, largest)
         if deviation is not None:
             deviation.error += _squares(groups.sub_(rounded).mul_(steps))
         values = rounded.to(torch.int8)
@@ -194,6 +239,16 @@ def decode_int4(packed: Tensor, scale: Tensor) -> Tensor:
 def decode_int4_columns(packed: Tensor, scale: Tensor) -> Tensor:
     """Values of an INT4 tensor: `packed` int32 [N, K/8], `scale` [N, K/g] -> float32 [N, K]."""
     return _scaled(_halves(packed.view(torch.uint8)).float() - 8, scale)
+
+
+def decode_int8(stored: Tensor, scale: Tensor) -> Tensor:
+    """Values of an INT8 tensor: int8 [N, K], `scale` [N, K/g] or [N] -> float32 [N, K]."""
+    return _scaled(stored.float(), scale.view(stored.shape[0], -1))
+
+
+def decode_int8_columns(packed: Tensor, scale: Tensor) -> Tensor:
+    """Values of an INT8 tensor: `packed` int32 [N, K/4], `scale` [N, K/g] -> float32 [N, K]."""
+    return _scaled(packed.view(torch.uint8).float() - 128, scale)
 
 
 def encode_nvfp4(
@@ -253,10 +308,21 @@ def _scaled(values: Tensor, scale: Tensor) -> Tensor:
     return groups.view(values.shape)
 
 
-def decode(stored: Tensor, scale: Tensor, scale_2: Tensor | None = None) -> Tensor:
-    """Values of a quantized tensor of any format, told apart by dtype and scales; float32."""
+def decode(
+    stored: Tensor, scale: Tensor, scale_2: Tensor | None = None, shape: Tensor | None = None
+) -> Tensor:
+    """Values of a quantized tensor of any format, float32 [N, K].
+
+    Formats are told apart by dtype and scales, and packed columns by `shape`, the (N, K) stored
+    beside them: INT8 has four a word, INT4 eight. Raises ValueError where that is missing.
+    """
     if stored.dtype is torch.int32:
-        return decode_int4_columns(stored, scale)
+        if shape is None:
+            raise ValueError("a tensor of packed columns is stored without its weight_shape")
+        in_fours = int(shape[1]) == 4 * stored.shape[1]
+        return (decode_int8_columns if in_fours else decode_int4_columns)(stored, scale)
+    if stored.dtype is torch.int8:
+        return decode_int8(stored, scale)
     if stored.dtype is torch.uint8:
         return (
             decode_int4(stored, scale) if scale_2 is None else decode_nvfp4(stored, scale, scale_2)
@@ -279,7 +345,10 @@ def decode_checkpoint(
         scale = tensors.get(f"{prefix}.weight_scale")
         if scale is not None and suffix in ("weight", "weight_packed"):
             name = f"{prefix}.weight"
-            tensor = decode(tensor, scale, tensors.get(f"{prefix}.weight_scale_2")).to(dtype)
+            others = (
+                tensors.get(f"{prefix}.{other}") for other in ("weight_scale_2", "weight_shape")
+            )
+            tensor = decode(tensor, scale, *others).to(dtype)
         decoded[name] = tensor
     return decoded
 

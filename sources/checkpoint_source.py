@@ -180,5 +180,5 @@ def slug(name: str) -> str:
     """`name` as a DNS label without the vendor's name and the precision, at most 40 characters.
     Bundles, Triton models and Kubernetes objects are named after it."""
     text = re.sub(r"[^a-z0-9]+", "-", name.lower()).removeprefix("nvidia-").strip("-")
-    text = re.sub(r"-(bf16|fp8|int4)$", "", text)[:40].strip("-")
+    text = re.sub(r"-(bf16|fp8|int8|int4)$", "", text)[:40].strip("-")
     return text if text[:1].isalpha() else f"model-{text}".strip("-")

@@ -78,7 +78,7 @@ def prepare(directory: str) -> None:
 
     aot.build(
         Path(directory) / "sm_90",
-        steps.Shape(2688, 1856, 128, 6, 64),
+        steps.Shape(2688, 1856, 128, 6, 64, routes=128),
         90,
         shared_shapes=[steps.Shape(2688, SHARED_WIDTH, 1, 1, 64)],
         most_tokens=8192,

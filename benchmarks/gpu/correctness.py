@@ -12,6 +12,7 @@ from .problems import (
     STORE,
     attempt,
     bad,
+    chosen_error,
     cuda,
     device,
     dtypes,
@@ -20,6 +21,8 @@ from .problems import (
     poisoned,
     random_experts,
     random_input,
+    random_logits,
+    random_router,
     routed_error,
     worst_token,
 )
@@ -46,6 +49,9 @@ def jit() -> dict[str, Any]:
                 errors[f"{name} routed {count}"] = attempt(
                     lambda given=given: routed_error(shape, experts, given)
                 )
+                errors[f"{name} chosen {count}"] = attempt(
+                    lambda n=count, d=dtype: chosen_error(shape, experts, n, d)
+                )
                 errors[f"{name} shared {count}"] = attempt(
                     lambda given=given: worst_token(
                         kernels.shared(given[0], one),
@@ -53,6 +59,7 @@ def jit() -> dict[str, Any]:
                     )
                 )
         errors |= _hard_cases(shape, experts)
+        errors |= _int8_cases(replace(shape, bits=8))
     flags = {key: value for key, value in errors.items() if key.startswith("? ")}
     judged = {key: value for key, value in errors.items() if key not in flags}
     wrong = {key: value for key, value in judged.items() if bad(value)}
@@ -64,6 +71,19 @@ def jit() -> dict[str, Any]:
         "ok": not wrong,
         "verdict": f"{len(judged)} cases, {len(wrong)} wrong, worst right {worst:.4f}",
     }
+
+
+def _int8_cases(shape: Any) -> dict[str, Any]:
+    """The same kernel with its other decode."""
+    experts = random_experts(shape)
+    found: dict[str, Any] = {}
+    for name, dtype in dtypes().items():
+        for count in (1, 4, 16, 64, 512, 2048) if cuda() else (1, 5):
+            given = random_input(shape, count, dtype)
+            found[f"{name} INT8 routed {count}"] = attempt(
+                lambda given=given: routed_error(shape, experts, given)
+            )
+    return found
 
 
 def _hard_cases(shape: Any, experts: Any) -> dict[str, Any]:
@@ -154,6 +174,9 @@ def cubin() -> dict[str, Any]:
         for count in TOKENS:
             given = random_input(shape, count, torch.bfloat16)
             errors[f"routed {count}"] = attempt(lambda g=given: routed_error(shape, experts, g))
+            errors[f"chosen {count}"] = attempt(
+                lambda n=count: chosen_error(shape, experts, n, torch.bfloat16)
+            )
             errors[f"shared {count}"] = attempt(
                 lambda g=given: worst_token(
                     kernels.shared(g[0], one), kernels.reference_shared(g[0].float(), one)
@@ -190,34 +213,46 @@ def graph() -> dict[str, Any]:
     one = random_experts(replace(shape, experts=1, top_k=1, width=SHARED_WIDTH))
     found: dict[str, Any] = {"stored": stored}
 
-    def captured(count: int) -> float:
+    router = random_router(shape)
+
+    def inputs(count: int, chosen: bool) -> tuple[Any, ...]:
         hidden, ids, weights = random_input(shape, count, torch.bfloat16)
+        return (hidden, random_logits(shape, count)) if chosen else (hidden, ids, weights)
+
+    def layer(hidden: Any, *choice: Any) -> Any:
+        """With the choice given, or the logits to choose by."""
+        if len(choice) == 1:
+            return kernels.routed_moe(hidden, choice[0], router, experts)
+        return kernels.moe(hidden, *choice, experts)
+
+    def captured(count: int, chosen: bool) -> float:
+        given = inputs(count, chosen)
         if stored is not True:
-            kernels.moe(hidden, ids, weights, experts)
-            kernels.shared(hidden, one)
+            layer(*given)
+            kernels.shared(given[0], one)
         torch.cuda.synchronize()
         aux, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             fork, join = torch.cuda.Event(), torch.cuda.Event()
             fork.record()
-            routed = kernels.moe(hidden, ids, weights, experts)
+            routed = layer(*given)
             with torch.cuda.stream(aux):
                 fork.wait()
-                common = kernels.shared(hidden, one)
+                common = kernels.shared(given[0], one)
                 join.record()
             join.wait()
             out = routed + common
         worst = 0.0
         for _ in range(3):
-            other = random_input(shape, count, torch.bfloat16)
-            for mine, new in zip((hidden, ids, weights), other, strict=True):
+            other = inputs(count, chosen)
+            for mine, new in zip(given, other, strict=True):
                 mine.copy_(new)
             graph.replay()
             torch.cuda.synchronize()
             first = out.clone()
             graph.replay()
             torch.cuda.synchronize()
-            eager = kernels.moe(*other, experts) + kernels.shared(other[0], one)
+            eager = layer(*other) + kernels.shared(other[0], one)
             if not torch.equal(first, out):
                 raise AssertionError("two replays differ")
             if not torch.equal(out, eager):
@@ -225,18 +260,19 @@ def graph() -> dict[str, Any]:
         return worst
 
     for count in (1, 2, 4, 8, 16, 32, 64, 128, 512):
-        found[f"graph of {count}"] = attempt(lambda c=count: captured(c))
+        found[f"graph of {count}"] = attempt(lambda c=count: captured(c, False))
+        found[f"graph of {count}, chosen"] = attempt(lambda c=count: captured(c, True))
 
     def compiled() -> float:
         @torch.compile(fullgraph=True, dynamic=True)
-        def layer(hidden: Any, ids: Any, weights: Any) -> Any:
-            return kernels.moe(hidden * 1.0, ids, weights, experts) + kernels.shared(hidden, one)
+        def whole(hidden: Any, logits: Any) -> Any:
+            return layer(hidden * 1.0, logits) + kernels.shared(hidden, one)
 
         worst = 0.0
         for count in (3, 17):
-            given = random_input(shape, count, torch.bfloat16)
-            eager = kernels.moe(*given, experts) + kernels.shared(given[0], one)
-            worst = max(worst, worst_token(layer(*given), eager))
+            given = inputs(count, True)
+            eager = layer(*given) + kernels.shared(given[0], one)
+            worst = max(worst, worst_token(whole(*given), eager))
         return worst
 
     found["torch.compile"] = attempt(compiled)
@@ -245,7 +281,7 @@ def graph() -> dict[str, Any]:
         given = random_input(shape, 3, torch.bfloat16)
         packed = (experts.up, experts.up_scale, experts.down, experts.down_scale)
         torch.library.opcheck(
-            torch.ops.nemo_deploy.int4_moe,
+            torch.ops.nemo_deploy.packed_moe,
             (*given, *packed, experts.group, 0),
             test_utils=("test_schema", "test_faketensor"),
         )
@@ -256,7 +292,7 @@ def graph() -> dict[str, Any]:
     return found | {
         "wrong": wrong,
         "ok": not wrong,
-        "verdict": f"9 graphs, torch.compile, opcheck; cubins: {stored}; {len(wrong)} wrong",
+        "verdict": f"18 graphs, torch.compile, opcheck; cubins: {stored}; {len(wrong)} wrong",
     }
 
 
@@ -271,10 +307,12 @@ def sanitize() -> dict[str, Any]:
     experts = random_experts(shape)
     one = random_experts(replace(shape, experts=1, top_k=1))
     dtype = next(iter(dtypes().values()))
-    for tokens in (1, 5, 40, 200):
+    router = random_router(shape)
+    for tokens in (1, 5, 12, 40, 200):
         hidden, ids, weights = random_input(shape, tokens, dtype)
         ids[0, 0] = -1
         ours.moe(hidden, ids, weights, experts)
+        ours.routed_moe(hidden, random_logits(shape, tokens), router, experts)
         ours.shared(hidden, one)
     if cuda():
         torch.cuda.synchronize()

@@ -39,16 +39,18 @@ def device() -> str:
 
 
 def random_experts(shape: Any) -> Any:
-    """Packed weights; every value of a byte occurs. Outputs stay far from FP16's largest number."""
+    """Packed weights; every value of a byte occurs. Outputs stay far from FP16's largest number,
+    for which INT8's scales are smaller."""
     import torch
 
     from nemotron_deploy.build import kernels
 
     def matrix(rows: int, columns: int) -> tuple[Any, Any]:
-        size = (shape.experts, rows // 2, columns)
+        size = (shape.experts, rows * shape.bits // 8, columns)
         packed = torch.randint(0, 256, size, dtype=torch.uint8, device=device())
         groups = (shape.experts, rows, columns // shape.group)
-        return packed, torch.rand(groups, device=device()) / 200 + 0.0005
+        scale = torch.rand(groups, device=device()) / 200 + 0.0005
+        return (packed, scale) if shape.bits == 4 else (packed.view(torch.int8), scale / 16)
 
     return kernels.pack(*matrix(shape.width, shape.hidden), *matrix(shape.hidden, shape.width))
 
@@ -59,6 +61,32 @@ def random_input(shape: Any, tokens: int, dtype: Any) -> tuple[Any, Any, Any]:
     ids = torch.rand(tokens, shape.experts, device=device()).topk(shape.top_k).indices.int()
     hidden = (torch.randn(tokens, shape.hidden, device=device()) / 4).to(dtype)
     return hidden, ids, torch.rand(tokens, shape.top_k, device=device())
+
+
+def random_router(shape: Any) -> Any:
+    import torch
+
+    from nemotron_deploy.build import kernels
+
+    bias = torch.rand(shape.experts, device=device()) / 8
+    return kernels.Router(bias, torch.full((1,), 2.5, device=device()), shape.top_k)
+
+
+def random_logits(shape: Any, tokens: int) -> Any:
+    import torch
+
+    return torch.randn(tokens, shape.experts, device=device())
+
+
+def chosen_error(shape: Any, experts: Any, tokens: int, dtype: Any) -> float:
+    """The largest relative error of a token where the kernels choose its experts, too."""
+    from nemotron_deploy.build import kernels
+
+    router, logits = random_router(shape), random_logits(shape, tokens)
+    hidden, _, _ = random_input(shape, tokens, dtype)
+    out = kernels.routed_moe(hidden, logits, router, experts)
+    choice = kernels.reference_route(logits, router.bias, router.scaling, router.top_k)
+    return worst_token(out, kernels.reference_moe(hidden.float(), *choice, experts, 0))
 
 
 def worst_token(out: Any, expected: Any) -> float:

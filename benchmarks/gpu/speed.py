@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, replace
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +27,8 @@ from .problems import (
     open_carried_store,
     random_experts,
     random_input,
+    random_logits,
+    random_router,
 )
 
 OUT: Final = Path(os.environ.get("GPU_CHECK_OUT", "gpu-out"))
@@ -33,7 +36,7 @@ SMALL: Final = ("--hidden", "128", "--width", "192", "--experts", "8", "--top-k"
                 "--tokens", "1", "5")  # fmt: skip
 """The benchmark's layer where there is no GPU."""
 
-OURS: Final = ("grouped", "combine", "place", "count")
+OURS: Final = ("grouped", "combine", "place", "count", "route")
 """Names of our kernels."""
 
 CALLS: Final = 8
@@ -84,9 +87,14 @@ def floor() -> dict[str, Any]:
 
 
 def _problems(shape: Any, tokens: int, count: int) -> list[tuple[Any, Any, Any]]:
+    """Hidden states, the router's logits, the router."""
     import torch
 
-    return [random_input(shape, tokens, torch.bfloat16) for _ in range(count)]
+    router = random_router(shape)
+    return [
+        (random_input(shape, tokens, torch.bfloat16)[0], random_logits(shape, tokens), router)
+        for _ in range(count)
+    ]
 
 
 def kernels() -> dict[str, Any]:
@@ -110,18 +118,18 @@ def kernels() -> dict[str, Any]:
         for tokens in (1, 4, 8, 16, 64, 512, 2048):
             problems = _problems(shape, tokens, CALLS)
             for given in problems:
-                ours.moe(*given, experts)
+                ours.routed_moe(*given, experts)
             torch.cuda.synchronize()
             if tokens == 16:
                 at = time.perf_counter()
                 for given in problems * 12:
-                    ours.moe(*given, experts)
+                    ours.routed_moe(*given, experts)
                 host[where] = round(1e6 * (time.perf_counter() - at) / 96, 1)
                 torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 for given in problems:
-                    ours.moe(*given, experts)
+                    ours.routed_moe(*given, experts)
             for _ in range(3):
                 graph.replay()
             torch.cuda.synchronize()
@@ -129,7 +137,8 @@ def kernels() -> dict[str, Any]:
                 for _ in range(4):
                     graph.replay()
                 torch.cuda.synchronize()
-            names = [step.kernel for step in steps.routed(shape, tokens, 90).steps]
+            whole = replace(shape, routes=shape.experts)
+            names = [step.kernel for step in steps.routed(whole, tokens, 90).steps]
             found[f"{where} {tokens}"] = attempt(lambda s=seen, n=names: _launches(s, n))
     rows = [f"{key}: {value['text']}" for key, value in found.items() if isinstance(value, dict)]
     return {
@@ -167,14 +176,12 @@ def _candidates(short: bool) -> list[Any]:
     from nemotron_deploy.build.kernels.configs import Tile
 
     tiles = [
-        Tile(8, n, warps, stages, unroll=unroll)
-        for n in (16, 32, 64, 128)
-        for warps in (1, 2, 4)
-        for stages in (3, 6, 10)
+        Tile(8, n, slices * each, stages, unroll=unroll, slices=slices)
+        for n, each in ((32, 1), (64, 1), (64, 2))
+        for slices in (1, 2, 4, 8)
+        for stages in (3, 4, 6)
         for unroll in (1, 2)
-        if not (n == 16 and warps > 1)
-        and not (n == 32 and warps > 2)
-        and not (n == 128 and warps == 1)
+        if slices * each <= 8 and unroll * stages * slices <= 24
     ]
     return tiles[:2] if short else tiles
 
@@ -184,16 +191,16 @@ def _compile(job: tuple[str, int, Any, int]) -> Any:
     os.environ.pop("TRITON_INTERPRET", None)
     from nemotron_deploy.build.kernels import aot
 
-    aot._check = lambda item, sm: None
+    aot._check = lambda item, sm, ptx: None
     product, tokens, tile, sm = job
     try:
-        step, types = _lone_step(product, tokens, tile)
+        step, types = _lone_step(product, tokens, tile, sm)
         return job, aot.compile_step(step, types, tile, sm)
     except Exception as error:
         return job, f"{type(error).__name__}: {str(error)[:200]}"
 
 
-def _lone_step(product: str, tokens: int, tile: Any) -> tuple[Any, tuple[str, ...]]:
+def _lone_step(product: str, tokens: int, tile: Any, sm: int) -> tuple[Any, tuple[str, ...]]:
     from nemotron_deploy.build.kernels import steps
 
     shape = steps.Shape(2688, 1856, 128, 6, 64)
@@ -206,6 +213,7 @@ def _lone_step(product: str, tokens: int, tile: Any) -> tuple[Any, tuple[str, ..
     step = steps._product(
         product, shape, tile, steps.PAIRS, pairs, pairs, ("expert_ids", "expert_ids"), ends
     )
+    (step,) = steps._overlapping((step,), sm)
     return step, steps.operand_types(step, steps.Steps((step,), buffers, tile), "bf16")
 
 
@@ -213,6 +221,7 @@ def sweep() -> dict[str, Any]:
     """Decode tiles that the table does not have, unsorted: 1, 2 and 4 tokens."""
     import torch
 
+    from nemotron_deploy.build.kernels.configs import tile_for_pairs
     from nemotron_deploy.build.kernels.driver import CudaDriver
 
     tiles = _candidates(not cuda())
@@ -249,6 +258,7 @@ def sweep() -> dict[str, Any]:
             "warps": tile.warps,
             "stages": tile.stages,
             "unroll": tile.unroll,
+            "slices": tile.slices,
             "registers": item.machine.registers,
             "shared": item.shared,
             "spill": item.machine.local + item.machine.stack,
@@ -278,7 +288,7 @@ def sweep() -> dict[str, Any]:
                     (
                         r
                         for r in mine
-                        if (r["block_n"], r["warps"], r["stages"], r["unroll"]) == (64, 2, 6, 2)
+                        if _key(r) == _key(asdict(tile_for_pairs(tokens * nano().top_k)))
                     ),
                     None,
                 )
@@ -300,8 +310,12 @@ def sweep() -> dict[str, Any]:
     }
 
 
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("block_n", "warps", "stages", "unroll", "slices"))
+
+
 def _name(row: dict[str, Any]) -> str:
-    return f"{row['block_n']}x{row['warps']}w{row['stages']}s{row['unroll']}u"
+    return "{}x{}w{}s{}u{}".format(*_key(row))
 
 
 def _time_alone(
@@ -317,7 +331,9 @@ def _time_alone(
     """Microseconds of one product, eight calls with different experts in a graph."""
     import torch
 
-    step, _ = _lone_step(product, tokens, tile)
+    from nemotron_deploy.build.kernels import launch
+
+    step, _ = _lone_step(product, tokens, tile, launch.sm_of(0))
     pairs = tokens * shape.top_k
     queue = driver.prepare(
         function, step.programs, 32 * step.warps, item.shared, len(item.parameters)
@@ -366,7 +382,7 @@ def ncu() -> dict[str, Any]:
     experts = random_experts(shape)
     for tokens in (1, 8, 64):
         for given in _problems(shape, tokens, 2 if tokens > 1 else 3):
-            ours.moe(*given, experts)
+            ours.routed_moe(*given, experts)
     if cuda():
         torch.cuda.synchronize()
     return {"verdict": "see ncu.csv", "ok": True}

@@ -1,11 +1,13 @@
-"""INT4 mixture-of-experts kernels for experts without a gate: `down(relu2(up(x)))`.
+"""Mixture-of-experts kernels for experts without a gate, `down(relu2(up(x)))`, with INT4 or INT8
+weights.
 
     experts = pack(up, up_scale, down, down_scale)          # once, at load
     out = moe(hidden, expert_ids, expert_weights, experts)  # [T, H] -> [T, H]
+    out = routed_moe(hidden, router_logits, router, experts)  # chooses the experts, too
 
 Stands alone: depends on torch and, on a GPU, on triton; `build` copies the folder into engines.
-Run on an H200 (docs/hardware.md of the project); on other GPUs results are held by Triton's
-interpreter and machine code by the compiler's reports.
+Run on an H200 with INT4 weights (docs/hardware.md of the project); otherwise results are held by
+Triton's interpreter and machine code by the compiler's reports.
 """
 
 from __future__ import annotations
@@ -13,17 +15,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .op import moe, shared
+    from .op import Router, moe, route, routed_moe, shared
     from .packing import PackedExperts, PackError, pack, shapes, unpack
-    from .reference import reference_moe, reference_shared
+    from .reference import reference_moe, reference_route, reference_shared
 
 __all__ = [
     "PackError",
     "PackedExperts",
+    "Router",
     "moe",
     "pack",
     "reference_moe",
+    "reference_route",
     "reference_shared",
+    "route",
+    "routed_moe",
     "shapes",
     "shared",
     "unpack",

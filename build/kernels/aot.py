@@ -20,7 +20,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -91,8 +91,10 @@ def variants(
 
 
 def _plans(shape: Shape, common: Sequence[Shape], sm: int, most_tokens: int) -> Iterator[Steps]:
+    given = replace(shape, routes=0)
     for tokens in range(1, most_tokens + 1):
         yield routed(shape, tokens, sm)
+        yield routed(given, tokens, sm)
         for other in common:
             yield shared(other, tokens, sm)
 
@@ -120,7 +122,12 @@ def compile_step(step: Step, types: tuple[str, ...], tile: Tile, sm: int) -> Com
     compiled = triton.compile(
         source,
         target=GPUTarget("cuda", sm, 32),
-        options={**OPTIONS, "num_warps": step.warps, "num_stages": step.stages},
+        options={
+            **OPTIONS,
+            "num_warps": step.warps,
+            "num_stages": step.stages,
+            "launch_pdl": step.overlaps,
+        },
     )
     result = Compiled(
         step=step,
@@ -132,7 +139,7 @@ def compile_step(step: Step, types: tuple[str, ...], tile: Tile, sm: int) -> Com
         parameters=_parameters(compiled.asm["ptx"]),
         machine=machine.inspect(compiled.asm["cubin"]),
     )
-    _check(result, sm)
+    _check(result, sm, compiled.asm["ptx"])
     return result
 
 
@@ -245,9 +252,10 @@ def _record(item: Compiled) -> dict[str, Any]:
     }
 
 
-def _check(item: Compiled, sm: int) -> None:
-    found = machine.faults(item.machine, sm, item.shared)
+def _check(item: Compiled, sm: int, ptx: str) -> None:
     constants = dict(item.step.constants)
+    found = machine.faults(item.machine, sm, item.shared)
+    found += machine.order_faults(ptx, bool(constants["OVERLAP"]))
     if item.step.kernel == "grouped":
         found += machine.product_faults(
             item.machine, item.tile.matrix, constants, 32 * item.step.warps

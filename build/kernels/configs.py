@@ -1,20 +1,20 @@
 """Tile sizes per architecture and load: the one place where a measured table can replace these.
 
-NOT TUNED: nothing here has run on a GPU. The choices follow from what the compiler reports and from
-a prediction over it (`benchmarks/int4_static.py` prints both):
+NOT TUNED on hardware as they are. An earlier table of the same shapes ran on an H200
+(docs/hardware.md of the project); these follow from that run, from what the compiler reports, and
+from a prediction over both (`benchmarks/int4_static.py` prints it):
 
-- A decode step reads each chosen expert's weights once and multiplies next to nothing, so bytes in
-  flight decide. Two warps a program keep five or six blocks of 2.25 KB on the way; Nano's 6 chosen
-  experts make 174 (up) and 252 (down) programs, 2 MB and more in all, which is what bandwidth times
-  latency asks for (3.35 TB/s x 0.7 us = 2.3 MB on an H100).
+- A decode step reads each chosen expert's weights once and multiplies next to nothing. Measured at
+  one token, each warp waited for itself most of the time: 174 programs of two warps leave most
+  schedulers one warp or none. So with few pairs a step takes several blocks of K, each in warps of
+  its own (`slices`): as many instructions a step, in a fraction of the steps.
 - Weights are the left operand and tokens the right one, so 8 tokens are a whole tile: no
   multiplication is spent on more padding than that.
-- Two warps are below a warp group, so that SM 90 uses `mma` there: a `wgmma` step costs fences
-  that a step of this size does not earn back. With more rows an expert, `wgmma` it is.
+- Fewer warps than a warp group make SM 90 use `mma`: a `wgmma` step costs fences that a step of
+  this size does not earn back. With more rows an expert, `wgmma` it is.
 - Larger tiles spread the conversion of a weight over more tokens. They stop where the prediction
   says that filling blocks up costs more multiplications than that saves instructions: at 32 rows
-  with `mma`, at 64 with `wgmma`. Every choice is within 3 % of the best of the table's tiles by the
-  prediction, from 1 to 8192 tokens.
+  with `mma`, at 64 with `wgmma`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Final
 
-from .layout import BLOCK_K
+from .layout import BLOCK_K, ROW
 
 OPTIONS: Final[Mapping[str, Any]] = {"enable_fp_fusion": True}
 """Compiler options that change results, fixed here: Triton's own defaults move."""
@@ -44,11 +44,11 @@ THREADS: Final = {80: 2048, 86: 1536, 89: 1536, 90: 2048}
 class Tile:
     """What one program computes: `block_n` outputs of `block_m` rows, and how.
 
-    `warps` a program; `stages` blocks of the input width in flight, less one, `unroll` of them a
-    step where their number allows. `matrix` is the instruction family expected in the machine code:
-    `mma` or `wgmma`. Results of `down` are kept in FP32 until they are summed over a token's
-    experts, or in the activations' own type where there are so many that their bytes would count
-    (`narrow_partials`).
+    `warps` a program; `slices` blocks of the input width a step, in warps of their own; `stages`
+    steps in flight, less one, `unroll` of them at once where their number allows. `matrix` is the
+    instruction family expected in the machine code: `mma` or `wgmma`. Results of `down` are kept in
+    FP32 until they are summed over a token's experts, or in the activations' own type where there
+    are so many that their bytes would count (`narrow_partials`).
     """
 
     block_m: int
@@ -57,9 +57,19 @@ class Tile:
     stages: int
     matrix: str = "mma"
     unroll: int = 1
+    slices: int = 1
     narrow_partials: bool = False
     tuned: bool = False
 
+
+_PAIRS: Final = (
+    (12, Tile(8, 32, 4, 4, slices=4)),
+    (inf, Tile(8, 64, 4, 4, slices=2)),
+)
+"""For pairs that are not sorted: (largest number of pairs, tile)."""
+
+_FEW_DENSE: Final = Tile(8, 32, 8, 3, slices=8)
+"""For up to 8 rows of one expert: no more than 116 programs for the shared one of Nano."""
 
 _DECODE: Final = (
     (4.0, Tile(8, 64, 2, 6, unroll=2)),
@@ -90,6 +100,16 @@ def tile_for(sm: int, rows_per_expert: float, group: int) -> Tile:
     """
     table = TILES.get(sm) or TILES[max(key for key in TILES if key <= max(sm, min(TILES)))]
     tile = next(tile for limit, tile in table if rows_per_expert <= limit)
-    if group < BLOCK_K and tile.matrix == "mma" and tile.block_m > _MOST_IN_HALVES.block_m:
+    if ROW < group < BLOCK_K and tile.matrix == "mma" and tile.block_m > _MOST_IN_HALVES.block_m:
         return replace(_MOST_IN_HALVES, narrow_partials=tile.narrow_partials)
     return tile
+
+
+def tile_for_pairs(pairs: int) -> Tile:
+    """The tile for so many pairs that are not sorted."""
+    return next(tile for limit, tile in _PAIRS if pairs <= limit)
+
+
+def tile_for_dense(sm: int, rows: int, group: int) -> Tile:
+    """The tile for so many rows of one expert."""
+    return _FEW_DENSE if rows <= _FEW_DENSE.block_m else tile_for(sm, rows, group)

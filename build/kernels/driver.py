@@ -15,7 +15,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
-from ctypes import byref, c_char_p, c_int, c_uint, c_uint64, c_void_p
+from ctypes import Structure, byref, c_char, c_char_p, c_int, c_uint, c_uint64, c_void_p
 from typing import Final, Protocol
 
 MAX_DYNAMIC_SHARED: Final = 8
@@ -24,6 +24,10 @@ MAX_DYNAMIC_SHARED: Final = 8
 _INVALID_CONTEXT: Final = 201
 """CUDA_ERROR_INVALID_CONTEXT: no context is current in the calling thread."""
 
+_OVERLAP: Final = 6
+"""CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: the kernel may start before the one before
+it on the stream has ended, once that lets it; it waits itself for what it needs."""
+
 _UNASKED: Final = 48 * 1024
 """Shared memory a block may use without asking for more."""
 
@@ -31,6 +35,25 @@ _UNASKED: Final = 48 * 1024
 Launch = Callable[[int, list[int]], None]
 """Queue a kernel on a stream with these arguments, each 64 bits wide or less: pointers and numbers.
 From any thread."""
+
+
+class _Attribute(Structure):
+    """CUlaunchAttribute, with the one member of its union that is used here."""
+
+    _fields_ = (("id", c_int), ("pad", c_char * 4), ("value", c_int), ("rest", c_char * 60))
+
+
+class _Config(Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = (
+        ("grid", c_uint * 3),
+        ("block", c_uint * 3),
+        ("shared", c_uint),
+        ("stream", c_void_p),
+        ("attributes", c_void_p),
+        ("count", c_uint),
+    )
 
 
 class DriverError(RuntimeError):
@@ -47,10 +70,16 @@ class Driver(Protocol):
         """A handle for the kernel `symbol` of `cubin`, good for `shared` bytes a block."""
 
     def prepare(
-        self, function: int, programs: int, threads: int, shared: int, arguments: int
+        self,
+        function: int,
+        programs: int,
+        threads: int,
+        shared: int,
+        arguments: int,
+        overlaps: bool = False,
     ) -> Launch:
         """A launch of `function` with so many programs, threads a program, bytes of shared memory
-        a program, and arguments."""
+        a program, and arguments. `overlaps`: it may start while the launch before it ends."""
 
 
 class CudaDriver:
@@ -62,9 +91,7 @@ class CudaDriver:
         except OSError as error:
             raise DriverError(f"no CUDA driver here: {error}") from error
         # A pointer that is not declared one is cut to 32 bits.
-        self._cuda.cuLaunchKernel.argtypes = [
-            c_void_p, *[c_uint] * 7, c_void_p, c_void_p, c_void_p,
-        ]  # fmt: skip
+        self._cuda.cuLaunchKernelEx.argtypes = [c_void_p] * 4
         self._cuda.cuModuleLoadData.argtypes = [c_void_p, c_char_p]
         self._cuda.cuModuleGetFunction.argtypes = [c_void_p, c_void_p, c_char_p]
         self._cuda.cuFuncSetAttribute.argtypes = [c_void_p, c_int, c_int]
@@ -101,26 +128,36 @@ class CudaDriver:
         return function.value
 
     def prepare(
-        self, function: int, programs: int, threads: int, shared: int, arguments: int
+        self,
+        function: int,
+        programs: int,
+        threads: int,
+        shared: int,
+        arguments: int,
+        overlaps: bool = False,
     ) -> Launch:
         """A launch of `function` with so many programs, threads a program, bytes of shared memory
-        a program, and arguments."""
+        a program, and arguments. `overlaps`: it may start while the launch before it ends."""
         values = (c_uint64 * arguments)()
         first = ctypes.addressof(values)
         pointers = (c_void_p * arguments)(*range(first, first + 8 * arguments, 8))
+        attribute = _Attribute(id=_OVERLAP, value=1)
+        config = _Config((programs, 1, 1), (threads, 1, 1), shared)
+        config.attributes, config.count = ctypes.addressof(attribute), int(overlaps)
         # Converted once: that halves the cost of a call through ctypes.
-        fixed = (c_void_p(function), *map(c_uint, (programs, 1, 1, threads, 1, 1, shared)))
-        queue, lock = self._cuda.cuLaunchKernel, threading.Lock()
+        fixed = (c_void_p(ctypes.addressof(config)), c_void_p(function), pointers, c_void_p())
+        queue, lock = self._cuda.cuLaunchKernelEx, threading.Lock()
 
-        def launch(stream: int, given: list[int]) -> None:
+        def launch(stream: int, given: list[int], _kept: object = attribute) -> None:
             with lock:  # the driver reads the arguments before it returns
                 values[:] = given  # type: ignore[assignment]  # an int is taken, too
-                status = queue(*fixed, stream, pointers, None)
+                config.stream = stream
+                status = queue(*fixed)
                 if status == _INVALID_CONTEXT:
                     self._call("cuCtxSetCurrent", self._context)
-                    status = queue(*fixed, stream, pointers, None)
+                    status = queue(*fixed)
             if status:
-                self._require("cuLaunchKernel", status)
+                self._require("cuLaunchKernelEx", status)
 
         return launch
 

@@ -105,6 +105,7 @@ def _launch_compiled(step: Step, values: tuple[Tensor | int, ...]) -> None:
     options: dict[str, Any] = {}
     if not interpreting():
         options = {**OPTIONS, "num_warps": step.warps, "num_stages": step.stages}
+        options["launch_pdl"] = step.overlaps
         _say_compiling(step)
     if step.kernel == "grouped":
         constants["PORTABLE"] = int(interpreting())

@@ -8,11 +8,29 @@ from typing import Final
 BLOCK_K: Final = 64
 """Input width of one packed block."""
 
-PLANES: Final = 4
-"""Values in a 16-bit word."""
+BITS: Final = (4, 8)
+"""Widths of a weight that the kernels know: INT4 and INT8."""
 
-DEPTH: Final = BLOCK_K // PLANES
-"""Words of a row in a block; the depth of one matrix instruction on 16-bit floats."""
+WORD_BITS: Final = 16
+"""Bits of a packed word: those of an activation, so that a word's lane becomes a value's."""
 
 GROUPS: Final = (32, 64, 128)
-"""Group sizes the kernels know."""
+"""Group sizes the kernels know, beside `ROW`."""
+
+ROW: Final = 0
+"""As a group size: a row has one scale. Rows are then whole blocks wide."""
+
+
+def planes(bits: int) -> int:
+    """Values in a word."""
+    return WORD_BITS // bits
+
+
+def depth(bits: int) -> int:
+    """Words of a row in a block, and values of a row in a plane of it: 16 or 32."""
+    return BLOCK_K // planes(bits)
+
+
+def zero(bits: int) -> int:
+    """The packed form of 0: a value is kept as itself plus this, which is never negative."""
+    return 1 << (bits - 1)

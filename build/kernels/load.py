@@ -50,7 +50,12 @@ class CubinStore:
         if kernel is None:
             return None
         return self._driver.prepare(
-            kernel.function, step.programs, kernel.threads, kernel.shared, len(kernel.parameters)
+            kernel.function,
+            step.programs,
+            kernel.threads,
+            kernel.shared,
+            len(kernel.parameters),
+            step.overlaps,
         )
 
 

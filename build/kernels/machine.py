@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import Final
 
 from .configs import SHARED_LIMIT
+from .layout import BLOCK_K
 
 _INSTRUCTION: Final = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][^;]*?)\s*;")
 _RESOURCES: Final = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+
+_WRITES: Final = re.compile(r"\b(st|red|atom)\.(\w+\.)*global\b")
 
 MATRIX: Final = {"mma": "HMMA", "wgmma": "HGMMA"}
 """The machine's names of the matrix instructions."""
 
 CONVERSIONS: Final = ("LOP3", "SHF", "PRMT", "HFMA2", "HADD2", "HMUL2", "I2F", "I2FP", "F2F")
-"""What turns nibbles into floats, and nothing else in this loop."""
+"""What turns packed weights into floats, and nothing else in this loop."""
 
 INTEGER: Final = (
     *("IMAD", "IADD3", "IADD", "VIADD", "ISETP", "SEL", "LEA", "IMNMX", "VIMNMX", "PLOP3"),
@@ -33,8 +36,8 @@ INTEGER: Final = (
 """Addresses, counters and predicates, those of the uniform datapath included."""
 
 
-_UNROLLED_K: Final = 512
-"""Up to this input width the compiler may leave no loop, and nothing a step to count."""
+_UNROLLED_STEPS: Final = 8
+"""Up to so many steps the compiler may leave no loop, and nothing a step to count."""
 
 
 class MachineError(RuntimeError):
@@ -101,21 +104,39 @@ def faults(machine: Machine, sm: int, shared: int) -> list[str]:
     return found
 
 
+def order_faults(ptx: str, overlaps: bool) -> list[str]:
+    """What is wrong with the order in which a kernel's code waits, lets the next launch start, and
+    writes. `overlaps`: it is compiled to start before the launch before it has ended."""
+    wait, leave = ptx.find("griddepcontrol.wait"), ptx.find("griddepcontrol.launch_dependents")
+    if not overlaps:
+        used = wait >= 0 or leave >= 0
+        return ["it waits for a launch that it does not overlap"] if used else []
+    if wait < 0:
+        return ["it does not wait for the launch that it overlaps"]
+    found = []
+    if 0 <= leave < wait:
+        found.append("it lets the next launch start before it waits itself")
+    if _WRITES.search(ptx, 0, wait):
+        found.append("it writes before it waits")
+    return found
+
+
 def product_faults(
     machine: Machine, matrix: str, constants: Mapping[str, int], threads: int
 ) -> list[str]:
     """What is wrong with a grouped product: its matrix instructions, the width of its loads."""
-    block_m, block_n, unroll = (constants[name] for name in ("BLOCK_M", "BLOCK_N", "UNROLL"))
+    unroll, slices = constants["UNROLL"], constants["SLICES"]
+    block_m, block_n = slices * constants["BLOCK_M"], slices * constants["BLOCK_N"]
     found = []
     if machine.matrix != (matrix,):
         found.append(f"matrix instructions {list(machine.matrix)}; {matrix} is expected")
-    if not machine.loop and constants["K"] <= _UNROLLED_K:
+    if not machine.loop and constants["K"] <= 64 * slices * unroll * _UNROLLED_STEPS:
         return found
-    # A block is block_n rows of 32 bytes of weights, always copied 16 bytes at a time, and block_m
-    # rows of 128 bytes of activations; half a block of those can be less than 16 bytes a thread.
-    # Scales, four bytes an output, are the rest.
+    # A step is block_n rows of weights, always copied 16 bytes at a time, and block_m rows of 128
+    # bytes of activations; half a block of those can be less than 16 bytes a thread. Scales, four
+    # bytes an output, are the rest.
     activations = -(-block_m * 128 // threads)
-    wide = -(-block_n * 32 // (16 * threads))
+    wide = -(-block_n * BLOCK_K * constants["BITS"] // (8 * 16 * threads))
     narrow = -(-block_n // threads) * 4 * max(1, 64 // constants["GROUP"])
     if constants["GROUP"] < 64 and activations < 32:
         narrow += activations

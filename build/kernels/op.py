@@ -1,7 +1,8 @@
 """The torch ops: routed experts and the shared expert, each one node to `torch.compile`.
 
-    nemo_deploy::int4_moe     hidden, expert_ids, expert_weights, packed weights -> [T, H]
-    nemo_deploy::int4_shared  hidden, packed weights -> [T, H]
+    nemo_deploy::packed_moe         hidden, expert_ids, expert_weights, packed weights -> [T, H]
+    nemo_deploy::packed_routed_moe  hidden, the router's logits and bias, packed weights -> [T, H]
+    nemo_deploy::packed_shared      hidden, packed weights -> [T, H]
 
 On CUDA they launch the Triton kernels: no synchronisation with the host, and memory whose size
 follows from shapes alone, so that CUDA graphs capture them. On the CPU they are the reference in
@@ -11,6 +12,8 @@ the kernels themselves. BF16 never takes that way: Triton's interpreter computes
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.library import custom_op
@@ -18,7 +21,7 @@ from torch.library import custom_op
 from . import launch, reference, steps
 from .configs import Tile
 from .interpreter import interpreting
-from .layout import GROUPS
+from .layout import GROUPS, ROW
 from .packing import PackedExperts
 
 _WEIGHTS = "Tensor up, Tensor up_scale, Tensor down, Tensor down_scale, int group"
@@ -58,9 +61,55 @@ def moe(
             f"expert_ids {list(shape)} and expert_weights {list(expert_weights.shape)} do not fit "
             f"{hidden.shape[0]} tokens"
         )
-    result: Tensor = torch.ops.nemo_deploy.int4_moe(
+    result: Tensor = torch.ops.nemo_deploy.packed_moe(
         hidden, expert_ids, expert_weights, *_tensors(experts), experts.group, first_expert
     )
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """How a token's experts are chosen: the `top_k` with the largest sigmoid(logit) + `bias`, and
+    their weights: the sigmoids over the sum of these, times `scaling`.
+
+    `bias` float32 [experts of all ranks], `scaling` float32 [1].
+    """
+
+    bias: Tensor
+    scaling: Tensor
+    top_k: int
+
+
+def route(logits: Tensor, router: Router) -> tuple[Tensor, Tensor]:
+    """(ids int32 [T, k] in falling order of what they were chosen by, weights float32 [T, k]) for
+    logits float32 [T, experts]; what `routed_moe` computes with. Raises ValueError as that does."""
+    _check_router(logits, router)
+    if not (logits.is_cuda or interpreting()):
+        return reference.reference_route(logits, router.bias, router.scaling, router.top_k)
+    ids = launch.empty((len(logits), router.top_k), torch.int32, logits)
+    weights = launch.empty((len(logits), router.top_k), torch.float32, logits)
+    tensors = _router_tensors(logits, router) | {"expert_ids": ids, "expert_weights": weights}
+    tensors["hidden"] = logits.new_empty(0, dtype=torch.bfloat16)  # says on which device
+    launch.run(steps.route(logits.shape[1], router.top_k, len(logits), _sm(logits)), tensors, 0)
+    return ids, weights
+
+
+def routed_moe(
+    hidden: Tensor, logits: Tensor, router: Router, experts: PackedExperts, first_expert: int = 0
+) -> Tensor:
+    """`moe`, with the experts that `router` chooses of `logits` float32 [T, experts of all ranks].
+
+    One launch chooses, and up to 16 tokens it sorts, too. A token with a NaN among its logits comes
+    out as NaN. Raises ValueError as `moe` does.
+    """
+    _check_hidden(hidden, experts)
+    _check_router(logits, router)
+    if len(logits) != len(hidden):
+        raise ValueError(f"logits are of {len(logits)} tokens and hidden of {len(hidden)}")
+    result: Tensor = torch.ops.nemo_deploy.packed_routed_moe(
+        hidden, logits, router.bias, router.scaling, *_tensors(experts), experts.group,
+        router.top_k, first_expert,
+    )  # fmt: skip
     return result
 
 
@@ -72,7 +121,7 @@ def shared(hidden: Tensor, experts: PackedExperts) -> Tensor:
     _check_hidden(hidden, experts)
     if experts.count != 1:
         raise ValueError(f"the shared expert is one, and {experts.count} were packed")
-    result: Tensor = torch.ops.nemo_deploy.int4_shared(hidden, *_tensors(experts), experts.group)
+    result: Tensor = torch.ops.nemo_deploy.packed_shared(hidden, *_tensors(experts), experts.group)
     return result
 
 
@@ -85,12 +134,34 @@ def _check_hidden(hidden: Tensor, experts: PackedExperts) -> None:
         )
 
 
+def _check_router(logits: Tensor, router: Router) -> None:
+    tensors = {"logits": logits, "bias": router.bias, "scaling": router.scaling}
+    for name, tensor in tensors.items():
+        if tensor.dtype is not torch.float32:
+            raise ValueError(f"{name} is {tensor.dtype}; float32 is expected")
+    if logits.dim() != 2 or router.bias.shape != logits.shape[1:] or router.scaling.shape != (1,):
+        raise ValueError(
+            f"logits {list(logits.shape)}, bias {list(router.bias.shape)} and scaling "
+            f"{list(router.scaling.shape)} do not fit together"
+        )
+    if not 0 < router.top_k <= logits.shape[1]:
+        raise ValueError(f"{router.top_k} of {logits.shape[1]} experts cannot be chosen")
+
+
+def _router_tensors(logits: Tensor, router: Router) -> dict[str, Tensor]:
+    return {
+        "logits": _aligned(logits),
+        "bias": _aligned(router.bias),
+        "scaling": _aligned(router.scaling),
+    }
+
+
 def _tensors(experts: PackedExperts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return experts.up, experts.up_scale, experts.down, experts.down_scale
 
 
 @custom_op(
-    "nemo_deploy::int4_moe",
+    "nemo_deploy::packed_moe",
     mutates_args=(),
     schema=f"(Tensor hidden, Tensor expert_ids, Tensor expert_weights, {_WEIGHTS}, "
     "int first_expert) -> Tensor",
@@ -113,7 +184,33 @@ def _moe(
 
 
 @custom_op(
-    "nemo_deploy::int4_shared",
+    "nemo_deploy::packed_routed_moe",
+    mutates_args=(),
+    schema=f"(Tensor hidden, Tensor logits, Tensor bias, Tensor scaling, {_WEIGHTS}, int top_k, "
+    "int first_expert) -> Tensor",
+)
+def _routed_moe(
+    hidden: Tensor,
+    logits: Tensor,
+    bias: Tensor,
+    scaling: Tensor,
+    up: Tensor,
+    up_scale: Tensor,
+    down: Tensor,
+    down_scale: Tensor,
+    group: int,
+    top_k: int,
+    first_expert: int,
+) -> Tensor:
+    experts = _packed(up, up_scale, down, down_scale, hidden.shape[1], group)
+    if _use_reference(hidden):
+        ids, weights = reference.reference_route(logits, bias, scaling, top_k)
+        return reference.reference_moe(hidden, ids, weights, experts, first_expert)
+    return router_kernels(hidden, logits, Router(bias, scaling, top_k), experts, first_expert)
+
+
+@custom_op(
+    "nemo_deploy::packed_shared",
     mutates_args=(),
     schema=f"(Tensor hidden, {_WEIGHTS}) -> Tensor",
 )
@@ -127,6 +224,11 @@ def _shared(
 
 
 @_moe.register_fake
+def _(hidden: Tensor, *_: object) -> Tensor:
+    return hidden.new_empty(hidden.shape)
+
+
+@_routed_moe.register_fake
 def _(hidden: Tensor, *_: object) -> Tensor:
     return hidden.new_empty(hidden.shape)
 
@@ -151,9 +253,7 @@ def routed_kernels(
         return out
     if top_k == 0:
         return out.zero_()
-    shape = steps.Shape(
-        experts.hidden, experts.width, experts.count, top_k=top_k, group=experts.group
-    )
+    shape = _shape(experts, top_k)
     tensors = {
         **_weights(experts),
         "hidden": _aligned(hidden),
@@ -165,12 +265,32 @@ def routed_kernels(
     return out
 
 
+def router_kernels(
+    hidden: Tensor,
+    logits: Tensor,
+    router: Router,
+    experts: PackedExperts,
+    first_expert: int = 0,
+    tile: Tile | None = None,
+) -> Tensor:
+    """`routed_moe` through the Triton kernels, with another tile than the table's where one is
+    given."""
+    out = launch.empty(tuple(hidden.shape), hidden.dtype, hidden)
+    if hidden.shape[0] == 0:
+        return out
+    shape = _shape(experts, router.top_k, logits.shape[1])
+    tensors = _router_tensors(logits, router) | _weights(experts)
+    tensors |= {"hidden": _aligned(hidden), "out": out}
+    launch.run(steps.routed(shape, len(hidden), _sm(hidden), tile), tensors, first_expert)
+    return out
+
+
 def shared_kernels(hidden: Tensor, experts: PackedExperts, tile: Tile | None = None) -> Tensor:
     """`shared` through the Triton kernels."""
     out = launch.empty(tuple(hidden.shape), hidden.dtype, hidden)
     if hidden.shape[0] == 0:
         return out
-    shape = steps.Shape(experts.hidden, experts.width, 1, top_k=1, group=experts.group)
+    shape = _shape(experts, top_k=1)
     tensors = {**_weights(experts), "hidden": _aligned(hidden), "out": out}
     launch.run(steps.shared(shape, hidden.shape[0], _sm(hidden), tile), tensors, 0)
     return out
@@ -180,9 +300,15 @@ def _packed(
     up: Tensor, up_scale: Tensor, down: Tensor, down_scale: Tensor, hidden: int, group: int
 ) -> PackedExperts:
     """The record again from an op's arguments."""
-    if group not in GROUPS:
-        raise ValueError(f"group size {group} is none of {GROUPS}")
+    if group not in (*GROUPS, ROW):
+        raise ValueError(f"group size {group} is none of {GROUPS}, nor {ROW} for whole rows")
     return PackedExperts(up, up_scale, down, down_scale, hidden, up.shape[2], group)
+
+
+def _shape(experts: PackedExperts, top_k: int, routes: int = 0) -> steps.Shape:
+    return steps.Shape(
+        experts.hidden, experts.width, experts.count, top_k, experts.group, experts.bits, routes
+    )
 
 
 def _weights(experts: PackedExperts) -> dict[str, Tensor]:

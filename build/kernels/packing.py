@@ -1,17 +1,19 @@
-"""Experts' INT4 weights: from the layout they are stored in to the one the kernels read, and back.
+"""Experts' weights: from the layout they are stored in to the one the kernels read, and back.
 
-Stored, for a matrix [N, K] (`runtime/formats.py`): uint8 [N/2, K], two output rows a byte in two's
-complement, scales float32 [N, K/g]. What a kernel wants is different: the tile that one step of its
-loop multiplies must be one contiguous piece of memory, and a nibble must become a 16-bit float
-without a conversion instruction. So, with K in blocks of 64:
+Stored, for a matrix [N, K] (`runtime/formats.py`): INT4 as uint8 [N/2, K], two output rows a byte
+in two's complement, INT8 as int8 [N, K]; scales float32 [N, K/g], or [N] where each row has one
+(group size 0). What a kernel wants is different: the tile that one step of its loop multiplies must
+be one contiguous piece of memory, and an integer must become a 16-bit float without a conversion
+instruction. So, with K in blocks of 64, b bits a weight, P = 16/b and D = 64/P:
 
-    word[block, n, i] = sum over j of (q[n, 64 * block + 16 * j + i] + 8) << 4j     j < 4, i < 16
+    word[block, n, i] = sum over j of (q[n, 64 * block + D * j + i] + 2^(b-1)) << bj    j < P, i < D
 
-A 16-bit word holds four values of one row that lie 16 apart: shifted right by 4j and masked it is
-*plane* j, the operand of one matrix instruction of depth 16. The four planes side by side are the
-block in its own order; no value changes place. Any run of rows within a block is contiguous, 32
-bytes a row. Scales are transposed, [K/g, N], so that a tile's are contiguous too. Where K is an odd
-multiple of 32 the last block is filled with zeros, which cost nothing but their bytes.
+A 16-bit word holds P values of one row that lie D apart: shifted right by bj and masked it is
+*plane* j, D wide: the depth of one matrix instruction (INT4) or two (INT8). The planes side by side
+are the block in its own order; no value changes place. Any run of rows within a block is
+contiguous, 8b bytes a row. Scales are transposed, [K/g, N] or [1, N], so that a tile's are
+contiguous too. Where K is an odd multiple of 32 the last block is filled with zeros, which cost
+nothing but their bytes.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from .layout import BLOCK_K, DEPTH, GROUPS, PLANES
+from .layout import BLOCK_K, GROUPS, ROW, WORD_BITS, depth, planes, zero
 
-_ZERO: Final = 8
-"""The stored form of 0: values are kept as value + 8."""
+_STORED_BITS: Final = {torch.uint8: 4, torch.int8: 8}
+"""Bits of a weight by the dtype it is stored in."""
 
 
 class PackError(ValueError):
@@ -36,9 +38,10 @@ class PackError(ValueError):
 class PackedExperts:
     """The weights of one layer's experts, as the kernels read them.
 
-    `up` int16 [E, H'/64, I, 16], `up_scale` float32 [E, H'/g, I], `down` int16 [E, I'/64, H, 16],
+    `up` int16 [E, H'/64, I, D], `up_scale` float32 [E, H'/g, I], `down` int16 [E, I'/64, H, D],
     `down_scale` float32 [E, I'/g, H], where H' and I' are the hidden size H and the experts' width
-    I rounded up to a multiple of 64.
+    I rounded up to a multiple of 64, and D is 16 for INT4 and 32 for INT8. A group size g of 0
+    stands for whole rows, which have one scale each.
     """
 
     up: Tensor
@@ -55,6 +58,11 @@ class PackedExperts:
         return self.up.shape[0]
 
     @property
+    def bits(self) -> int:
+        """Bits of a weight: 4 or 8."""
+        return _bits(self.up)
+
+    @property
     def bytes(self) -> int:
         """Bytes of weights and scales."""
         tensors = (self.up, self.up_scale, self.down, self.down_scale)
@@ -62,16 +70,14 @@ class PackedExperts:
 
 
 def shapes(
-    count: int, hidden: int, width: int, group: int
+    count: int, hidden: int, width: int, group: int, bits: int
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and dtype of each tensor of `PackedExperts`, by its name."""
 
     def matrix(rows: int, columns: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
-        wide = padded(columns)
-        scales = max(columns // group, wide // group)
         return [
-            ((count, wide // BLOCK_K, rows, DEPTH), torch.int16),
-            ((count, scales, rows), torch.float32),
+            ((count, padded(columns) // BLOCK_K, rows, depth(bits)), torch.int16),
+            ((count, _scales(columns, group), rows), torch.float32),
         ]
 
     names = ("up", "up_scale", "down", "down_scale")
@@ -81,16 +87,18 @@ def shapes(
 def pack(up: Tensor, up_scale: Tensor, down: Tensor, down_scale: Tensor) -> PackedExperts:
     """Stored weights, stacked over experts, in the kernels' layout; on the device they are on.
 
-    `up` uint8 [E, I/2, H], `up_scale` float32 [E, I, H/g], `down` uint8 [E, H/2, I], `down_scale`
-    float32 [E, H, I/g]. Raises `PackError` where shapes or dtypes do not fit together, or a scale
+    INT4: `up` uint8 [E, I/2, H], `down` uint8 [E, H/2, I]; INT8: `up` int8 [E, I, H], `down` int8
+    [E, H, I]; `up_scale` float32 [E, I, H/g] and `down_scale` float32 [E, H, I/g], or [E, I] and
+    [E, H] for whole rows. Raises `PackError` where shapes or dtypes do not fit together, or a scale
     is not finite. Works expert by expert: beside the result it needs memory for one unpacked
     expert.
     """
     count, width, hidden = _shape("up", up)
-    if _shape("down", down) != (count, hidden, width):
+    if down.dtype is not up.dtype or _shape("down", down) != (count, hidden, width):
+        rows = hidden * _STORED_BITS[up.dtype] // 8
         raise PackError(
-            f"down is {list(down.shape)} where [{count}, {hidden // 2}, {width}] belongs to "
-            f"up of {list(up.shape)}"
+            f"down is {down.dtype} {list(down.shape)} where {up.dtype} [{count}, {rows}, {width}] "
+            f"belongs to up of {list(up.shape)}"
         )
     group = _group("up", up_scale, count, width, hidden)
     if _group("down", down_scale, count, hidden, width) != group:
@@ -117,10 +125,9 @@ def unpack(experts: PackedExperts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def decode(words: Tensor, scale: Tensor, columns: int, group: int) -> Tensor:
-    """One expert's matrix: words int16 [K'/64, N, 16], scale [K'/g, N] -> float32 [N, columns]."""
-    planes = [(words >> (4 * j)) & 0xF for j in range(PLANES)]
-    values = torch.stack(planes, dim=2).permute(1, 0, 2, 3).reshape(words.shape[1], -1) - _ZERO
-    scaled = values.float() * scale.t().repeat_interleave(group, dim=1)
+    """One expert's matrix: words int16 [K'/64, N, D], scale [K'/g, N] -> float32 [N, columns]."""
+    values = _values(words)
+    scaled = values.float() * scale.t().repeat_interleave(group or values.shape[1], dim=1)
     return scaled[:, :columns]
 
 
@@ -131,72 +138,99 @@ def padded(columns: int) -> int:
 
 def _shape(name: str, stored: Tensor) -> tuple[int, int, int]:
     """(experts, rows, columns) of the matrices that a stored tensor holds."""
-    if stored.dtype is not torch.uint8 or stored.dim() != 3:
+    bits = _STORED_BITS.get(stored.dtype)
+    if bits is None or stored.dim() != 3:
         raise PackError(
             f"{name} is {stored.dtype} {list(stored.shape)}; uint8 [experts, rows / 2, columns] "
-            "is expected"
+            "(INT4) or int8 [experts, rows, columns] (INT8) is expected"
         )
-    count, pairs, columns = stored.shape
-    return count, 2 * pairs, columns
+    count, rows, columns = stored.shape
+    return count, rows * 8 // bits, columns
 
 
 def _group(name: str, scale: Tensor, count: int, rows: int, columns: int) -> int:
     """The group size that a scale's shape implies."""
-    wanted = [[count, rows, columns // group] for group in GROUPS if columns % group == 0]
-    if scale.dtype is not torch.float32 or list(scale.shape) not in wanted:
+    wanted: dict[tuple[int, ...], int] = {
+        (count, rows, columns // group): group for group in GROUPS if columns % group == 0
+    }
+    if columns % BLOCK_K == 0:
+        wanted[count, rows] = ROW
+    if scale.dtype is not torch.float32 or tuple(scale.shape) not in wanted:
         raise PackError(
             f"{name}_scale is {scale.dtype} {list(scale.shape)}; float32 in one of the shapes "
-            f"{wanted} is expected (groups of {', '.join(map(str, GROUPS))})"
+            f"{[list(shape) for shape in wanted]} is expected (groups of "
+            f"{', '.join(map(str, GROUPS))}, or whole rows)"
         )
-    return columns // scale.shape[2]
+    return wanted[tuple(scale.shape)]
+
+
+def _scales(columns: int, group: int) -> int:
+    """Scales of a packed row."""
+    return 1 if group == ROW else max(columns // group, padded(columns) // group)
 
 
 def _pack_words(stored: Tensor) -> Tensor:
-    """uint8 [E, N/2, K] -> int16 [E, K'/64, N, 16]."""
+    """uint8 [E, N/2, K] or int8 [E, N, K] -> int16 [E, K'/64, N, D]."""
     count, rows, columns = _shape("weight", stored)
-    blocks = padded(columns) // BLOCK_K
-    packed = stored.new_empty(count, blocks, rows, DEPTH, dtype=torch.int16)
+    bits, blocks = _STORED_BITS[stored.dtype], padded(columns) // BLOCK_K
+    packed = stored.new_empty(count, blocks, rows, depth(bits), dtype=torch.int16)
     for expert in range(count):
-        nibbles = stored.new_full((rows, blocks * BLOCK_K), _ZERO)
-        # Two's complement with the sign bit turned is the value plus 8.
-        nibbles[0::2, :columns] = (stored[expert] & 0xF) ^ _ZERO
-        nibbles[1::2, :columns] = (stored[expert] >> 4) ^ _ZERO
-        planes = nibbles.view(rows, blocks, PLANES, DEPTH).to(torch.int16)
-        words = planes[:, :, 0].clone()
-        for j in range(1, PLANES):
-            words |= planes[:, :, j] << (4 * j)
+        codes = stored.new_full((rows, blocks * BLOCK_K), zero(bits), dtype=torch.uint8)
+        # Two's complement with the sign bit turned is the value plus 2^(bits - 1).
+        if bits == 4:
+            codes[0::2, :columns] = (stored[expert] & 0xF) ^ zero(bits)
+            codes[1::2, :columns] = (stored[expert] >> 4) ^ zero(bits)
+        else:
+            codes[:, :columns] = stored[expert].view(torch.uint8) ^ zero(bits)
+        planed = codes.view(rows, blocks, planes(bits), depth(bits)).to(torch.int16)
+        words = planed[:, :, 0].clone()
+        for j in range(1, planes(bits)):
+            words |= planed[:, :, j] << (bits * j)
         packed[expert] = words.transpose(0, 1)
     return packed
 
 
 def _unpack_words(packed: Tensor, columns: int) -> Tensor:
-    """int16 [E, K'/64, N, 16] -> uint8 [E, N/2, K]."""
-    count, _, rows, _ = packed.shape
-    stored = packed.new_empty(count, rows // 2, columns, dtype=torch.uint8)
-    for expert in range(count):
-        planes = [(packed[expert] >> (4 * j)) & 0xF for j in range(PLANES)]
-        nibbles = torch.stack(planes, dim=2).permute(1, 0, 2, 3).reshape(rows, -1)
-        nibbles = nibbles[:, :columns].to(torch.uint8) ^ _ZERO
-        stored[expert] = nibbles[0::2] | (nibbles[1::2] << 4)
-    return stored
+    """int16 [E, K'/64, N, D] -> uint8 [E, N/2, K] or int8 [E, N, K]."""
+    values = torch.stack([_values(words)[:, :columns].to(torch.int8) for words in packed])
+    if _bits(packed) == 8:
+        return values
+    codes = values.view(torch.uint8)
+    return (codes[:, 0::2] & 0xF) | (codes[:, 1::2] << 4)
+
+
+def _values(words: Tensor) -> Tensor:
+    """One expert's integers, filling included: int16 [K'/64, N, D] -> int16 [N, K']."""
+    bits = _bits(words)
+    planed = [(words >> (bits * j)) & ((1 << bits) - 1) for j in range(planes(bits))]
+    return torch.stack(planed, dim=2).permute(1, 0, 2, 3).reshape(words.shape[1], -1) - zero(bits)
+
+
+def _bits(words: Tensor) -> int:
+    """Bits of a weight in packed words [.., D]."""
+    return words.shape[-1] * WORD_BITS // BLOCK_K
 
 
 def _pack_scales(name: str, scale: Tensor, columns: int, group: int) -> Tensor:
-    """float32 [E, N, K/g] -> [E, K'/g, N], zero where K was filled up. Raises `PackError` for one
-    that is no finite number: whatever it scales would be lost."""
+    """float32 [E, N, K/g] or [E, N] -> [E, K'/g, N], zero where K was filled up. Raises `PackError`
+    for one that is no finite number: whatever it scales would be lost."""
     wrong = (~scale.isfinite()).nonzero()
     if len(wrong):
-        expert, row, place = wrong[0].tolist()
+        place = wrong[0].tolist()
         raise PackError(
-            f"{name} holds {float(scale[expert, row, place])} at [{expert}, {row}, {place}] and "
+            f"{name} holds {float(scale[tuple(place)])} at {place} and "
             f"{len(wrong)} values in all that are no finite numbers"
         )
+    if group == ROW:
+        return scale.unsqueeze(1).clone()
     count, rows, groups = scale.shape
-    packed = scale.new_zeros(count, max(groups, padded(columns) // group), rows)
+    packed = scale.new_zeros(count, _scales(columns, group), rows)
     packed[:, :groups] = scale.transpose(1, 2)
     return packed
 
 
 def _unpack_scales(packed: Tensor, columns: int, group: int) -> Tensor:
-    """[E, K'/g, N] -> float32 [E, N, K/g]."""
+    """[E, K'/g, N] -> float32 [E, N, K/g] or [E, N]."""
+    if group == ROW:
+        return packed[:, 0].clone()
     return packed[:, : columns // group].transpose(1, 2).contiguous()

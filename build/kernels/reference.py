@@ -26,6 +26,17 @@ def reference_moe(
     return total.to(hidden.dtype)
 
 
+def reference_route(
+    logits: Tensor, bias: Tensor, scaling: Tensor, top_k: int
+) -> tuple[Tensor, Tensor]:
+    """logits float32 [T, E], bias [E], scaling [1] -> ids int32 [T, k], weights float32 [T, k]."""
+    scores = logits.sigmoid()
+    ids = (scores + bias).topk(top_k, dim=1).indices
+    chosen = scores.gather(1, ids)
+    weights = chosen / (chosen.sum(dim=1, keepdim=True) + 1e-20) * scaling
+    return ids.to(torch.int32), weights
+
+
 def reference_shared(hidden: Tensor, experts: PackedExperts) -> Tensor:
     """hidden [T, H] -> [T, H]: every token through expert 0."""
     return _expert(hidden.float(), experts, 0).to(hidden.dtype)

@@ -12,12 +12,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from .. import kernels
+from .routing import Routing, own_router
 from .sharding import columns_of, experts_of
 
 Weights = Mapping[str, Any]
@@ -36,19 +37,13 @@ class KernelError(RuntimeError):
 CHECK_BOUND: Final = 0.02
 """Largest relative error of one token against FP32. Rounding to BF16 costs 0.4 % at most here."""
 
-CHECK_TOKENS: Final = (1, 2, 8, 64, 256, 2048)
+CHECK_TOKENS: Final = (1, 2, 8, 12, 64, 256, 2048)
 """Numbers of tokens of which one layer is checked: each takes another tile, or another order."""
 
 
-class Routing(Protocol):
-    """Upstream's routing methods (modules/fused_moe/routing.py @blob 51828280080)."""
-
-    def apply(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Expert numbers int32 [T, k] and their weights float32 [T, k] for logits [T, experts]."""
-
-
-class Int4Module(nn.Module, ABC):
-    """Packed INT4 weights as parameters of this module itself, which is how upstream finds it.
+class PackedModule(nn.Module, ABC):
+    """Packed INT4 or INT8 weights as parameters of this module itself, which is how upstream finds
+    it.
 
     Memory is allocated as upstream does it, by `torch.empty` under whatever device mode is set, and
     nothing is computed before weights arrive.
@@ -59,11 +54,13 @@ class Int4Module(nn.Module, ABC):
     down: Tensor
     down_scale: Tensor
 
-    def __init__(self, name: str, count: int, hidden: int, width: int, group: int) -> None:
+    def __init__(
+        self, name: str, count: int, hidden: int, width: int, group: int, bits: int
+    ) -> None:
         super().__init__()
-        self.name, self.hidden, self.width, self.group = name, hidden, width, group
-        self.loaded = False
-        for key, (shape, dtype) in kernels.shapes(count, hidden, width, group).items():
+        self.name, self.hidden, self.width = name, hidden, width
+        self.group, self.bits, self.loaded = group, bits, False
+        for key, (shape, dtype) in kernels.shapes(count, hidden, width, group, bits).items():
             setattr(self, key, nn.Parameter(torch.empty(shape, dtype=dtype), requires_grad=False))
 
     @property
@@ -86,17 +83,17 @@ class Int4Module(nn.Module, ABC):
         worst = float(error.nan_to_num(torch.inf).max())
         if worst > CHECK_BOUND:
             raise KernelError(
-                f"{self.name}: the INT4 kernels are off by {worst:.1%} on this GPU ({what}), at "
-                f"most {CHECK_BOUND:.0%} is rounding; do not serve with them, and please report it"
+                f"{self.name}: the INT{self.bits} kernels are off by {worst:.1%} on this GPU "
+                f"({what}), at most {CHECK_BOUND:.0%} is rounding; do not serve with them, and "
+                "please report it"
             )
 
-    def _probe(self, tokens: int, dtype: torch.dtype) -> Tensor:
-        """Made-up hidden states [tokens, H]: the same on every machine, whatever default device
-        and dtype upstream loads with."""
+    def _probe(self, tokens: int, width: int, dtype: torch.dtype) -> Tensor:
+        """Made-up values [tokens, width]: the same on every machine, whatever default device and
+        dtype upstream loads with."""
         source = torch.Generator("cpu").manual_seed(tokens)
-        size = (tokens, self.hidden)
-        hidden = torch.randn(size, generator=source, device="cpu", dtype=torch.float32)
-        return hidden.to(self.up.device, dtype)
+        values = torch.randn((tokens, width), generator=source, device="cpu", dtype=torch.float32)
+        return values.to(self.up.device, dtype)
 
     def _store(self, place: int, get: Callable[[str, str], Tensor]) -> None:
         """Pack one expert into `place`; `get(part, suffix)` gives its stored tensors."""
@@ -112,11 +109,12 @@ class Int4Module(nn.Module, ABC):
             packed = kernels.pack(**stored)
         except kernels.PackError as error:
             raise WeightError(f"{self.name}: expert {place}: {error}") from None
-        if (packed.hidden, packed.width, packed.group) != (self.hidden, self.width, self.group):
+        wanted = (self.bits, self.hidden, self.width, self.group)
+        if (packed.bits, packed.hidden, packed.width, packed.group) != wanted:
             raise WeightError(
-                f"{self.name}: expert {place} is {packed.width} wide on {packed.hidden} in groups "
-                f"of {packed.group}; {self.width} on {self.hidden} in groups of {self.group} is "
-                "expected"
+                f"{self.name}: expert {place} is INT{packed.bits}, {packed.width} wide on "
+                f"{packed.hidden} in groups of {packed.group}; INT{self.bits}, {self.width} on "
+                f"{self.hidden} in groups of {self.group} is expected"
             )
         for key in stored:
             getattr(self, key).data[place].copy_(getattr(packed, key)[0])
@@ -131,7 +129,7 @@ class Int4Module(nn.Module, ABC):
         )
 
 
-class RoutedExperts(Int4Module):
+class RoutedExperts(PackedModule):
     """One rank's routed experts of one layer, in place of what `create_moe` returns.
 
     Takes `create_moe`'s arguments that matter here (modeling_nemotron_h.py @00620eb, NemotronHMOE)
@@ -147,6 +145,7 @@ class RoutedExperts(Int4Module):
         hidden: int,
         width: int,
         group: int,
+        bits: int,
         top_k: int,
         rank: int,
         ranks: int,
@@ -154,8 +153,9 @@ class RoutedExperts(Int4Module):
     ) -> None:
         own = experts_of(experts, rank, ranks)
         name = f"model.layers.{layer}.mixer.experts"
-        super().__init__(name, len(own), hidden, width, group)
-        self.routing, self.own, self.top_k = routing, own, top_k
+        super().__init__(name, len(own), hidden, width, group, bits)
+        self.routing, self.own, self.top_k, self.whole = routing, own, top_k, experts
+        self.router: kernels.Router | None = None
 
     def load_weights(self, weights: Sequence[Weights]) -> None:
         """Pack this rank's experts. Raises `WeightError` naming what is missing or wrong."""
@@ -163,6 +163,11 @@ class RoutedExperts(Int4Module):
         for place, expert in enumerate(self.own):
             self._store(place, partial(self._find, tensors, f"{expert}."))
         self.loaded = True
+
+    def choose_here(self) -> None:
+        """From now on let our kernel choose the experts. Raises `RouterError` where it would choose
+        otherwise than upstream; upstream then goes on choosing."""
+        self.router = own_router(self.routing, self.whole, self.up.device)
 
     def check(self, many: bool, dtype: torch.dtype = torch.bfloat16) -> None:
         """Every expert by itself; with `many`, also mixtures of them in several batch sizes."""
@@ -175,61 +180,85 @@ class RoutedExperts(Int4Module):
             rows = torch.arange(tokens, dtype=torch.int32, device=numbers.device).unsqueeze(1)
             mixed = (rows * 7 + choices * (1 + rows % 2)) % len(self.own) + self.own.start
             self._check_routing(mixed, dtype, f"{tokens} tokens")
+            if self.router:
+                self._check_choosing(tokens, self.router, dtype)
 
     def _check_routing(self, ids: Tensor, dtype: torch.dtype, what: str) -> None:
-        hidden = self._probe(len(ids), dtype)
+        hidden = self._probe(len(ids), self.hidden, dtype)
         share = 1 / ids.shape[1]
         weights = torch.full(ids.shape, share, device=ids.device, dtype=torch.float32)
         out = kernels.moe(hidden, ids, weights, self.packed, self.own.start)
         expected = kernels.reference_moe(hidden, ids, weights, self.packed, self.own.start)
         self._compare(out, expected, what)
 
+    def _check_choosing(self, tokens: int, router: kernels.Router, dtype: torch.dtype) -> None:
+        hidden = self._probe(tokens, self.hidden, dtype)
+        logits = self._probe(tokens, self.whole, torch.float32)
+        out = kernels.routed_moe(hidden, logits, router, self.packed, self.own.start)
+        ids, weights = kernels.route(logits, router)
+        expected = kernels.reference_moe(hidden, ids, weights, self.packed, self.own.start)
+        self._compare(out, expected, f"{tokens} tokens, experts chosen by our router")
+
     def forward(self, hidden_states: Tensor, router_logits: Tensor, **_: object) -> Tensor:
         """hidden_states [..., H], router_logits [T, experts] -> [..., H]."""
-        ids, weights = self.routing.apply(router_logits)
-        out = kernels.moe(
-            hidden_states.reshape(-1, self.hidden),
-            ids.to(torch.int32),
-            weights.to(torch.float32),
-            self.packed,
-            self.own.start,
-        )
+        hidden = hidden_states.reshape(-1, self.hidden)
+        if self.router:
+            logits = router_logits.to(torch.float32)
+            out = kernels.routed_moe(hidden, logits, self.router, self.packed, self.own.start)
+        else:
+            ids, weights = self.routing.apply(router_logits)
+            ids, weights = ids.to(torch.int32), weights.to(torch.float32)
+            out = kernels.moe(hidden, ids, weights, self.packed, self.own.start)
         return out.view(hidden_states.shape)
 
 
-class SharedExpert(Int4Module):
+class SharedExpert(PackedModule):
     """One rank's part of one layer's shared expert, in place of upstream's `MLP`.
 
     `up` is split by output rows and `down` by input columns, so the ranks' results add up.
     """
 
     def __init__(
-        self, *, hidden: int, width: int, group: int, rank: int, ranks: int, layer: int
+        self,
+        *,
+        hidden: int,
+        width: int,
+        group: int,
+        bits: int,
+        rank: int,
+        ranks: int,
+        layer: int,
     ) -> None:
         own = columns_of(width, group, rank, ranks)
         name = f"model.layers.{layer}.mixer.shared_experts"
-        super().__init__(name, 1, hidden, len(own), group)
+        super().__init__(name, 1, hidden, len(own), group, bits)
         self.own, self.whole = own, width
 
     def load_weights(self, weights: Sequence[Weights]) -> None:
         """Pack this rank's columns. Raises `WeightError` naming what is missing or wrong."""
         (tensors,) = weights
-        # Two output rows share a byte, and a group's columns share a scale.
-        pairs = slice(self.own.start // 2, self.own.stop // 2)
+        # In INT4 two output rows share a byte. The columns of a group, or all, share a scale.
+        packed_rows = 8 // self.bits
+        stored = slice(self.own.start // packed_rows, self.own.stop // packed_rows)
         rows = slice(self.own.start, self.own.stop)
-        groups = slice(self.own.start // self.group, self.own.stop // self.group)
-        part = {
-            ("up", "weight"): (pairs, slice(None)),
-            ("up", "weight_scale"): (rows, slice(None)),
-            ("down", "weight"): (slice(None), rows),
-            ("down", "weight_scale"): (slice(None), groups),
+        every = slice(None)
+        part: dict[tuple[str, str], tuple[slice, ...]] = {
+            ("up", "weight"): (stored, every),
+            ("up", "weight_scale"): (rows,),
+            ("down", "weight"): (every, rows),
+            ("down", "weight_scale"): (every,),
         }
-        sizes = {
-            ("up", "weight"): (self.whole // 2, self.hidden),
-            ("up", "weight_scale"): (self.whole, self.hidden // self.group),
-            ("down", "weight"): (self.hidden // 2, self.whole),
-            ("down", "weight_scale"): (self.hidden, self.whole // self.group),
+        sizes: dict[tuple[str, str], tuple[int, ...]] = {
+            ("up", "weight"): (self.whole // packed_rows, self.hidden),
+            ("up", "weight_scale"): (self.whole,),
+            ("down", "weight"): (self.hidden // packed_rows, self.whole),
+            ("down", "weight_scale"): (self.hidden,),
         }
+        if self.group:
+            groups = slice(self.own.start // self.group, self.own.stop // self.group)
+            part["down", "weight_scale"] += (groups,)
+            sizes["up", "weight_scale"] += (self.hidden // self.group,)
+            sizes["down", "weight_scale"] += (self.whole // self.group,)
 
         def get(name: str, suffix: str) -> Tensor:
             tensor = self._find(tensors, "", name, suffix)
@@ -246,7 +275,7 @@ class SharedExpert(Int4Module):
     def check(self, many: bool, dtype: torch.dtype = torch.bfloat16) -> None:
         """A few tokens; with `many`, several numbers of them."""
         for tokens in CHECK_TOKENS if many else CHECK_TOKENS[:1]:
-            hidden = self._probe(tokens, dtype)
+            hidden = self._probe(tokens, self.hidden, dtype)
             out = kernels.shared(hidden, self.packed)
             expected = kernels.reference_shared(hidden, self.packed)
             self._compare(out, expected, f"{tokens} tokens")

@@ -19,12 +19,13 @@ from torch import nn
 
 from ..kernels.load import open_store
 from . import seam, settings
-from .experts import Int4Module, RoutedExperts, SharedExpert, WeightError
+from .experts import PackedModule, RoutedExperts, SharedExpert, WeightError
+from .routing import RouterError
 
 log = logging.getLogger(__name__)
 
 PACKAGE: Final = Path(__file__).resolve().parents[1]
-"""`engine/plugin/nemo_deploy_int4`."""
+"""`engine/plugin/nemo_deploy_experts`."""
 
 KERNELS: Final = PACKAGE.parents[1] / "kernels"
 """`engine/kernels`."""
@@ -38,8 +39,8 @@ class UnsupportedError(ValueError):
 
 
 @register_auto_model("NemotronHForCausalLM")
-class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[misc]  # no types
-    """TensorRT-LLM's Nemotron-H, with INT4 experts in the layers that `format.json` names."""
+class PackedNemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[misc]  # no types
+    """TensorRT-LLM's Nemotron-H, with experts of ours in the layers that `format.json` names."""
 
     def __init__(self, model_config: Any) -> None:
         _require_supported(model_config)
@@ -49,7 +50,7 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
             if given["layer_idx"] not in SETTINGS.routed_layers:
                 return cast("nn.Module", create_moe(**given))
             if given["reduce_results"] or given["bias"]:
-                raise UnsupportedError("INT4 experts neither have a bias nor add up over ranks")
+                raise UnsupportedError("our experts neither have a bias nor add up over ranks")
             mapping = given["model_config"].mapping
             return RoutedExperts(
                 routing=given["routing_method"],
@@ -57,6 +58,7 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
                 hidden=given["hidden_size"],
                 width=given["intermediate_size"],
                 group=SETTINGS.group_size,
+                bits=SETTINGS.bits,
                 top_k=SETTINGS.top_k,
                 rank=mapping.moe_ep_rank,
                 ranks=mapping.moe_ep_size,
@@ -71,6 +73,7 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
                 hidden=given["hidden_size"],
                 width=given["intermediate_size"],
                 group=SETTINGS.group_size,
+                bits=SETTINGS.bits,
                 rank=mapping.tp_rank,
                 ranks=mapping.tp_size,
                 layer=given["layer_idx"],
@@ -78,7 +81,7 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
 
         with seam.rebound(upstream, create_moe=experts, MLP=shared):
             super().__init__(model_config)
-        made = [module for module in self.modules() if isinstance(module, Int4Module)]
+        made = [module for module in self.modules() if isinstance(module, PackedModule)]
         wanted = len(SETTINGS.routed_layers) + len(SETTINGS.shared_layers)
         if len(made) != wanted:
             raise UnsupportedError(
@@ -92,12 +95,14 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
     def load_weights(self, weights: Mapping[str, Any], weight_mapper: Any) -> None:
         """Upstream's; then checks that all weights came, loads the kernels, and tries them."""
         super().load_weights(weights, weight_mapper=weight_mapper)
-        own = [module for module in self.modules() if isinstance(module, Int4Module)]
+        own = [module for module in self.modules() if isinstance(module, PackedModule)]
         empty = [module.name for module in own if not module.loaded]
         if empty:
             raise WeightError(f"TensorRT-LLM loaded no weights into {', '.join(empty)}")
         if torch.cuda.is_available():
             _open_kernels()
+        _choose_here([module for module in own if isinstance(module, RoutedExperts)])
+        if torch.cuda.is_available():
             tried: set[type] = set()
             for module in own:
                 module.check(many=type(module) not in tried)
@@ -107,12 +112,21 @@ class Int4NemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore[m
 def _require_supported(model_config: Any) -> None:
     mapping = model_config.mapping
     if mapping.enable_attention_dp:
-        raise UnsupportedError("the INT4 plugin does not run with attention data parallelism")
+        raise UnsupportedError("nemo-deploy's plugin does not run with attention data parallelism")
     if mapping.moe_ep_size != mapping.tp_size:
         raise UnsupportedError(
-            f"INT4 experts are split by expert: set moe_expert_parallel_size to "
+            f"experts are split by expert: set moe_expert_parallel_size to "
             f"{mapping.tp_size}, the number of GPUs, instead of {mapping.moe_ep_size}"
         )
+
+
+def _choose_here(layers: list[RoutedExperts]) -> None:
+    """Let our kernel choose each layer's experts, or upstream where it would choose otherwise."""
+    try:
+        for layer in layers:
+            layer.choose_here()
+    except RouterError as error:
+        log.warning("TensorRT-LLM chooses the experts, in several launches a layer: %s", error)
 
 
 def _open_kernels() -> None:

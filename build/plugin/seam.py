@@ -43,9 +43,9 @@ def require(upstream: ModuleType, version: str) -> None:
     differences = list(_differences(upstream))
     if differences:
         raise SeamError(
-            f"the INT4 plugin was written against TensorRT-LLM {VERSIONS}, and {version} differs: "
-            f"{'; '.join(differences)}. Use an image with a TensorRT-LLM that it knows, or build "
-            "for another format"
+            f"nemo-deploy's plugin was written against TensorRT-LLM {VERSIONS}, and {version} "
+            f"differs: {'; '.join(differences)}. Use an image with a TensorRT-LLM that it knows, "
+            "or build for another format"
         )
 
 

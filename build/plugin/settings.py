@@ -1,8 +1,9 @@
-"""What the checkpoint holds in INT4: the engine's own file, as TensorRT-LLM must not read it.
+"""What the checkpoint holds in INT4 or INT8: the engine's own file, as TensorRT-LLM must not read
+it.
 
-A `quantization_config` with INT4 in it would put every Linear of the model onto INT4 methods, those
-that stayed BF16 too. So TensorRT-LLM sees a checkpoint without one (`view.py`), and this says what
-the expert tensors are.
+A `quantization_config` with such a format would put every Linear of the model onto its methods,
+those that stayed BF16 too. So TensorRT-LLM sees a checkpoint without one (`view.py`), and this says
+what the expert tensors are.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 FILE: Final = "format.json"
-PACKAGE: Final = "nemo_deploy_int4"
+PACKAGE: Final = "nemo_deploy_experts"
 """The name under which engines hold this folder and the kernels: worker processes import it."""
 
 
@@ -23,9 +24,10 @@ class SettingsError(ImportError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Layers whose routed and whose shared experts are INT4, the group size along the input, and
-    how many routed experts a token takes."""
+    """Layers whose routed and whose shared experts are quantized, the bits of a weight (4 or 8),
+    the group size along the input (0: whole rows), and how many routed experts a token takes."""
 
+    bits: int
     group_size: int
     top_k: int
     routed_layers: tuple[int, ...]
@@ -42,6 +44,7 @@ def read(package: Path) -> Settings:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return Settings(
+            int(found["bits"]),
             int(found["group_size"]),
             int(found["top_k"]),
             tuple(found["routed_layers"]),

@@ -6,6 +6,8 @@ result is its part of the sum, which upstream adds up over the ranks.
 
 from __future__ import annotations
 
+from ..kernels.layout import BLOCK_K
+
 
 class ShardError(ValueError):
     """A split that does not come out even; the message says what would."""
@@ -23,11 +25,13 @@ def experts_of(experts: int, rank: int, ranks: int) -> range:
 
 
 def columns_of(width: int, group: int, rank: int, ranks: int) -> range:
-    """The part of a shared expert's `width` that `rank` holds: whole groups, as evenly as they go.
+    """The part of a shared expert's `width` that `rank` holds: whole groups, as evenly as they go,
+    or whole blocks of the kernels where a row has one scale (`group` 0).
 
     3712 in groups of 64 are 58 groups: 29 each on two ranks, 14 or 15 on four. Raises `ShardError`
     where a rank would get nothing.
     """
+    group = group or BLOCK_K
     groups = width // group
     part = range(groups * rank // ranks * group, groups * (rank + 1) // ranks * group)
     if not part:

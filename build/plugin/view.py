@@ -1,4 +1,4 @@
-"""What TensorRT-LLM is shown of an INT4 checkpoint: all of it, but not that it is INT4."""
+"""What TensorRT-LLM is shown of a quantized checkpoint: all of it, but not that it is quantized."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 HIDDEN: Final = ("config.json", "hf_quant_config.json")
-"""Files of the checkpoint that say INT4 (see `settings.py`)."""
+"""Files of the checkpoint that say how it is quantized (see `settings.py`)."""
 
 
 def checkpoint_view(checkpoint: Path, into: Path) -> Path:

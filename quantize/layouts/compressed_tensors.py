@@ -1,6 +1,7 @@
-"""vLLM's pack-quantized layout of INT4 weights, as the package `compressed-tensors` defines it.
+"""vLLM's pack-quantized layout of INT4 and INT8 weights (W4A16, W8A16), as the package
+`compressed-tensors` defines it.
 
-The one layout of which a released engine runs INT4 experts of this model on A100 and H100.
+The one layout of which a released engine runs such experts of this model on A100 and H100.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from ...model.architecture import Model, Role, TensorGroup
-from ...model.recipe import Recipe, StoredTensor
+from ...model.recipe import INTEGER_BITS, Recipe, StoredTensor
 from .base import Layout, Reader
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ def _stored(recipe: Recipe, group: TensorGroup) -> tuple[StoredTensor, ...]:
     recipe.require_divisible(group)
     rows, columns = group.shape
     return (
-        StoredTensor("weight_packed", "I32", (rows, columns // 8)),
-        StoredTensor("weight_scale", "BF16", (rows, columns // recipe.group_size)),
+        StoredTensor("weight_packed", "I32", (rows, columns * recipe.integer_bits // 32)),
+        StoredTensor("weight_scale", "BF16", (rows, columns // (recipe.group_size or columns))),
         StoredTensor("weight_shape", "I64", (2,)),
     )
 
@@ -50,7 +51,9 @@ def _encode(
 
     from ...runtime import formats
 
-    packed, scale = formats.encode_int4_columns(weight, recipe.group_size, deviation)
+    eight_bits = recipe.integer_bits == 8
+    encode = formats.encode_int8_columns if eight_bits else formats.encode_int4_columns
+    packed, scale = encode(weight, recipe.group_size, deviation)
     shape = torch.tensor(weight.shape, dtype=torch.int64)
     return {"weight_packed": packed, "weight_scale": scale, "weight_shape": shape}
 
@@ -81,11 +84,11 @@ def _configuration(
     config: Mapping[str, Any], model: Model, recipe: Recipe, kv_scales: bool
 ) -> dict[str, dict[str, Any]]:
     weights = {
-        "num_bits": 4,
+        "num_bits": recipe.integer_bits,
         "type": "int",
         "symmetric": True,
-        "strategy": "group",
-        "group_size": recipe.group_size,
+        "strategy": "group" if recipe.group_size else "channel",
+        "group_size": recipe.group_size or None,
         "dynamic": False,
     }
     # Target and ignore list, not a pattern of our projections: vLLM also looks up the scheme of a
@@ -111,7 +114,7 @@ def _configuration(
 
 LAYOUT: Final = Layout(
     key="compressed-tensors",
-    formats=frozenset({"int4"}),
+    formats=frozenset(INTEGER_BITS),
     kv_scales=False,
     stored=_stored,
     encode=_encode,

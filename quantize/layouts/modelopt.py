@@ -1,4 +1,8 @@
-"""NVIDIA ModelOpt's unified checkpoint: what TensorRT-LLM reads. FP8, INT4 and NVFP4."""
+"""NVIDIA ModelOpt's unified checkpoint: what TensorRT-LLM reads. FP8, INT8, INT4 and NVFP4.
+
+Of INT8, ModelOpt itself writes whole rows (one scale each); groups are this project's, for its
+plugin.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,8 @@ if TYPE_CHECKING:
 _READERS: Final[Mapping[str, tuple[Reader, ...]]] = {
     "bf16": (Reader("TensorRT-LLM", "trtllm-serve {path}"), Reader("vLLM", "vllm serve {path}")),
     "fp8": (Reader("TensorRT-LLM", "trtllm-serve {path}"), Reader("vLLM", "vllm serve {path}")),
-    "int4": (Reader("TensorRT-LLM with the INT4 plugin of a nemo-deploy bundle"),),
+    "int8": (Reader("TensorRT-LLM with the plugin of a nemo-deploy bundle"),),
+    "int4": (Reader("TensorRT-LLM with the plugin of a nemo-deploy bundle"),),
     "nvfp4": (Reader("TensorRT-LLM from 1.3 on", "trtllm-serve {path}"),),
 }
 
@@ -34,7 +39,8 @@ def _encode(
     if recipe.format == "nvfp4":
         stored, scale, scale_2 = formats.encode_nvfp4(weight, deviation)
         return {"weight": stored, "weight_scale": scale, "weight_scale_2": scale_2}
-    stored, scale = formats.encode_int4(weight, recipe.group_size, deviation)
+    encode = formats.encode_int8 if recipe.format == "int8" else formats.encode_int4
+    stored, scale = encode(weight, recipe.group_size, deviation)
     return {"weight": stored, "weight_scale": scale}
 
 
@@ -50,7 +56,7 @@ def _configuration(
 
 LAYOUT: Final = Layout(
     key="modelopt",
-    formats=frozenset({"bf16", "fp8", "int4", "nvfp4"}),
+    formats=frozenset({"bf16", "fp8", "int8", "int4", "nvfp4"}),
     kv_scales=True,
     stored=lambda recipe, group: recipe.stored(group),
     encode=_encode,

@@ -10,6 +10,7 @@ each token with the PyTorch backend (pull request 7756, September 2025).
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib
 import os
 import sys
@@ -184,6 +185,25 @@ def _require_gpu(engine: Mapping[str, Any]) -> None:
             f"this bundle was built for {engine['gpu']} (SM{engine['sm']}), "
             f"but the GPU here is SM{major * 10 + minor}; build again for this GPU"
         )
+    lowest, here = engine.get("driver"), driver_cuda_version()
+    if lowest and here and here[0] < int(lowest["cuda"]):
+        raise StartError(
+            f"this bundle's kernels need NVIDIA driver {lowest['version']} or later, and the one "
+            f"here knows CUDA {here[0]}.{here[1]} at most; update the driver of this node"
+        )
+
+
+def driver_cuda_version() -> tuple[int, int] | None:
+    """The newest CUDA version that this machine's driver knows (cuDriverGetVersion), or None where
+    there is no driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    version = ctypes.c_int()
+    if driver.cuDriverGetVersion(ctypes.byref(version)):
+        return None
+    return version.value // 1000, version.value % 1000 // 10
 
 
 def _with_plugin(bundle: Path, engine: Mapping[str, Any], into: Path) -> Path:

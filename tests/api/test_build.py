@@ -55,7 +55,7 @@ def test_a_bundle_has_all_its_parts_and_verifies(bundle: Path) -> None:
     for name in (
         "checkpoint/model.safetensors", "checkpoint/config.json", "checkpoint/tokenizer.json",
         "engine/engine.json", "engine/llm_args.yaml", "engine/golden.json",
-        "engine/kernels/sm_90/kernels.json", "engine/plugin/nemo_deploy_int4/__init__.py",
+        "engine/kernels/sm_90/kernels.json", "engine/plugin/nemo_deploy_experts/__init__.py",
         "model_repository/tiny/config.pbtxt",
         "model_repository/tiny/1/model.py", "k8s/kustomization.yaml",
     ):  # fmt: skip

@@ -200,7 +200,7 @@ def test_beside_a_peer(capsys: pytest.CaptureFixture[str]) -> None:
     assert "for comparison only" in text
 
 
-@pytest.mark.parametrize("quant", ["bf16", "fp8", "int4", "nvfp4"])
+@pytest.mark.parametrize("quant", ["bf16", "fp8", "int8", "int4", "nvfp4"])
 def test_what_is_written_weighs_what_was_planned(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, quant: str
 ) -> None:

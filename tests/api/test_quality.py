@@ -16,10 +16,11 @@ from nemotron_deploy.core.errors import BadInputError
 
 def test_comparing_formats(tmp_path: Path) -> None:
     out = tmp_path / "report"
-    report = compare("tiny", "fp8,int4,int4-plain", out=out)
-    assert [row.key for row in report.formats] == ["fp8", "int4", "int4-plain"]
+    report = compare("tiny", "fp8,int8,int4,int4-plain", out=out)
+    assert [row.key for row in report.formats] == ["fp8", "int8", "int4", "int4-plain"]
     assert report.missing is None
-    fp8, int4, plain = (row.fidelity.kl for row in report.formats if row.fidelity)
+    fp8, int8, int4, plain = (row.fidelity.kl for row in report.formats if row.fidelity)
+    assert int8 < fp8 / 10
     assert fp8 < int4 < plain
     assert report.heldout is not None
     assert report.heldout.source.startswith("built-in")

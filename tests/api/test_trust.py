@@ -19,7 +19,7 @@ from nemotron_deploy.runtime import contract
 
 MODEL = "model_repository/tiny/1/model.py"
 COPIED = f"model_repository/tiny/1/{contract.PACKAGE}/sessions.py"
-PLUGIN = "engine/plugin/nemo_deploy_int4/plugin/model.py"
+PLUGIN = "engine/plugin/nemo_deploy_experts/plugin/model.py"
 CONFIG = "model_repository/tiny/config.pbtxt"
 
 
@@ -62,7 +62,7 @@ def test_edited_code_needs_trust(
         "model_repository/tiny/1/json.py",
         "model_repository/other/config.pbtxt",
         "engine/plugin/torch.py",
-        "engine/plugin/nemo_deploy_int4/plugin/__pycache__/model.cpython-311.pyc",
+        "engine/plugin/nemo_deploy_experts/plugin/__pycache__/model.cpython-311.pyc",
     ],
 )
 def test_added_code_needs_trust(

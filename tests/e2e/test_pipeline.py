@@ -33,7 +33,7 @@ DEADLINE_S = 300
 QUESTIONS = [prompt.text for prompt in text.prompts(5, 4, split="heldout")]
 
 
-@pytest.fixture(params=["int4", "fp8"])
+@pytest.fixture(params=["int4", "int8", "fp8"])
 def quant(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nemotron_deploy.build import kernels
-from nemotron_deploy.runtime.formats import decode_int4
+from nemotron_deploy.runtime import formats
 
 BOUND = 0.01
 """Largest relative error: |out - reference| / |reference|."""
@@ -16,15 +16,17 @@ BOUND = 0.01
 Stored = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def stored(count: int, hidden: int, width: int, group: int, seed: int = 0) -> Stored:
-    """Random stored weights: every byte value occurs, so every pair of nibbles does."""
+def stored(count: int, hidden: int, width: int, group: int, seed: int = 0, bits: int = 4) -> Stored:
+    """Random stored weights: every byte value occurs, so every pair of nibbles does. INT8's scales
+    are smaller, so that values stay in the same range."""
     source = torch.Generator().manual_seed(seed)
 
     def matrix(rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        packed = torch.randint(
-            0, 256, (count, rows // 2, columns), dtype=torch.uint8, generator=source
-        )
-        return packed, torch.rand(count, rows, columns // group, generator=source) / 8 + 0.01
+        size = (count, rows * bits // 8, columns)
+        packed = torch.randint(0, 256, size, dtype=torch.uint8, generator=source)
+        places = (count, rows, columns // group) if group else (count, rows)
+        scale = torch.rand(places, generator=source) / 8 + 0.01
+        return (packed, scale) if bits == 4 else (packed.view(torch.int8), scale / 16)
 
     return (*matrix(width, hidden), *matrix(hidden, width))
 
@@ -37,8 +39,10 @@ class Layer:
     experts: kernels.PackedExperts
 
     @classmethod
-    def random(cls, count: int, hidden: int, width: int, group: int, seed: int = 0) -> Layer:
-        weights = stored(count, hidden, width, group, seed)
+    def random(
+        cls, count: int, hidden: int, width: int, group: int, seed: int = 0, bits: int = 4
+    ) -> Layer:
+        weights = stored(count, hidden, width, group, seed, bits)
         return cls(weights, kernels.pack(*weights))
 
     def expected(self, hidden: Tensor, ids: Tensor, weights: Tensor, first: int = 0) -> Tensor:
@@ -47,10 +51,16 @@ class Layer:
         total = torch.zeros(hidden.shape, dtype=torch.float64)
         for expert in range(up.shape[0]):
             token, choice = (ids - first == expert).nonzero(as_tuple=True)
-            inner = hidden[token].double() @ decode_int4(up[expert], up_scale[expert]).double().T
-            part = inner.relu().square() @ decode_int4(down[expert], down_scale[expert]).double().T
+            inner = hidden[token].double() @ values(up[expert], up_scale[expert]).double().T
+            part = inner.relu().square() @ values(down[expert], down_scale[expert]).double().T
             total.index_add_(0, token, part * weights[token, choice].double().unsqueeze(1))
         return total
+
+
+def values(packed: Tensor, scale: Tensor) -> Tensor:
+    """A stored matrix, float32, by the stored layout's own decoder; INT4 of whole rows is not one
+    of its formats, so such scales are given as groups as wide as a row."""
+    return formats.decode(packed, scale.view(len(scale), -1))
 
 
 def activations(tokens: int, hidden: int, seed: int = 0) -> Tensor:

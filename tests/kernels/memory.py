@@ -71,9 +71,9 @@ def checked() -> Iterator[None]:
         checking("load", pointers, mask, self)
         return load(self, pointers, mask, *rest)
 
-    def checked_store(self: Any, pointers: Handle, value: Handle, mask: Handle, policy: Any) -> Any:
+    def checked_store(self: Any, pointers: Handle, value: Handle, mask: Handle, *rest: Any) -> Any:
         checking("store", pointers, mask, self)
-        return store(self, pointers, value, mask, policy)
+        return store(self, pointers, value, mask, *rest)
 
     def checked_call(self: Any, *arguments: Any, **named: Any) -> Any:
         launches.append(Launch(arguments))

@@ -17,23 +17,26 @@ import pytest
 
 from nemotron_deploy.build.kernels import aot, configs, machine, steps, store
 
-NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64)
+NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64, routes=128)
 SHARED = steps.Shape(hidden=2688, width=3712, experts=1, top_k=1, group=64)
 
 SMALL = steps.Shape(1056, 800, 5, 2, 32)
 HALVES = steps.Shape(2688, 1856, 128, 6, 32)
-WIDE = steps.Shape(1024, 1280, 512, 8, 128)
+WIDE = steps.Shape(1024, 1280, 512, 22, 128, routes=512)
 """As many experts as Super has."""
 
 WIDE_SHARED = steps.Shape(1024, 2560, 1, 1, 128)
 TINY = steps.Shape(128, 192, 12, 2, 64)
+
+NANO_INT8 = replace(NANO, bits=8)
+NANO_INT8_ROWS = replace(NANO, bits=8, group=0)
 
 WORKERS = 2
 
 
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of stores: Nano for each SM version, and three other shapes."""
+    """A folder of stores: Nano for each SM version in INT4 and INT8, and some other shapes."""
     folder = tmp_path_factory.mktemp("stores")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_CACHE_DIR", str(folder / "cache"))
@@ -43,6 +46,12 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
             aot.build(folder / str(sm), NANO, sm, most_tokens=2, workers=WORKERS)
         few: Any = {"workers": WORKERS, "most_tokens": 2}
         aot.build(folder / "halves", HALVES, 80, workers=WORKERS)
+        for sm in (80, 90):
+            aot.build(folder / f"int8-{sm}", NANO_INT8, sm, workers=WORKERS)
+        for sm in (86, 89):
+            aot.build(folder / f"int8-{sm}", NANO_INT8, sm, **few)
+        aot.build(folder / "int8-halves", replace(HALVES, bits=8), 80, workers=WORKERS)
+        aot.build(folder / "int8-rows", NANO_INT8_ROWS, 80, workers=WORKERS)
         aot.build(folder / "small", SMALL, 90, dtypes=("fp16",), **few)
         aot.build(folder / "wide", WIDE, 90, shared_shapes=[WIDE_SHARED], workers=WORKERS)
         aot.build(folder / "tiny", TINY, 80, **few)
@@ -54,8 +63,10 @@ def products(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("sm", sorted(configs.SHARED_LIMIT))
-def test_every_kernel_keeps_within_its_gpu(stores: Path, sm: int) -> None:
-    index = store.read_index(stores / str(sm))
+@pytest.mark.parametrize("name", ["{}", "int8-{}"])
+def test_every_kernel_keeps_within_its_gpu(stores: Path, name: str, sm: int) -> None:
+    folder = stores / name.format(sm)
+    index = store.read_index(folder)
     assert index["sm"] == sm
     assert index["run_on_a_gpu"] is False
     assert index["ptxas"].startswith("12.")
@@ -65,27 +76,35 @@ def test_every_kernel_keeps_within_its_gpu(stores: Path, sm: int) -> None:
         used = record["shared_bytes"] + record["static_shared_bytes"]
         assert used <= configs.SHARED_LIMIT[sm]
         assert 32 * record["warps"] * record["registers"] <= configs.REGISTERS
-        cubin = store.read_cubin(stores / str(sm), record)
+        cubin = store.read_cubin(folder, record)
         assert cubin[:4] == b"\x7fELF"
         # The ELF ABI version that CUDA 12's assembler writes; CUDA 13's, which needs its own
         # driver, writes 8.
         assert cubin[8] == 7
 
 
-def test_matrix_instructions_are_the_chosen_ones(stores: Path) -> None:
-    assert {tuple(record["matrix"]) for record in products(stores / "80")} == {("mma",)}
-    hopper = {
-        record["constants"]["BLOCK_M"]: record["matrix"] for record in products(stores / "90")
-    }
+@pytest.mark.parametrize("name", ["{}", "int8-{}"])
+def test_matrix_instructions_are_the_chosen_ones(stores: Path, name: str) -> None:
+    ampere, hopper_store = stores / name.format(80), stores / name.format(90)
+    assert {tuple(record["matrix"]) for record in products(ampere)} == {("mma",)}
+    hopper = {record["constants"]["BLOCK_M"]: record["matrix"] for record in products(hopper_store)}
     assert hopper == {8: ["mma"], 16: ["mma"], 32: ["wgmma"], 64: ["wgmma"]}
 
 
-@pytest.mark.parametrize("store", ["80", "86", "89", "90", "halves", "small", "wide"])
+@pytest.mark.parametrize(
+    "store",
+    ["80", "86", "89", "90", "halves", "small", "wide",
+     "int8-80", "int8-86", "int8-89", "int8-90", "int8-halves", "int8-rows"],
+)  # fmt: skip
 def test_weights_come_sixteen_bytes_at_a_time(stores: Path, store: str) -> None:
     for record in products(stores / store):
         constants, widths = record["constants"], record["loop_load_widths"]
         threads = 32 * record["warps"]
-        words = constants["UNROLL"] * constants["BLOCK_N"] * 32
+        step_n = constants["UNROLL"] * constants["SLICES"] * constants["BLOCK_N"]
+        words = step_n * 8 * constants["BITS"]
+        if not widths:  # so few steps that the compiler leaves no loop
+            assert constants["K"] <= 8 * 64 * constants["UNROLL"] * constants["SLICES"]
+            continue
         assert widths["16"] * 16 * threads >= words
         narrow = sum(int(width) * times for width, times in widths.items() if width != "16")
         assert narrow * threads < words, "what is narrow is too little to be the weights"
@@ -97,11 +116,54 @@ def test_whatever_is_launched_is_compiled(sm: int) -> None:
         store.identity(step, types)
         for step, types, _ in aot.variants(NANO, [SHARED], sm, ["bf16"], aot.MOST_TOKENS)
     }
-    for tokens in (1, 2, 4, 5, 21, 22, 64, 85, 86, 300, 4096, aot.MOST_TOKENS):
-        for plan in (steps.routed(NANO, tokens, sm), steps.shared(SHARED, tokens, sm)):
+    given = replace(NANO, routes=0)
+    for tokens in (1, 2, 4, 5, 8, 9, 16, 17, 21, 22, 64, 85, 86, 300, 4096, aot.MOST_TOKENS):
+        for plan in (
+            steps.routed(NANO, tokens, sm),
+            steps.routed(given, tokens, sm),
+            steps.shared(SHARED, tokens, sm),
+        ):
             for step in plan.steps:
                 types = steps.operand_types(step, plan, "bf16")
                 assert store.identity(step, types) in compiled
+
+
+def test_launches_overlap_from_sm_90_on(stores: Path) -> None:
+    """Whoever is compiled for it has passed `order_faults`."""
+    for sm in (80, 90):
+        records = store.read_index(stores / str(sm))["kernels"]
+        assert {record["constants"]["OVERLAP"] for record in records} == {int(sm == 90)}
+        for tokens in (1, 12, 64):
+            first, *others = steps.routed(NANO, tokens, sm).steps
+            assert not first.overlaps, "what runs before it is not ours"
+            assert {step.overlaps for step in others} == {sm == 90}
+
+
+WAIT, LEAVE, STORE = (
+    "griddepcontrol.wait;",
+    "griddepcontrol.launch_dependents;",
+    "st.global.b32 [a];",
+)
+
+
+@pytest.mark.parametrize(
+    ("ptx", "overlaps", "fault"),
+    [
+        ((WAIT, LEAVE, STORE), True, None),
+        ((STORE,), False, None),
+        ((STORE, WAIT, LEAVE), True, "writes before it waits"),
+        ((LEAVE, WAIT, STORE), True, "lets the next launch start before it waits"),
+        ((LEAVE, STORE), True, "does not wait"),
+        ((WAIT, STORE), False, "waits for a launch that it does not overlap"),
+        ((WAIT, "red.global.add.u32 [a];", LEAVE, STORE), True, None),
+        (("atom.global.add.u32 r, [a];", WAIT, LEAVE, STORE), True, "writes before it waits"),
+    ],
+)
+def test_what_runs_ahead_of_the_wait(
+    ptx: tuple[str, ...], overlaps: bool, fault: str | None
+) -> None:
+    found = machine.order_faults("\n".join(ptx), overlaps)
+    assert found == [] if fault is None else fault in found[0]
 
 
 def test_compiling_twice_gives_the_same_store(
@@ -128,7 +190,7 @@ GOOD = machine.Machine(
     loads={16: 3, 4: 1},
     matrix=("mma",),
 )
-TILE = {"BLOCK_M": 8, "BLOCK_N": 64, "UNROLL": 1, "GROUP": 64, "K": 2688}
+TILE = {"BLOCK_M": 8, "BLOCK_N": 64, "SLICES": 1, "UNROLL": 1, "BITS": 4, "GROUP": 64, "K": 2688}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +217,7 @@ def test_machine_code_that_falls_short_is_refused(change: dict[str, Any], messag
 
 def test_a_tile_that_spills_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real compiler on a tile known to be too large: nothing is written."""
-    monkeypatch.setitem(configs.TILES, 80, ((float("inf"), configs.Tile(128, 256, 8, 3)),))
+    monkeypatch.setattr(configs, "_PAIRS", ((float("inf"), configs.Tile(128, 256, 8, 3)),))
     with pytest.raises(machine.MachineError, match="registers spill"):
         aot.build(tmp_path / "store", NANO, 80, most_tokens=1, workers=1)
     assert not (tmp_path / "store").exists()

@@ -1,6 +1,6 @@
-"""Nibbles to floats without a conversion: the magic numbers, and the PTX that uses them.
+"""Packed integers to floats without a conversion: the PTX that does it.
 
-The interpreter runs no inline PTX, so the four instructions are carried out here, on the text that
+The interpreter runs no inline PTX, so the instructions are carried out here, on the text that
 is compiled, by what the PTX ISA says of each.
 """
 
@@ -14,19 +14,11 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from nemotron_deploy.build.kernels import kernel
+from nemotron_deploy.build.kernels import kernel, layout
 
 DTYPES = {"bf16": (tl.bfloat16, torch.bfloat16), "fp16": (tl.float16, torch.float16)}
 
-NIBBLES = torch.arange(16, dtype=torch.int16)
-
-
-@pytest.mark.parametrize("name", DTYPES)
-def test_all_sixteen_nibbles_by_bit_cast(name: str) -> None:
-    language, dtype = DTYPES[name]
-    bits, offset = kernel.magic(language)
-    values = (NIBBLES | bits).view(dtype) - torch.tensor(offset, dtype=dtype)
-    assert values.tolist() == list(range(-8, 8))
+PLANES = [(bits, plane) for bits in layout.BITS for plane in range(layout.planes(bits))]
 
 
 def lanes(word: Tensor, dtype: torch.dtype) -> Tensor:
@@ -81,21 +73,34 @@ def execute(ptx: str, word: Tensor) -> Tensor:
     return registers["$0"]
 
 
-@pytest.mark.parametrize("plane", range(4))
+@pytest.mark.parametrize(("bits", "plane"), PLANES)
 @pytest.mark.parametrize("name", DTYPES)
-def test_the_inline_ptx_gives_every_nibble_of_every_word(name: str, plane: int) -> None:
+def test_the_inline_ptx_gives_every_value_of_every_word(name: str, bits: int, plane: int) -> None:
     language, dtype = DTYPES[name]
     low = torch.arange(1 << 16)
     high = low[torch.randperm(1 << 16, generator=torch.Generator().manual_seed(plane))]
-    result = execute(kernel.plane_ptx(plane, language), low | high << 16)
-    wanted = torch.stack([(half >> 4 * plane & 0xF) - 8 for half in (low, high)], dim=-1)
+    result = execute(kernel.plane_ptx(plane, bits, language), low | high << 16)
+    mask, zero = (1 << bits) - 1, 1 << bits - 1
+    wanted = torch.stack([(half >> bits * plane & mask) - zero for half in (low, high)], dim=-1)
+    assert set(wanted.flatten().tolist()) == set(range(-zero, zero))
     assert torch.equal(lanes(result, dtype), wanted.double())
 
 
-def test_the_emulation_would_notice_a_wrong_constant() -> None:
-    ptx = kernel.plane_ptx(1, tl.bfloat16)
+@pytest.mark.parametrize(
+    ("bits", "wrong"),
+    [
+        (4, ("0xC308", "0xC309")),
+        (4, ("0x000F000F", "0x00FF000F")),
+        (4, ("$1, 4", "$1, 3")),
+        (8, ("0xC380", "0xC300")),
+        (8, ("0x007F007F", "0x00FF00FF")),
+        (8, ("0x00800080", "0x00000080")),
+        (8, ("0x6A", "0xEA")),
+        (8, ("$1, 8", "$1, 7")),
+    ],
+)
+def test_the_emulation_would_notice_a_wrong_constant(bits: int, wrong: tuple[str, str]) -> None:
+    ptx = kernel.plane_ptx(1, bits, tl.bfloat16)
     words = torch.arange(1 << 16) << 16
-    right = execute(ptx, words)
-    for wrong in (("0xC308", "0xC309"), ("0x000F000F", "0x00FF000F"), ("$1, 4", "$1, 3")):
-        assert wrong[0] in ptx
-        assert not torch.equal(execute(ptx.replace(*wrong), words), right)
+    assert wrong[0] in ptx
+    assert not torch.equal(execute(ptx.replace(*wrong), words), execute(ptx, words))

@@ -1,6 +1,6 @@
 """Stored kernels on a serving node, with a driver that is a fake: what it is told is recorded.
 
-`test_the_real_calls` goes through ctypes into a library built from C, which imitates cuda.h. As in
+`test_the_real_calls` goes through ctypes into a library built from C against the real cuda.h. As in
 the real driver (seen with R580 on an H200), no context is current in a thread until one is made so,
 and loading or launching without one fails with CUDA_ERROR_INVALID_CONTEXT (201).
 """
@@ -24,7 +24,7 @@ import torch
 from nemotron_deploy.build.kernels import driver, launch, load, source, steps
 from nemotron_deploy.build.kernels import store as stores
 
-SHAPE = steps.Shape(hidden=128, width=64, experts=4, top_k=2, group=64)
+SHAPE = steps.Shape(hidden=128, width=64, experts=2, top_k=2, group=64)
 BYTES = b"\x7fELF of a fake"
 
 
@@ -98,7 +98,7 @@ def test_a_stored_kernel_is_launched_with_its_arguments(store: Path) -> None:
     bound = opened.bind(step, steps.operand_types(step, plan, "bf16"))
     assert bound is not None
     bound(0xABCDEF012345, [1, 2, 3])
-    assert fake.launched == [(1001, step.programs, 64, 16_640, 11, 0xABCDEF012345, [1, 2, 3])]
+    assert fake.launched == [(1001, step.programs, 64, 16_640, 11, True, 0xABCDEF012345, [1, 2, 3])]
 
 
 def test_a_call_launches_each_step_with_pointers_and_numbers(
@@ -125,7 +125,7 @@ def test_a_call_launches_each_step_with_pointers_and_numbers(
     assert (x, words, scale) == tuple(
         tensors[name].data_ptr() for name in ("hidden", "up", "up_scale")
     )
-    assert numbers == [2, -3, 4, 0, 0], "rows, first_expert, num_experts, Triton's scratch memory"
+    assert numbers == [2, -3, 2, 0, 0], "rows, first_expert, num_experts, Triton's scratch memory"
     assert len(second) == len(first)
 
 
@@ -207,41 +207,51 @@ def test_without_a_driver_there_is_one_line() -> None:
 LIBRARY = """
 #include <stdint.h>
 #include <string.h>
+#include <cuda.h>
 uint64_t seen[32];
-static _Thread_local void *current;
-static void *const primary = (void *)0x7f0000000033;
-int cuDriverGetVersion(int *version) { *version = 12040; return 0; }
-int cuInit(unsigned flags) { return flags; }
-int cuDeviceGet(int *device, int ordinal) { *device = 40 + ordinal; return 0; }
-int cuDevicePrimaryCtxRetain(void **context, int device) {
+static _Thread_local CUcontext current;
+static const CUcontext primary = (CUcontext)0x7f0000000033;
+CUresult cuDriverGetVersion(int *version) { *version = 12040; return 0; }
+CUresult cuInit(unsigned flags) { return flags; }
+CUresult cuDeviceGet(CUdevice *device, int ordinal) { *device = 40 + ordinal; return 0; }
+CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
     *context = primary;
     return device == 43 ? 0 : 101;
 }
-int cuCtxPushCurrent_v2(void *context) { current = context; return 0; }
-int cuCtxPopCurrent_v2(void **context) { *context = current; current = 0; return 0; }
-int cuCtxSetCurrent(void *context) { current = context; return 0; }
-int cuModuleLoadData(void **module, const void *image) {
+CUresult cuCtxPushCurrent_v2(CUcontext context) { current = context; return 0; }
+CUresult cuCtxPopCurrent_v2(CUcontext *context) { *context = current; current = 0; return 0; }
+CUresult cuCtxSetCurrent(CUcontext context) { current = context; return 0; }
+CUresult cuModuleLoadData(CUmodule *module, const void *image) {
     if (current != primary) return 201;
-    *module = (void *)0x7f0000000011;
+    *module = (CUmodule)0x7f0000000011;
     return memcmp(image, "good", 4) ? 209 : 0;
 }
-int cuModuleGetFunction(void **function, void *module, const char *name) {
-    *function = (void *)0x7f0000000022;
-    return module == (void *)0x7f0000000011 && !strcmp(name, "grouped") ? 0 : 500;
+CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const char *name) {
+    *function = (CUfunction)0x7f0000000022;
+    return module == (CUmodule)0x7f0000000011 && !strcmp(name, "grouped") ? 0 : 500;
 }
-int cuFuncSetAttribute(void *function, int attribute, int value) {
+CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute, int value) {
     seen[30] = attribute; seen[31] = value;
-    return function != (void *)0x7f0000000022;
+    return function != (CUfunction)0x7f0000000022;
 }
-int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-                   unsigned bz, unsigned shared, void *stream, void **params, void **extra) {
+CUresult cuLaunchKernelEx(const CUlaunchConfig *c, CUfunction function, void **params,
+                          void **extra) {
     if (current != primary) return 201;
-    uint64_t told[] = {(uint64_t)function, gx, gy, gz, bx, by, bz, shared, (uint64_t)stream,
-                       *(uint64_t *)params[0], *(uint32_t *)params[1], (uint64_t)extra};
+    uint64_t told[] = {(uint64_t)function, c->gridDimX, c->gridDimY, c->gridDimZ, c->blockDimX,
+                       c->blockDimY, c->blockDimZ, c->sharedMemBytes, (uint64_t)c->hStream,
+                       *(uint64_t *)params[0], *(uint32_t *)params[1], (uint64_t)extra,
+                       c->numAttrs, 0, 0};
+    if (c->numAttrs) {
+        told[13] = c->attrs[0].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        told[14] = c->attrs[0].value.programmaticStreamSerializationAllowed;
+    }
     memcpy(seen, told, sizeof told);
     return 0;
 }
-int cuGetErrorName(int status, const char **name) { *name = "CUDA_ERROR_OF_A_FAKE"; return 0; }
+CUresult cuGetErrorName(CUresult status, const char **name) {
+    *name = "CUDA_ERROR_OF_A_FAKE";
+    return 0;
+}
 """
 
 
@@ -250,7 +260,22 @@ def test_the_real_calls(tmp_path: Path) -> None:
     source = tmp_path / "cuda.c"
     source.write_text(LIBRARY)
     library = tmp_path / "libcuda.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
+    import triton  # after its interpreter is chosen
+
+    header = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
+    command: list[str | Path] = [
+        "gcc",
+        "-Wall",
+        "-Werror",
+        "-I",
+        header,
+        "-shared",
+        "-fPIC",
+        "-o",
+        library,
+        source,
+    ]
+    subprocess.run(command, check=True)
     cuda = driver.CudaDriver(3, str(library))
     assert cuda.cuda_version() == (12, 4)
     function = cuda.load(b"good", "grouped", 65_536)
@@ -258,9 +283,13 @@ def test_the_real_calls(tmp_path: Path) -> None:
     assert (seen[30], seen[31]) == (driver.MAX_DYNAMIC_SHARED, 65_536)
     queue = cuda.prepare(function, 174, 64, 65_536, 2)
     queue(0xABCDEF012345, [0x7F1122334455, -1])
-    assert list(seen[:12]) == [
+    expected = [
         0x7F0000000022, 174, 1, 1, 64, 1, 1, 65_536, 0xABCDEF012345, 0x7F1122334455, 0xFFFFFFFF, 0,
     ]  # fmt: skip
+    assert list(seen[:12]) == expected
+    assert list(seen[12:15]) == [0, 0, 0]
+    cuda.prepare(function, 174, 64, 65_536, 2, overlaps=True)(0xABCDEF012345, [0x7F1122334455, -1])
+    assert list(seen[:15]) == [*expected, 1, 1, 1]
     with ThreadPoolExecutor(1) as pool:  # a thread in which no context is current
         pool.submit(cuda.prepare(function, 1, 32, 0, 2), 0, [1, 2]).result()
     assert list(seen[:3]) == [0x7F0000000022, 1, 1]

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nemotron_deploy.build.kernels import layout, op, packing, steps
-from nemotron_deploy.build.kernels.configs import TILES, Tile
+from nemotron_deploy.build.kernels.configs import (
+    TILES,
+    Tile,
+    tile_for_dense,
+    tile_for_pairs,
+)
 from nemotron_deploy.tests.kernels.layers import BOUND, Layer, activations, relative_error
 
 TILES_TRIED = (
@@ -19,20 +24,24 @@ TILES_TRIED = (
     Tile(16, 64, 2, 6, narrow_partials=True),
     Tile(32, 128, 4, 3),
     Tile(16, 32, 2, 4, unroll=2),
+    Tile(8, 32, 4, 3, slices=4),
+    Tile(16, 64, 4, 4, unroll=2, slices=2),
 )
 
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[Layer, Tensor, Tensor, Tensor, int, Tile | None]:
     """A layer, its input and choices: some experts get nothing, some ids are of another rank."""
-    group = draw(st.sampled_from(layout.GROUPS))
-    most = 256 // group
+    group = draw(st.sampled_from((*layout.GROUPS, layout.ROW)))
+    unit = group or layout.BLOCK_K
+    most = 256 // unit
     layer = Layer.random(
         draw(st.integers(1, 7)),
-        group * draw(st.integers(1, most)),
-        group * draw(st.integers(1, most)),
+        unit * draw(st.integers(1, most)),
+        unit * draw(st.integers(1, most)),
         group,
         draw(st.integers(0, 1 << 20)),
+        draw(st.sampled_from(layout.BITS)),
     )
     first = draw(st.sampled_from((0, 0, 3)))
     tokens, top_k = draw(st.integers(0, 24)), draw(st.integers(1, 4))
@@ -64,7 +73,8 @@ def test_the_shared_expert_agrees_with_float64(
     problem: tuple[Layer, Tensor, Tensor, Tensor, int, Tile | None],
 ) -> None:
     layer, hidden, _, _, _, tile = problem
-    one = Layer.random(1, layer.experts.hidden, layer.experts.width, layer.experts.group)
+    same = layer.experts
+    one = Layer.random(1, same.hidden, same.width, same.group, bits=same.bits)
     everybody = torch.zeros(len(hidden), 1, dtype=torch.int32)
     out = op.shared_kernels(hidden, one.experts, tile)
     expected = one.expected(hidden, everybody, torch.ones(len(hidden), 1))
@@ -72,9 +82,10 @@ def test_the_shared_expert_agrees_with_float64(
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 15, 16, 17])
-def test_every_row_at_a_blocks_edge_is_right(rows: int) -> None:
+@pytest.mark.parametrize("bits", layout.BITS)
+def test_every_row_at_a_blocks_edge_is_right(rows: int, bits: int) -> None:
     """Row by row: one wrong row of many would hide in a norm over all."""
-    layer = Layer.random(3, 64, 64, 64)
+    layer = Layer.random(3, 64, 64, 64, bits=bits)
     hidden = activations(rows, 64)
     ids = torch.ones(rows, 1, dtype=torch.int32)
     ids[rows // 2] = 2
@@ -85,23 +96,23 @@ def test_every_row_at_a_blocks_edge_is_right(rows: int) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 4])
-def test_nanos_widths(tokens: int) -> None:
+@pytest.mark.parametrize(("bits", "group"), [(4, 64), (8, 64), (8, layout.ROW)])
+def test_nanos_widths(tokens: int, bits: int, group: int) -> None:
     """2688 wide, 128 experts of 1856, 6 a token. Memory of experts nobody chooses stays unset."""
-    experts, hidden_size, width, group = 128, 2688, 1856, 64
+    experts, hidden_size, width = 128, 2688, 1856
     source = torch.Generator().manual_seed(tokens)
     chosen = torch.randperm(experts, generator=source)[:8]
     ids = torch.stack(
         [chosen[torch.randperm(8, generator=source)[:6]] for _ in range(tokens)]
     ).int()
-    sizes = {"up": (hidden_size, width), "down": (width, hidden_size)}
     tensors: dict[str, torch.Tensor] = {}
-    for name, (columns, rows) in sizes.items():
-        words = torch.empty(experts, columns // 64, rows, 16, dtype=torch.int16)
-        scale = torch.empty(experts, columns // group, rows)
+    for name, (size, dtype) in packing.shapes(experts, hidden_size, width, group, bits).items():
+        tensors[name] = torch.empty(size, dtype=dtype)
         for expert in torch.unique(ids):
-            words[expert].random_(-(1 << 15), (1 << 15) - 1, generator=source)
-            scale[expert].uniform_(0.001, 0.01, generator=source)
-        tensors |= {name: words, f"{name}_scale": scale}
+            if dtype is torch.int16:
+                tensors[name][expert].random_(-(1 << 15), (1 << 15) - 1, generator=source)
+            else:
+                tensors[name][expert].uniform_(0.016 / 2**bits, 0.16 / 2**bits, generator=source)
     packed = packing.PackedExperts(**tensors, hidden=hidden_size, width=width, group=group)
     hidden, weights = activations(tokens, hidden_size), torch.rand(tokens, 6, generator=source)
 
@@ -116,9 +127,14 @@ def test_nanos_widths(tokens: int) -> None:
     assert relative_error(out, expected) < BOUND
 
 
-@pytest.mark.parametrize("tile", sorted({t for table in TILES.values() for _, t in table}, key=str))
-def test_every_shipped_tile(tile: Tile) -> None:
-    layer = Layer.random(3, 128, 192, 64)
+SHIPPED = {tile for table in TILES.values() for _, tile in table}
+SHIPPED |= {tile_for_pairs(pairs) for pairs in (1, 12, 13, 48)} | {tile_for_dense(80, 1, 64)}
+
+
+@pytest.mark.parametrize("tile", sorted(SHIPPED, key=str))
+@pytest.mark.parametrize("bits", layout.BITS)
+def test_every_shipped_tile(tile: Tile, bits: int) -> None:
+    layer = Layer.random(3, 128, 192, 64, bits=bits)
     hidden = activations(11, 128)
     ids = torch.tensor([[0, 2], [2, 0], [-1, 2], *[[0, 2]] * 8], dtype=torch.int32)
     weights = torch.rand(11, 2)

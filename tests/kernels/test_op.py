@@ -61,11 +61,16 @@ def test_opcheck(tokens: int, compiled_mode: None) -> None:
     packed = layer.experts
     tensors = (packed.up, packed.up_scale, packed.down, packed.down_scale)
     opcheck(
-        torch.ops.nemo_deploy.int4_moe,
+        torch.ops.nemo_deploy.packed_moe,
         (hidden[:tokens], ids[:tokens], weights[:tokens], *tensors, packed.group, 0),
     )
+    router = (torch.rand(max(tokens, 1), 6)[:tokens], torch.rand(6), torch.ones(1))
     opcheck(
-        torch.ops.nemo_deploy.int4_shared,
+        torch.ops.nemo_deploy.packed_routed_moe,
+        (hidden[:tokens], *router, *tensors, packed.group, 2, 1),
+    )
+    opcheck(
+        torch.ops.nemo_deploy.packed_shared,
         (hidden[:tokens], *(tensor[:1] for tensor in tensors), packed.group),
     )
 
@@ -85,7 +90,7 @@ def test_the_layer_is_one_node_to_the_compiler(compiled_mode: None) -> None:
     assert torch.equal(compiled(hidden), forward(hidden))
     (graph,) = graphs
     targets = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
-    assert [name for name in targets if "int4_moe" in name] == ["nemo_deploy.int4_moe"]
+    assert [name for name in targets if "packed_moe" in name] == ["nemo_deploy.packed_moe"]
 
 
 def test_no_tokens(compiled_mode: None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,22 +11,26 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nemotron_deploy.build.kernels import layout, packing
-from nemotron_deploy.runtime.formats import decode_int4
-from nemotron_deploy.tests.kernels.layers import stored
+from nemotron_deploy.tests.kernels.layers import stored, values
 
-shapes = st.sampled_from(layout.GROUPS).flatmap(
+Shape = tuple[int, int, int, int, int, int]
+
+DIGEST = "2171339b1dc597b249a439499c813ea695b3c560a37a1b3aed8266057308b35b"
+
+shapes = st.sampled_from((*layout.GROUPS, layout.ROW)).flatmap(
     lambda group: st.tuples(
         st.integers(1, 4),
-        st.integers(1, 4).map(lambda n: n * group),
-        st.integers(1, 4).map(lambda n: n * group),
+        st.integers(1, 4).map(lambda n: n * (group or layout.BLOCK_K)),
+        st.integers(1, 4).map(lambda n: n * (group or layout.BLOCK_K)),
         st.just(group),
         st.integers(0, 2**31),
+        st.sampled_from(layout.BITS),
     )
 )
 
 
 @given(shapes)
-def test_unpacking_gives_the_stored_bytes_back(shape: tuple[int, int, int, int, int]) -> None:
+def test_unpacking_gives_the_stored_bytes_back(shape: Shape) -> None:
     given_tensors = stored(*shape)
     for before, after in zip(
         given_tensors, packing.unpack(packing.pack(*given_tensors)), strict=True
@@ -34,31 +40,55 @@ def test_unpacking_gives_the_stored_bytes_back(shape: tuple[int, int, int, int, 
 
 
 @given(shapes)
-def test_packed_weights_decode_to_the_stored_values(
-    shape: tuple[int, int, int, int, int],
-) -> None:
+def test_packed_weights_decode_to_the_stored_values(shape: Shape) -> None:
     up, up_scale, down, down_scale = stored(*shape)
     packed = packing.pack(up, up_scale, down, down_scale)
+    count, hidden, width, group, _, bits = shape
+    assert (packed.count, packed.hidden, packed.width) == (count, hidden, width)
+    assert (packed.group, packed.bits) == (group, bits)
+    sizes = packing.shapes(count, hidden, width, group, bits)
+    assert sizes == {
+        name: (tuple(tensor.shape), tensor.dtype)
+        for name in sizes
+        for tensor in [getattr(packed, name)]
+    }
     for expert in range(packed.count):
         ours = packing.decode(
             packed.up[expert], packed.up_scale[expert], packed.hidden, packed.group
         )
-        assert torch.equal(ours, decode_int4(up[expert], up_scale[expert]))
+        assert torch.equal(ours, values(up[expert], up_scale[expert]))
         ours = packing.decode(
             packed.down[expert], packed.down_scale[expert], packed.width, packed.group
         )
-        assert torch.equal(ours, decode_int4(down[expert], down_scale[expert]))
+        assert torch.equal(ours, values(down[expert], down_scale[expert]))
 
 
 def test_a_word_holds_four_values_sixteen_apart() -> None:
     up, up_scale, down, down_scale = stored(2, 128, 64, 64)
     packed = packing.pack(up, up_scale, down, down_scale)
-    ones = torch.ones_like(up_scale[1])
-    values = decode_int4(up[1], ones)
+    integers = values(up[1], torch.ones_like(up_scale[1]))
     for block, row, i in ((0, 0, 0), (1, 63, 15), (1, 5, 7)):
         word = int(packed.up[1, block, row, i]) & 0xFFFF
         for j in range(4):
-            assert (word >> 4 * j & 0xF) - 8 == values[row, 64 * block + 16 * j + i]
+            assert (word >> 4 * j & 0xF) - 8 == integers[row, 64 * block + 16 * j + i]
+
+
+def test_a_word_of_int8_holds_two_values_thirty_two_apart() -> None:
+    packed = packing.pack(*stored(2, 128, 64, 64, bits=8))
+    up, *_ = packing.unpack(packed)
+    for block, row, i in ((0, 0, 0), (1, 63, 31), (1, 5, 7)):
+        word = int(packed.up[1, block, row, i]) & 0xFFFF
+        for j in range(2):
+            assert (word >> 8 * j & 0xFF) - 128 == up[1, row, 64 * block + 32 * j + i]
+
+
+def test_the_bytes_of_packed_int4_are_those_of_engines_that_were_built() -> None:
+    """Kernels that were compiled before read them."""
+    packed = packing.pack(*stored(2, 96, 64, 32, seed=7))
+    digest = hashlib.sha256()
+    for tensor in (packed.up, packed.up_scale, packed.down, packed.down_scale):
+        digest.update(tensor.numpy().tobytes())
+    assert digest.hexdigest() == DIGEST
 
 
 def test_an_odd_multiple_of_32_is_filled_with_zeros() -> None:
@@ -70,8 +100,9 @@ def test_an_odd_multiple_of_32_is_filled_with_zeros() -> None:
     assert not whole[:, 96:].any()
 
 
-def test_the_layout_costs_no_bytes_where_widths_are_whole_blocks() -> None:
-    tensors = stored(3, 128, 192, 64)
+@pytest.mark.parametrize("bits", layout.BITS)
+def test_the_layout_costs_no_bytes_where_widths_are_whole_blocks(bits: int) -> None:
+    tensors = stored(3, 128, 192, 64, bits=bits)
     assert packing.pack(*tensors).bytes == sum(tensor.nbytes for tensor in tensors)
 
 
@@ -83,6 +114,11 @@ def test_the_layout_costs_no_bytes_where_widths_are_whole_blocks() -> None:
         ({"up_scale": torch.ones(2, 64, 3)}, "up_scale is"),
         ({"up_scale": torch.ones(2, 64, 2, dtype=torch.float64)}, "up_scale is torch.float64"),
         ({"down_scale": torch.ones(2, 128, 2)}, "different group sizes"),
+        ({"down_scale": torch.ones(2, 128)}, "different group sizes"),
+        (
+            {"down": torch.zeros(2, 128, 64, dtype=torch.int8)},
+            r"down is torch.int8 \[2, 128, 64\] where torch.uint8 \[2, 64, 64\] belongs",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(change: dict[str, Tensor], message: str) -> None:

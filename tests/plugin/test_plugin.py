@@ -1,4 +1,5 @@
-"""INT4 `tiny` through the plugin and a FAKE of TensorRT-LLM's classes, against the reference."""
+"""INT4 and INT8 `tiny` through the plugin and a FAKE of TensorRT-LLM's classes, against the
+reference."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from nemotron_deploy.build.engines.tensorrt_llm import int4
-from nemotron_deploy.build.plugin import seam, settings, sharding
+from nemotron_deploy.build.engines.tensorrt_llm.experts import emit_plugin
+from nemotron_deploy.build.plugin import experts, seam, settings, sharding
 from nemotron_deploy.build.plugin.view import checkpoint_view
 from nemotron_deploy.model import catalog
 from nemotron_deploy.model.checkpoint import Checkpoint
 from nemotron_deploy.model.config import read_model
-from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.model.recipe import RECIPES, Recipe
 from nemotron_deploy.quantize import recording
+from nemotron_deploy.quantize.stream import quantize
+from nemotron_deploy.quantize.variants import named
 from nemotron_deploy.runtime.executors.loading import load_model
 
-PROMPT = [3, 17, 5, 250, 9, 41, 77, 130, 8, 3, 99, 12]
+PROMPT = [27, 27, 15, 224, 27, 28, 15, 224, 28, 19, 17, 202]
+"""A text without near ties, neither of two experts (scores 0.01 apart at least) nor of two next
+tokens (logits 0.6 apart): BF16 and FP16 then differ from FP32 by their rounding alone."""
+
 CHILD = Path(__file__).with_name("through.py")
 
 
@@ -37,21 +44,37 @@ def checkpoint(int4_tiny: Path) -> Path:
     return int4_tiny
 
 
-@pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("engine")
+def emitted(folder: Path, recipe: Recipe) -> Path:
+    """The plugin for `tiny` in that format, in the engine directory `folder`."""
     config = json.loads((catalog.TINY / "config.json").read_text())
-    int4.emit_plugin(folder, read_model(config, "tiny"), RECIPES["int4"])
+    emit_plugin(folder, read_model(config, "tiny"), recipe)
     return folder
 
 
 @pytest.fixture(scope="session")
-def expected(checkpoint: Path) -> torch.Tensor:
-    """Logits [T, vocabulary] of the reference executor's model."""
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return emitted(tmp_path_factory.mktemp("engine"), RECIPES["int4"])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A format of `tiny`: its engine, its checkpoint, and the reference executor's logits."""
+
+    engine: Path
+    checkpoint: Path
+    expected: torch.Tensor
+
+
+@pytest.fixture(scope="session", params=["int4", "int8", "int8-row"])
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    (variant,) = named(request.param)
+    checkpoint = tmp_path_factory.mktemp("checkpoint")
+    quantize(Checkpoint.open(catalog.TINY), variant.recipe, checkpoint)
     model, _ = load_model(checkpoint)
     with torch.inference_mode():
         logits: torch.Tensor = model.float()(torch.tensor([PROMPT])).logits[0]
-    return logits
+    engine = emitted(tmp_path_factory.mktemp("engine"), variant.recipe)
+    return Case(engine, checkpoint, logits)
 
 
 def through(engine: Path, checkpoint: Path, action: str, argument: str = "", **options: str) -> Any:
@@ -71,31 +94,89 @@ def through(engine: Path, checkpoint: Path, action: str, argument: str = "", **o
     ("dtype", "interpret", "bound"), [("float16", "1", 0.01), ("bfloat16", "0", 0.02)]
 )
 def test_logits_are_the_reference_executors(
-    engine: Path, checkpoint: Path, expected: torch.Tensor, dtype: str, interpret: str, bound: float
+    case: Case, dtype: str, interpret: str, bound: float
 ) -> None:
     """FP16 through the kernels in Triton's interpreter, BF16 through the ops' reference."""
     result = through(
-        engine, checkpoint, "logits", json.dumps(PROMPT), dtype=dtype, interpret=interpret
+        case.engine, case.checkpoint, "logits", json.dumps(PROMPT), dtype=dtype, interpret=interpret
     )
     assert result["interpreted"] is (interpret == "1")
     logits = torch.tensor(result["logits"])
-    assert (logits - expected).norm() / expected.norm() < bound
-    assert (logits.argmax(-1) == expected.argmax(-1)).all()
+    assert (logits - case.expected).norm() / case.expected.norm() < bound
+    assert (logits.argmax(-1) == case.expected.argmax(-1)).all()
     # Packed weights and scales of up and down, in each of three layers: nothing in BF16.
     assert result["expert_parameters"] == 3 * 4
 
 
-def test_kernels_are_tried_on_the_weights_before_they_serve(engine: Path, checkpoint: Path) -> None:
+def test_kernels_are_tried_on_the_weights_before_they_serve(case: Case) -> None:
     """Under the interpreter, as on a GPU: a scale that is 2 % off somewhere is not rounding."""
-    found = through(engine, checkpoint, "check", "1.02", dtype="float16", interpret="1")
+    found = through(case.engine, case.checkpoint, "check", "1.02", dtype="float16", interpret="1")
     assert found[:2] == [None, None]
     assert [result["error"] for result in found[2:]] == ["KernelError", "KernelError"]
-    assert "model.layers.1.mixer.experts: the INT4 kernels are off by" in found[2]["message"]
+    assert "model.layers.1.mixer.experts: the INT" in found[2]["message"]
+    assert "kernels are off by" in found[2]["message"]
     assert "each expert by itself" in found[2]["message"]
 
 
-def test_two_ranks_add_up_to_one(engine: Path, checkpoint: Path) -> None:
-    assert through(engine, checkpoint, "ranks") < 0.01
+def test_two_ranks_add_up_to_one(case: Case) -> None:
+    assert through(case.engine, case.checkpoint, "ranks") < 0.01
+
+
+class Nowhere:
+    """A routing that is not asked."""
+
+    def apply(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        raise NotImplementedError
+
+
+def test_weights_of_another_format_are_refused() -> None:
+    layer = experts.RoutedExperts(
+        routing=Nowhere(), experts=2, hidden=128, width=64, group=64, bits=4, top_k=1,
+        rank=0, ranks=1, layer=3,
+    )  # fmt: skip
+    weights = {
+        f"{expert}.{name}.{suffix}": tensor
+        for expert in range(2)
+        for name, (rows, columns) in {"w1": (64, 128), "w2": (128, 64)}.items()
+        for suffix, tensor in {
+            "weight": torch.ones(rows, columns, dtype=torch.int8),
+            "weight_scale": torch.ones(rows, columns // 64),
+        }.items()
+    }
+    message = (
+        r"layers.3.mixer.experts: expert 0 is INT8, 64 wide on 128 in groups of 64; INT4, 64 on 128"
+    )
+    with pytest.raises(experts.WeightError, match=message):
+        layer.load_weights([weights])
+
+
+def test_our_kernel_chooses_the_experts_as_upstream_does(engine: Path, checkpoint: Path) -> None:
+    ours = through(engine, checkpoint, "router", dtype="float16", interpret="1")
+    assert ours["ours"] == [True] * 3
+    assert ours["said"] == []
+    assert ours["difference"] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("routing.routing_impl.topk_group = 4", "experts are chosen in 1 groups"),
+        ("del routing.routing_impl.routed_scaling_factor", "not the routing method that it knows"),
+        ("routing.apply = lambda l: (i := l.topk(2).indices.int(), i / 2)", "other experts"),
+        (
+            "apply = routing.apply; routing.apply = lambda l: (apply(l)[0], apply(l)[1] * 1.01)",
+            "weighs the experts of 1 tokens otherwise",
+        ),
+    ],
+)
+def test_upstream_goes_on_choosing_where_it_chooses_otherwise(
+    engine: Path, checkpoint: Path, change: str, reason: str
+) -> None:
+    result = through(engine, checkpoint, "router", change)
+    assert result["ours"] == [False] * 3
+    (line,) = result["said"]
+    assert "TensorRT-LLM chooses the experts" in line
+    assert reason in line
 
 
 REFUSED = [
@@ -191,7 +272,7 @@ def test_an_engine_without_its_format_is_refused(
     assert "build the engine again" in result["message"]
 
 
-def test_the_view_hides_that_it_is_int4(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_view_hides_that_it_is_quantized(checkpoint: Path, tmp_path: Path) -> None:
     view = checkpoint_view(checkpoint, tmp_path)
     assert "quantization_config" not in json.loads((view / "config.json").read_text())
     assert not (view / "hf_quant_config.json").exists()
@@ -222,6 +303,11 @@ def test_shared_columns_are_whole_groups_and_cover_the_width(
     assert [column for part in parts for column in part] == list(range(width))
     assert all(len(part) % group == 0 for part in parts)
     assert max(map(len, parts)) - min(map(len, parts)) <= group
+
+
+def test_rows_with_one_scale_are_split_as_groups_of_the_kernels_width_are() -> None:
+    for rank in range(4):
+        assert sharding.columns_of(3712, 0, rank, 4) == sharding.columns_of(3712, 64, rank, 4)
 
 
 def test_nanos_shared_expert_on_four_ranks() -> None:

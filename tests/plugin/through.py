@@ -8,6 +8,7 @@ Prints one JSON object; an exception of the plugin as {"error": its class, "mess
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -22,7 +23,7 @@ class Loaded:
     """A checkpoint as TensorRT-LLM would see it, and models made from it."""
 
     def __init__(self, view: Path, dtype: str) -> None:
-        import nemo_deploy_int4
+        import nemo_deploy_experts
         import torch
         from tensorrt_llm import checkpoints
         from tensorrt_llm._torch.models.modeling_utils import MODEL_CLASS_MAPPING
@@ -30,7 +31,7 @@ class Loaded:
         self.view, self.dtype = view, getattr(torch, dtype)
         self.stored = checkpoints.weights(view)
         self.kind = MODEL_CLASS_MAPPING["NemotronHForCausalLM"]
-        assert self.kind is nemo_deploy_int4.Int4NemotronHForCausalLM
+        assert self.kind is nemo_deploy_experts.PackedNemotronHForCausalLM
 
     def build(self, rank: int = 0, ranks: int = 1, **mapping: Any) -> Any:
         from tensorrt_llm import checkpoints
@@ -49,7 +50,7 @@ class Loaded:
     def logits(self, argument: str) -> dict[str, Any]:
         """Of the tokens in `argument`."""
         import torch
-        from nemo_deploy_int4.kernels.interpreter import interpreting
+        from nemo_deploy_experts.kernels.interpreter import interpreting
 
         model = self.load(self.build())
         with torch.inference_mode():
@@ -82,8 +83,8 @@ class Loaded:
     def check(self, argument: str) -> list[Any]:
         """The modules' own check of the kernels, on weights that stay and on some that change
         between the kernels and the reference (`argument`: how much)."""
-        from nemo_deploy_int4.kernels import reference
-        from nemo_deploy_int4.plugin import experts
+        from nemo_deploy_experts.kernels import reference
+        from nemo_deploy_experts.plugin import experts
 
         experts.CHECK_TOKENS = (1, 9)
         model = self.load(self.build())
@@ -98,6 +99,32 @@ class Loaded:
             for module in (layer.experts, layer.shared_experts)
         ]
         return found
+
+    def router(self, argument: str) -> dict[str, Any]:
+        """Which layers choose experts by our kernel, what is logged, and a layer's output with that
+        choice and with upstream's, where `argument` changes upstream's routing method `routing`."""
+        import torch
+
+        model = self.build()
+        layers = [layer.mixer for layer in model.model.layers if layer.layer_type == "E"]
+        for layer in layers:
+            exec(argument, {"routing": layer.experts.routing, "torch": torch})
+        said: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger("nemo_deploy_experts").addHandler(handler)
+        self.load(model)
+        torch.manual_seed(0)
+        hidden = torch.randn(1, 9, model.model.embed_tokens.embedding_dim).to(self.dtype) / 4
+        ours = [layer.experts.router is not None for layer in layers]
+        if not ours[0]:
+            return {"ours": ours, "said": said}
+        with torch.inference_mode():
+            out = layers[0](hidden, None).float()
+            layers[0].experts.router = None
+            upstreams = layers[0](hidden, None).float()
+        difference = float((out - upstreams).norm() / upstreams.norm())
+        return {"ours": ours, "said": said, "difference": difference}
 
     def refusals(self, argument: str) -> list[Any]:
         """Of several actions."""
@@ -144,10 +171,10 @@ def prove(engine: Path, dtype: str) -> dict[str, Any]:
 
 
 def run(checkpoint: Path, dtype: str, action: str, argument: str) -> Any:
-    import nemo_deploy_int4
+    import nemo_deploy_experts
 
     with tempfile.TemporaryDirectory() as folder:
-        view = nemo_deploy_int4.checkpoint_view(checkpoint, Path(folder))
+        view = nemo_deploy_experts.checkpoint_view(checkpoint, Path(folder))
         return getattr(Loaded(view, dtype), action)(argument)
 
 

@@ -32,7 +32,7 @@ class Exported:
 
 
 def _weights_only(cfg: dict[str, Any], group_size: int) -> dict[str, Any]:
-    """A ModelOpt configuration narrowed to the modules that our 4-bit recipes quantize."""
+    """A ModelOpt configuration narrowed to the modules that our weight-only recipes quantize."""
     cfg = copy.deepcopy(cfg)
     for row in cfg["quant_cfg"]:
         if row["quantizer_name"] == "*weight_quantizer" and group_size:
@@ -43,12 +43,15 @@ def _weights_only(cfg: dict[str, Any], group_size: int) -> dict[str, Any]:
 
 
 def _configuration(quant: str) -> dict[str, Any]:
-    """What ModelOpt is to do for `fp8`, `fp8-aggressive`, `int4` (or `int4-32`) and `nvfp4`."""
+    """What ModelOpt is to do for `fp8`, `fp8-aggressive`, `int8-row`, `int4` (or `int4-32`) and
+    `nvfp4`."""
     import modelopt.torch.quantization as mtq
 
     kind, _, rest = quant.partition("-")
     if kind == "int4":
         return _weights_only(mtq.INT4_BLOCKWISE_WEIGHT_ONLY_CFG, int(rest or 64))
+    if kind == "int8":
+        return _weights_only(mtq.INT8_WEIGHT_ONLY_CFG, 0)
     if kind == "nvfp4":
         return _weights_only(mtq.W4A16_NVFP4_CFG, 0)
     presets = {

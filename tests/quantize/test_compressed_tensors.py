@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.model.recipe import RECIPES, recipe_for
+from nemotron_deploy.model.recipe import RECIPES, ROW, Recipe, recipe_for
 from nemotron_deploy.quantize.calibrate import calibrate
 from nemotron_deploy.quantize.layouts import LAYOUTS, layout_for
 from nemotron_deploy.quantize.stream import quantize
@@ -27,22 +28,35 @@ PREFIXES = ("backbone.", "model.")
 """The checkpoint's own, and what vLLM makes of it."""
 
 
-@pytest.fixture(scope="module", params=[32, 64])
-def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@dataclass(frozen=True)
+class Written:
+    """A checkpoint in this layout, and the recipe it follows."""
+
+    path: Path
+    recipe: Recipe
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        tensors: dict[str, torch.Tensor] = load_file(self.path / "model.safetensors")
+        return tensors
+
+
+@pytest.fixture(scope="module", params=[("int4", 32), ("int4", 64), ("int8", 64), ("int8", ROW)])
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
     out = tmp_path_factory.mktemp("packed")
-    checkpoint, recipe = Checkpoint.open(TINY), recipe_for("int4", request.param)
-    folding = calibrate(checkpoint, recipe, smooth=True).folding
+    checkpoint, recipe = Checkpoint.open(TINY), recipe_for(*request.param)
+    folding = calibrate(checkpoint, recipe, smooth=recipe.format == "int4").folding
     quantize(checkpoint, recipe, out, layout=LAYOUT, folding=folding)
-    return out
+    return Written(out, recipe)
 
 
-def configuration(path: Path) -> QuantizationConfig:
-    fields = json.loads((path / "config.json").read_text())["quantization_config"]
+def configuration(written: Written) -> QuantizationConfig:
+    fields = json.loads((written.path / "config.json").read_text())["quantization_config"]
     return QuantizationConfig.model_validate(fields)
 
 
-def test_their_decoder_reads_our_values(written: Path) -> None:
-    tensors = load_file(written / "model.safetensors")
+def test_their_decoder_reads_our_values(written: Written) -> None:
+    tensors = written.tensors
     (scheme,) = configuration(written).config_groups.values()
     source = load_file(TINY / "model.safetensors")
     modules = [name.removesuffix(".weight_packed") for name in tensors if "_packed" in name]
@@ -64,25 +78,48 @@ def test_their_decoder_reads_our_values(written: Path) -> None:
     groups=st.integers(1, 4),
     group_size=st.sampled_from([32, 64, 128]),
     seed=st.integers(0, 2**31),
+    bits=st.sampled_from([4, 8]),
 )
 def test_integers_are_nearest_to_the_scale_as_stored(
-    rows: int, groups: int, group_size: int, seed: int
+    rows: int, groups: int, group_size: int, seed: int, bits: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(rows, groups * group_size, generator=generator).bfloat16()
-    packed, scale = formats.encode_int4_columns(weight, group_size)
+    encode = formats.encode_int4_columns if bits == 4 else formats.encode_int8_columns
+    packed, scale = encode(weight, group_size)
     assert scale.dtype is torch.bfloat16
-    decoded = formats.decode_int4_columns(packed, scale)
+    decoded = formats.decode(packed, scale, shape=torch.tensor(weight.shape))
     steps = scale.float().repeat_interleave(group_size, dim=1)
-    beyond = (weight.float() / steps).abs() > 7.5  # only what the scale's own rounding cut off
+    largest = 2 ** (bits - 1) - 0.5
+    beyond = (weight.float() / steps).abs() > largest  # only what the scale's own rounding cut off
     error = (decoded - weight.float()).abs()
     assert bool(((error <= steps / 2 * (1 + 1e-6)) | beyond).all())
 
 
-def test_the_configuration_matches_every_expert_and_nothing_else(written: Path) -> None:
+def test_our_tensors_are_those_of_their_encoder_byte_for_byte(written: Written) -> None:
+    """Given our scales, with which the largest weight of a group becomes 7 or 127, not 7.5."""
+    (scheme,) = configuration(written).config_groups.values()
+    tensors = written.tensors
+    modules = [name.removesuffix(".weight_packed") for name in tensors if "_packed" in name]
+    source = load_file(TINY / "model.safetensors")
+    plain = written.recipe.format == "int8"  # what INT4 stores was smoothed before
+    for module in modules:
+        scale = tensors[f"{module}.weight_scale"]
+        if plain:
+            weight = source[f"{module}.weight"]
+        else:
+            weight = formats.decode_int4_columns(tensors[f"{module}.weight_packed"], scale)
+        state = {"weight": weight.float(), "weight_scale": scale.float()}
+        theirs = PackedQuantizationCompressor.compress(state, scheme)
+        assert set(theirs) == {"weight_packed", "weight_scale", "weight_shape"}
+        for suffix in ("weight_packed", "weight_shape"):
+            assert torch.equal(theirs[suffix], tensors[f"{module}.{suffix}"]), (module, suffix)
+
+
+def test_the_configuration_matches_every_expert_and_nothing_else(written: Written) -> None:
     config = configuration(written)
     (scheme,) = config.config_groups.values()
-    tensors = load_file(written / "model.safetensors")
+    tensors, recipe = written.tensors, written.recipe
     linear = torch.nn.Linear(1, 1)
     quantized = {name.rpartition(".")[0] for name in tensors if name.endswith("weight_packed")}
     plain = {
@@ -104,21 +141,23 @@ def test_the_configuration_matches_every_expert_and_nothing_else(written: Path) 
             assert not is_match(renamed, linear, scheme.targets, config.ignore), renamed
     for entry in config.ignore:
         assert any(not is_match(name, linear, "Linear", [entry]) for name in plain), entry
-    assert (scheme.weights.num_bits, scheme.weights.symmetric) == (4, True)
-    assert scheme.weights.strategy == "group"
+    weights = scheme.weights
+    assert (weights.num_bits, weights.symmetric) == (recipe.integer_bits, True)
+    assert weights.strategy == ("group" if recipe.group_size else "channel")
+    assert weights.group_size == (recipe.group_size or None)
     assert scheme.input_activations is None
 
 
-def test_the_rest_is_the_source_to_the_byte(written: Path) -> None:
-    tensors, source = (load_file(p / "model.safetensors") for p in (written, TINY))
+def test_the_rest_is_the_source_to_the_byte(written: Written) -> None:
+    tensors, source = written.tensors, load_file(TINY / "model.safetensors")
     for name, tensor in source.items():
         if "expert" not in name and not name.endswith(("norm.weight", "gate.weight")):
             assert tensors[name].dtype is tensor.dtype
             assert torch.equal(tensors[name], tensor), name
-    config = json.loads((written / "config.json").read_text())
+    config = json.loads((written.path / "config.json").read_text())
     del config["quantization_config"]
     assert config == json.loads((TINY / "config.json").read_text())
-    assert not (written / "hf_quant_config.json").exists()
+    assert not (written.path / "hf_quant_config.json").exists()
 
 
 def test_every_layout_names_who_reads_it() -> None:

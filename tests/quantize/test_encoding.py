@@ -13,7 +13,7 @@ import torch
 from nemotron_deploy.core.files import list_files, sha256
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.model.recipe import recipe_for
+from nemotron_deploy.model.recipe import ROW, recipe_for
 from nemotron_deploy.quantize.encoding import ENCODING
 from nemotron_deploy.quantize.layouts import LAYOUTS
 from nemotron_deploy.quantize.smooth import Folding
@@ -51,6 +51,12 @@ CASES: dict[str, dict[str, Any]] = {
     "int4 folded": {"recipe": recipe_for("int4"), "folding": folding()},
     "int4 compressed-tensors": {
         "recipe": recipe_for("int4"),
+        "layout": LAYOUTS["compressed-tensors"],
+    },
+    "int8": {"recipe": recipe_for("int8")},
+    "int8 rows": {"recipe": recipe_for("int8", ROW)},
+    "int8 compressed-tensors": {
+        "recipe": recipe_for("int8"),
         "layout": LAYOUTS["compressed-tensors"],
     },
     "fp8": {"recipe": recipe_for("fp8"), "activation_amax": amax()},

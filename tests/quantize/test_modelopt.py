@@ -19,7 +19,7 @@ from nemotron_deploy.quantize.calibrate import calibrate
 from nemotron_deploy.quantize.stream import quantize
 from nemotron_deploy.quantize.variants import named
 
-FORMATS = ["int4", "int4-32", "fp8", "fp8-aggressive", "nvfp4"]
+FORMATS = ["int4", "int4-32", "int8-row", "fp8", "fp8-aggressive", "nvfp4"]
 
 
 @pytest.fixture(scope="module", params=FORMATS)

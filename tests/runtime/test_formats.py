@@ -11,6 +11,13 @@ from hypothesis import strategies as st
 
 from nemotron_deploy.runtime import formats
 
+GROUPED = {
+    "int4": formats.encode_int4,
+    "int4 columns": formats.encode_int4_columns,
+    "int8": formats.encode_int8,
+    "int8 columns": formats.encode_int8_columns,
+}
+
 
 @st.composite
 def weights(draw: st.DrawFn) -> torch.Tensor:
@@ -47,6 +54,38 @@ def test_every_int4_value_is_decoded_by_hand_too(nibbles: list[int], scale: floa
     decoded = formats.decode_int4(packed, torch.full((2, 1), scale))
     expected = torch.stack((low, high)).float() * torch.tensor(scale)
     assert torch.equal(decoded, expected)
+
+
+@given(weight=weights(), group=st.sampled_from([32, 64, 0]))
+def test_int8_is_within_half_a_step_of_the_weight(weight: torch.Tensor, group: int) -> None:
+    rows, columns = weight.shape
+    stored, scale = formats.encode_int8(weight, group)
+    assert (stored.dtype, stored.shape) == (torch.int8, weight.shape)
+    assert scale.shape == ((rows, columns // group) if group else (rows,))
+    step = scale.view(rows, -1).repeat_interleave(group or columns, dim=1)
+    error = (formats.decode_int8(stored, scale) - weight.float()).abs()
+    assert bool((error <= step * (0.5 + 1e-5)).all())
+
+
+@given(scale=st.floats(1e-3, 1e3))
+def test_every_int8_value_is_decoded_by_hand_too(scale: float) -> None:
+    values = torch.arange(-128, 128)
+    expected = (values.float() * torch.tensor(scale)).unsqueeze(0)
+    stored = values.to(torch.int8).unsqueeze(0)
+    assert torch.equal(formats.decode_int8(stored, torch.full((1, 4), scale)), expected)
+    assert torch.equal(formats.decode_int8(stored, torch.full((1,), scale)), expected)
+    # The columns' words, by arithmetic: value j plus 128 in the bits from 8j on.
+    columns = (values.view(-1, 4) + 128) * torch.tensor([1 << 8 * j for j in range(4)])
+    words = columns.sum(1)
+    packed = (words - ((words >> 31) << 32)).to(torch.int32).unsqueeze(0)
+    decoded = formats.decode(packed, torch.full((1, 4), scale), shape=torch.tensor([1, 256]))
+    assert torch.equal(decoded, expected)
+
+
+def test_packed_columns_without_their_shape_are_refused() -> None:
+    packed, scale = formats.encode_int8_columns(torch.randn(2, 64), 64)
+    with pytest.raises(ValueError, match="without its weight_shape"):
+        formats.decode(packed, scale)
 
 
 @given(weight=weights())
@@ -120,7 +159,7 @@ def test_the_fast_decoding_of_e4m3_is_exact() -> None:
     groups=st.integers(1, 4),
     scale=st.floats(1e-6, 1e4),
     seed=st.integers(0, 2**31),
-    kind=st.sampled_from(["fp8", "int4", "int4 columns", "nvfp4"]),
+    kind=st.sampled_from(["fp8", "nvfp4", *GROUPED]),
     dtype=st.sampled_from([torch.bfloat16, torch.float32]),
 )
 def test_what_an_encoder_says_it_cost_is_what_decoding_shows(
@@ -135,8 +174,9 @@ def test_what_an_encoder_says_it_cost_is_what_decoding_shows(
     elif kind == "nvfp4":
         decoded = formats.decode(*formats.encode_nvfp4(weight, deviation))
     else:
-        encode = formats.encode_int4 if kind == "int4" else formats.encode_int4_columns
-        decoded = formats.decode(*encode(weight, 64, deviation))
+        stored, scale_of_group = GROUPED[kind](weight, 64, deviation)
+        shape = torch.tensor(weight.shape)
+        decoded = formats.decode(stored, scale_of_group, shape=shape)
     assert torch.equal(weight, before), "an encoder changed its input"
     exact = weight.float()
     expected = float((decoded - exact).norm() / exact.norm())

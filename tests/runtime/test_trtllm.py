@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nemotron_deploy.runtime.engine import read_engine, read_llm_args
+from nemotron_deploy.runtime.executors import trtllm
 from nemotron_deploy.runtime.executors.trtllm import (
     TrtllmExecutor,
     require_compatible,
@@ -126,6 +127,17 @@ def test_refusals_are_one_line(changes, said):
         require_compatible(_engine(**changes))
     assert "\n" not in str(caught.value)
     require_compatible(_engine())
+
+
+@pytest.mark.parametrize(("cuda", "refused"), [((11, 8), True), ((12, 4), False), (None, False)])
+def test_a_driver_too_old_for_the_kernels_is_named(monkeypatch, cuda, refused):
+    monkeypatch.setattr(trtllm, "driver_cuda_version", lambda: cuda)
+    engine = _engine(driver={"version": "525.60.13", "cuda": 12})
+    if not refused:
+        require_compatible(engine)
+        return
+    with pytest.raises(StartError, match=r"need NVIDIA driver 525\.60\.13 or later.*CUDA 11\.8"):
+        require_compatible(engine)
 
 
 def test_without_the_package_the_message_says_what_to_do(monkeypatch):

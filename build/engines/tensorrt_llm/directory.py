@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from ....core.checks import Check
 from ....core.errors import CheckFailedError
 from ....model.spec import Plan
 from ....runtime.yaml_reader import read_yaml_document
-from . import int4
+from . import experts
 from .arguments import problems
 
 
-def emit(dest: Path, plan: Plan) -> None:
-    """Write `engine.json` and `llm_args.yaml` into the existing, empty directory `dest`.
+def emit(dest: Path, plan: Plan, driver: Mapping[str, Any] | None = None) -> None:
+    """Write `engine.json` and `llm_args.yaml` into the existing directory `dest`. `driver` is the
+    oldest NVIDIA driver that loads the kernels in there.
 
     Raises `CheckFailedError` when an argument is one TensorRT-LLM would refuse.
     """
@@ -24,7 +26,8 @@ def emit(dest: Path, plan: Plan) -> None:
     wrong = problems(plan.engine.args, plan.engine.versions)
     if wrong:
         raise CheckFailedError(f"llm_args: {'; '.join(wrong)}")
-    text = json.dumps(describe(plan), indent=2) + "\n"
+    record = {**describe(plan), "driver": dict(driver) if driver else None}
+    text = json.dumps(record, indent=2) + "\n"
     (dest / "engine.json").write_text(text, encoding="utf-8")
     head = (
         f"# Keyword arguments of tensorrt_llm.LLM() for {plan.model}, {plan.quant['effective']}, "
@@ -35,7 +38,7 @@ def emit(dest: Path, plan: Plan) -> None:
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """What `engine.json` holds: the target, and what may serve it."""
+    """What `engine.json` holds of the plan: the target, and what may serve it."""
     return {
         "model": plan.model,
         "gpu": plan.gpu,
@@ -65,5 +68,5 @@ def check(engine: Path) -> list[Check]:
     known = f"{len(args)} arguments known to TensorRT-LLM {versions}"
     checks = [Check("llm_args.yaml", not wrong, "; ".join(wrong) or known)]
     if record.get("plugin"):
-        checks += int4.check(engine, int(record.get("sm") or 0))
+        checks += experts.check(engine, int(record.get("sm") or 0))
     return checks

@@ -13,13 +13,13 @@ from ....model.recipe import Recipe
 from ....model.spec import Architecture, EnginePart, Gpu, Plan, Workload
 from ..base import OnCompiled
 from ..rules import Rule
-from . import directory, hardware, int4
+from . import directory, experts, hardware
 from .arguments import MAX_NUM_TOKENS, llm_args
 from .memory import BlockCache, server_bytes
 from .support import RULES
 
-NO_INT4_KERNELS: Final = "no-int4-kernels"
-"""Condition of a rule: there are no INT4 kernels for the GPU's SM version."""
+NO_KERNELS: Final = "no-kernels"
+"""Condition of a rule: there are no kernels for the GPU's SM version."""
 
 
 class TensorRtLlm:
@@ -46,13 +46,13 @@ class TensorRtLlm:
 
     def rule(self, gpu: Gpu, quant: Quant, roles: Set[Role]) -> Rule:
         """The support rule for a format that quantizes tensors of `roles`."""
-        conditions = frozenset() if int4.has_kernels(gpu.sm) else frozenset({NO_INT4_KERNELS})
+        conditions = frozenset() if experts.has_kernels(gpu.sm) else frozenset({NO_KERNELS})
         return RULES.rule_for(gpu, quant, roles, self.release, conditions)
 
     def split_problem(self, rule: Rule, model: Model, recipe: Recipe, gpus: int) -> str | None:
-        """Why the INT4 plugin cannot split the model's experts over `gpus` GPUs, or None."""
-        problem = int4.split_problem(model, recipe, gpus) if rule.plugin else None
-        return f"The INT4 plugin splits layers by expert: {problem}." if problem else None
+        """Why the plugin cannot split the model's experts over `gpus` GPUs, or None."""
+        problem = experts.split_problem(model, recipe, gpus) if rule.plugin else None
+        return f"nemo-deploy's plugin splits layers by expert: {problem}." if problem else None
 
     def server_bytes(self, model: Model, recipe: Recipe, gpus: int) -> Mapping[str, int]:
         """Bytes that a server takes on each GPU beside weights and caches."""
@@ -118,9 +118,9 @@ class TensorRtLlm:
         )
 
     def require_tools(self, plan: Plan) -> None:
-        """Raise `BadInputError` where INT4 kernels are needed and cannot be compiled here."""
+        """Raise `BadInputError` where kernels are needed and cannot be compiled here."""
         if plan.engine.plugin:
-            int4.require_compiler()
+            experts.require_compiler()
 
     def inputs(self, plan: Plan) -> Any:
         """All that `emit` depends on besides model, recipe and code."""
@@ -134,14 +134,16 @@ class TensorRtLlm:
         recipe: Recipe,
         on_compiled: OnCompiled | None = None,
     ) -> None:
-        """Write the arguments and, for INT4, the plugin and its compiled kernels."""
-        directory.emit(target, plan)
+        """Write the arguments and, for INT4 and INT8, the plugin and its compiled kernels."""
+        driver = None
         if plan.engine.plugin:
             from ....runtime.startup_check import cache_directory
 
-            int4.emit_plugin(target, model, recipe)
+            experts.emit_plugin(target, model, recipe)
             cache = cache_directory() / "kernels"
-            int4.emit_kernels(target, plan, model, recipe, cache, on_compiled)
+            experts.emit_kernels(target, plan, model, recipe, cache, on_compiled)
+            driver = experts.lowest_driver(target, plan.sm)
+        directory.emit(target, plan, driver)
 
     def check(self, target: Path) -> list[Check]:
         """Check the engine directory of a bundle."""

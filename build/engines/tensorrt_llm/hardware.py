@@ -1,4 +1,4 @@
-"""What of the INT4 plugin and its kernels has run on hardware, from `data/hardware.json`."""
+"""What of the plugin and its kernels has run on hardware, from `data/hardware.json`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Run:
     FP32 reference; `speedup` the time of the same layer in BF16 over ours, by number of tokens;
     `over_byte_limit` our time over that of reading the weights once; `stored_cubins` whether the
     kernels compiled ahead of time ran; `served_by` the TensorRT-LLM version that served a model
-    with them, empty where the kernels ran by themselves.
+    with them, empty where the kernels ran by themselves; `quant` the format of the weights.
     """
 
     gpu: str
@@ -37,6 +37,7 @@ class Run:
     over_byte_limit: dict[str, float]
     stored_cubins: bool
     served_by: str = ""
+    quant: str = "int4"
 
 
 @cache
@@ -52,15 +53,17 @@ def add(run: Run, record: Path = RECORD) -> None:
     record.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def _runs_on(gpu: Gpu) -> list[Run]:
-    """The runs on GPUs of the same architecture, oldest first."""
-    return [run for run in runs() if run.sm == gpu.sm]
+def _runs_on(gpu: Gpu, rule: Rule, known: tuple[Run, ...] | None = None) -> list[Run]:
+    """The runs of the rule's format on GPUs of the same architecture, oldest first; `known`
+    replaces the runs on record."""
+    among = runs() if known is None else known
+    return [run for run in among if run.sm == gpu.sm and run.quant == rule.quant]
 
 
 def proven(rule: Rule, gpu: Gpu) -> bool:
     """Whether what serves the rule's format has served on such a GPU. Upstream's own counts as
     proven, the plugin only after a run in which it served a model."""
-    return not rule.plugin or any(run.served_by for run in _runs_on(gpu))
+    return not rule.plugin or any(run.served_by for run in _runs_on(gpu, rule))
 
 
 def tested_on(rule: Rule, gpu: Gpu) -> tuple[str, ...]:
@@ -70,7 +73,7 @@ def tested_on(rule: Rule, gpu: Gpu) -> tuple[str, ...]:
         return ()
     return tuple(
         f"{run.gpu}, {run.date}: {f'TensorRT-LLM {run.served_by}' if run.served_by else 'kernels'}"
-        for run in _runs_on(gpu)
+        for run in _runs_on(gpu, rule)
     )
 
 
@@ -83,12 +86,13 @@ def evidence(rule: Rule, gpu: Gpu, known: tuple[Run, ...] | None = None) -> str:
             if rule.status in ("supported", "needs") and rule.served
             else ""
         )
-    same = [run for run in (runs() if known is None else known) if run.sm == gpu.sm]
+    same = _runs_on(gpu, rule, known)
     plugin = "The plugin has run with a stand-in for TensorRT-LLM only, not with the real one."
     if not same:
         kernels = (
-            f"The kernels have not run on an SM{gpu.sm} GPU yet: their results are checked in "
-            "Triton's interpreter, their machine code by the compiler's reports."
+            f"The {rule.quant.upper()} kernels have not run on an SM{gpu.sm} GPU yet: their "
+            "results are checked in Triton's interpreter, their machine code by the compiler's "
+            "reports."
         )
     else:
         last = same[-1]

@@ -48,7 +48,9 @@ def test_traps_of_upstream_are_avoided() -> None:
     assert "torch_compile_config" not in args  # piecewise graphs with chunked prefill gave NaN
 
 
-@pytest.mark.parametrize(("key", "quant"), [("h100", "int4"), ("h100", "fp8"), ("a100", "bf16")])
+@pytest.mark.parametrize(
+    ("key", "quant"), [("h100", "int4"), ("a100", "int8"), ("h100", "fp8"), ("a100", "bf16")]
+)
 def test_engine_directory(
     tmp_path: Path, golden: Callable[[Path, str], None], key: str, quant: str
 ) -> None:
@@ -56,7 +58,8 @@ def test_engine_directory(
     for name in ("engine.json", "llm_args.yaml"):
         golden(GOLDEN / f"{key}-{quant}" / name, (tmp_path / name).read_text())
     wrong = {check.name for check in engine_directory.check(tmp_path) if not check.ok}
-    assert wrong == ({"INT4 plugin", "kernels sm_90"} if quant == "int4" else set())
+    sm = {"h100": 90, "a100": 80}[key]
+    assert wrong == ({"plugin", f"kernels sm_{sm}"} if quant.startswith("int") else set())
 
 
 @pytest.mark.parametrize("text", ["max_batchsize: 3", "[1]", "a: [", ""])

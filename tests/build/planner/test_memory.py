@@ -73,7 +73,7 @@ def test_the_fraction_is_applied_as_the_version_does() -> None:
 
 
 @pytest.mark.parametrize("key", ["h100", "a100", "l40s"])
-@pytest.mark.parametrize("quant", ["bf16", "fp8", "int4"])
+@pytest.mark.parametrize("quant", ["bf16", "fp8", "int8", "int4"])
 def test_a_slot_for_every_sequence_of_a_batch(key: str, quant: str) -> None:
     """`max_batch_size` is the number of Mamba states: with their caches full, all still fit."""
     found = planned(key, quant)

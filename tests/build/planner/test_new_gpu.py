@@ -83,7 +83,8 @@ def test_a_b200_is_planned_or_refused_in_every_format(install: Install) -> None:
         h200 = planned("h200", quant).estimate
         assert h200 is not None
         assert result.estimate.decode_tokens_per_s > h200.decode_tokens_per_s
-    for quant, rule in (("int4", "int4-kernels"), ("nvfp4", "nvfp4-blackwell")):
+    refused = {"int8": "int8-kernels", "int4": "int4-kernels", "nvfp4": "nvfp4-blackwell"}
+    for quant, rule in refused.items():
         result = answer(quant)
         assert (result.status, result.rule) == ("refused", rule)
         assert "SM100" in result.reasons[0]
@@ -95,7 +96,7 @@ def test_a_b200_is_planned_or_refused_in_every_format(install: Install) -> None:
 def test_a_b200_is_in_the_matrix_and_compared_with_peers(install: Install) -> None:
     install(B200, BLACKWELL)
     matrix = compare(PlanRequest("nemotron-3-nano-30b-a3b", Workload(), gpu="b200"))
-    assert [cell.supported for cell in matrix.cells] == [True, True, False, False]
+    assert [cell.supported for cell in matrix.cells] == [True, True, False, False, False]
     other = peer("qwen3-30b-a3b")
     assert other is not None
     found = plan(other, catalog.gpu("B200 192GB"), QUANTS["bf16"], Workload())

@@ -115,33 +115,60 @@ def test_fp8_on_a100_is_refused_with_the_reason() -> None:
     result = planned("a100", "fp8")
     assert result.status == "refused"
     assert "SM80" in result.reasons[0]
-    assert any("--quant int4" in text for text in result.alternatives)
+    assert result.alternatives[:2] == ("--quant int8", "--quant int4")
 
 
-def test_int4_is_supported_with_the_plugin_and_says_what_has_run() -> None:
+@pytest.mark.parametrize("quant", ["int4", "int8"])
+def test_the_plugin_serves_it_and_says_what_has_run(quant: str) -> None:
     for key in ("a100", "h100"):
-        result = planned(key, "int4")
+        result = planned(key, quant)
         assert result.supported
         part = result.engine
-        assert (part.backend, part.plugin) == ("tensorrt-llm + int4 plugin", "nemo_deploy_int4")
+        assert (part.backend, part.plugin) == (
+            f"tensorrt-llm + {quant} plugin",
+            "nemo_deploy_experts",
+        )
         assert part.versions == seam.VERSIONS
         assert part.env == {"TLLM_WORKER_USE_SINGLE_PROCESS": "1"}
-        several = planned(key, "int4", gpus=2).engine
+        several = planned(key, quant, gpus=2).engine
         assert not several.env, "several GPUs need several processes"
         assert "not with the real one" in part.evidence
         assert not part.proven
-    ampere, hopper = planned("a100", "int4").engine, planned("h100", "int4").engine
-    assert "have not run on an SM80 GPU yet" in ampere.evidence
+    ampere, hopper = planned("a100", quant).engine, planned("h100", quant).engine
+    assert f"The {quant.upper()} kernels have not run on an SM80 GPU yet" in ampere.evidence
     assert ampere.tested_on == ()
-    assert "ran on an NVIDIA H200 on 2026-11-27" in hopper.evidence
-    assert hopper.tested_on == ("NVIDIA H200, 2026-11-27: kernels",)
+    if quant == "int4":
+        assert "ran on an NVIDIA H200 on 2026-11-27" in hopper.evidence
+        assert hopper.tested_on == ("NVIDIA H200, 2026-11-27: kernels",)
+    else:
+        assert "The INT8 kernels have not run on an SM90 GPU yet" in hopper.evidence
+        assert hopper.tested_on == ()
 
 
-def test_int4_of_dense_layers_needs_what_the_plugin_lacks() -> None:
+def test_int8_reads_what_its_bytes_are_and_says_that_its_rates_are_assumed() -> None:
+    eight, four, full = (planned("a100", quant) for quant in ("int8", "int4", "bf16"))
+    # A byte a weight and a scale of four bytes for 64 of them, in 93 % of the model.
+    assert 1.6 < eight.weights_bytes / four.weights_bytes < 8.5 / 4.5
+    assert eight.estimate is not None
+    assert four.estimate is not None
+    assert full.estimate is not None
+    assert four.estimate.tpot_ms < eight.estimate.tpot_ms < full.estimate.tpot_ms
+    assumed = "INT8 experts: the kernels were not measured"
+    assert any(text.startswith(assumed) for text in eight.estimate.assumptions)
+
+
+@pytest.mark.parametrize("quant", ["int4", "int8"])
+def test_the_plugin_is_for_one_version_of_its_engine(quant: str) -> None:
+    result = planned("a100", quant, "1.3.0rc24")
+    assert (result.status, result.rule) == ("refused", f"{quant}-plugin-version")
+
+
+@pytest.mark.parametrize("quant", ["int4", "int8"])
+def test_dense_layers_need_what_the_plugin_lacks(quant: str) -> None:
     model = known_model("nemotron-h-56b-base-8k")
     assert model is not None
-    result = plan(model, gpu("h200"), QUANTS["int4"], Workload())
-    assert (result.status, result.rule, result.engine.plugin) == ("needs", "int4-dense", "")
+    result = plan(model, gpu("h200"), QUANTS[quant], Workload())
+    assert (result.status, result.rule, result.engine.plugin) == ("needs", f"{quant}-dense", "")
     assert "dense MLPs" in result.engine.needs[0]
     part = result.engine
     assert (part.backend, part.evidence) == ("reference executor, on a CPU", "")
@@ -154,7 +181,7 @@ def test_what_is_not_served_is_no_alternative() -> None:
     assert model is not None
     result = plan(model, gpu("a100"), QUANTS["fp8"], Workload())
     assert result.rule == "fp8-sm89"
-    assert "--quant int4" not in result.alternatives
+    assert not {"--quant int4", "--quant int8"} & set(result.alternatives)
     assert "--quant bf16" in result.alternatives
 
 
@@ -173,6 +200,10 @@ def test_a_run_on_hardware_is_reported_and_an_older_one_as_such(tmp_path: Path) 
     older = hardware.evidence(rule, gpu("h100"), (replace(run, source="0" * 64),))
     assert "an older version of them ran" in older
     assert "have not run on an SM80" in hardware.evidence(rule, gpu("a100"), (run,))
+    eight = engine().rule(gpu("h100"), QUANTS["int8"], frozenset())
+    assert "INT8 kernels have not run on an SM90" in hardware.evidence(eight, gpu("h100"), (run,))
+    own = replace(run, quant="int8")
+    assert "the same kernels ran" in hardware.evidence(eight, gpu("h100"), (run, own))
 
 
 def test_rules_carry_their_source_and_date() -> None:
@@ -211,7 +242,7 @@ def test_estimates_say_what_they_assume_and_order_formats() -> None:
 
 
 def test_unknown_format_lists_the_known() -> None:
-    with pytest.raises(UsageError, match=r"int3.*bf16, fp8, int4, nvfp4"):
+    with pytest.raises(UsageError, match=r"int3.*bf16, fp8, int8, int4, nvfp4"):
         quant_named("int3")
 
 

@@ -1,4 +1,4 @@
-"""A FAKE of the part of TensorRT-LLM that the INT4 plugin and its executor touch: no GPU.
+"""A FAKE of the part of TensorRT-LLM that the plugin and its executor touch: no GPU.
 
 It builds a whole Nemotron-H on the CPU, so that a checkpoint can be loaded through the plugin and
 its logits compared. What the plugin relies on follows the sources named at each definition; Mamba,

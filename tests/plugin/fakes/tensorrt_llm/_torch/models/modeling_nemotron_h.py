@@ -69,17 +69,46 @@ def relu2(x):
     return torch.square(torch.relu(x))
 
 
+class Deepseekv3RoutingImpl:
+    def __init__(self, top_k, n_group, topk_group, routed_scaling_factor, is_fused=True):
+        self.top_k, self.n_group, self.topk_group = top_k, n_group, topk_group
+        self.routed_scaling_factor, self.is_fused = routed_scaling_factor, is_fused
+
+    def apply(self, logits, e_score_correction_bias):
+        """The path for one group."""
+        assert self.n_group == self.topk_group == 1
+        scores = logits.float().sigmoid()
+        ids = torch.topk(scores + e_score_correction_bias, self.top_k, dim=1).indices
+        chosen = scores.gather(1, ids)
+        weights = chosen / (chosen.sum(dim=-1, keepdim=True) + 1e-20) * self.routed_scaling_factor
+        return ids.to(torch.int32), weights.to(torch.float32)
+
+
 class DeepSeekV3MoeRoutingMethod:
-    def __init__(self, top_k, n_group, topk_group, routed_scaling_factor, bias):
-        self.top_k, self.scale, self.bias = top_k, routed_scaling_factor, bias
-        assert n_group == topk_group == 1
+    def __init__(
+        self,
+        top_k,
+        n_group,
+        topk_group,
+        routed_scaling_factor,
+        callable_e_score_correction_bias,
+        is_fused=True,
+    ):
+        self.routing_impl = Deepseekv3RoutingImpl(
+            top_k, n_group, topk_group, routed_scaling_factor, is_fused
+        )
+        self.callable_e_score_correction_bias = callable_e_score_correction_bias
 
     def apply(self, logits):
-        scores = logits.float().sigmoid()
-        ids = torch.topk(scores + self.bias(), self.top_k, dim=-1).indices
-        chosen = scores.gather(1, ids)
-        weights = chosen / (chosen.sum(dim=-1, keepdim=True) + 1e-20) * self.scale
-        return ids.to(torch.int32), weights.to(torch.float32)
+        return self.routing_impl.apply(logits, self.e_score_correction_bias)
+
+    @property
+    def e_score_correction_bias(self):
+        return self.callable_e_score_correction_bias()
+
+    @property
+    def top_k(self):
+        return self.routing_impl.top_k
 
 
 class DeepseekV3Gate(nn.Module):

@@ -1,4 +1,5 @@
-"""What an INT4 engine holds beside arguments: the plugin, and its kernels compiled for one SM."""
+"""What an engine for INT4 or INT8 experts holds beside arguments: the plugin, and its kernels
+compiled for one SM."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ....core.checks import Check
 from ....core.errors import BadInputError, CheckFailedError
@@ -28,12 +29,12 @@ PLUGIN: Final = "plugin"
 KERNELS: Final = "kernels"
 
 _BUILD: Final = Path(__file__).parents[2]
-_ENTRY: Final = '''"""Nemotron-H with INT4 experts for TensorRT-LLM; importing this registers it."""
+_ENTRY: Final = '''"""Nemotron-H with quantized experts; importing this registers it."""
 
-from .plugin.model import Int4NemotronHForCausalLM
+from .plugin.model import PackedNemotronHForCausalLM
 from .plugin.view import checkpoint_view
 
-__all__ = ["Int4NemotronHForCausalLM", "checkpoint_view"]
+__all__ = ["PackedNemotronHForCausalLM", "checkpoint_view"]
 '''
 
 
@@ -73,10 +74,10 @@ def require_compiler() -> None:
     """Raise `BadInputError` where kernels cannot be compiled here, before any work is done."""
     if sys.platform != "linux":
         raise BadInputError(
-            "INT4 kernels are compiled with triton, which exists for Linux only; build there, on "
-            "any machine, with or without a GPU"
+            "the experts' kernels are compiled with triton, which exists for Linux only; build "
+            "there, on any machine, with or without a GPU"
         )
-    require("torch", "triton", purpose="compiling INT4 kernels")
+    require("torch", "triton", purpose="compiling the experts' kernels")
 
 
 def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
@@ -88,7 +89,7 @@ def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
     moe = _experts(model)
     layers = tuple(index for index, letter in enumerate(model.pattern) if letter == "E")
     shared = layers if moe.num_shared else ()
-    settings.Settings(recipe.group_size, moe.top_k, layers, shared).write(
+    settings.Settings(recipe.integer_bits, recipe.group_size, moe.top_k, layers, shared).write(
         engine / PLUGIN / settings.PACKAGE
     )
 
@@ -108,13 +109,14 @@ def emit_kernels(
     """
     moe = _experts(model)
     experts = len(experts_of(moe.num_experts, 0, plan.gpus))
-    routed = Shape(moe.latent, moe.width, experts, moe.top_k, recipe.group_size)
+    group, bits = recipe.group_size, recipe.integer_bits
+    routed = Shape(moe.latent, moe.width, experts, moe.top_k, group, bits, routes=moe.num_experts)
     widths = {
-        len(columns_of(moe.shared_width, recipe.group_size, rank, plan.gpus))
+        len(columns_of(moe.shared_width, group, rank, plan.gpus))
         for rank in range(plan.gpus)
         if moe.num_shared
     }
-    shared = [Shape(model.hidden_size, width, 1, 1, recipe.group_size) for width in sorted(widths)]
+    shared = [Shape(model.hidden_size, width, 1, 1, group, bits) for width in sorted(widths)]
     target = engine / KERNELS / f"sm_{plan.sm}"
     sources = source_digest("build/kernels")
     kept = kernel_cache.entry(cache, sources, plan.sm, routed, shared, MAX_NUM_TOKENS)
@@ -124,6 +126,15 @@ def emit_kernels(
         return
     _compile(target, plan.sm, model.name, routed, shared, on_compiled)
     kernel_cache.keep(target, kept)
+
+
+def lowest_driver(engine: Path, sm: int) -> dict[str, Any]:
+    """The oldest driver that loads the kernels in an engine directory: its `version` on Linux, and
+    the major `cuda` version that it must know."""
+    from ...kernels import store
+
+    index = store.read_index(engine / KERNELS / f"sm_{sm}")
+    return {"version": index["lowest_driver"], "cuda": int(index["ptxas"].split(".")[0])}
 
 
 def _compile(
@@ -172,12 +183,12 @@ def check(engine: Path, sm: int) -> list[Check]:
     try:
         content = settings.read(package)
         detail = (
-            f"{len(content.routed_layers)} layers of INT4 experts; written against TensorRT-LLM "
-            f"{VERSIONS} and not run with it yet"
+            f"{len(content.routed_layers)} layers of INT{content.bits} experts; written against "
+            f"TensorRT-LLM {VERSIONS} and not run with it yet"
         )
-        plugin = Check("INT4 plugin", True, detail)
+        plugin = Check("plugin", True, detail)
     except ImportError as error:
-        plugin = Check("INT4 plugin", False, str(error))
+        plugin = Check("plugin", False, str(error))
     return [plugin, _check_kernels(engine / KERNELS / f"sm_{sm}")]
 
 
