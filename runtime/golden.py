@@ -270,8 +270,9 @@ def compare(entries: Sequence[Entry], seen: Sequence[Scores]) -> Comparison:
         if entry.positions
     ]
     kept = sorted(by_prompt)[: len(by_prompt) - len(by_prompt) // LEFT_OUT]
-    # NaN has no place in an order, and must show.
-    divergence = math.nan if any(map(math.isnan, by_prompt)) else sum(kept) / len(kept)
+    # What is no number has no place in an order, and is a fault wherever it is.
+    usable = all(map(math.isfinite, by_prompt))
+    divergence = sum(kept) / len(kept) if usable else math.nan
     same = sum(_likeliest(scores) == position.tokens[0] for position, scores in pairs)
     return Comparison(len(pairs), divergence, same / len(pairs), _gain(pairs))
 

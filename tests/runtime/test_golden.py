@@ -211,6 +211,9 @@ def test_a_few_prompts_that_went_another_way_are_no_fault(recorded: Recording) -
 
     assert golden.compare(recorded.entries, seen(2)).divergence == pytest.approx(0, abs=1e-12)
     assert golden.compare(recorded.entries, seen(3)).divergence > 0.1
+    broken = seen(0)
+    broken[5][0] = dict.fromkeys(broken[5][0], math.nan)
+    assert math.isnan(golden.compare(recorded.entries, broken).divergence)
 
 
 class OfModel(Executor):
