@@ -14,7 +14,9 @@ the three overlapped. Routing, sorting and the weighted sum take what they took 
 launch that may start while the one before it ends costs what reading costs to start and drain. The
 byte limit reads the weights of every expert hit once at the copy's bandwidth. Tokens choose experts
 evenly.
-`measured` holds the prediction for an H200 against what was measured there.
+`measured` shows what earlier kernels took on an H200 beside the prediction for these. The same
+prediction gave 22.2 us for those at one token (23.0 measured), and 0.58 to 0.97 of the measured time
+elsewhere: it is a lower bound for many tokens.
 """
 
 from __future__ import annotations
@@ -237,15 +239,14 @@ def predict(gpu_key: str, tokens: int, compiled: COMPILED) -> dict[str, Any]:
     }
 
 
-def against_measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The H200's prediction over what was measured there."""
+def beside_measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The H200's prediction, router included, beside what earlier kernels took there without one."""
     predicted = {row["tokens"]: row["int4_us"] for row in rows}
     return [
         {
             "tokens": tokens,
-            "measured_us": measured,
+            "measured_earlier_us": measured,
             "predicted_us": predicted[tokens],
-            "ratio": round(predicted[tokens] / measured, 2),
         }
         for tokens, measured in MEASURED_US.items()
         if tokens in predicted
@@ -305,7 +306,7 @@ def main() -> None:
         for name in (name for name in GPUS if catalog.gpu(name).sm == sm):
             report["predicted"][name] = [predict(name, t, compiled) for t in TOKENS]
     if "h200" in report["predicted"]:
-        report["measured"] = against_measured(report["predicted"]["h200"])
+        report["measured"] = beside_measured(report["predicted"]["h200"])
     report["goals"] = goals(report)
     print(json.dumps(report))
 
