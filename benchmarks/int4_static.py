@@ -15,8 +15,8 @@ launch that may start while the one before it ends costs what reading costs to s
 byte limit reads the weights of every expert hit once at the copy's bandwidth. Tokens choose experts
 evenly.
 `measured` shows what earlier kernels took on an H200 beside the prediction for these. The same
-prediction gave 22.2 us for those at one token (23.0 measured), and 0.58 to 0.97 of the measured time
-elsewhere: it is a lower bound for many tokens.
+prediction gave 22.2 us for those at one token (23.0 measured), and 0.58 to 0.97 of the measured
+time elsewhere: it is a lower bound for many tokens.
 """
 
 from __future__ import annotations
