@@ -240,7 +240,7 @@ def predict(gpu_key: str, tokens: int, compiled: COMPILED) -> dict[str, Any]:
 
 
 def beside_measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The H200's prediction, router included, beside what earlier kernels took there without one."""
+    """The H200's prediction, router included, beside what earlier kernels took without one."""
     predicted = {row["tokens"]: row["int4_us"] for row in rows}
     return [
         {
