@@ -161,6 +161,8 @@ def prepare(
     workload: Workload,
     out: Path | None = None,
     *,
+    group_size: int | None = None,
+    fp8_layers: str | None = None,
     calibration: Path | None = None,
     smooth: bool | None = None,
     device: str = "auto",
@@ -176,7 +178,7 @@ def prepare(
     `require_golden` where golden outputs cannot be recorded here, and `BadInputError` for a
     checkpoint that is missing or incomplete.
     """
-    target, quant = gpu_named(gpu_name), quant_named(quant_name)
+    target, quant = gpu_named(gpu_name), quant_named(quant_name, group_size, fp8_layers)
     chosen = engine(engine_name)
     source = resolve(checkpoint)
     plan = planner.plan(source.model, target, quant, workload, chosen)
@@ -186,6 +188,8 @@ def prepare(
         require_recordable(source.model)
     options = options_for(
         quant_name,
+        group_size=group_size,
+        fp8_layers=fp8_layers,
         calibration=calibration,
         smooth=smooth,
         device=device,
@@ -251,6 +255,8 @@ def build(
     gpu: str,
     quant: str,
     out: str | Path | None = None,
+    group_size: int | None = None,
+    fp8_layers: str | None = None,
     gpus: int = 1,
     context: int | None = None,
     concurrency: int | None = None,
@@ -273,6 +279,8 @@ def build(
         gpu: The GPU it is for, for example `h100`.
         quant: The format: `bf16`, `fp8`, `int8`, `int4` or `nvfp4`.
         out: The bundle's directory; by default `dist/<model>-<gpu>-<quant>`.
+        group_size: Weights that share a scale, for INT4 and INT8; 0 for whole rows of INT8.
+        fp8_layers: `conservative` or `aggressive`, for FP8.
         gpus: Number of GPUs that share the model.
         context: Longest context in tokens; by default the longest that fits.
         concurrency: Number of requests at once.
@@ -295,6 +303,8 @@ def build(
         quant,
         workload,
         _path(out),
+        group_size=group_size,
+        fp8_layers=fp8_layers,
         calibration=_path(calibration),
         smooth=smooth,
         device=device,

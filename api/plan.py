@@ -43,6 +43,8 @@ class PlanRequest:
     price: float | None = None
     max_tpot_ms: float = MAX_TPOT_MS
     optimize: str = "cost"
+    group_size: int | None = None
+    fp8_layers: str | None = None
     calibrate_from: Path | None = None
     engine: str = DEFAULT_ENGINE
     trtllm: str | None = None
@@ -221,6 +223,8 @@ def plan(
     price: float | None = None,
     max_tpot_ms: float = MAX_TPOT_MS,
     optimize: str = "cost",
+    group_size: int | None = None,
+    fp8_layers: str | None = None,
     engine: str = DEFAULT_ENGINE,
     trtllm: str | None = None,
     against: str | None = None,
@@ -239,6 +243,8 @@ def plan(
         price: USD per GPU hour instead of the list price.
         max_tpot_ms: Most milliseconds per output token.
         optimize: What a recommendation is best at: `latency`, `throughput` or `cost`.
+        group_size: Weights that share a scale, for INT4 and INT8; 0 for whole rows of INT8.
+        fp8_layers: `conservative` or `aggressive`, for FP8.
         engine: What generates tokens in production.
         trtllm: A version of TensorRT-LLM.
         against: A model of another family to compare with.
@@ -255,6 +261,8 @@ def plan(
             price=price,
             max_tpot_ms=max_tpot_ms,
             optimize=optimize,
+            group_size=group_size,
+            fp8_layers=fp8_layers,
             engine=engine,
             trtllm=trtllm,
             against=against,
@@ -272,7 +280,7 @@ def answer(request: PlanRequest) -> PlanResult:
     target, model = gpu_named(request.gpu), _model(request.checkpoint)
     if request.quant is None:
         return _recommended(request, model, target)
-    quant = quant_named(request.quant)
+    quant = quant_named(request.quant, request.group_size, request.fp8_layers)
     efficiency = _efficiency(request, model, target, quant)
     planned = Planner(model, request.workload, _engine(request), efficiency).plan(target, quant)
     money = cost(planned, request.workload, request.price, request.max_tpot_ms)
@@ -289,6 +297,8 @@ def _require_no_single(request: PlanRequest) -> None:
         raise UsageError("--calibrate-from holds for the --gpu and --quant that were load-tested")
     if request.against is not None:
         raise UsageError("--against compares one --gpu and --quant; give both")
+    if request.group_size is not None or request.fp8_layers is not None:
+        raise UsageError("--group-size and --fp8-layers belong to one --quant; give it, too")
 
 
 def _recommended(request: PlanRequest, model: Model, target: Gpu) -> PlanResult:

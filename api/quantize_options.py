@@ -7,7 +7,7 @@ from pathlib import Path
 from ..core.errors import RefusedError, UsageError
 from ..core.extras import require
 from ..model.formats import quant_named
-from ..model.recipe import Recipe, recipe_for
+from ..model.recipe import Recipe
 from ..quantize.layouts import DEFAULT, layout_for
 from ..quantize.options import Options
 from .preflight import require_device, require_readable
@@ -30,7 +30,7 @@ def options_for(
     Raises `UsageError` and `RefusedError` for what does not go together, `BadInputError` for a text
     file, a package or a device that cannot be used.
     """
-    recipe = recipe_for(quant_named(quant).key, group_size, fp8_layers)
+    recipe = quant_named(quant, group_size, fp8_layers).recipe
     if smooth and recipe.format != "int4":
         raise UsageError(f"--smooth works with --quant int4 only, not with {recipe.key}")
     if low_disk:

@@ -11,6 +11,8 @@ from .terminal import console, printed, progress, show_fetch
 def build(
     gpu: opt.GpuOption,
     quant: opt.QuantOption,
+    group_size: opt.GroupSizeOption = None,
+    fp8_layers: opt.Fp8LayersOption = None,
     checkpoint: opt.CheckpointOption = DEFAULT_CHECKPOINT,
     engine: opt.EngineOption = "tensorrt-llm",
     gpus: opt.GpusOption = 1,
@@ -42,6 +44,8 @@ def build(
         quant,
         workload,
         out,
+        group_size=group_size,
+        fp8_layers=fp8_layers,
         calibration=calibration,
         smooth=smooth,
         device=device,

@@ -14,6 +14,8 @@ from .terminal import console, printed
 def plan(
     gpu: opt.AnyGpuOption = None,
     quant: opt.AnyQuantOption = None,
+    group_size: opt.GroupSizeOption = None,
+    fp8_layers: opt.Fp8LayersOption = None,
     checkpoint: opt.CheckpointOption = DEFAULT_CHECKPOINT,
     gpus: opt.GpusOption = 1,
     context: opt.ContextOption = None,
@@ -42,6 +44,8 @@ def plan(
         price=price,
         max_tpot_ms=max_tpot,
         optimize=optimize,
+        group_size=group_size,
+        fp8_layers=fp8_layers,
         calibrate_from=calibrate_from,
         engine=engine,
         trtllm=trtllm,

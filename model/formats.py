@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ..core.errors import UsageError
-from .recipe import RECIPES, Recipe
+from .recipe import RECIPES, Recipe, recipe_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,13 @@ QUANTS: Final[Mapping[str, Quant]] = {
 }
 
 
-def quant_named(name: str) -> Quant:
-    """The format of that name. Raises `UsageError` that lists the known ones."""
+def quant_named(name: str, group_size: int | None = None, fp8_layers: str | None = None) -> Quant:
+    """The format of that name, with another group size or other FP8 layers than its own where they
+    are given. Raises `UsageError` that lists the known ones, and as `recipe_for`."""
     if name.lower() not in QUANTS:
         raise UsageError(f"unknown format {name!r}; known are {', '.join(QUANTS)}")
-    return QUANTS[name.lower()]
+    known = QUANTS[name.lower()]
+    recipe = recipe_for(known.key, group_size, fp8_layers)
+    if recipe == known.recipe:
+        return known
+    return replace(known, name=f"{known.name.split(',')[0]}: {recipe.summary}", recipe=recipe)

@@ -60,7 +60,11 @@ class Planner:
             gpu_name=gpu.name,
             gpus=workload.gpus,
             sm=gpu.sm,
-            quant={"requested": quant.key, "effective": None if refusal else quant.key},
+            quant={
+                "requested": quant.key,
+                "effective": None if refusal else quant.key,
+                "layers": quant.recipe.summary,
+            },
             status="refused" if refusal else rule.status,
             rule=refusal.rule if refusal else rule.key,
             reasons=(refusal.reason if refusal else rule.reason,),

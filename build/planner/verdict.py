@@ -13,6 +13,7 @@ from ...model.catalog import gpu as gpu_named
 from ...model.catalog import gpus
 from ...model.formats import QUANTS, Quant
 from ...model.peers import Peer
+from ...model.recipe import Recipe
 from ...model.spec import Gpu, Workload
 from ..engines.base import Engine
 from ..engines.registry import engine as engine_named
@@ -81,7 +82,7 @@ class Candidate:
             engine = engine.at(options[engine.version_option])
         return Candidate(
             gpu_named(options["--gpu"]) if "--gpu" in options else self.gpu,
-            QUANTS[options.get("--quant", self.quant.key)],
+            QUANTS[options["--quant"]] if "--quant" in options else self.quant,
             replace(self.workload, **numbers),
             engine,
         )
@@ -92,13 +93,13 @@ class Judge:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self._held: dict[str, Holdings] = {}
+        self._held: dict[Recipe, Holdings] = {}
 
     def held(self, quant: Quant) -> Holdings:
         """What the model takes in a format."""
-        if quant.key not in self._held:
-            self._held[quant.key] = holdings(self.model, quant.recipe)
-        return self._held[quant.key]
+        if quant.recipe not in self._held:
+            self._held[quant.recipe] = holdings(self.model, quant.recipe)
+        return self._held[quant.recipe]
 
     def verdict(self, candidate: Candidate) -> Verdict:
         """Whether the candidate can be served."""

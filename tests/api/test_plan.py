@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nemotron_deploy.api.build import dry_run, prepare
 from nemotron_deploy.api.plan import PlanRequest, compare, plan
 from nemotron_deploy.cli import run
 from nemotron_deploy.model.checkpoint import Checkpoint
@@ -125,6 +126,10 @@ def test_the_matrix(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
             2,
             "known are latency, throughput, cost",
         ),
+        (("--gpu", "h100", "--group-size", "32"), 2, "belong to one --quant"),
+        (("--matrix", "--fp8-layers", "aggressive"), 2, "belong to one --quant"),
+        (("--gpu", "h100", "--quant", "fp8", "--group-size", "32"), 2, "not to fp8"),
+        (("--gpu", "h100", "--quant", "int4", "--group-size", "128"), 3, "(rule: group-size)"),
         (("--matrix", "--calibrate-from", "r.json"), 2, "--calibrate-from holds for"),
         (("--gpu", "h100", "--quant", "fp8", "--calibrate-from", "no.json"), 4, "No such file"),
         (("--gpu", "h100", "--quant", "fp8", "--html", "/no/such/place.html"), 4, "cannot be"),
@@ -200,15 +205,33 @@ def test_beside_a_peer(capsys: pytest.CaptureFixture[str]) -> None:
     assert "for comparison only" in text
 
 
-@pytest.mark.parametrize("quant", ["bf16", "fp8", "int8", "int4", "nvfp4"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "bf16", "fp8", "int8", "int4", "nvfp4",
+        "fp8 --fp8-layers aggressive", "int4 --group-size 32", "int8 --group-size 0",
+    ],
+)  # fmt: skip
 def test_what_is_written_weighs_what_was_planned(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, quant: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: str
 ) -> None:
-    _, planned, _ = answer(
-        capsys, "--gpu", "h100", "--quant", quant, "--checkpoint", "tiny", "--json"
-    )
-    assert run(["quantize", "--quant", quant, "--checkpoint", "tiny", "--out", str(tmp_path)]) == 0
-    assert Checkpoint.open(tmp_path).bytes == json.loads(planned)["weights_bytes"]
+    chosen = ("--quant", *options.split(), "--checkpoint", "tiny")
+    _, text, _ = answer(capsys, "--gpu", "h100", *chosen, "--json")
+    planned = json.loads(text)
+    assert run(["quantize", *chosen, "--out", str(tmp_path)]) == 0
+    assert Checkpoint.open(tmp_path).bytes == planned["weights_bytes"]
+    summary = prepare("tiny", "h100", options.split()[0], Workload()).options.recipe.summary
+    assert (planned["quant"]["layers"] == summary) is ("--" not in options)
+
+
+def test_a_bundle_can_have_other_groups(tmp_path: Path) -> None:
+    job = prepare("tiny", "h100", "int4", Workload(), tmp_path / "bundle", group_size=32)
+    plain = prepare("tiny", "h100", "int4", Workload(), tmp_path / "bundle")
+    assert job.options.recipe.group_size == 32
+    assert job.plan.weights_bytes > plain.plan.weights_bytes
+    checkpoint, engine, *_ = dry_run(job).stages
+    assert "group 32" in checkpoint.what
+    assert engine.action == "make"
 
 
 class _Links(HTMLParser):
