@@ -13,6 +13,7 @@ from nemotron_deploy.api.build import dry_run, prepare
 from nemotron_deploy.api.plan import PlanRequest, compare, plan
 from nemotron_deploy.cli import run
 from nemotron_deploy.model.checkpoint import Checkpoint
+from nemotron_deploy.model.formats import quant_named
 from nemotron_deploy.model.spec import Workload
 
 
@@ -220,7 +221,7 @@ def test_what_is_written_weighs_what_was_planned(
     planned = json.loads(text)
     assert run(["quantize", *chosen, "--out", str(tmp_path)]) == 0
     assert Checkpoint.open(tmp_path).bytes == planned["weights_bytes"]
-    summary = prepare("tiny", "h100", options.split()[0], Workload()).options.recipe.summary
+    summary = quant_named(options.split()[0]).recipe.summary
     assert (planned["quant"]["layers"] == summary) is ("--" not in options)
 
 
