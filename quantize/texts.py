@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import filecmp
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from ..core.errors import BadInputError
-from ..model.catalog import text
+from ..model.catalog import CALIBRATION_TEXT, TINY, text
 from ..model.checkpoint import Checkpoint
 from ..model.tokenizer import TOKENIZER_NAME, encode
 from ..runtime.templates import ChatTemplate, TemplateError
@@ -16,7 +18,9 @@ from ..runtime.untrusted import brief
 from .conversations import TextError, conversation, tools_of
 from .text_rows import Row, read_rows
 
-BUILT_IN_SAMPLES: Final = 64
+TINY_SAMPLES: Final = 64
+"""Generated texts for the embedded checkpoint."""
+
 MAX_TOKENS: Final = 512
 """Longest sequence, as in ModelOpt's own default."""
 
@@ -47,16 +51,20 @@ its order and with its continuations, so that both take the same text from a row
 def read_sequences(
     checkpoint: Checkpoint, file: Path | None, split: text.Split = "train"
 ) -> tuple[str, list[list[int]]]:
-    """Where the text is from, and the token ids of `file`'s texts or of the built-in ones.
+    """Where the text is from, and the token ids of `file`'s texts or of the built-in ones: of those
+    that the embedded checkpoint was trained on where the tokenizer is its own, and otherwise of the
+    set for real models.
 
     Sequences are cut at `MAX_TOKENS`. Raises as `calibrate`.
     """
     with ChatTemplate(checkpoint.path) as template:
         if file:
             source, texts = read_texts(file, template)
+        elif _has_tiny_tokenizer(checkpoint):
+            source = f"built-in: {TINY_SAMPLES} generated sequences, {split}, seed 0"
+            texts = list(text.documents(0, TINY_SAMPLES, split=split))
         else:
-            source = f"built-in: {BUILT_IN_SAMPLES} generated sequences, {split}, seed 0"
-            texts = list(text.documents(0, BUILT_IN_SAMPLES, split=split))
+            source, texts = built_in_texts(template, split)
     encoded = encode(checkpoint.path / TOKENIZER_NAME, texts, MAX_TOKENS)
     return source, [ids for ids in encoded if ids]
 
@@ -90,6 +98,34 @@ def read_texts(file: Path, template: ChatTemplate) -> tuple[str, list[str]]:
     if not texts:
         raise BadInputError(f"{file}: has no text in it{_in_brackets(notes)}")
     return f"{file}{_in_brackets(notes)}", texts
+
+
+def built_in_texts(template: ChatTemplate, split: text.Split) -> tuple[str, list[str]]:
+    """What is used of the set for real models, in words, and its texts.
+
+    Chats are left out where the checkpoint has no chat template, as a base model, or where its
+    template refuses them.
+    """
+    texts, kinds, refused = [], Counter[str](), list[str]()
+    for row in read_rows(CALIBRATION_TEXT):
+        if row.fields["split"] != split:
+            continue
+        try:
+            texts.append(_text_of(row.fields, template))
+            kinds[row.fields["kind"]] += 1
+        except TemplateError as error:
+            refused.append(str(error))
+    counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    source = f"built-in set for real models: {len(texts)} texts ({counts}), {split}"
+    if refused:
+        source += f"; {len(refused)} chats were left out ({refused[0]})"
+    return source, texts
+
+
+def _has_tiny_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether the tokenizer is the embedded checkpoint's."""
+    tokenizer = checkpoint.path / TOKENIZER_NAME
+    return tokenizer.is_file() and filecmp.cmp(tokenizer, TINY / TOKENIZER_NAME, shallow=False)
 
 
 def require_row(file: Path) -> None:
