@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from ..runtime.untrusted import brief
+from ..runtime.untrusted import brief, require_shallow
 
 _ROLES: Final = {
     "human": "user",
@@ -30,18 +30,29 @@ _KNOWN_ROLES: Final = ("system", "user", "assistant", "tool")
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 
 
+_RENDERED_SHARE: Final = 8
+"""Templates may leave out earlier reasoning, so they receive more characters than are used."""
+
+
 class TextError(ValueError):
     """A row has no text that can be used. Says why."""
 
 
 def conversation(messages: object, longest: int) -> list[dict[str, Any]]:
-    """`messages` for a chat template. A content is cut at `longest` characters."""
+    """`messages` for a chat template, of which the first `longest` characters will be used.
+
+    Long contents are cut, so that a log of any length can be rendered.
+    """
     if not isinstance(messages, list):
         raise TextError(f"must be a list of messages, not {_kind(messages)}")
-    return [
-        _message(message, f"message {number}", longest)
-        for number, message in enumerate(messages, 1)
-    ]
+    turns = [_message(message, f"message {number}") for number, message in enumerate(messages, 1)]
+    left = _RENDERED_SHARE * longest
+    for turn in turns:
+        for key in ("content", "reasoning_content"):
+            if isinstance(turn.get(key), str):
+                turn[key] = turn[key][: min(longest, left)]
+                left -= len(turn[key])
+    return turns
 
 
 def tools_of(fields: Mapping[str, Any]) -> list[Any] | None:
@@ -62,7 +73,7 @@ def _list_of(fields: Mapping[str, Any], key: str) -> list[Any]:
     return value
 
 
-def _message(message: object, where: str, longest: int) -> dict[str, Any]:
+def _message(message: object, where: str) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise TextError(f"{where} must be an object, not {_kind(message)}")
     fields = dict(message)
@@ -77,7 +88,7 @@ def _message(message: object, where: str, longest: int) -> dict[str, Any]:
         raise TextError(
             f"{where} has the role {brief(role)!r}; known are {', '.join(_KNOWN_ROLES)}"
         )
-    fields["content"] = _text(content, where)[:longest]
+    fields["content"] = _text(content, where)
     if call := fields.pop("function_call", None):
         fields["tool_calls"] = [{"type": "function", "function": call}]
     if calls := fields.pop("tool_calls", None):
@@ -131,9 +142,11 @@ def _call(call: object, where: str) -> dict[str, Any]:
 
 def _parsed(text: str, what: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        require_shallow(value)
     except (ValueError, RecursionError) as error:
         raise TextError(f"{what} is not JSON: {brief(str(error))}") from error
+    return value
 
 
 def _kind(value: object) -> str:

@@ -116,7 +116,7 @@ def built_in_texts(template: ChatTemplate, split: text.Split) -> tuple[str, list
         except TemplateError as error:
             refused.append(str(error))
     counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-    source = f"built-in set for real models: {len(texts)} texts ({counts}), {split}"
+    source = f"built-in set for real models ({counts}), {split}"
     if refused:
         source += f"; {len(refused)} chats were left out ({refused[0]})"
     return source, texts

@@ -83,8 +83,8 @@ def test_every_kind_occurs_early() -> None:
 def test_chats_are_rendered_with_the_checkpoint_s_template(template: ChatTemplate) -> None:
     source, texts = built_in_texts(template, "train")
     assert source == (
-        "built-in set for real models: 139 texts (chat 52, code 23, languages 20, mathematics 22, "
-        "prose 22), train"
+        "built-in set for real models (chat 52, code 23, languages 20, mathematics 22, prose 22), "
+        "train"
     )
     assert len(texts) == 139
     assert sum("<|im_start|>assistant" in text for text in texts) == 52
@@ -122,7 +122,7 @@ def test_the_embedded_checkpoint_keeps_its_own_text(tmp_path: Path) -> None:
     fields = json.loads((tmp_path / "tokenizer.json").read_text())
     (tmp_path / "tokenizer.json").write_text(json.dumps(fields | {"padding": None}, indent=1))
     source, sequences = read_sequences(Checkpoint.open(tmp_path), None)
-    assert source.startswith("built-in set for real models: ")
+    assert source.startswith("built-in set for real models (")
     assert sum(len(ids) == 512 for ids in sequences) > 70, "most texts fill the sequence"
 
 

@@ -194,6 +194,8 @@ def test_modelopt_takes_the_same_text_from_a_row(tmp_path: Path, template: ChatT
          "`arguments` of message 1, tool call 1 is not JSON"),
         (chat(assistant(None, tool_calls=[{"function": {"name": "w", "arguments": "[1]"}}])),
          "`arguments` of message 1, tool call 1 must be an object, not a list of 1"),
+        (chat(assistant(None, tool_calls=[{"function": {"arguments": "[" * 900 + "]" * 900}}])),
+         "`arguments` of message 1, tool call 1 is not JSON: it is nested deeper"),
         (chat(user("a"), tools="x"), ", line 1: `tools` is not JSON"),
         (chat(user("a"), tools={"a": 1}), ", line 1: `tools` must be a list of objects"),
     ],
@@ -240,6 +242,13 @@ def test_long_texts_are_cut_before_they_are_tokenized(tmp_path: Path) -> None:
     assert rendered == ("<|im_start|>user\n" + long)[:MAX_CHARACTERS]
     _, sequences = read_sequences(Checkpoint.open(TINY), file)
     assert [len(ids) for ids in sequences] == [texts.MAX_TOKENS] * 3
+
+
+def test_a_long_log_is_cut_before_it_is_rendered(tmp_path: Path, template: ChatTemplate) -> None:
+    thought = assistant("b", reasoning_content="c" * MAX_CHARACTERS)
+    file = file_of(tmp_path, chat(*[user("a" * MAX_CHARACTERS), thought] * 600))
+    (text,) = read_texts(file, template)[1]
+    assert text == ("<user>" + "a" * MAX_CHARACTERS)[:MAX_CHARACTERS]
 
 
 def test_many_values_that_are_not_used_are_skipped(tmp_path: Path, template: ChatTemplate) -> None:
