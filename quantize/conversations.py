@@ -83,6 +83,10 @@ def _message(message: object, where: str) -> dict[str, Any]:
     content = fields.get("content", content)
     if not isinstance(role, str):
         raise TextError(f"{where} has no `role` (or `from`)")
+    if role == "function_call":  # of ShareGPT: the content is the call, or a list of calls
+        calls = _parsed(content, where) if isinstance(content, str) else content
+        fields["tool_calls"] = calls if isinstance(calls, list) else [calls]
+        role, content = "assistant", None
     fields["role"] = _ROLES.get(role, role)
     if fields["role"] not in _KNOWN_ROLES:
         raise TextError(
@@ -90,7 +94,7 @@ def _message(message: object, where: str) -> dict[str, Any]:
         )
     fields["content"] = _text(content, where)
     if call := fields.pop("function_call", None):
-        fields["tool_calls"] = [{"type": "function", "function": call}]
+        fields["tool_calls"] = [call]
     if calls := fields.pop("tool_calls", None):
         fields["tool_calls"] = _calls(calls, where)
     return fields
@@ -128,16 +132,16 @@ def _calls(calls: object, where: str) -> Sequence[dict[str, Any]]:
 
 def _call(call: object, where: str) -> dict[str, Any]:
     """One call, its arguments as a mapping: templates iterate over them, and OpenAI logs text."""
-    if not isinstance(call, dict):
-        raise TextError(f"{where} must be an object, not {_kind(call)}")
-    if "function" in call:
-        return call | {"function": _call(call["function"], where)}
-    arguments = call.get("arguments")
+    if isinstance(call, dict) and "function" not in call:
+        call = {"type": "function", "function": call}
+    if not isinstance(call, dict) or not isinstance(call["function"], dict):
+        raise TextError(f"{where} must be an object with its `function`")
+    arguments = call["function"].get("arguments")
     if isinstance(arguments, str):
         arguments = _parsed(arguments, f"`arguments` of {where}") if arguments.strip() else {}
     if not isinstance(arguments, dict | None):
         raise TextError(f"`arguments` of {where} must be an object, not {_kind(arguments)}")
-    return call | {"arguments": arguments or {}}
+    return call | {"function": call["function"] | {"arguments": arguments or {}}}
 
 
 def _parsed(text: str, what: str) -> Any:

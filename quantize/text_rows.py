@@ -44,16 +44,20 @@ _ENCODINGS: Final = {
 """By byte-order mark; the longer marks come first."""
 
 _UNSUPPORTED: Final = {
-    b"PAR1": (
+    b"par1": (
         "is a Parquet file; write its rows as JSON lines, for example with pandas: "
         "pandas.read_parquet(FILE).to_json(OUT, orient='records', lines=True)"
     ),
-    b"ARROW1": "is an Arrow file; write its rows as JSON lines",
-    b"PK\x03\x04": "is a ZIP archive or a spreadsheet; unpack or export it as JSON lines",
+    b"arrow1": "is an Arrow file; write its rows as JSON lines",
+    b"pk\x03\x04": "is a ZIP archive or a spreadsheet; unpack or export it as JSON lines",
     b"\x28\xb5\x2f\xfd": "is compressed with Zstandard; unpack it with zstd -d",
-    b"%PDF": "is a PDF file; extract its text and write it as JSON lines",
-    b"\x89HDF": "is an HDF5 file; write its rows as JSON lines",
+    b"version https://git-lfs": "is a pointer of git-lfs, not the file; fetch it with git lfs pull",
+    b"<!doctype html": "is an HTML page; download the file itself",
+    b"<html": "is an HTML page; download the file itself",
+    b"%pdf": "is a PDF file; extract its text and write it as JSON lines",
+    b"\x89hdf": "is an HDF5 file; write its rows as JSON lines",
 }
+"""By how a file begins, in lower case."""
 
 _BLANK: Final = " \t\r\n\ufeff"
 """White space of JSON, and the byte-order mark: joined files have one inside, too."""
@@ -87,7 +91,7 @@ def _decompressed(file: Path) -> BinaryIO:
     with file.open("rb") as raw:
         head = raw.read(_HEAD)
     for mark, message in _UNSUPPORTED.items():
-        if head.startswith(mark):
+        if head.lower().startswith(mark):
             raise BadInputError(f"{file}: {message}")
     for mark, opened in _COMPRESSED.items():
         if head.startswith(mark):
