@@ -74,6 +74,8 @@ class BuildResult(Result):
         backend: The engine's backend.
         needs: What serving it needs beyond a released engine.
         reasons: Why the plan is what it is.
+        calibration: The calibration text of the checkpoint; None without calibration.
+        thin: Why that text is too little; None where it is enough.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -89,6 +91,8 @@ class BuildResult(Result):
     backend: str
     needs: tuple[str, ...]
     reasons: tuple[str, ...]
+    calibration: str | None
+    thin: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +238,8 @@ def make(job: Job, progress: Progress | None = None) -> BuildResult:
             if bundle.why_outdated(stage.name, stage.made_from):
                 stage.make(bundle)
                 made.append(stage.name)
+    written = bundle.record.stages[CHECKPOINT].made or {}
+    calibration: dict[str, Any] = written.get("calibration") or {}
     return BuildResult(
         bundle=job.out,
         name=bundle.name,
@@ -246,6 +252,8 @@ def make(job: Job, progress: Progress | None = None) -> BuildResult:
         backend=job.plan.engine.backend,
         needs=tuple(job.plan.engine.needs),
         reasons=tuple(job.plan.reasons),
+        calibration=calibration.get("source"),
+        thin=calibration.get("thin"),
     )
 
 

@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from ..core.errors import BadInputError, UsageError
+from ..core.errors import UsageError
 from ..core.extras import require
 from ..model.tokenizer import TOKENIZER_NAME, check_tokenizer
-from ..quantize.texts import read_texts
+from ..quantize.texts import read_texts, require_row
 from ..runtime.templates import ChatTemplate
-from ..runtime.untrusted import parse_json
 from ..sources.checkpoint_source import Source
 
 DEVICES: Final = ("auto", "cpu", "cuda")
@@ -30,26 +29,10 @@ def require_device(name: str) -> None:
 
 def require_readable(*files: Path | None) -> None:
     """Raise `BadInputError` for a text file of the user's (None: none given) that cannot be read or
-    has no line that is JSON. Whether every line can be used is known once the checkpoint is."""
+    has no row. Whether every row can be used is known once the checkpoint is."""
     for file in files:
         if file is not None:
-            _require_one_line(file)
-
-
-def _require_one_line(file: Path) -> None:
-    if not file.is_file():
-        raise BadInputError(f"{file}: there is no such text file")
-    try:
-        with file.open(encoding="utf-8") as lines:
-            first = next((line for line in lines if line.strip()), None)
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{file}: cannot be read: {error}") from error
-    if first is None:
-        raise BadInputError(f"{file}: has no text in it")
-    try:
-        parse_json(first.encode())
-    except ValueError as error:
-        raise BadInputError(f"{file}: its first line is not JSON: {error}") from error
+            require_row(file)
 
 
 def require_text(source: Source, files: Iterable[Path | None]) -> None:

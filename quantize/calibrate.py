@@ -25,7 +25,7 @@ from ..core.files import write_atomically
 from ..model.architecture import Role
 from ..model.checkpoint import Checkpoint
 from ..model.recipe import Recipe
-from .calibration_record import CalibrationRecord
+from .calibration_record import CalibrationRecord, thinness
 from .layerwise import Layer, layers
 from .smooth import Choice, Folding, report, smooth_layer
 from .texts import read_sequences
@@ -64,6 +64,7 @@ class Calibration:
             experts_without_tokens=sum(row.count(0) for row in self.expert_tokens.values()),
             expert_tokens={str(layer): row for layer, row in self.expert_tokens.items()},
             smoothing=report(self.folding.choices.values()),
+            thin=thinness(self.tokens, self.expert_tokens.values()),
         )
 
 
@@ -79,7 +80,7 @@ def calibrate(
 ) -> Calibration:
     """Run the calibration text through the model, one layer at a time.
 
-    `file` is JSON lines (see `texts.read_texts`); without it a small built-in set is used. `smooth`
+    `file` is JSON lines (see `texts.read_texts`); without it the built-in text is used. `smooth`
     searches INT4 smoothing scales. `device` is `cpu`, `cuda` or `auto`. `work`, an existing
     directory, keeps what is done after each layer; a run with the same arguments goes on from
     there. `on_layer` is called with the number of layers done. Raises `BadInputError` for an

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.files import sha256
+from ..model.catalog import CALIBRATION_TEXT
 from ..model.recipe import Recipe
 from .layouts import DEFAULT, Layout
 
@@ -34,6 +35,8 @@ class Options:
         return {
             "recipe": asdict(self.recipe) | {"roles": sorted(self.recipe.roles)},
             "layout": self.layout.key,
-            "calibration": sha256(self.calibration) if self.calibration else None,
+            "calibration": sha256(self.calibration or CALIBRATION_TEXT)
+            if self.calibrates
+            else None,
             "smooth": self.smooth,
         }

@@ -37,6 +37,11 @@ def quality_page(report: Mapping[str, Any], made_on: date) -> str:
     ]
     if report["missing"]:
         parts.append(paragraph(report["missing"], "note"))
+    parts += [
+        paragraph(f"{row['key']} was calibrated on {_calibration(row['calibration'])}.", "soft")
+        for row in formats
+        if row["calibration"]
+    ]
     layers = [f"{index}{letter}" for index, letter in enumerate(report["pattern"])]
     by_layer = [
         lines(
@@ -100,6 +105,12 @@ def _overview(report: Mapping[str, Any]) -> str:
             )
         )
     return table(header, rows)
+
+
+def _calibration(record: Mapping[str, Any]) -> str:
+    """The text of a calibration, and what is thin about it."""
+    text = f"{record['tokens']:,} tokens ({record['source']})"
+    return f"{text}. The text is thin: {record['thin']}" if record["thin"] else text
 
 
 def _by_layer(row: Mapping[str, Any], pattern: str) -> list[float | None]:

@@ -28,6 +28,9 @@ MAX_OUTPUT: Final = 1_000_000
 
 LIMITS: Final = Limits(seconds=2, memory=128 * 2**20)
 
+DEFAULT: Final = "default"
+"""Name of the template that is used unless tools ask for the one named `tool_use`."""
+
 SPECIAL_TOKENS: Final = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
 )  # fmt: skip
@@ -41,12 +44,14 @@ class TemplateError(ValueError):
 class ChatTemplate:
     """The chat template of a checkpoint directory. Use it in a `with`: it may hold a process.
 
-    Read from `chat_template.jinja`, or else from `tokenizer_config.json`, when first needed.
+    Read from `chat_template.jinja`, `chat_template.json` or `tokenizer_config.json`, the first one
+    that is there, when first needed.
     """
 
     def __init__(self, checkpoint: Path) -> None:
         self._checkpoint = checkpoint
-        self._request: dict[str, Any] | None = None
+        self._templates: dict[str, str] | None = None
+        self._tokens: dict[str, str] = {}
         self._worker = Worker("nemotron_deploy.runtime.templates", LIMITS)
 
     def __enter__(self) -> Self:
@@ -55,38 +60,57 @@ class ChatTemplate:
     def __exit__(self, *_: object) -> None:
         self._worker.close()
 
-    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        longest: int | None = None,
+    ) -> str:
         """`messages` as text, without a generation prompt; named as in transformers.
 
-        Raises `TemplateError` when there is no template, or when it is refused: it reaches for what
-        it may not, fails, or runs past a limit.
+        `tools` are passed to the template. With `longest`, the text is cut at so many characters;
+        without, one of over `MAX_OUTPUT` is refused. Raises `TemplateError` when there is no
+        template, or when it is refused: it reaches for what it may not, fails, or exceeds a limit.
         """
-        self._request = self._request or self._read()
+        if self._templates is None:
+            self._templates = self._read()
+        wanted = "tool_use" if tools and "tool_use" in self._templates else DEFAULT
+        request = {
+            "template": self._templates[wanted],
+            "tokens": self._tokens,
+            "messages": messages,
+            "tools": tools,
+            "longest": longest,
+        }
         try:
-            return str(self._worker.ask(self._request | {"messages": messages}))
+            return str(self._worker.ask(request))
         except WorkError as error:
             raise TemplateError(f"{self._checkpoint}: chat template: {error}") from error
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, str]:
+        """The templates by name, of which one is `DEFAULT`."""
         if find_spec("jinja2") is None:
             raise TemplateError(
                 "chat templates need the package jinja2; install it with "
                 "pip install 'nemotron-deploy[quantize]'"
             )
-        path = self._checkpoint / "tokenizer_config.json"
-        try:
-            config = read_json(path) if path.is_file() else {}
-        except UntrustedError as error:
-            raise TemplateError(str(error)) from error
-        template = self._source(config)
-        if len(template.encode(errors="replace")) > MAX_TEMPLATE_BYTES:
+        config = self._json("tokenizer_config.json")
+        self._tokens = {name: _token(config[name]) for name in SPECIAL_TOKENS if name in config}
+        templates = _by_name(self._source(config))
+        if DEFAULT not in templates:
+            raise TemplateError(
+                f"{self._checkpoint}: has no chat template; use `text` or `prompt` instead"
+            )
+        if any(
+            len(text.encode(errors="replace")) > MAX_TEMPLATE_BYTES for text in templates.values()
+        ):
             raise TemplateError(
                 f"{self._checkpoint}: its chat template is longer than {MAX_TEMPLATE_BYTES} bytes"
             )
-        tokens = {name: _token(config[name]) for name in SPECIAL_TOKENS if name in config}
-        return {"template": template, "tokens": tokens}
+        return templates
 
-    def _source(self, config: Mapping[str, Any]) -> str:
+    def _source(self, config: Mapping[str, Any]) -> object:
+        """What is written as the chat template, wherever it is."""
         try:
             with open_inside(self._checkpoint / "chat_template.jinja") as file:
                 return file.read(MAX_TEMPLATE_BYTES + 1).decode(errors="replace")
@@ -94,12 +118,28 @@ class ChatTemplate:
             pass
         except (OSError, UntrustedError) as error:
             raise TemplateError(f"{self._checkpoint}: chat template: {error}") from error
-        template = config.get("chat_template")
-        if not isinstance(template, str):
-            raise TemplateError(
-                f"{self._checkpoint}: has no chat template; use `text` or `prompt` instead"
-            )
-        return template
+        return self._json("chat_template.json").get("chat_template", config.get("chat_template"))
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self._checkpoint / name
+        try:
+            return read_json(path) if path.is_file() else {}
+        except UntrustedError as error:
+            raise TemplateError(str(error)) from error
+
+
+def _by_name(source: object) -> dict[str, str]:
+    """Templates by name: a text is the default one; older files list several with their names."""
+    if isinstance(source, str):
+        return {DEFAULT: source}
+    rows = source if isinstance(source, list) else []
+    return {
+        row["name"]: row["template"]
+        for row in rows
+        if isinstance(row, dict)
+        and isinstance(row.get("name"), str)
+        and isinstance(row.get("template"), str)
+    }
 
 
 def _token(value: object) -> str:
@@ -136,15 +176,21 @@ def _now(form: str) -> str:
 def _render(request: Mapping[str, Any]) -> str:
     """The child's work: one conversation as text."""
     parts, length = [], 0
-    template = _compiled(request["template"])
-    for part in template.generate(
-        messages=request["messages"], add_generation_prompt=False, **request["tokens"]
-    ):
-        length += len(part)
+    longest: int | None = request["longest"]
+    pieces = _compiled(request["template"]).generate(
+        messages=request["messages"],
+        tools=request["tools"],
+        add_generation_prompt=False,
+        **request["tokens"],
+    )
+    for piece in pieces:
+        parts.append(piece)
+        length += len(piece)
+        if longest is not None and length >= longest:
+            break
         if length > MAX_OUTPUT:
             raise ValueError(f"it wrote more than {MAX_OUTPUT} characters")
-        parts.append(part)
-    return "".join(parts)
+    return "".join(parts)[:longest]
 
 
 if __name__ == "__main__":

@@ -108,17 +108,23 @@ def parse_json(data: bytes) -> Any:
     try:
         value = json.loads(
             data.decode(),
-            object_pairs_hook=_unique_keys,
+            object_pairs_hook=unique_keys,
             parse_float=_finite,
             parse_constant=_constant,
         )
     except RecursionError:
         raise ValueError(f"it is nested deeper than {MAX_JSON_DEPTH} levels") from None
+    require_shallow(value)
+    return value
+
+
+def require_shallow(value: Any) -> None:
+    """Raise `ValueError` for a JSON value that is nested deeper than `MAX_JSON_DEPTH`."""
     level = [value]
     for _ in range(MAX_JSON_DEPTH):
         level = [child for item in level for child in _children(item)]
         if not level:
-            return value
+            return
     raise ValueError(f"it is nested deeper than {MAX_JSON_DEPTH} levels")
 
 
@@ -128,10 +134,13 @@ def _children(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of the JSON decoder. Raises `ValueError` for a key that occurs twice in it."""
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a key stands in it twice")
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"a key stands in it twice: {brief(twice)}")
     return result
 
 

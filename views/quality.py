@@ -23,6 +23,13 @@ def comparison(console: Console, report: QualityReport, out: Path | None) -> Non
         console.print(f" [yellow]{escape(report.missing)}[/]")
     if text := report.heldout:
         console.print(f" [dim]{text.tokens:,} tokens of text; {escape(text.source)}[/]")
+    for row in report.formats:
+        if row.calibration:
+            console.print(
+                f" [dim]{escape(row.key)} calibrated on {escape(row.calibration.source)}[/]"
+            )
+            if thin := row.calibration.thin:
+                console.print(f" [yellow]{escape(row.key)}, thin: {escape(thin)}[/]")
     if out:
         console.print(f" [dim]saved to {escape(str(out))}[/]\n", soft_wrap=True)
 

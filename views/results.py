@@ -42,8 +42,8 @@ def quantization(console: Console, result: QuantizeResult) -> None:
     if used := result.calibration:
         text = f"{used.sequences} sequences, {used.tokens:,} tokens; {used.source}"
         rows.append(("calibration", text))
-        if used.experts_without_tokens:
-            rows.append(("", f"{used.experts_without_tokens} experts received no token of it"))
+        if used.thin:
+            rows.append(("", Text(f"thin: {used.thin}", style="yellow")))
         if used.smoothing:
             rows.append(("smoothing", _smoothing(used.smoothing)))
     if result.quality:
@@ -99,6 +99,10 @@ def built(console: Console, result: BuildResult) -> None:
         ("bundle", f"{result.files} files, {amount(result.bytes)}"),
         ("backend", result.backend),
     ]
+    if result.calibration:
+        rows.append(("calibration", result.calibration))
+    if result.thin:
+        rows.append(("", Text(f"thin: {result.thin}", style="yellow")))
     rows += [("needs", Text(need, style="yellow")) for need in result.needs]
     after = Text.assemble(
         ("check   ", "dim"), f"nemo-deploy verify {where}\n",

@@ -1,5 +1,5 @@
-"""Packaged data: configurations of known models, GPUs and their architectures, prices, and the
-embedded `tiny` checkpoint."""
+"""Packaged data: configurations of known models, GPUs and their architectures, prices, the embedded
+`tiny` checkpoint, and calibration text."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ _HERE: Final = Path(__file__).parent
 
 TINY: Final = _HERE / "tiny"
 """The embedded checkpoint: a small, trained Nemotron-H model."""
+
+CALIBRATION_TEXT: Final = _HERE / "calibration" / "text.jsonl"
+"""Calibration and held-out text for real models; `LICENSES.txt` is beside it."""
 
 PRICES: Final = _HERE / "prices.json"
 """Dated list prices of GPU hours and hosted APIs."""

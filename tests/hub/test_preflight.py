@@ -48,10 +48,10 @@ def refused(hub: StandIn, out: Path, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "there is no such text file"),
-        ("", "has no text in it"),
-        ("\n \n", "has no text in it"),
-        ("two and two\n", "its first line is not JSON"),
+        (None, ": there is no such text file"),
+        ("", ": has no text in it"),
+        ("\n \n", ": has no text in it"),
+        ("two and two\n", ", line 1: not JSON but plain text"),
     ],
 )
 def test_a_file_that_holds_no_text(
@@ -64,7 +64,7 @@ def test_a_file_that_holds_no_text(
     message: str,
 ) -> None:
     path = text(content) if content is not None else str(tmp_path / "none.jsonl")
-    assert f"{path}: {message}" in refused(hub, tmp_path / "out", *command, option, path)
+    assert f"{path}{message}" in refused(hub, tmp_path / "out", *command, option, path)
     assert command is BUILD or hub.requests == [], "only a plan needs the hub"
 
 

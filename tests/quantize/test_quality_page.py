@@ -19,6 +19,7 @@ def entry(key: str, *, run: bool) -> dict[str, Any]:
         "format": f"the format {key}",
         "bytes": 3_740_000,
         "weight_error": {"mean": 0.03, "layers": {"1": 0.03}, "worst": {"backbone.x": 0.04}},
+        "calibration": None,
         "fidelity": fidelity if run else None,
     }
 
@@ -50,3 +51,13 @@ def test_a_model_that_was_not_run_has_the_weights_alone() -> None:
     assert text.count("<svg") == 1
     assert "Perplexity is missing: too large." in text
     assert "the format int4, compared with the source of 5.70 MB." in text
+
+
+def test_the_calibration_text_is_named_with_what_is_thin_about_it() -> None:
+    whole = report("int4", "nvfp4")
+    whole["formats"][0]["calibration"] = {"source": "ours.jsonl", "tokens": 1234, "thin": None}
+    text = quality_page(whole, DAY)
+    assert "int4 was calibrated on 1,234 tokens (ours.jsonl)." in text
+    assert "nvfp4 was calibrated" not in text
+    whole["formats"][0]["calibration"]["thin"] = "3 of 8 experts received too few"
+    assert "The text is thin: 3 of 8 experts received too few" in quality_page(whole, DAY)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,7 @@ from nemotron_deploy.model.checkpoint import Checkpoint
 from nemotron_deploy.model.recipe import RECIPES
 from nemotron_deploy.quantize.shard_writer import Entry, ShardWriter
 from nemotron_deploy.quantize.stream import quantize
-from nemotron_deploy.quantize.texts import read_texts
 from nemotron_deploy.runtime import formats
-from nemotron_deploy.runtime.templates import ChatTemplate
 
 EXPERT = "backbone.layers.1.mixer.experts.3.down_proj.weight"
 
@@ -168,46 +165,3 @@ def test_an_entry_that_was_never_written_is_noticed(tmp_path: Path) -> None:
         ShardWriter(tmp_path / "x", entries) as writer,
     ):
         writer.write("a", b"1")
-
-
-@pytest.fixture
-def template(tmp_path: Path) -> Iterator[ChatTemplate]:
-    (tmp_path / "chat_template.jinja").write_text(
-        "{{ messages | map(attribute='content') | join('|') }}"
-    )
-    with ChatTemplate(tmp_path) as found:
-        yield found
-
-
-def test_calibration_files_hold_text_prompts_or_messages(
-    tmp_path: Path, template: ChatTemplate
-) -> None:
-    file = tmp_path / "c.jsonl"
-    turns = [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]
-    rows = [{"text": "a"}, {"prompt": "b"}, {"messages": turns}]
-    file.write_text("\n\n".join(map(json.dumps, rows)) + "\n")
-    assert read_texts(file, template) == ["a", "b", "c|d"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "contains no calibration text"),
-        ('{"text": "a"}\n{', "line 2: not JSON"),
-        ("[1]", "line 1: is not a JSON object"),
-        ('{"text": ""}', "line 1: needs `text`, `prompt` or"),
-        ('{"messages": "x"}', "line 1: needs `text`, `prompt` or"),
-    ],
-)
-def test_bad_calibration_lines_are_named(
-    tmp_path: Path, template: ChatTemplate, content: str, message: str
-) -> None:
-    file = tmp_path / "c.jsonl"
-    file.write_text(content)
-    with pytest.raises(BadInputError, match=message):
-        read_texts(file, template)
-
-
-def test_a_missing_calibration_file(tmp_path: Path, template: ChatTemplate) -> None:
-    with pytest.raises(BadInputError, match=r"none\.jsonl: cannot be read"):
-        read_texts(tmp_path / "none.jsonl", template)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,6 +111,49 @@ def test_the_older_place_of_a_template(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
     with ChatTemplate(tmp_path) as found:
         assert found.apply_chat_template(TURNS) == "<s>!"
+
+
+def test_the_file_of_its_own_comes_before_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "old"}))
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "new"}))
+    with ChatTemplate(tmp_path) as template:
+        assert template.apply_chat_template(TURNS) == "new"
+
+
+@pytest.mark.parametrize("tools", [None, [{"type": "function", "function": {"name": "f"}}]])
+def test_named_templates_as_transformers_chooses_them(
+    tmp_path: Path, tools: list[Any] | None
+) -> None:
+    from transformers import AutoTokenizer
+
+    named = [
+        {"name": "default", "template": "plain {{ tools is none }}"},
+        {"name": "tool_use", "template": "{{ tools | tojson }}"},
+    ]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.chat_template = {row["name"]: row["template"] for row in named}
+    expected = tokenizer.apply_chat_template(TURNS, tools=tools, tokenize=False)
+    with ChatTemplate(tmp_path) as template:
+        assert template.apply_chat_template(TURNS, tools) == expected
+
+
+def test_named_templates_without_a_default_are_none(tmp_path: Path) -> None:
+    fields = {"chat_template": [{"name": "rag", "template": "x"}, {"name": 1}, "y"]}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
+    with (
+        ChatTemplate(tmp_path) as template,
+        pytest.raises(TemplateError, match="has no chat template"),
+    ):
+        template.apply_chat_template(TURNS)
+
+
+def test_a_text_is_rendered_no_further_than_it_is_used(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text(
+        "{% for a in range(99999) %}{{ messages[1].content * 9 }}{% endfor %}"
+    )
+    with ChatTemplate(tmp_path) as template:
+        assert template.apply_chat_template(TURNS, longest=5) == "HiHiH"
 
 
 def test_calibration_text_is_tokenized_as_transformers_does(tmp_path: Path) -> None:

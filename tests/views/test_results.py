@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nemotron_deploy.api.build import BuildStep, DryRunResult
+from nemotron_deploy.api.build import BuildResult, BuildStep, DryRunResult
 from nemotron_deploy.api.verify import VerifyResult
 from nemotron_deploy.core.checks import Check
 from nemotron_deploy.views import results as views
@@ -46,3 +46,24 @@ def test_a_dry_run_says_why_a_stage_is_made(console: Console) -> None:
     )
     views.dry_run(console, DryRunResult(Path("b"), steps, None))
     assert "the code that makes it has changed" in shown(console)
+
+
+def test_a_build_names_its_calibration_and_warns_when_it_is_thin(console: Console) -> None:
+    result = BuildResult(
+        bundle=Path("b"),
+        name="b",
+        model_name="m",
+        made=("checkpoint",),
+        kept=(),
+        files=1,
+        bytes=1,
+        checkpoint_bytes=1,
+        backend="trtllm",
+        needs=(),
+        reasons=(),
+        calibration="ours.jsonl (1 empty row skipped)",
+        thin="3 of 8 experts received fewer than 32 tokens",
+    )
+    views.built(console, result)
+    assert "ours.jsonl (1 empty row skipped)" in shown(console)
+    assert "thin: 3 of 8 experts received fewer than 32 tokens" in shown(console)
