@@ -87,6 +87,7 @@ class PlanResult(Result):
     gpus: int
     sm: int
     quant: Mapping[str, str | None]
+    layers: str
     status: str
     rule: str
     reasons: tuple[str, ...]

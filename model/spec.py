@@ -162,10 +162,10 @@ class Plan:
 
     `status`: `supported` (the engine runs it, with a plugin where `engine` names one), `needs`
     (buildable; to be served on a GPU it needs what `engine.needs` lists), `refused` (see `reasons`;
-    `alternatives` say what works) or `compared` (a peer: planned, never built). `notes` are
-    warnings. The server is configured for `concurrency` sequences of `context` tokens;
-    `max_concurrency` is how many of them fit, `max_context` how long they could be.
-    `conv_bytes_per_sequence` are part of `state_bytes_per_sequence`.
+    `alternatives` say what works) or `compared` (a peer: planned, never built). `layers` says what
+    is quantized, `notes` are warnings. The server is configured for `concurrency` sequences of
+    `context` tokens; `max_concurrency` is how many of them fit, `max_context` how long they could
+    be. `conv_bytes_per_sequence` are part of `state_bytes_per_sequence`.
     """
 
     model: str
@@ -174,6 +174,7 @@ class Plan:
     gpus: int
     sm: int
     quant: Mapping[str, str | None]
+    layers: str
     status: str
     rule: str
     reasons: tuple[str, ...]

@@ -33,7 +33,7 @@ def plan(console: Console, plan: PlanResult) -> None:
     title = heading(f"{plan.model} · {plan.quant['requested']} · {plan.gpus} x {plan.gpu_name}")
     rows: list[tuple[str, RenderableType]] = [("status", _status(plan))]
     rows += [("why" if plan.refused else "", reason) for reason in plan.reasons]
-    rows.append(("layers", str(plan.quant["layers"])))
+    rows.append(("layers", plan.layers))
     rows += [("needs", need) for need in plan.engine.needs]
     if plan.engine.evidence:
         rows.append(("tested", plan.engine.evidence))

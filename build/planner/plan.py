@@ -60,11 +60,8 @@ class Planner:
             gpu_name=gpu.name,
             gpus=workload.gpus,
             sm=gpu.sm,
-            quant={
-                "requested": quant.key,
-                "effective": None if refusal else quant.key,
-                "layers": quant.recipe.summary,
-            },
+            quant={"requested": quant.key, "effective": None if refusal else quant.key},
+            layers=quant.recipe.summary,
             status="refused" if refusal else rule.status,
             rule=refusal.rule if refusal else rule.key,
             reasons=(refusal.reason if refusal else rule.reason,),

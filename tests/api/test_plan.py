@@ -222,7 +222,7 @@ def test_what_is_written_weighs_what_was_planned(
     assert run(["quantize", *chosen, "--out", str(tmp_path)]) == 0
     assert Checkpoint.open(tmp_path).bytes == planned["weights_bytes"]
     summary = quant_named(options.split()[0]).recipe.summary
-    assert (planned["quant"]["layers"] == summary) is ("--" not in options)
+    assert (planned["layers"] == summary) is ("--" not in options)
 
 
 def test_a_bundle_can_have_other_groups(tmp_path: Path) -> None:
