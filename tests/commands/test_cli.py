@@ -207,9 +207,9 @@ def test_a_missing_package_is_named_before_anything_is_written(
     from nemotron_deploy.core import extras
 
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
-    for words in (["quantize"], ["build", "--gpu", "h100"]):
+    for words, extra in ((["quantize"], "quantize"), (["build", "--gpu", "h100"], "kernels")):
         arguments = [*words, "--checkpoint", "tiny", "--quant", "int4"]
         code, _, err = answer(capsys, *arguments, "--out", str(tmp_path / "out"))
         assert code == 4
-        assert "pip install 'nemotron-deploy[quantize]'" in err
+        assert f"pip install 'nemotron-deploy[{extra}]'" in err
         assert not list(tmp_path.iterdir())

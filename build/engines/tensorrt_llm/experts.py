@@ -77,7 +77,7 @@ def require_compiler() -> None:
             "the experts' kernels are compiled with triton, which exists for Linux only; build "
             "there, on any machine, with or without a GPU"
         )
-    require("torch", "triton", purpose="compiling the experts' kernels")
+    require("triton", "torch", purpose="compiling the experts' kernels")
 
 
 def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
