@@ -9,14 +9,9 @@ from typing import Any, Final
 
 from ..core.errors import BadInputError
 from ..core.files import sha256, write_atomically
-from ..model.checkpoint import (
-    COMPANIONS,
-    INDEX_NAME,
-    PICKLE_SUFFIXES,
-    Checkpoint,
-    RemoteShard,
-    find_shards,
-)
+from ..model.checkpoint import Checkpoint, RemoteShard
+from ..model.contents import COMPANIONS, INDEX_NAME, PICKLE_SUFFIXES
+from ..model.shards import find_shards
 from .client import HubFile, Repository, cache_folder, download, list_repository, read_header
 from .faults import UnreachableError
 from .name import HubName
