@@ -174,7 +174,7 @@ class Checkpoint:
         calls for, saying how they differ."""
         if self.differences:
             raise BadInputError(
-                f"{self.path}: differs from its {CONFIGURATION}: {'; '.join(self.differences)}"
+                f"{self.path}: differs from its config.json: {'; '.join(self.differences)}"
             )
 
     def require_complete(self) -> None:

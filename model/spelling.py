@@ -166,7 +166,7 @@ def _without_surplus(
         if kind:
             dropped[name] = info
             kinds[kind] += 1
-    notes += [f"left out: {count} {kind}" for kind, count in kinds.items()]
+    notes += [f"left out: {kind} ({count})" for kind, count in kinds.items()]
     if model.mtp_steps and not any(name.startswith("mtp.") for name in named):
         config = dict(model.config) | {"num_nextn_predict_layers": 0}
         model = replace(model, mtp_pattern="", mtp_steps=0, config=config)
@@ -182,7 +182,7 @@ def _surplus(info: TensorInfo, named: Mapping[str, TensorInfo], model: Model) ->
         same = embedding and (info.dtype, info.shape) == (embedding.dtype, embedding.shape)
         return "output head, which is tied to the embedding" if same else None
     if _BUFFER.fullmatch(info.name):
-        return "buffers that are no weights (rotary embedding, positions)"
+        return "rotary and position buffers, which are no weights"
     if info.name.startswith("mtp.") and not model.mtp_steps:
         return "tensors of MTP layers that config.json does not configure"
     if _TOWER.match(info.name):
