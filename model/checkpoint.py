@@ -78,38 +78,18 @@ class Checkpoint:
         require_model_directory(path)
         config = read_configuration(path / CONFIGURATION)
         model = read_model(config, name or path.name)
-        elsewhere = {shard.path.name: shard for shard in remote}
-        names, weight_map = find_shards(path, elsewhere)
-        shards = tuple(elsewhere[n].path if n in elsewhere else path / n for n in names)
-        stored: dict[str, TensorInfo] = {}
-        signatures: dict[Path, Signature] = {}
-        for shard in shards:
-            absent = elsewhere.get(shard.name)
-            if absent:
-                header = parse_header(shard, absent.size, absent.header)
-            else:
-                header, signatures[shard] = read_header(shard)
-            if len(stored) + len(header) > MAX_TENSORS:
-                raise BadInputError(f"{shard}: the checkpoint has more than {MAX_TENSORS} tensors")
-            for tensor, info in header.items():
-                if tensor in stored:
-                    raise BadInputError(
-                        f"{shard}: tensor {tensor} is in {stored[tensor].shard.name}, too"
-                    )
-                stored[tensor] = info
-        _match_index(path, weight_map, stored)
+        shards, stored, signatures = _read_headers(path, remote)
         require_known_format(path, config, stored)
         reading = read_names(stored, model)
-        quantized, notes = has_scales(reading.tensors), list(reading.notes)
-        model = reading.model
-        if config.get("quantization_config") and not quantized:
-            if all(info.dtype in UNQUANTIZED_DTYPES for info in reading.tensors.values()):
-                notes.append("`quantization_config` is ignored: no tensor is quantized")
-                model = replace(model, config=_without_quantization(model.config))
-            else:
-                quantized = True
-        elif not config.get("quantization_config"):
+        model, notes = reading.model, reading.notes
+        entry = config.get("quantization_config")
+        quantized = has_scales(reading.tensors) or (
+            bool(entry) and any(i.dtype not in UNQUANTIZED_DTYPES for i in reading.tensors.values())
+        )
+        if not quantized:
             model = replace(model, config=_without_quantization(model.config))
+            if entry:
+                notes += ("`quantization_config` is ignored: no tensor is quantized",)
         dtypes = {
             generic_name(info.name): info.dtype
             for info in reading.tensors.values()
@@ -125,7 +105,7 @@ class Checkpoint:
             signatures,
             quantized,
             reading.dropped,
-            tuple(notes),
+            notes,
             () if quantized else differences(reading.tensors, model),
         )
 
@@ -230,6 +210,31 @@ def _require_no_consent(path: Path, config: Mapping[str, Any]) -> None:
         )
 
 
+def _read_headers(
+    path: Path, remote: Sequence[RemoteShard]
+) -> tuple[tuple[Path, ...], dict[str, TensorInfo], dict[Path, Signature]]:
+    """The shards in `path`, their tensors by stored name, and the signatures of those here."""
+    elsewhere = {shard.path.name: shard for shard in remote}
+    names, weight_map = find_shards(path, elsewhere)
+    shards = tuple(elsewhere[n].path if n in elsewhere else path / n for n in names)
+    stored: dict[str, TensorInfo] = {}
+    signatures: dict[Path, Signature] = {}
+    for shard in shards:
+        absent = elsewhere.get(shard.name)
+        if absent:
+            header = parse_header(shard, absent.size, absent.header)
+        else:
+            header, signatures[shard] = read_header(shard)
+        if len(stored) + len(header) > MAX_TENSORS:
+            raise BadInputError(f"{shard}: the checkpoint has more than {MAX_TENSORS} tensors")
+        for name, info in header.items():
+            if name in stored:
+                raise BadInputError(f"{shard}: tensor {name} is in {stored[name].shard.name}, too")
+            stored[name] = info
+    _match_index(path, weight_map, stored)
+    return shards, stored, signatures
+
+
 def _match_index(
     path: Path, weight_map: Mapping[str, str] | None, tensors: Mapping[str, TensorInfo]
 ) -> None:
@@ -249,8 +254,9 @@ def _match_index(
 
 
 def _is_read(name: str) -> bool:
-    """Whether a file of this name may be read or copied, so that a link of it must lead to one."""
-    return name in (CONFIGURATION, *COMPANIONS) or name.endswith((".safetensors", INDEX_NAME))
+    """Whether a file of this name is read or copied, so that a link of it must lead to one. Shards
+    that are in use are opened by their links, and found missing where these lead nowhere."""
+    return name in (CONFIGURATION, INDEX_NAME, *COMPANIONS)
 
 
 def _without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:

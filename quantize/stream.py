@@ -110,7 +110,7 @@ def quantize(
                 pipeline.begin_shard()
                 output = _Output(run, shard)
                 path = output.enter(source(shard.path))
-                _feed(output, path, (verify_sha256 or {}).get(shard.name))
+                _feed(output, path, (verify_sha256 or {}).get(shard.path.name))
     except BaseException as error:
         for output in list(unfinished):
             output.abandon(error)

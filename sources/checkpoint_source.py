@@ -99,6 +99,10 @@ def resolve(name: str) -> Source:
         return _local(name, Path(name))
     if name.endswith(".json") and Path(name).exists():
         return _configured(name, Path(name))
+    if Path(name).is_file():
+        raise BadInputError(
+            f"{name}: no such directory or configuration; it is a file, pass the directory it is in"
+        )
     model = known_model(name)
     return _at_hub(name) if model is None else Source(name, model.name, model, None)
 
