@@ -17,6 +17,7 @@ from ..core.files import Work, digest_of
 from ..core.progress import Progress, Silent
 from ..core.record import RECORD_NAME, Header
 from ..core.result import Result, plain
+from ..core.sizes import size_text
 from ..core.source_digest import source_digest
 from ..model.catalog import DEFAULT_CHECKPOINT
 from ..model.catalog import gpu as gpu_named
@@ -390,7 +391,7 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
         _Stage(
             "checkpoint",
             checkpoint,
-            f"{job.plan.weights_bytes / 1e9:.2f} GB of tensors: {job.options.recipe.summary}",
+            f"{size_text(job.plan.weights_bytes)} of tensors: {job.options.recipe.summary}",
             lambda bundle: bundle.resume_stage(
                 "checkpoint", checkpoint, partial(quantized, bundle)
             ),

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from ..core.result import Result
 from ..model.architecture import ARCHITECTURE, Model, Role
+from ..model.checkpoint import Checkpoint
 from ..sources.checkpoint_source import resolve
 
 
@@ -54,6 +55,8 @@ class InspectResult(Result):
 
     `weights` is whether the sizes are those of a checkpoint that is here; otherwise they follow
     from the configuration. `bytes`, `dtypes` (bytes of each) and `tensors` are of the checkpoint.
+    `notes` say what was read in another spelling or left out. `differences` say how the checkpoint
+    differs from its configuration; one that does cannot be quantized or built.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -76,6 +79,8 @@ class InspectResult(Result):
     bytes: int
     dtypes: Mapping[str, int]
     tensors: int
+    notes: tuple[str, ...]
+    differences: tuple[str, ...]
     kv_bytes_per_token: KvBytes
     state_bytes_per_sequence: StateBytes
 
@@ -104,7 +109,7 @@ def inspect(name: str) -> InspectResult:
         source=source.place,
         weights=checkpoint is not None,
         architecture=ARCHITECTURE,
-        quantization=(model.config.get("quantization_config") or {}).get("quant_algo"),
+        quantization=_quantization(checkpoint, model),
         parameters_total=model.parameters_total,
         parameters_active=model.parameters_active,
         parameters_active_with_embedding=model.parameters_active + roles[Role.EMBEDDING],
@@ -118,6 +123,8 @@ def inspect(name: str) -> InspectResult:
         bytes=sum(dtypes.values()),
         dtypes=dict(dtypes),
         tensors=tensors,
+        notes=checkpoint.notes if checkpoint else (),
+        differences=checkpoint.differences if checkpoint else (),
         kv_bytes_per_token=KvBytes(
             bf16=model.kv_bytes_per_token("BF16"), fp8=model.kv_bytes_per_token("F8_E4M3")
         ),
@@ -125,6 +132,15 @@ def inspect(name: str) -> InspectResult:
             fp32=model.state_bytes_per_sequence("F32"), bf16=model.state_bytes_per_sequence("BF16")
         ),
     )
+
+
+def _quantization(checkpoint: Checkpoint | None, model: Model) -> str | None:
+    """The algorithm or method that the configuration names, None for an unquantized model."""
+    entry = model.config.get("quantization_config") or {}
+    named = entry.get("quant_algo") or entry.get("quant_method")
+    if isinstance(named, str):
+        return named
+    return "not named" if entry or (checkpoint and checkpoint.is_quantized) else None
 
 
 def _experts(model: Model) -> ExpertFacts | None:

@@ -336,8 +336,16 @@ def _none_recommended(
 
 
 def _model(name: str) -> Model:
-    """The model of a checkpoint, a configuration or a known name, or a peer."""
-    return peer(name) or resolve(name).model
+    """The model of a checkpoint, a configuration or a known name, or a peer.
+
+    Raises `BadInputError` for a checkpoint that differs from its configuration.
+    """
+    if known := peer(name):
+        return known
+    source = resolve(name)
+    if source.checkpoint is not None:
+        source.checkpoint.require_agreement()
+    return source.model
 
 
 def _compared(

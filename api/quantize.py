@@ -11,6 +11,7 @@ from ..core.errors import RefusedError
 from ..core.files import REPORT, Work, digest_of, require_free, resumable_directory
 from ..core.progress import Advance, Progress, Silent
 from ..core.result import Result
+from ..core.sizes import size_text
 from ..model.catalog import DEFAULT_CHECKPOINT
 from ..quantize.calibration_record import CalibrationRecord
 from ..quantize.encoding import ENCODING
@@ -263,7 +264,7 @@ class _ShownProgress:
     def _show(self) -> None:
         note = self._note
         if self.to_fetch:
-            note = f"downloaded {self._fetched / 1e9:.2f} of {self.to_fetch / 1e9:.2f} GB  {note}"
+            note = f"downloaded {size_text(self._fetched)} of {size_text(self.to_fetch)}  {note}"
         self.advance(self._done, note)
 
 

@@ -10,8 +10,8 @@ import torch
 
 from nemotron_deploy.model import catalog
 from nemotron_deploy.model.architecture import TensorGroup
-from nemotron_deploy.model.checkpoint import INDEX_NAME
 from nemotron_deploy.model.config import read_model
+from nemotron_deploy.model.contents import INDEX_NAME
 from nemotron_deploy.quantize.job import raw_bytes
 from nemotron_deploy.quantize.shard_writer import Entry, ShardWriter
 

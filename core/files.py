@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from .errors import BadInputError
+from .sizes import size_text
 
 TEMPORARY: Final = ".nemo-deploy-"
 """Prefix of all names that an interrupted run may leave behind; `clean` deletes them."""
@@ -163,8 +164,8 @@ def require_space(needs: Mapping[Path, int], otherwise: str = "") -> None:
         needed, free = sum(needs[path] for path in paths), free_bytes(paths[0])
         if free < needed:
             raise BadInputError(
-                f"{' and '.join(map(str, paths))}: {needed / 1e9:.1f} GB are needed here and "
-                f"{free / 1e9:.1f} GB are free; free some space, choose another --out{otherwise}"
+                f"{' and '.join(map(str, paths))}: {size_text(needed, 1)} are needed here and "
+                f"{size_text(free, 1)} are free; free some space, choose another --out{otherwise}"
             )
 
 

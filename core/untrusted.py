@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -18,10 +18,12 @@ def open_inside(path: Path) -> BufferedReader:
         return untrusted.open_inside(path)
 
 
-def require_links_inside(directory: Path) -> None:
+def require_links_inside(
+    directory: Path, needed: Callable[[str], bool] = lambda name: True
+) -> None:
     """As `untrusted.require_links_inside`, but raises `BadInputError`."""
     with _bad_input():
-        untrusted.require_links_inside(directory)
+        untrusted.require_links_inside(directory, needed)
 
 
 def read_json(path: Path) -> dict[str, Any]:

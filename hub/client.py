@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..core.errors import BadInputError
-from ..model.checkpoint import MAX_HEADER_BYTES
+from ..model.headers import MAX_HEADER_BYTES
 from .faults import explained, was_interrupted
 from .meter import Tally
 from .name import HubName

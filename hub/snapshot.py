@@ -9,14 +9,9 @@ from typing import Any, Final
 
 from ..core.errors import BadInputError
 from ..core.files import sha256, write_atomically
-from ..model.checkpoint import (
-    COMPANIONS,
-    INDEX_NAME,
-    PICKLE_SUFFIXES,
-    Checkpoint,
-    RemoteShard,
-    find_shards,
-)
+from ..model.checkpoint import Checkpoint, RemoteShard
+from ..model.contents import ADAPTER_NAME, COMPANIONS, INDEX_NAME, PICKLE_SUFFIXES
+from ..model.shards import find_shards
 from .client import HubFile, Repository, cache_folder, download, list_repository, read_header
 from .faults import UnreachableError
 from .name import HubName
@@ -136,6 +131,11 @@ def _require_model(repository: Repository) -> None:
     names = repository.files
     if any(name.endswith(".safetensors") for name in names) and CONFIGURATION[0] in names:
         return
+    if ADAPTER_NAME in names:
+        raise BadInputError(
+            f"{repository.name}: is an adapter, not a model; merge it into its base model first "
+            "(peft: `merge_and_unload()`) and pass the merged model"
+        )
     pickles = sorted(name for name in names if Path(name).suffix in PICKLE_SUFFIXES)
     if pickles:
         raise BadInputError(

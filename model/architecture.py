@@ -17,7 +17,7 @@ ARCHITECTURE: Final = "NemotronHForCausalLM"
 
 DTYPE_BYTES: Final[Mapping[str, float]] = {
     "F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2,
-    "F8_E4M3": 1, "U8": 1, "I8": 1, "BOOL": 1,
+    "U64": 8, "U32": 4, "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "U8": 1, "I8": 1, "BOOL": 1,
 }  # fmt: skip
 """Bytes per element of a safetensors dtype."""
 

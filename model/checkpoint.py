@@ -6,68 +6,30 @@ the file's or tensor's name: pickles, paths that leave the directory, headers th
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from ..core.errors import BadInputError
 from ..core.untrusted import open_inside, read_json, require_links_inside
-from ..runtime.untrusted import Signature, brief, parse_json, signature
-from .architecture import DTYPE_BYTES, Model, generic_name
+from ..runtime.untrusted import Signature, brief, signature
+from .architecture import Model, generic_name
 from .config import read_model
+from .contents import (
+    COMPANIONS,
+    CONFIGURATION,
+    INDEX_NAME,
+    original_named,
+    require_model_directory,
+)
+from .difference import differences, has_scales, require_known_format
+from .headers import MAX_TENSORS, TensorInfo, parse_header, read_header
+from .shards import find_shards
+from .spelling import EMBEDDING, HEAD, UNQUANTIZED_DTYPES, read_names
 from .tokenizer import TOKENIZER_NAME, check_tokenizer
 
-INDEX_NAME: Final = "model.safetensors.index.json"
-SINGLE_NAME: Final = "model.safetensors"
-COMPANIONS: Final = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
-    "chat_template.json",
-)  # fmt: skip
-"""What belongs to a model besides configuration and shards. Code (`*.py`) never does."""
-
-PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-
-FOREIGN_MAGIC: Final = {
-    b"GGUF": "a GGUF file",
-    b"PK\3\4": "a pickle",  # torch.save's archive
-    **{bytes((0x80, protocol)): "a pickle" for protocol in range(2, 6)},
-}
-"""How files begin that are sometimes given a safetensors file's name."""
-
-MAX_HEADER_BYTES: Final = 8_000_000
-"""Longest header. The format allows 100 MB, which take gigabytes as Python objects; all 42,683
-tensors of Nemotron 3 Super in a single file would make 6 MB, and shards of 5 GB hold far fewer."""
-
-MAX_SHARDS: Final = 1_000
-MAX_TENSORS: Final = 250_000
-"""Most tensors of a checkpoint: over five times Nemotron 3 Super's, so quantized ones fit, too."""
-
-MAX_NAME: Final = 500
-MAX_RANK: Final = 8
-MAX_SIZE: Final = 2**63 - 1
-"""Limits on one tensor: letters of its name, dimensions, and any offset, dimension or size."""
-
-UNQUANTIZED_DTYPES: Final = ("BF16", "F16", "F32")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """Where a tensor lies: bytes `start` to `end` of the file `shard`."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    shard: Path
-    start: int
-    end: int
-
-    @property
-    def bytes(self) -> int:
-        return self.end - self.start
+_COMPARED_AT_ONCE: Final = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +43,12 @@ class RemoteShard:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An opened checkpoint. `tensors` is in file order, shard by shard."""
+    """An opened checkpoint. `tensors` is in file order, shard by shard, by canonical name.
+
+    `dropped` is surplus that is known, `notes` say in a line each what was read in another spelling
+    or left out, and `differences` how the rest differs from `config.json` (not looked for in a
+    quantized checkpoint).
+    """
 
     path: Path
     config: Mapping[str, Any]
@@ -90,12 +57,16 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     signatures: Mapping[Path, Signature] = field(default_factory=dict, repr=False, compare=False)
     """Of each shard that was here, what tells whether it is still the file that was checked."""
+    is_quantized: bool = False
+    dropped: Mapping[str, TensorInfo] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
 
     @classmethod
     def open(
         cls, path: Path, remote: Sequence[RemoteShard] = (), name: str | None = None
     ) -> Checkpoint:
-        """Read configuration and headers of the checkpoint directory `path`.
+        """Read configuration and headers of the checkpoint directory `path`, and compare them.
 
         `remote` replaces shards that are not in `path`; `read` works once they have arrived.
         The model is called `name`, or else after the directory.
@@ -103,37 +74,40 @@ class Checkpoint:
         """
         if not path.is_dir():
             raise BadInputError(f"{path}: no such checkpoint directory")
-        require_links_inside(path)
-        config = read_configuration(path / "config.json")
+        require_links_inside(path, _is_read)
+        require_model_directory(path)
+        config = read_configuration(path / CONFIGURATION)
         model = read_model(config, name or path.name)
-        elsewhere = {shard.path.name: shard for shard in remote}
-        names, weight_map = find_shards(path, elsewhere)
-        shards = tuple(elsewhere[n].path if n in elsewhere else path / n for n in names)
-        tensors: dict[str, TensorInfo] = {}
-        signatures: dict[Path, Signature] = {}
-        for shard in shards:
-            absent = elsewhere.get(shard.name)
-            if absent:
-                header = parse_header(shard, absent.size, absent.header)
-            else:
-                header, signatures[shard] = _read_signed_header(shard)
-            if len(tensors) + len(header) > MAX_TENSORS:
-                raise BadInputError(f"{shard}: the checkpoint has more than {MAX_TENSORS} tensors")
-            for name, info in header.items():
-                if name in tensors:
-                    raise BadInputError(f"{shard}: tensor {name} is in {tensors[name].shard.name}")
-                tensors[name] = info
-        _match_index(path, weight_map, tensors)
-        stored = {
+        shards, stored, signatures = _read_headers(path, remote)
+        require_known_format(path, config, stored)
+        reading = read_names(stored, model)
+        model, notes = reading.model, reading.notes
+        entry = config.get("quantization_config")
+        quantized = has_scales(reading.tensors) or (
+            bool(entry) and any(i.dtype not in UNQUANTIZED_DTYPES for i in reading.tensors.values())
+        )
+        if not quantized:
+            model = replace(model, config=_without_quantization(model.config))
+            if entry:
+                notes += ("`quantization_config` is ignored: no tensor is quantized",)
+        dtypes = {
             generic_name(info.name): info.dtype
-            for info in tensors.values()
+            for info in reading.tensors.values()
             if info.dtype in UNQUANTIZED_DTYPES
         }
-        return cls(path, config, replace(model, dtypes=stored), shards, tensors, signatures)
-
-    @property
-    def is_quantized(self) -> bool:
-        return "quantization_config" in self.config
+        used = {info.shard for info in reading.tensors.values()}
+        return cls(
+            path,
+            model.config,
+            replace(model, dtypes=dtypes),
+            tuple(shard for shard in shards if shard in used),
+            reading.tensors,
+            signatures,
+            quantized,
+            reading.dropped,
+            notes,
+            () if quantized else differences(reading.tensors, model),
+        )
 
     @property
     def bytes(self) -> int:
@@ -142,11 +116,15 @@ class Checkpoint:
     def read(self, name: str) -> bytearray:
         """The raw little-endian bytes of tensor `name`."""
         info = self.tensors[name]
-        data = bytearray(info.bytes)
+        return self._read(info, 0, info.bytes)
+
+    def _read(self, info: TensorInfo, offset: int, size: int) -> bytearray:
+        """`size` bytes of the tensor `info` from its byte `offset` on."""
+        data = bytearray(size)
         try:
             with open_inside(info.shard) as file:
                 self.require_unchanged(info.shard, file.fileno())
-                file.seek(info.start)
+                file.seek(info.start + offset)
                 view, done = memoryview(data), 0
                 while done < len(data):
                     count = file.readinto(view[done:])
@@ -154,10 +132,12 @@ class Checkpoint:
                         break
                     done += count
         except OSError as error:
-            raise BadInputError(f"{info.shard}: cannot read {name}: {error.strerror}") from error
+            raise BadInputError(
+                f"{info.shard}: cannot read {info.name}: {error.strerror}"
+            ) from error
         if done < len(data):
             raise BadInputError(
-                f"{info.shard}: ends in the middle of tensor {name}; fetch it again"
+                f"{info.shard}: ends in the middle of tensor {info.name}; fetch it again"
             )
         return data
 
@@ -169,33 +149,44 @@ class Checkpoint:
         if self.signatures.get(shard, now := signature(descriptor)) != now:
             raise BadInputError(f"{shard}: changed while it was in use; run the command again")
 
-    def require_complete(self) -> None:
-        """Check that names and shapes are exactly those the configuration calls for, and that the
-        tokenizer, where there is one, fits the model and is harmless.
-
-        Raises `BadInputError` naming the first tensor that is missing, has another shape, or that
-        the model does not have; or what is wrong with the tokenizer.
-        """
-        expected = {name: group.shape for group in self.model.tensors() for name in group.names()}
-        missing = [name for name in expected if name not in self.tensors]
-        if missing:
+    def require_agreement(self) -> None:
+        """Raise `BadInputError` where names and shapes are not exactly those the configuration
+        calls for, saying how they differ."""
+        if self.differences:
             raise BadInputError(
-                f"{self.path}: tensor {missing[0]} is missing"
-                + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
-                + "; is a shard or the index incomplete?"
+                f"{self.path}: differs from its config.json: {'; '.join(self.differences)}"
             )
-        for name, info in self.tensors.items():
-            if name not in expected:
-                raise BadInputError(
-                    f"{info.shard}: tensor {name} is not part of a model with this config.json"
-                )
-            if info.shape != expected[name]:
-                raise BadInputError(
-                    f"{info.shard}: tensor {name} has shape {list(info.shape)}, but config.json "
-                    f"calls for {list(expected[name])}"
-                )
+
+    def require_complete(self) -> None:
+        """Check that this is a whole unquantized model, as its configuration calls for, and that
+        the tokenizer, where there is one, fits the model and is harmless.
+
+        Raises `BadInputError` saying how it differs, or what is wrong with the tokenizer.
+        """
+        if self.is_quantized:
+            raise BadInputError(
+                f"{self.path}: is already quantized; {original_named(self.path, self.config)}"
+            )
+        self.require_agreement()
+        self._require_same_head()
         if (self.path / TOKENIZER_NAME).exists():
             check_tokenizer(self.path / TOKENIZER_NAME, self.model.vocab_size)
+
+    def _require_same_head(self) -> None:
+        """Raise `BadInputError` where a head was left out that is not the embedding. Says nothing
+        as long as one of them has not arrived."""
+        head, embedding = self.dropped.get(HEAD), self.tensors.get(EMBEDDING)
+        if head is None or embedding is None:
+            return
+        if not (head.shard.is_file() and embedding.shard.is_file()):
+            return
+        for offset in range(0, head.bytes, _COMPARED_AT_ONCE):
+            size = min(_COMPARED_AT_ONCE, head.bytes - offset)
+            if self._read(head, offset, size) != self._read(embedding, offset, size):
+                raise BadInputError(
+                    f"{head.shard}: {HEAD} is not equal to the embedding, though "
+                    "`tie_word_embeddings` is true; set it to false in config.json to use the head"
+                )
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
@@ -206,15 +197,6 @@ def read_configuration(path: Path) -> dict[str, Any]:
     return config
 
 
-def has_weights(path: Path) -> bool:
-    """Whether the directory `path` holds weights of any kind, or an index of some.
-
-    Without, there is at most a configuration; a download that broke off has an index at least.
-    """
-    kinds = (".safetensors", ".index.json", ".gguf", *PICKLE_SUFFIXES)
-    return any(file.name.endswith(kinds) for file in path.iterdir())
-
-
 def _require_no_consent(path: Path, config: Mapping[str, Any]) -> None:
     """Refuse a configuration that consents to running code in its user's stead.
 
@@ -222,53 +204,35 @@ def _require_no_consent(path: Path, config: Mapping[str, Any]) -> None:
     and the code it names is never copied.
     """
     inner = [value for value in config.values() if isinstance(value, dict)]
-    if any("trust_remote_code" in level for level in (config, *inner)):
+    if any(level.get("trust_remote_code", False) is not False for level in (config, *inner)):
         raise BadInputError(
             f"{path}: `trust_remote_code` is not for a checkpoint to decide; remove it"
         )
 
 
-def find_shards(
-    path: Path, elsewhere: Collection[str] = ()
-) -> tuple[tuple[str, ...], Mapping[str, str] | None]:
-    """Names of the shards in the index's order, and its weight map (None for a single file).
-
-    `elsewhere` names files that count as if they were in `path`. Raises `BadInputError` for a name
-    that leaves the directory and where there is no safetensors file.
-    """
-    if (path / INDEX_NAME).is_file():
-        weight_map = read_json(path / INDEX_NAME).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise BadInputError(f"{path / INDEX_NAME}: `weight_map` is missing or empty")
-        for tensor, name in weight_map.items():
-            _require_plain_name(path / INDEX_NAME, tensor, name)
-        names = tuple(dict.fromkeys(weight_map.values()))
-        if len(names) > MAX_SHARDS:
-            raise BadInputError(f"{path / INDEX_NAME}: names more than {MAX_SHARDS} shards")
-        return names, weight_map
-    if SINGLE_NAME in elsewhere or (path / SINGLE_NAME).is_file():
-        return (SINGLE_NAME,), None
-    here = {file.name for file in path.iterdir()} | set(elsewhere)
-    pickles = [name for name in here if Path(name).suffix in PICKLE_SUFFIXES]
-    if pickles:
-        raise BadInputError(
-            f"{path / min(pickles)}: pickle weights can run code and are never loaded; get the "
-            "model's safetensors files instead"
-        )
-    foreign = [name for name in here if name.endswith(".gguf")]
-    if foreign:
-        raise BadInputError(
-            f"{path / min(foreign)}: GGUF files are not read; get the model's safetensors files"
-        )
-    raise BadInputError(f"{path}: there is no {SINGLE_NAME} or {INDEX_NAME} in it")
-
-
-def _require_plain_name(index: Path, tensor: str, name: object) -> None:
-    if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-        raise BadInputError(
-            f"{index}: tensor {brief(tensor)} points to {brief(name)}; only a *.safetensors "
-            "file of the same directory is allowed"
-        )
+def _read_headers(
+    path: Path, remote: Sequence[RemoteShard]
+) -> tuple[tuple[Path, ...], dict[str, TensorInfo], dict[Path, Signature]]:
+    """The shards in `path`, their tensors by stored name, and the signatures of those here."""
+    elsewhere = {shard.path.name: shard for shard in remote}
+    names, weight_map = find_shards(path, elsewhere)
+    shards = tuple(elsewhere[n].path if n in elsewhere else path / n for n in names)
+    stored: dict[str, TensorInfo] = {}
+    signatures: dict[Path, Signature] = {}
+    for shard in shards:
+        absent = elsewhere.get(shard.name)
+        if absent:
+            header = parse_header(shard, absent.size, absent.header)
+        else:
+            header, signatures[shard] = read_header(shard)
+        if len(stored) + len(header) > MAX_TENSORS:
+            raise BadInputError(f"{shard}: the checkpoint has more than {MAX_TENSORS} tensors")
+        for name, info in header.items():
+            if name in stored:
+                raise BadInputError(f"{shard}: tensor {name} is in {stored[name].shard.name}, too")
+            stored[name] = info
+    _match_index(path, weight_map, stored)
+    return shards, stored, signatures
 
 
 def _match_index(
@@ -283,103 +247,17 @@ def _match_index(
             )
     for name, info in tensors.items():
         if name not in weight_map:
-            raise BadInputError(f"{info.shard}: tensor {name} is not in {INDEX_NAME}")
+            raise BadInputError(
+                f"{info.shard}: tensor {name} is not in {INDEX_NAME}; move the index away if the "
+                "shards are a whole model, because they are read without one"
+            )
 
 
-def read_header(shard: Path) -> dict[str, TensorInfo]:
-    """The tensors of one safetensors file, by offset.
-
-    Checks all that the header claims: offsets inside the file, without hole or overlap, and as long
-    as dtype and shape say. Raises `BadInputError` naming the file and the tensor.
-    """
-    return _read_signed_header(shard)[0]
+def _is_read(name: str) -> bool:
+    """Whether a file of this name is read or copied, so that a link of it must lead to one. Shards
+    that are in use are opened by their links, and found missing where these lead nowhere."""
+    return name in (CONFIGURATION, INDEX_NAME, *COMPANIONS)
 
 
-def _read_signed_header(shard: Path) -> tuple[dict[str, TensorInfo], Signature]:
-    """The header, and the signature of the very file it was read from."""
-    try:
-        with open_inside(shard) as file:
-            file_signature = signature(file.fileno())
-            start = file.read(8)
-            size, length = os.fstat(file.fileno()).st_size, int.from_bytes(start, "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-                _refuse_length(shard, start, size)
-            text = file.read(length)
-    except FileNotFoundError:
-        raise BadInputError(f"{shard}: this shard is missing") from None
-    except OSError as error:
-        raise BadInputError(f"{shard}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise BadInputError(f"{brief(str(shard), 200)}: no file name: {error}") from error
-    return parse_header(shard, size, text), file_signature
-
-
-def _refuse_length(shard: Path, start: bytes, size: int) -> NoReturn:
-    for magic, kind in FOREIGN_MAGIC.items():
-        if start.startswith(magic):
-            raise BadInputError(f"{shard}: is {kind}, whatever its name; get safetensors files")
-    length = int.from_bytes(start, "little")
-    if MAX_HEADER_BYTES < length <= size - 8:
-        raise BadInputError(
-            f"{shard}: its header of {length} bytes is longer than {MAX_HEADER_BYTES}"
-        )
-    raise BadInputError(
-        f"{shard}: truncated or no safetensors file (header of {length} bytes in a file of {size})"
-    )
-
-
-def parse_header(shard: Path, size: int, text: bytes) -> dict[str, TensorInfo]:
-    """As `read_header`, for the header `text` of a file of `size` bytes read by other means."""
-    try:
-        header = parse_json(text)
-    except ValueError as error:
-        raise BadInputError(f"{shard}: its safetensors header is broken: {error}") from error
-    if not isinstance(header, dict):
-        raise BadInputError(f"{shard}: its safetensors header is no JSON object")
-    header.pop("__metadata__", None)
-    position = 8 + len(text)
-    infos = [_tensor_info(shard, name, entry, position) for name, entry in header.items()]
-    infos.sort(key=lambda info: (info.start, info.end))
-    for info in infos:
-        if info.start != position:
-            raise BadInputError(f"{shard}: tensor {info.name} leaves a hole or overlaps another")
-        position = info.end
-    if position > size:
-        raise BadInputError(
-            f"{shard}: truncated: its header calls for {position} bytes, the file has {size}; "
-            "fetch it again"
-        )
-    if position < size:
-        raise BadInputError(f"{shard}: {size - position} bytes follow its last tensor")
-    return {info.name: info for info in infos}
-
-
-def _tensor_info(shard: Path, name: str, entry: Any, base: int) -> TensorInfo:
-    """One header entry, checked on its own."""
-    if not name or len(name) > MAX_NAME or any(ord(letter) < 32 for letter in name):
-        raise BadInputError(
-            f"{shard}: tensor name {brief(name)!r} is empty, too long or holds control characters"
-        )
-    try:
-        dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-    except (TypeError, KeyError, ValueError):
-        raise BadInputError(f"{shard}: the header entry of tensor {name} is malformed") from None
-    numbers = [start, end, *(shape if isinstance(shape, list) else [-1])]
-    if len(numbers) > 2 + MAX_RANK or not all(_is_size(number) for number in numbers):
-        raise BadInputError(
-            f"{shard}: the shape or offsets of tensor {name} are no whole numbers below 2^63, or "
-            f"more than {MAX_RANK}"
-        )
-    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise BadInputError(f"{shard}: tensor {name} has the unsupported dtype {brief(dtype)!r}")
-    bytes_called_for = int(math.prod(shape) * DTYPE_BYTES[dtype])
-    if end - start != bytes_called_for:
-        raise BadInputError(
-            f"{shard}: tensor {name} claims {end - start} bytes, but {dtype} {shape} takes "
-            f"{bytes_called_for}"
-        )
-    return TensorInfo(name, dtype, tuple(shape), shard, base + start, base + end)
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SIZE
+def _without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "quantization_config"}

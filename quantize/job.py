@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ..core.errors import BadInputError, RefusedError
 from ..model.architecture import TensorGroup
-from ..model.checkpoint import Checkpoint, TensorInfo
+from ..model.checkpoint import Checkpoint
+from ..model.contents import CONSOLIDATED_NAME, SINGLE_NAME
+from ..model.headers import TensorInfo
 from ..model.recipe import Recipe
 from ..runtime import formats
 from .encoding import ENCODING
@@ -34,7 +36,8 @@ class Shard:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        """The output shard's. Engines pass over a file that is called consolidated."""
+        return SINGLE_NAME if self.path.name == CONSOLIDATED_NAME else self.path.name
 
     @property
     def source_bytes(self) -> int:
@@ -83,7 +86,7 @@ class Job:
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
         by_shard: dict[Path, list[TensorInfo]] = {path: [] for path in self.checkpoint.shards}
-        for info in self.checkpoint.tensors.values():
+        for info in sorted(self.checkpoint.tensors.values(), key=lambda info: info.start):
             by_shard[info.shard].append(info)
         return tuple(
             Shard(path, tuple(infos), {info.name: self._entries(info) for info in infos})
@@ -151,8 +154,6 @@ def prepare(
     dtypes, `RefusedError` for widths that do not divide, and for scales that are missing or have no
     place.
     """
-    if checkpoint.is_quantized:
-        raise BadInputError(f"{checkpoint.path}: is already quantized; use the BF16 checkpoint")
     checkpoint.require_complete()
     groups = {name: group for group in checkpoint.model.tensors() for name in group.names()}
     scales = _input_scales(recipe, groups, amax or {})

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from ..core.errors import BadInputError
 from ..core.untrusted import open_inside
-from ..model.checkpoint import TensorInfo
+from ..model.headers import TensorInfo
 
 _HASHED_AT_ONCE: Final = 1 << 24
 

@@ -17,6 +17,7 @@ from typing import Final, Self
 
 from ..core.errors import BadInputError
 from ..core.files import TEMPORARY, sync
+from ..core.sizes import size_text
 from ..model.architecture import DTYPE_BYTES
 
 DTYPE_ORDER: Final = (
@@ -78,7 +79,7 @@ class ShardWriter:
         except OSError as error:
             self.abandon()
             raise BadInputError(
-                f"{path}: no room for {self.bytes / 1e9:.2f} GB ({error.strerror}); free some "
+                f"{path}: no room for {size_text(self.bytes)} ({error.strerror}); free some "
                 "space or choose another --out"
             ) from error
         except BaseException:

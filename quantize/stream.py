@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from ..core.errors import BadInputError
-from ..model.checkpoint import COMPANIONS, INDEX_NAME, Checkpoint, TensorInfo
+from ..model.checkpoint import Checkpoint
+from ..model.contents import COMPANIONS, INDEX_NAME, SINGLE_NAME
+from ..model.headers import TensorInfo
 from ..model.recipe import Recipe
 from ..runtime import formats
 from ..runtime.formats import Deviation
@@ -108,7 +110,7 @@ def quantize(
                 pipeline.begin_shard()
                 output = _Output(run, shard)
                 path = output.enter(source(shard.path))
-                _feed(output, path, (verify_sha256 or {}).get(shard.name))
+                _feed(output, path, (verify_sha256 or {}).get(shard.path.name))
     except BaseException as error:
         for output in list(unfinished):
             output.abandon(error)
@@ -138,8 +140,9 @@ def bytes_needed(checkpoint: Checkpoint, recipe: Recipe, layout: Layout = DEFAUL
         for name in group.names()
     }
     job = prepare(checkpoint, recipe, layout, amax)
-    carried = [checkpoint.path / name for name in (*COMPANIONS, "config.json", INDEX_NAME)]
-    return job.file_bytes + sum(path.stat().st_size for path in carried if path.is_file())
+    carried = [checkpoint.path / name for name in (*COMPANIONS, "config.json")]
+    copied = sum(path.stat().st_size for path in carried if path.is_file())
+    return job.file_bytes + copied + len(_json(_index(job)))
 
 
 class _Progress:
@@ -303,17 +306,22 @@ def _write_configuration(job: Job, out: Path) -> None:
         files = job.layout.configuration(checkpoint.config, checkpoint.model, recipe, kv_scales)
     for name, content in files.items():
         _write_json(out / name, content)
-    if (checkpoint.path / INDEX_NAME).is_file():
-        weight_map = {
-            entry.name: shard.name for shard in job.shards for entry in shard.flat_entries()
-        }
-        total = {"total_size": job.written_bytes}
-        index = {"metadata": total, "weight_map": dict(sorted(weight_map.items()))}
-        _write_json(out / INDEX_NAME, index)
+    if [shard.name for shard in job.shards] != [SINGLE_NAME]:
+        _write_json(out / INDEX_NAME, _index(job))
     for name in COMPANIONS:
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, out / name)
 
 
+def _index(job: Job) -> Mapping[str, object]:
+    weight_map = {entry.name: shard.name for shard in job.shards for entry in shard.flat_entries()}
+    total = {"total_size": job.written_bytes}
+    return {"metadata": total, "weight_map": dict(sorted(weight_map.items()))}
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_bytes(_json(value))

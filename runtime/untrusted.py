@@ -7,6 +7,7 @@ import math
 import os
 import re
 import stat
+from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -51,15 +52,19 @@ def open_inside(path: Path) -> BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
-def require_links_inside(directory: Path) -> None:
+def require_links_inside(
+    directory: Path, needed: Callable[[str], bool] = lambda name: True
+) -> None:
     """Raise `UntrustedError` for a symbolic link in `directory` that `open_inside` would refuse.
 
     Files that are only copied (a tokenizer, say) would otherwise carry off what a link points to.
+    A link that leads nowhere is let be where no file of its name is `needed`.
     """
     with os.scandir(directory) as entries:
         links = [Path(entry.path) for entry in entries if entry.is_symlink()]
     for link in sorted(links):
-        _require_inside(link, Path(os.path.realpath(link)))
+        if needed(link.name) or link.exists():
+            _require_inside(link, Path(os.path.realpath(link)))
 
 
 def _require_inside(path: Path, real: Path) -> None:

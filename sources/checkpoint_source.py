@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import BadInputError
 from ..core.extras import require
@@ -21,14 +21,20 @@ from ..hub.name import parse_name
 from ..hub.recorded import recorded_sha256
 from ..model.architecture import Model
 from ..model.catalog import HUB_IDS, TINY, known_model
-from ..model.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint, has_weights, read_configuration
+from ..model.checkpoint import Checkpoint, read_configuration
 from ..model.config import read_model
+from ..model.contents import (
+    CONFIGURATION,
+    INDEX_NAME,
+    SINGLE_NAME,
+    did_you_mean,
+    has_weights,
+    models_below,
+    require_model_directory,
+)
 
 if TYPE_CHECKING:
     from ..hub.snapshot import Snapshot
-
-
-CONFIGURATION: Final = "config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,10 @@ def resolve(name: str) -> Source:
         return _local(name, Path(name))
     if name.endswith(".json") and Path(name).exists():
         return _configured(name, Path(name))
+    if Path(name).is_file():
+        raise BadInputError(
+            f"{name}: no such directory or configuration; it is a file, pass the directory it is in"
+        )
     model = known_model(name)
     return _at_hub(name) if model is None else Source(name, model.name, model, None)
 
@@ -116,6 +126,7 @@ def opened(source: Source) -> Source:
 def _local(asked: str, path: Path) -> Source:
     path = path.resolve()
     if not has_weights(path):
+        require_model_directory(path)
         return _configured(asked, path / CONFIGURATION)
     checkpoint = Checkpoint.open(path)
     return Source(asked, slug(path.name), checkpoint.model, checkpoint)
@@ -136,6 +147,8 @@ def _without_weights(path: Path) -> str:
         return (
             f"{path}: this is a configuration; pass {path.parent}, which holds the weights, instead"
         )
+    if below := models_below(path.parent):
+        return f"{path}: there are no weights beside this configuration; {did_you_mean(below)}"
     return (
         f"{path}: there are no weights beside this configuration, no {SINGLE_NAME} and no "
         f"{INDEX_NAME} with its shards. A configuration is enough for inspect and plan; other "

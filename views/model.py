@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from ..api.inspect import InspectResult
 from .parts import amount, facts, heading, show, stacked_bar
@@ -33,10 +34,22 @@ def inspection(console: Console, result: InspectResult) -> None:
         ("KV cache", f"{kv.bf16:,} B a token in BF16, {kv.fp8:,} B in FP8"),
         ("Mamba state", f"{amount(state.fp32)} a sequence in FP32, {amount(state.bf16)} in BF16"),
     ]
+    if result.weights:
+        rows.append(("configuration", _agreement(result)))
+    rows += [("note", note) for note in result.notes]
     if result.quantization:
         rows.append(("quantization", result.quantization))
     bar = stacked_bar(_largest(result.parameters_by_role), unit="")
     show(console, heading(result.model, result.source), facts(rows), bar)
+
+
+def _agreement(result: InspectResult) -> RenderableType:
+    if result.differences:
+        text = Text("differs: ", style="bold red")
+        return Text.assemble(text, ("; ".join(result.differences), "default"))
+    if result.quantization:
+        return "not compared: the weights are quantized"
+    return "agrees with names and shapes of all tensors"
 
 
 def _largest(parts: Mapping[str, int], count: int = 5) -> dict[str, float]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ...core.sizes import size_text
 from ...model.architecture import Model
 from ...model.catalog import gpu as gpu_named
 from ...model.catalog import gpus
@@ -199,10 +200,10 @@ class Judge:
 def _misfit(
     gpu: Gpu, each: Memory, context: int, concurrency: int, fitting: int, known: int
 ) -> Refusal:
-    weights = each.fixed["weights"] / 1e9
+    weights = size_text(each.fixed["weights"], 1)
     beside = (sum(each.fixed.values()) - each.fixed["weights"]) / 1e9
     head = (
-        f"The {gpu.name} has {gpu.memory_bytes / 1e9:.1f} GB; weights take {weights:.1f} GB of "
+        f"The {gpu.name} has {gpu.memory_bytes / 1e9:.1f} GB; weights take {weights} of "
         f"that, driver, server and activations {beside:.1f} GB"
     )
     if each.left <= 0:

@@ -20,7 +20,7 @@ import atheris
 
 with atheris.instrument_imports(include=["nemotron_deploy", "json"]):
     from nemotron_deploy.core.errors import BadInputError, RefusedError
-    from nemotron_deploy.model import checkpoint
+    from nemotron_deploy.model import contents, headers, shards
     from nemotron_deploy.model.catalog import TINY
     from nemotron_deploy.model.config import MAX_LAYERS, read_model
     from nemotron_deploy.runtime import untrusted
@@ -78,7 +78,7 @@ def header(data: bytes) -> None:
     """Tensors lie inside the file, one after the other, as long as dtype and shape say."""
     size = 8 + len(data) + SPARE
     try:
-        found = checkpoint.parse_header(SHARD, size, data)
+        found = headers.parse_header(SHARD, size, data)
     except BadInputError:
         return
     position = 8 + len(data)
@@ -90,15 +90,15 @@ def header(data: bytes) -> None:
 
 def index(data: bytes) -> None:
     """Shards are files of the same directory."""
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name)
-        (path / checkpoint.INDEX_NAME).write_bytes(data)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        (path / contents.INDEX_NAME).write_bytes(data)
         try:
-            shards, _ = checkpoint.find_shards(path)
+            names, _ = shards.find_shards(path)
         except BadInputError:
             return
-        assert shards
-        assert all(Path(shard).name == shard and shard.endswith(".safetensors") for shard in shards)
+        assert names
+        assert all(Path(name).name == name and name.endswith(".safetensors") for name in names)
 
 
 def config(data: bytes) -> None:

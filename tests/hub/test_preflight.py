@@ -130,7 +130,7 @@ def test_a_disk_that_is_too_small(
     hub: StandIn, tmp_path: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "free_bytes", lambda path: 1000)
-    assert "GB are needed here" in refused(hub, tmp_path / "out", *command)
+    assert "MB are needed here" in refused(hub, tmp_path / "out", *command)
 
 
 def test_text_that_can_be_used_is_used(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from nemotron_deploy.core.errors import BadInputError, NemoDeployError
 from nemotron_deploy.model.catalog import TINY
-from nemotron_deploy.model.checkpoint import Checkpoint, read_header
+from nemotron_deploy.model.checkpoint import Checkpoint
+from nemotron_deploy.model.headers import read_header
 
 
 def write_shard(path: Path, header: Any, data: bytes = b"") -> Path:
@@ -204,7 +205,7 @@ def test_well_formed_headers_are_read(
         header[f"t{number}"] = entry(position, end, shape, dtype)
         position = end
     path = tmp_path_factory.getbasetemp() / "good.safetensors"
-    found = read_header(write_shard(path, header, b"\0" * position))
+    found, _ = read_header(write_shard(path, header, b"\0" * position))
     assert {name: list(info.shape) for name, info in found.items()} == {
         f"t{number}": shape for number, shape in enumerate(shapes)
     }

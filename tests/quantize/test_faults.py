@@ -122,7 +122,7 @@ def test_a_disk_that_is_too_small_is_seen_before_work_begins(sharded: Path, tmp_
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no permission to mount")
     try:
-        with pytest.raises(BadInputError, match=r"GB are needed here and 0\.0 GB are free"):
+        with pytest.raises(BadInputError, match=r"MB are needed here and 1\.0 MB are free"):
             run(sharded, disk / "out")
         assert not list(disk.iterdir())
     finally:

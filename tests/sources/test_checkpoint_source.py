@@ -108,8 +108,8 @@ def _all_shards_gone(path: Path) -> None:
         shard.unlink()
 
 
-def _index_gone(path: Path) -> None:
-    split(path)
+def _index_and_shard_gone(path: Path) -> None:
+    _one_shard_gone(path)
     (path / "model.safetensors.index.json").unlink()
 
 
@@ -122,7 +122,7 @@ def _pickles(path: Path) -> None:
     [
         (_one_shard_gone, "model-00002-of-00002.safetensors: this shard is missing"),
         (_all_shards_gone, "model-00001-of-00002.safetensors: this shard is missing"),
-        (_index_gone, "there is no model.safetensors or model.safetensors.index.json"),
+        (_index_and_shard_gone, "model-00002-of-00002.safetensors: this shard is missing"),
         (_pickles, "pickle weights can run code"),
     ],
 )
