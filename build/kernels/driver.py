@@ -28,6 +28,10 @@ _OVERLAP: Final = 6
 """CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: the kernel may start before the one before
 it on the stream has ended, once that lets it; it waits itself for what it needs."""
 
+_OVERLAP_SINCE: Final = (12, 3)
+"""The CUDA version of a driver from which a stream's capture into a graph takes such launches:
+graphs have had edges with data since then (CUDA Driver API reference, Graph Management)."""
+
 _UNASKED: Final = 48 * 1024
 """Shared memory a block may use without asking for more."""
 
@@ -143,6 +147,7 @@ class CudaDriver:
         pointers = (c_void_p * arguments)(*range(first, first + 8 * arguments, 8))
         attribute = _Attribute(id=_OVERLAP, value=1)
         config = _Config((programs, 1, 1), (threads, 1, 1), shared)
+        overlaps = overlaps and self.cuda_version() >= _OVERLAP_SINCE
         config.attributes, config.count = ctypes.addressof(attribute), int(overlaps)
         # Converted once: that halves the cost of a call through ctypes.
         fixed = (c_void_p(ctypes.addressof(config)), c_void_p(function), pointers, c_void_p())

@@ -256,7 +256,7 @@ CUresult cuGetErrorName(CUresult status, const char **name) {
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc for the fake libcuda")
-def test_the_real_calls(tmp_path: Path) -> None:
+def test_the_real_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "cuda.c"
     source.write_text(LIBRARY)
     library = tmp_path / "libcuda.so"
@@ -290,6 +290,10 @@ def test_the_real_calls(tmp_path: Path) -> None:
     assert list(seen[12:15]) == [0, 0, 0]
     cuda.prepare(function, 174, 64, 65_536, 2, overlaps=True)(0xABCDEF012345, [0x7F1122334455, -1])
     assert list(seen[:15]) == [*expected, 1, 1, 1]
+    with monkeypatch.context() as older:
+        older.setattr(driver, "_OVERLAP_SINCE", (12, 5))
+        cuda.prepare(function, 174, 64, 65_536, 2, overlaps=True)(0, [1, 2])
+    assert list(seen[12:15]) == [0, 0, 0]
     with ThreadPoolExecutor(1) as pool:  # a thread in which no context is current
         pool.submit(cuda.prepare(function, 1, 32, 0, 2), 0, [1, 2]).result()
     assert list(seen[:3]) == [0x7F0000000022, 1, 1]
