@@ -217,7 +217,7 @@ def _misfit(
         return Refusal("memory", reason, (f"--context {shorter}",) if shorter >= 1024 else ())
     longest = each.cache.max_context(concurrency)
     reason = (
-        f"{fitting} sequences of {context} tokens fit beside {weights:.1f} GB of weights, not "
+        f"{fitting} sequences of {context} tokens fit beside {weights} of weights, not "
         f"{concurrency}"
     )
     options = [f"--concurrency {fitting}"]
