@@ -64,7 +64,7 @@ class Tile:
 
 _PAIRS: Final = (
     (12, Tile(8, 32, 4, 4, slices=4)),
-    (inf, Tile(8, 64, 4, 4, slices=2)),
+    (inf, Tile(8, 32, 2, 4, slices=2)),
 )
 """For pairs that are not sorted: (largest number of pairs, tile)."""
 
