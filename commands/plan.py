@@ -34,7 +34,8 @@ def plan(
     as_json: opt.JsonOption = False,
 ) -> None:
     """Say what fits, who can run it, how fast, and what it costs."""
-    from ..api.plan import PlanRequest, PlanResult, answer, compare
+    from ..api.plan import PlanRequest, answer, compare
+    from ..api.plan_result import PlanResult
 
     request = PlanRequest(
         checkpoint,

@@ -8,7 +8,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..api.plan import MatrixCell, MatrixResult, PeerComparison, PlanResult
+from ..api.plan_result import MatrixCell, MatrixResult, PeerComparison, PlanResult
 from ..build.planner.money import Cost
 from ..model.formats import QUANTS
 from ..model.spec import Estimate, Workload

@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Final
 
-from ..api.plan import MatrixCell, MatrixResult, PeerComparison, PlanResult
+from ..api.plan_result import MatrixCell, MatrixResult, PeerComparison, PlanResult
 from ..build.planner.money import Cost
 from ..core.errors import BadInputError
 from ..core.files import write_atomically

@@ -1,0 +1,140 @@
+"""The results of `plan`: one GPU and format, or all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..build.planner.money import Cost
+from ..core.result import Result
+from ..model.spec import EnginePart, Estimate, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class PeerComparison:
+    """A peer on the same GPUs in the same format, and how many times its output tokens a second
+    ours are: each at the most sequences within the objective, and both at the peer's number."""
+
+    model: str
+    weights_bytes: int
+    max_concurrency: int
+    concurrency: int
+    output_tokens_per_s: float
+    times_at_best: float
+    times_at_same: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlanResult(Result):
+    """A plan (see `Plan` for its fields), what it costs and why it was chosen.
+
+    `backend`, `plugin`, `image`, `trtllm_versions`, `tried`, `needs`, `llm_args` and `env` repeat
+    what `engine` has. `why` is set where no format was asked for. `against` is the comparison with
+    a peer, `not_against` the reason why there is none.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    model: str
+    gpu: str
+    gpu_name: str
+    gpus: int
+    sm: int
+    quant: Mapping[str, str | None]
+    layers: str
+    status: str
+    rule: str
+    reasons: tuple[str, ...]
+    needs: tuple[str, ...]
+    alternatives: tuple[str, ...]
+    notes: tuple[str, ...]
+    engine: EnginePart
+    backend: str
+    plugin: str
+    image: str
+    trtllm_versions: str
+    tried: str
+    weights_bytes: int
+    kv_dtype: str
+    kv_bytes_per_token: int
+    state_bytes_per_sequence: int
+    conv_bytes_per_sequence: int
+    memory: Mapping[str, int]
+    free_bytes: int
+    concurrency: int
+    context: int
+    max_concurrency: int
+    max_context: int
+    llm_args: Mapping[str, Any]
+    env: Mapping[str, str]
+    estimate: Estimate | None
+    supported: bool
+    buildable: bool
+    cost: Cost | None
+    why: str | None = None
+    against: PeerComparison | None = None
+    not_against: str | None = None
+
+    @property
+    def refused(self) -> bool:
+        return self.status == "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixChoice:
+    """A GPU, the number of them, and a format."""
+
+    gpu: str
+    gpus: int
+    quant: str
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixCell:
+    """One GPU and format.
+
+    `tried` is whether what serves it has served on such a GPU. `served` is whether any engine runs
+    it on a GPU. `tpot_ms` is the time per token of a single sequence, and
+    `output_tokens_per_s_per_gpu` the speed at the most sequences within the objective. The server
+    is configured for `concurrency` sequences.
+    """
+
+    gpu: str
+    gpus: int
+    quant: str
+    status: str
+    supported: bool
+    served: bool
+    rule: str
+    reasons: tuple[str, ...]
+    alternatives: tuple[str, ...]
+    tried: bool
+    concurrency: int
+    max_context: int
+    max_concurrency: int
+    tpot_ms: float | None
+    output_tokens_per_s_per_gpu: float | None
+    cost: Cost | None
+
+    @property
+    def refused(self) -> bool:
+        return self.status == "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixResult(Result):
+    """All GPUs and formats, the best of them, and why it is the best."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    model: str
+    workload: Workload
+    optimize: str
+    best: MatrixChoice | None
+    why: str | None
+    cells: tuple[MatrixCell, ...]
+
+    def is_best(self, cell: MatrixCell) -> bool:
+        """Whether `cell` is the best one."""
+        return self.best == MatrixChoice(cell.gpu, cell.gpus, cell.quant)
