@@ -15,6 +15,11 @@ from typing import Any, Final
 
 ARCHITECTURE: Final = "NemotronHForCausalLM"
 
+EMBEDDING: Final = "backbone.embeddings.weight"
+FINAL_NORM: Final = "backbone.norm_f.weight"
+HEAD: Final = "lm_head.weight"
+"""Names of the tensors beside the layers."""
+
 DTYPE_BYTES: Final[Mapping[str, float]] = {
     "F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2,
     "U64": 8, "U32": 4, "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "U8": 1, "I8": 1, "BOOL": 1,
@@ -179,12 +184,12 @@ class Model:
     def tensors(self) -> tuple[TensorGroup, ...]:
         """Every tensor of a checkpoint with hub names, grouped where experts repeat."""
         hidden, vocab = self.hidden_size, self.vocab_size
-        groups = [TensorGroup("backbone.embeddings.weight", (vocab, hidden), Role.EMBEDDING)]
+        groups = [TensorGroup(EMBEDDING, (vocab, hidden), Role.EMBEDDING)]
         for index, letter in enumerate(self.pattern):
             groups += self._layer(f"backbone.layers.{index}.", letter)
-        groups.append(TensorGroup("backbone.norm_f.weight", (hidden,), Role.NORM))
+        groups.append(TensorGroup(FINAL_NORM, (hidden,), Role.NORM))
         if not self.tied:
-            groups.append(TensorGroup("lm_head.weight", (vocab, hidden), Role.HEAD))
+            groups.append(TensorGroup(HEAD, (vocab, hidden), Role.HEAD))
         groups += self._mtp()
         if not self.dtypes:
             return tuple(groups)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from ..core.errors import BadInputError
 from ..core.untrusted import open_inside, read_json, require_links_inside
 from ..runtime.untrusted import Signature, brief, signature
-from .architecture import Model, generic_name
+from .architecture import EMBEDDING, HEAD, Model, generic_name
 from .config import read_model
 from .contents import (
     COMPANIONS,
@@ -26,7 +26,7 @@ from .contents import (
 from .difference import differences, has_scales, require_known_format
 from .headers import MAX_TENSORS, TensorInfo, parse_header, read_header
 from .shards import find_shards
-from .spelling import EMBEDDING, HEAD, UNQUANTIZED_DTYPES, read_names
+from .spelling import UNQUANTIZED_DTYPES, read_names
 from .tokenizer import TOKENIZER_NAME, check_tokenizer
 
 _COMPARED_AT_ONCE: Final = 1 << 24

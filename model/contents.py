@@ -45,6 +45,11 @@ _MAGIC: Final = {
 }
 """How files begin that are sometimes given a safetensors file's name."""
 
+PICKLES_REFUSED: Final = (
+    "pickle weights can run code and are never loaded; get the model's safetensors files instead"
+)
+GGUF_REFUSED: Final = "GGUF files are not read; get the model's safetensors files"
+
 _HUB_CACHE: Final = "is a folder of the hub's cache"
 _PICKLES: Final = "|".join(suffix[1:] for suffix in PICKLE_SUFFIXES)
 _KINDS: Final[Mapping[str, str]] = {
@@ -58,9 +63,8 @@ _KINDS: Final[Mapping[str, str]] = {
     "format",
     r"global_step\d+|zero_to_fp32\.py": "is a DeepSpeed checkpoint; convert it with its own "
     "zero_to_fp32.py first",
-    r".+\.gguf": "holds {}: GGUF files are not read; get the model's safetensors files",
-    rf".+\.(?:{_PICKLES})": "holds {}: pickle weights can run code and are never loaded; get the "
-    "model's safetensors files instead",
+    r".+\.gguf": f"holds {{}}: {GGUF_REFUSED}",
+    rf".+\.(?:{_PICKLES})": f"holds {{}}: {PICKLES_REFUSED}",
 }
 """What a directory without config.json is, by a name in it."""
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..core.errors import BadInputError
-from .architecture import Model
+from .architecture import EMBEDDING, HEAD, Model
 from .contents import original_named
 from .headers import TensorInfo
-from .spelling import EMBEDDING, HEAD, IN_LAYER
+from .spelling import IN_LAYER
 
 _SCALES: Final = (".weight_scale", ".weight_packed", ".weight_scale_inv")
 _EXPERT: Final = re.compile(r"((?:backbone|mtp)\.layers\.(\d+)\.mixer)\.experts\.(\d+)\.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from .architecture import Attention, Mamba, Model, Moe, Role, TensorGroup
+from .architecture import HEAD, Attention, Mamba, Model, Moe, Role, TensorGroup
 
 NO_MAMBA: Final = Mamba(
     num_heads=0,
@@ -34,7 +34,7 @@ class Peer(Model):
         for layer in range(self.layer_count("E")):
             groups += self._block(f"model.layers.{layer}.")
         groups.append(TensorGroup("model.norm.weight", (hidden,), Role.NORM))
-        groups.append(TensorGroup("lm_head.weight", (vocab, hidden), Role.HEAD))
+        groups.append(TensorGroup(HEAD, (vocab, hidden), Role.HEAD))
         return tuple(groups)
 
     def _block(self, prefix: str) -> list[TensorGroup]:

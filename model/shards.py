@@ -12,8 +12,10 @@ from ..core.untrusted import read_json
 from ..runtime.untrusted import brief
 from .contents import (
     CONSOLIDATED_NAME,
+    GGUF_REFUSED,
     INDEX_NAME,
     PICKLE_SUFFIXES,
+    PICKLES_REFUSED,
     SINGLE_NAME,
     download_aborted,
 )
@@ -52,15 +54,10 @@ def find_shards(
         return tuple(names), None
     pickles = [name for name in here if Path(name).suffix in PICKLE_SUFFIXES]
     if pickles:
-        raise BadInputError(
-            f"{path / min(pickles)}: pickle weights can run code and are never loaded; get the "
-            "model's safetensors files instead"
-        )
+        raise BadInputError(f"{path / min(pickles)}: {PICKLES_REFUSED}")
     foreign = [name for name in here if name.endswith(".gguf")]
     if foreign:
-        raise BadInputError(
-            f"{path / min(foreign)}: GGUF files are not read; get the model's safetensors files"
-        )
+        raise BadInputError(f"{path / min(foreign)}: {GGUF_REFUSED}")
     raise BadInputError(f"{path}: there is no {SINGLE_NAME} or {INDEX_NAME} in it")
 
 

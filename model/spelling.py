@@ -14,13 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ..core.errors import BadInputError
-from .architecture import Model
+from .architecture import EMBEDDING, HEAD, Model
 from .headers import MAX_TENSORS, TensorInfo
 
 UNQUANTIZED_DTYPES: Final = ("BF16", "F16", "F32")
-
-EMBEDDING: Final = "backbone.embeddings.weight"
-HEAD: Final = "lm_head.weight"
 
 _ROOT: Final = "backbone."
 _WRAPPERS: Final = re.compile(

@@ -17,11 +17,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from ..model.architecture import Model
+from ..model.architecture import EMBEDDING, Model
 from ..model.checkpoint import Checkpoint
 from ..model.recipe import Recipe
 from ..runtime import formats
-from .layerwise import Layer, load_block, read_tensor, transformers_config
+from .layerwise import Layer, load_block, next_token_head, read_tensor, transformers_config
 from .layouts import DEFAULT, Layout
 from .smooth import Folding
 
@@ -87,7 +87,7 @@ def compare(
     `on_layer` is called with the number of layers done.
     """
     config, read = transformers_config(checkpoint), partial(read_tensor, checkpoint)
-    table = read("backbone.embeddings.weight")
+    table = read(EMBEDDING)
     inputs = [table[torch.tensor([ids])].float().to(device) for ids in sequences]
     del table
     source = inputs
@@ -174,12 +174,19 @@ def _rounded(values: Tensor, amax: float) -> Tensor:
     return limited.to(torch.float8_e4m3fn).to(values.dtype) * scale
 
 
-def _relative_error(run: Iterable[Tensor], source: Iterable[Tensor]) -> float:
-    error = power = 0.0
-    for ours, exact in zip(run, source, strict=True):
-        error += float((ours - exact).square().sum())
-        power += float(exact.square().sum())
-    return math.sqrt(error / power)
+def squared_differences(ours: Iterable[Tensor], other: Iterable[Tensor]) -> float:
+    """Their sum over all tensors."""
+    return sum(float((a - b).square().sum()) for a, b in zip(ours, other, strict=True))
+
+
+def divergence(exact: Tensor, ours: Tensor) -> float:
+    """Kullback-Leibler divergence between rows of log-probabilities, summed over rows, nats."""
+    return float((exact.exp() * (exact - ours)).sum())
+
+
+def _relative_error(run: Sequence[Tensor], source: Sequence[Tensor]) -> float:
+    power = sum(float(exact.square().sum()) for exact in source)
+    return math.sqrt(squared_differences(run, source) / power)
 
 
 def _heads(
@@ -191,15 +198,7 @@ def _heads(
     device: str,
 ) -> float:
     """Fill in the metrics of the next-token distributions; returns the source's perplexity."""
-    head = "backbone.embeddings.weight" if checkpoint.model.tied else "lm_head.weight"
-    table = read_tensor(checkpoint, head).float().to(device)
-    norm = read_tensor(checkpoint, "backbone.norm_f.weight").float().to(device)
-    epsilon = checkpoint.model.norm_epsilon
-
-    def log_probabilities(hidden: Tensor) -> Tensor:
-        scaled = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + epsilon) * norm
-        return (scaled @ table.T).log_softmax(-1)
-
+    log_probabilities = next_token_head(checkpoint.model, partial(read_tensor, checkpoint), device)
     loss = 0.0
     sums = [[0.0, 0.0, 0.0] for _ in runs]
     tokens = sum(map(len, sequences))
@@ -213,11 +212,11 @@ def _heads(
             for run, row in zip(runs, sums, strict=True):
                 ours = log_probabilities(run[number][0, part])
                 row[0] += _loss(ours, following)
-                row[1] += float((exact.exp() * (exact - ours)).sum())
+                row[1] += divergence(exact, ours)
                 row[2] += int((exact.argmax(-1) == ours.argmax(-1)).sum())
-    for result, (total, divergence, same) in zip(results, sums, strict=True):
+    for result, (total, kl, same) in zip(results, sums, strict=True):
         result.perplexity = math.exp(total / targets)
-        result.kl, result.top1 = divergence / tokens, same / tokens
+        result.kl, result.top1 = kl / tokens, same / tokens
     return math.exp(loss / targets)
 
 

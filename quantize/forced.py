@@ -29,19 +29,28 @@ import torch
 from torch import Tensor
 
 from ..core.errors import BadInputError, CheckFailedError
-from ..model.architecture import Model, TensorGroup
+from ..model.architecture import EMBEDDING, Model, TensorGroup
 from ..model.checkpoint import Checkpoint
 from ..model.recipe import Recipe
 from ..runtime import formats
 from ..runtime.golden import ASKED, Forced, FromSource, Scores
 from . import golden_texts
-from .fidelity import Stored, Variant, memory_needed, round_activations
+from .fidelity import (
+    Stored,
+    Variant,
+    divergence,
+    memory_needed,
+    round_activations,
+    squared_differences,
+)
 from .layerwise import (
+    SOURCE_DTYPES,
     Layer,
     Read,
     keep,
     layer_groups,
     load_block,
+    next_token_head,
     parameter_name,
     read_tensor,
     resume,
@@ -60,12 +69,9 @@ DIVERGENCE_FACTOR: Final = 4.0
 DIVERGENCE_FLOOR: Final = 1e-3
 """The same of the whole model's divergence from its source, nats a token."""
 
-EMBEDDING: Final = "backbone.embeddings.weight"
-FINAL_NORM: Final = "backbone.norm_f.weight"
-
 STORED_DTYPES: Final = {
-    "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "U8": torch.uint8,
-    "I8": torch.int8, "I32": torch.int32, "I64": torch.int64, "F8_E4M3": torch.float8_e4m3fn,
+    **SOURCE_DTYPES, "F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8, "I8": torch.int8,
+    "I32": torch.int32, "I64": torch.int64,
 }  # fmt: skip
 """What tensors of a quantized checkpoint are stored in, by safetensors' name of it."""
 
@@ -283,30 +289,29 @@ class _Runner:
         return list(torch.split(joined, [hidden.shape[1] for hidden in inputs], dim=1))
 
     def heads(self) -> ForcedRun:
-        """The scores of all runs, from the activations behind the last layer."""
-        exact = self._log_probabilities(self._read, "exact")
-        scaled = self._log_probabilities(self._read, "scaled") if "scaled" in self._runs else None
-        healthy = self._log_probabilities(self._read, "healthy", torch.bfloat16)
-        source = self._from_source(exact) if self._source is not None else None
-        return ForcedRun(
-            self._scores(exact),
-            None if scaled is None else self._scores(scaled),
-            self._scores(healthy),
-            source,
-        )
+        """The scores of all runs, from the activations behind the last layer. Each head is made
+        once, and memory holds one."""
+        head = self._head(self._read)
+        exact = head("exact")
+        scaled = self._scores(head("scaled")) if "scaled" in self._runs else None
+        on_source = head("source") if self._source is not None else None
+        del head
+        healthy = self._scores(self._head(self._read, torch.bfloat16)("healthy"))
+        source = None if on_source is None else self._from_source(exact, on_source)
+        return ForcedRun(self._scores(exact), scaled, healthy, source)
 
-    def _from_source(self, ours: Tensor) -> FromSource:
+    def _from_source(self, ours: Tensor, on_source: Tensor) -> FromSource:
+        """`ours` are the log-probabilities of the quantized weights, `on_source` those of their
+        head behind the source's layers."""
         assert self._source is not None
-        exact = self._log_probabilities(self._source.read, "source")
-        self._require_alike(
-            "the head", [self._log_probabilities(self._read, "source")], [exact],
-            [self._log_probabilities(self._source.read_rounded, "source")],
-        )  # fmt: skip
-        rounded = self._log_probabilities(self._source.read_rounded, "rounded")
+        exact = self._head(self._source.read)("source")
+        head = self._head(self._source.read_rounded)
+        self._require_alike("the head", [on_source], [exact], [head("source")])
+        rounded = head("rounded")
         found = FromSource(
-            divergence=_divergence(exact, ours),
+            divergence=_mean_divergence(exact, ours),
             agreement=float((exact.argmax(-1) == ours.argmax(-1)).float().mean()),
-            rounding=_divergence(exact, rounded),
+            rounding=_mean_divergence(exact, rounded),
         )
         if not found.divergence <= DIVERGENCE_FACTOR * found.rounding + DIVERGENCE_FLOOR:
             self._refuse(
@@ -315,22 +320,20 @@ class _Runner:
             )
         return found
 
-    def _log_probabilities(
-        self, read: Read, run: str, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
-        """Of all forced positions of a run [positions, vocabulary], with the head that `read`
-        gives, computed in `dtype`."""
-        rows = [
-            hidden[0, len(case.prompt) - 1 :]
-            for hidden, case in zip(self._runs[run], self._cases, strict=True)
-        ]
-        hidden = torch.cat(rows).float()
-        norm = read(FINAL_NORM).float().to(self._device)
-        table = read(EMBEDDING if self._model.tied else "lm_head.weight").to(dtype).to(self._device)
-        variance = hidden.square().mean(-1, keepdim=True)
-        normed = hidden * torch.rsqrt(variance + self._model.norm_epsilon) * norm
-        with torch.inference_mode():
-            return (normed.to(dtype) @ table.T).float().log_softmax(-1)
+    def _head(self, read: Read, dtype: torch.dtype = torch.float32) -> Callable[[str], Tensor]:
+        """The head that `read` gives, computed in `dtype`: gives the log-probabilities of all
+        forced positions of a run [positions, vocabulary]."""
+        head = next_token_head(self._model, read, self._device, dtype)
+
+        def log_probabilities(run: str) -> Tensor:
+            rows = [
+                hidden[0, len(case.prompt) - 1 :]
+                for hidden, case in zip(self._runs[run], self._cases, strict=True)
+            ]
+            with torch.inference_mode():
+                return head(torch.cat(rows))
+
+        return log_probabilities
 
     def _scores(self, log_probabilities: Tensor) -> list[Scores]:
         top = log_probabilities.topk(min(ASKED, log_probabilities.shape[-1]))
@@ -347,9 +350,13 @@ class _Runner:
     ) -> None:
         """Raise `CheckFailedError` unless `ours` is as close to `exact` as `rounded` explains.
         Errors are relative to what the part adds to its `inputs`."""
-        power = _squares(exact, inputs) if inputs else sum(float(t.square().sum()) for t in exact)
-        error = math.sqrt(_squares(ours, exact) / power)
-        explained = math.sqrt(_squares(rounded, exact) / power)
+        power = (
+            squared_differences(exact, inputs)
+            if inputs
+            else sum(float(t.square().sum()) for t in exact)
+        )
+        error = math.sqrt(squared_differences(ours, exact) / power)
+        explained = math.sqrt(squared_differences(rounded, exact) / power)
         if not error <= ERROR_FACTOR * explained + ERROR_FLOOR:
             self._refuse(
                 f"{part} does not do what its source's does: on the same inputs its output is "
@@ -376,14 +383,9 @@ _KINDS: Final[Mapping[str, str]] = {
 }  # fmt: skip
 
 
-def _squares(ours: Hidden, other: Hidden) -> float:
-    """Sum of the squared differences."""
-    return sum(float((a - b).square().sum()) for a, b in zip(ours, other, strict=True))
-
-
-def _divergence(exact: Tensor, ours: Tensor) -> float:
+def _mean_divergence(exact: Tensor, ours: Tensor) -> float:
     """Mean Kullback-Leibler divergence of rows of log-probabilities, nats."""
-    return sum(float((p.exp() * (p - q)).sum()) for p, q in _chunks(exact, ours)) / len(exact)
+    return sum(divergence(p, q) for p, q in _chunks(exact, ours)) / len(exact)
 
 
 def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.errors import BadInputError
 from ..core.files import write_atomically
-from ..model.architecture import Model, TensorGroup
+from ..model.architecture import EMBEDDING, FINAL_NORM, HEAD, Model, TensorGroup
 from ..model.checkpoint import Checkpoint
 
 SOURCE_DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -83,7 +83,7 @@ def layers(
     config, read = transformers_config(checkpoint), partial(read_tensor, checkpoint)
     start, hidden = resume(work)
     if hidden is None:
-        table = read("backbone.embeddings.weight").bfloat16()
+        table = read(EMBEDDING).bfloat16()
         hidden = [table[torch.tensor([ids])] for ids in sequences]
         del table
     hidden = [tensor.to(device) for tensor in hidden]
@@ -139,6 +139,23 @@ def parameter_name(group: TensorGroup, index: int) -> str:
 
 def _layer_prefix(index: int) -> str:
     return f"backbone.layers.{index}."
+
+
+def next_token_head(
+    model: Model, read: Read, device: str, dtype: torch.dtype = torch.float32
+) -> Callable[[Tensor], Tensor]:
+    """The final norm and the head: gives the log-probabilities float32 [..., vocabulary] of hidden
+    states [..., hidden]. The norm is computed in float32, the product with the head in `dtype`."""
+    norm = read(FINAL_NORM).float().to(device)
+    table = read(EMBEDDING if model.tied else HEAD).to(dtype).to(device)
+
+    def log_probabilities(hidden: Tensor) -> Tensor:
+        hidden = hidden.float()
+        variance = hidden.square().mean(-1, keepdim=True)
+        normed = hidden * torch.rsqrt(variance + model.norm_epsilon) * norm
+        return (normed.to(dtype) @ table.T).float().log_softmax(-1)
+
+    return log_probabilities
 
 
 def transformers_config(checkpoint: Checkpoint) -> Any:
