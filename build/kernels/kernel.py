@@ -263,6 +263,14 @@ def _chosen(ids, pairs, first_expert, num_experts, CHUNK: tl.constexpr, COLUMNS:
     return pair, (expert[:, None] == columns[None, :]) & here[:, None]
 
 
+@triton.jit
+def _blocks_of(rows, BLOCK_M: tl.constexpr):
+    """(the first block of each expert, the first after them) where expert i has rows[i] rows."""
+    used = (rows + BLOCK_M - 1) // BLOCK_M
+    end = tl.cumsum(used, axis=0)
+    return end - used, end
+
+
 @triton.jit(do_not_specialize=["pairs", "first_expert", "num_experts"])
 def count(
     ids, counts, pairs, first_expert, num_experts, CHUNK: tl.constexpr, COLUMNS: tl.constexpr,
@@ -307,9 +315,8 @@ def place(
     else:
         total += tl.sum(hits, axis=0)
 
-    used = (total + BLOCK_M - 1) // BLOCK_M
-    end = tl.cumsum(used, axis=0)
-    start = (end - used) * BLOCK_M
+    first_block, end = _blocks_of(total, BLOCK_M)
+    start = first_block * BLOCK_M
     rank = tl.cumsum(hits, axis=0) - 1
     slot = tl.sum(tl.where(hit, rank + (start + before)[None, :], 0), axis=1)
     tl.store(slots + slot, pair, mask=tl.sum(hits, axis=1) > 0)
@@ -400,17 +407,15 @@ def route(
         hit = (pair >= 0) & mine[None, :] & (row < tokens)[:, None]
         hits = hit.to(tl.int32)
         count = tl.sum(hits, axis=0)
-        used = (count + BLOCK_M - 1) // BLOCK_M
-        end = tl.cumsum(used, axis=0)
-        start = end - used
+        start, end = _blocks_of(count, BLOCK_M)
         slot = start[None, :] * BLOCK_M + tl.cumsum(hits, axis=0) - hits
         tl.store(slots + slot, pair, mask=hit)
         filling = (start * BLOCK_M + count)[:, None] + tl.arange(0, BLOCK_M)[None, :]
         nobody = tl.zeros((COLUMNS, BLOCK_M), tl.int32) + tokens * TOP_K
         tl.store(slots + filling, nobody, mask=filling < (end * BLOCK_M)[:, None])
         for further in tl.static_range((ROWS + BLOCK_M - 1) // BLOCK_M):
-            tl.store(block_experts + start + further, local, mask=further < used)
-        total = tl.sum(used, axis=0)
+            tl.store(block_experts + start + further, local, mask=start + further < end)
+        total = tl.max(end, axis=0)
         for first in range(0, blocks, 64):
             free = first + tl.arange(0, 64)
             tl.store(

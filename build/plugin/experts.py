@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import kernels
-from .routing import Routing, own_router
+from .routing import Routing, made_up, own_router
 from .sharding import columns_of, experts_of
 
 Weights = Mapping[str, Any]
@@ -89,11 +89,8 @@ class PackedModule(nn.Module, ABC):
             )
 
     def _probe(self, tokens: int, width: int, dtype: torch.dtype) -> Tensor:
-        """Made-up values [tokens, width]: the same on every machine, whatever default device and
-        dtype upstream loads with."""
-        source = torch.Generator("cpu").manual_seed(tokens)
-        values = torch.randn((tokens, width), generator=source, device="cpu", dtype=torch.float32)
-        return values.to(self.up.device, dtype)
+        """Made-up values [tokens, width] where the weights are."""
+        return made_up(tokens, width).to(self.up.device, dtype)
 
     def _store(self, place: int, get: Callable[[str, str], Tensor]) -> None:
         """Pack one expert into `place`; `get(part, suffix)` gives its stored tensors."""

@@ -99,14 +99,14 @@ class PackedNemotronHForCausalLM(upstream.NemotronHForCausalLM):  # type: ignore
         empty = [module.name for module in own if not module.loaded]
         if empty:
             raise WeightError(f"TensorRT-LLM loaded no weights into {', '.join(empty)}")
-        if torch.cuda.is_available():
+        on_gpu = torch.cuda.is_available()
+        if on_gpu:
             _open_kernels()
         _choose_here([module for module in own if isinstance(module, RoutedExperts)])
-        if torch.cuda.is_available():
-            tried: set[type] = set()
-            for module in own:
-                module.check(many=type(module) not in tried)
-                tried.add(type(module))
+        tried: set[type] = set()
+        for module in own if on_gpu else ():
+            module.check(many=type(module) not in tried)
+            tried.add(type(module))
 
 
 def _require_supported(model_config: Any) -> None:

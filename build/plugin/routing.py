@@ -34,6 +34,13 @@ class RouterError(ValueError):
     """Upstream's routing is not what our kernel computes; the message says in what."""
 
 
+def made_up(rows: int, width: int) -> Tensor:
+    """Values float32 [rows, width] on the CPU: the same on every machine, whatever default device
+    and dtype upstream loads with."""
+    source = torch.Generator("cpu").manual_seed(rows)
+    return torch.randn((rows, width), generator=source, device="cpu", dtype=torch.float32)
+
+
 def own_router(routing: Routing, experts: int, device: torch.device) -> kernels.Router:
     """The router of our kernel that chooses among `experts` as `routing` does.
 
@@ -49,10 +56,10 @@ def own_router(routing: Routing, experts: int, device: torch.device) -> kernels.
     groups = implementation.n_group, implementation.topk_group
     if groups != (1, 1):
         raise RouterError(f"experts are chosen in {groups[0]} groups")
-    scaling = torch.full((1,), float(implementation.routed_scaling_factor), device=device)
+    factor = float(implementation.routed_scaling_factor)
     router = kernels.Router(
         cast("Callable[[], Tensor]", bias)().detach().to(device, torch.float32),
-        scaling.to(torch.float32),
+        torch.full((1,), factor, dtype=torch.float32, device=device),
         int(implementation.top_k),
     )
     _compare(routing, router, experts, device)
@@ -60,12 +67,8 @@ def own_router(routing: Routing, experts: int, device: torch.device) -> kernels.
 
 
 def _compare(routing: Routing, router: kernels.Router, experts: int, device: torch.device) -> None:
-    source = torch.Generator("cpu").manual_seed(0)
     for tokens in CHECKED_TOKENS:
-        made_up = torch.randn(
-            (tokens, experts), generator=source, device="cpu", dtype=torch.float32
-        )
-        logits = made_up.to(device)
+        logits = made_up(tokens, experts).to(device)
         ids, weights = kernels.route(logits, router)
         wanted_ids, wanted_weights = routing.apply(logits)
         order, wanted_order = ids.argsort(dim=1), wanted_ids.argsort(dim=1)
