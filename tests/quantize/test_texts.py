@@ -69,6 +69,10 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "w", "arguments": '
 TOOL = {"type": "function", "function": {"name": "w", "parameters": {}}}
 
 
+ZIPPED = gzip.compress(row(text="a").encode(), mtime=0)
+"""Without the time: tests are named after it, and each worker must give them the same names."""
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -87,7 +91,7 @@ TOOL = {"type": "function", "function": {"name": "w", "parameters": {}}}
         ('{"text": "nul \\u0000 inside"}\n', ["nul \x00 inside"]),
         ('{"text": "a", "score": NaN}\n', ["a"]),
         ('{"text": "a"}', ["a"]),
-        (gzip.compress(row(text="a").encode(), mtime=0), ["a"]),
+        (ZIPPED, ["a"]),
         (bz2.compress(row(text="a").encode()), ["a"]),
         (lzma.compress(row(text="a").encode("utf-16")), ["a"]),
     ],
@@ -184,7 +188,7 @@ def test_modelopt_takes_the_same_text_from_a_row(tmp_path: Path, template: ChatT
         ("version https://git-lfs.github.com/spec/v1\noid", ": is a pointer of git-lfs"),
         ("<!DOCTYPE html>\n<html>", ": is an HTML page; download the file itself"),
         (b"\x28\xb5\x2f\xfd" + bytes(40), ": is compressed with Zstandard; unpack it"),
-        (gzip.compress(row(text="a").encode(), mtime=0)[:-9], ": cannot be read: Compressed file ended"),
+        (ZIPPED[:-9], ": cannot be read: Compressed file ended"),
         (b"\x80\x04" + bytes(40), ": contains NUL bytes, so it is a binary file"),
         ('{"a":' + "[" * 100 + "]" * 100 + "}", ", line 1: it is nested deeper than 64 levels"),
         ('{"a":' + "[" * 100_000, ", line 1: not JSON: it is nested too deeply"),
