@@ -21,7 +21,7 @@ from ..core.sizes import size_text
 from ..core.source_digest import source_digest
 from ..model.catalog import DEFAULT_CHECKPOINT
 from ..model.catalog import gpu as gpu_named
-from ..model.formats import quant_named
+from ..model.format_request import requested
 from ..model.spec import Deployment, Plan, Workload
 from ..quantize.encoding import ENCODING
 from ..quantize.options import Options
@@ -167,7 +167,7 @@ def prepare(
     out: Path | None = None,
     *,
     group_size: int | None = None,
-    fp8_layers: str | None = None,
+    recipe: str | None = None,
     calibration: Path | None = None,
     smooth: bool | None = None,
     device: str = "auto",
@@ -183,18 +183,17 @@ def prepare(
     `require_golden` where golden outputs cannot be recorded here, and `BadInputError` for a
     checkpoint that is missing or incomplete.
     """
-    target, quant = gpu_named(gpu_name), quant_named(quant_name, group_size, fp8_layers)
+    target, wanted = gpu_named(gpu_name), requested(quant_name, recipe, group_size)
     chosen = engine(engine_name)
     source = resolve(checkpoint)
+    quant = wanted.for_model(source.model)
     plan = planner.plan(source.model, target, quant, workload, chosen)
     planner.require_buildable(plan)
     chosen.require_tools(plan)
     if require_golden:
         require_recordable(source.model)
     options = options_for(
-        quant_name,
-        group_size=group_size,
-        fp8_layers=fp8_layers,
+        quant.recipe,
         calibration=calibration,
         smooth=smooth,
         device=device,
@@ -265,7 +264,7 @@ def build(
     quant: str,
     out: str | Path | None = None,
     group_size: int | None = None,
-    fp8_layers: str | None = None,
+    recipe: str | None = None,
     gpus: int = 1,
     context: int | None = None,
     concurrency: int | None = None,
@@ -289,7 +288,8 @@ def build(
         quant: The format: `bf16`, `fp8`, `int8`, `int4` or `nvfp4`.
         out: The bundle's directory; by default `dist/<model>-<gpu>-<quant>`.
         group_size: Weights that share a scale, for INT4 and INT8; 0 for whole rows of INT8.
-        fp8_layers: `conservative` or `aggressive`, for FP8.
+        recipe: `published`, `conservative`, `aggressive` or a YAML file; by default the one that
+            was published for the model, else `conservative`.
         gpus: Number of GPUs that share the model.
         context: Longest context in tokens; by default the longest that fits.
         concurrency: Number of requests at once.
@@ -313,7 +313,7 @@ def build(
         workload,
         _path(out),
         group_size=group_size,
-        fp8_layers=fp8_layers,
+        recipe=recipe,
         calibration=_path(calibration),
         smooth=smooth,
         device=device,

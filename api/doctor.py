@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 from ..core.checks import Check
 from ..core.result import Result
 from ..model.catalog import DEFAULT_CHECKPOINT, known_model
-from ..model.recipe import RECIPES
+from ..model.recipes import CONSERVATIVE
 
 PACKAGES: Final = {
     "torch": "quantize",
@@ -137,7 +137,7 @@ def _local_serving() -> Check:
 def _default_model_space(free: int) -> Check:
     model = known_model(DEFAULT_CHECKPOINT)
     assert model is not None, "the default checkpoint's configuration is packaged"
-    needed = model.bytes + RECIPES["int4"].weights_bytes(model)
+    needed = model.bytes + CONSERVATIVE["int4"].weights_bytes(model)
     detail = (
         f"{model.bytes / 1e9:.0f} GB of weights and {(needed - model.bytes) / 1e9:.0f} GB of "
         f"output; {free / 1e9:.0f} GB are free in this directory"

@@ -19,7 +19,8 @@ from ..core.errors import BadInputError, RefusedError, UsageError
 from ..model.architecture import Model
 from ..model.catalog import DEFAULT_CHECKPOINT
 from ..model.catalog import gpu as gpu_named
-from ..model.formats import Quant, quant_named
+from ..model.format_request import FormatRequest, requested
+from ..model.formats import Quant
 from ..model.peers import PEERS, peer
 from ..model.spec import Gpu, Plan, Workload
 from ..sources.checkpoint_source import resolve
@@ -43,7 +44,7 @@ class PlanRequest:
     max_tpot_ms: float = MAX_TPOT_MS
     optimize: str = "cost"
     group_size: int | None = None
-    fp8_layers: str | None = None
+    recipe: str | None = None
     calibrate_from: Path | None = None
     engine: str = DEFAULT_ENGINE
     trtllm: str | None = None
@@ -95,7 +96,7 @@ def plan(
     max_tpot_ms: float = MAX_TPOT_MS,
     optimize: str = "cost",
     group_size: int | None = None,
-    fp8_layers: str | None = None,
+    recipe: str | None = None,
     engine: str = DEFAULT_ENGINE,
     trtllm: str | None = None,
     against: str | None = None,
@@ -115,7 +116,8 @@ def plan(
         max_tpot_ms: Most milliseconds per output token.
         optimize: What a recommendation is best at: `latency`, `throughput` or `cost`.
         group_size: Weights that share a scale, for INT4 and INT8; 0 for whole rows of INT8.
-        fp8_layers: `conservative` or `aggressive`, for FP8.
+        recipe: `published`, `conservative`, `aggressive` or a YAML file; by default the one that
+            was published for the model, else `conservative`.
         engine: What generates tokens in production.
         trtllm: A version of TensorRT-LLM.
         against: A model of another family to compare with.
@@ -133,7 +135,7 @@ def plan(
             max_tpot_ms=max_tpot_ms,
             optimize=optimize,
             group_size=group_size,
-            fp8_layers=fp8_layers,
+            recipe=recipe,
             engine=engine,
             trtllm=trtllm,
             against=against,
@@ -148,10 +150,14 @@ def answer(request: PlanRequest) -> PlanResult:
     matrix.require_aim(request.optimize)
     if request.quant is None:
         _require_no_single(request)
-    target, model = gpu_named(request.gpu), _model(request.checkpoint)
-    if request.quant is None:
+    target = gpu_named(request.gpu)
+    wanted: FormatRequest | None = None
+    if request.quant is not None:
+        wanted = requested(request.quant, request.recipe, request.group_size)
+    model = _model(request.checkpoint)
+    if wanted is None:
         return _recommended(request, model, target)
-    quant = quant_named(request.quant, request.group_size, request.fp8_layers)
+    quant = wanted.for_model(model)
     efficiency = _efficiency(request, model, target, quant)
     planned = Planner(model, request.workload, _engine(request), efficiency).plan(target, quant)
     money = cost(planned, request.workload, request.price, request.max_tpot_ms)
@@ -168,8 +174,8 @@ def _require_no_single(request: PlanRequest) -> None:
         raise UsageError("--calibrate-from holds for the --gpu and --quant that were load-tested")
     if request.against is not None:
         raise UsageError("--against compares one --gpu and --quant; give both")
-    if request.group_size is not None or request.fp8_layers is not None:
-        raise UsageError("--group-size and --fp8-layers belong to one --quant; give it, too")
+    if request.group_size is not None or request.recipe is not None:
+        raise UsageError("--group-size and --recipe belong to one --quant; give it, too")
 
 
 def _recommended(request: PlanRequest, model: Model, target: Gpu) -> PlanResult:
@@ -234,7 +240,8 @@ def _compared(
     size = replace(size, concurrency=None, context=size.context or size.isl + size.osl)
     planned = Planner(model, size, _engine(request), efficiency)
     ours = planned.plan(target, quant)
-    theirs = Planner(other, size, _engine(request), efficiency).plan(target, quant)
+    same = requested(quant.key).for_model(other)
+    theirs = Planner(other, size, _engine(request), efficiency).plan(target, same)
     for one in (ours, theirs):
         if one.estimate is None:
             return f"{one.model} does not run there: {one.reasons[0]}"
@@ -242,7 +249,7 @@ def _compared(
     if best is None or their_best is None:
         slow = (ours if best is None else theirs).model
         return f"{slow} takes more than {request.max_tpot_ms:g} ms a token at any concurrency"
-    same = planned.speed(target, quant).point(their_best.concurrency)
+    at_same = planned.speed(target, quant).point(their_best.concurrency)
     return PeerComparison(
         model=theirs.model,
         weights_bytes=theirs.weights_bytes,
@@ -250,7 +257,7 @@ def _compared(
         concurrency=their_best.concurrency,
         output_tokens_per_s=their_best.output_tokens_per_s,
         times_at_best=best.output_tokens_per_s / their_best.output_tokens_per_s,
-        times_at_same=same.output_tokens_per_s / their_best.output_tokens_per_s,
+        times_at_same=at_same.output_tokens_per_s / their_best.output_tokens_per_s,
     )
 
 

@@ -55,7 +55,7 @@ def compare(
     Raises `UsageError` for an unknown format, `BadInputError` for a checkpoint or a text that
     cannot be used and for an `out` that already holds something.
     """
-    progress, variants = progress or Silent(), named(formats)
+    progress, asked = progress or Silent(), named(formats)
     require_device(device)
     require_readable(calibration, heldout)
     if out is not None:
@@ -66,6 +66,7 @@ def compare(
 
     source = open_source(checkpoint)
     source.opened.require_complete()
+    variants = [variant.for_model(source.model) for variant in asked]
     require_text(source, (calibration, heldout))
     opened = fetched(source, progress).opened
     calibrations = [

@@ -13,16 +13,17 @@ from ..core.progress import Advance, Progress, Silent
 from ..core.result import Result
 from ..core.sizes import size_text
 from ..model.catalog import DEFAULT_CHECKPOINT
+from ..model.format_request import requested
 from ..quantize.calibration_record import CalibrationRecord
 from ..quantize.encoding import ENCODING
-from ..quantize.layouts import DEFAULT, Reader
+from ..quantize.layouts import DEFAULT, Reader, layout_for
 from ..quantize.options import Options
 from ..quantize.quality import QualityReport
 from ..sources.checkpoint_source import Source, open_source
 from ..sources.fetching import fetch_plan, weights
-from .preflight import require_text
+from .preflight import require_device, require_readable, require_text
 from .quality import measure, write
-from .quantize_options import options_for
+from .quantize_options import options_for, require_one_reading
 
 if TYPE_CHECKING:
     from ..quantize.calibrate import Calibration
@@ -85,7 +86,7 @@ def quantize(
     out: str | Path,
     layout: str = DEFAULT.key,
     group_size: int | None = None,
-    fp8_layers: str | None = None,
+    recipe: str | None = None,
     calibration: str | Path | None = None,
     smooth: bool | None = None,
     heldout: str | Path | None = None,
@@ -104,7 +105,8 @@ def quantize(
         out: The directory to write; it must not hold anything.
         layout: `modelopt` (for TensorRT-LLM) or `compressed-tensors` (for vLLM).
         group_size: Weights that share a scale, for INT4 and INT8; 0 for whole rows of INT8.
-        fp8_layers: `conservative` or `aggressive`, for FP8.
+        recipe: `published`, `conservative`, `aggressive` or a YAML file; by default the one that
+            was published for the model, else `conservative`.
         calibration: A text file to calibrate with instead of the built-in text.
         smooth: Whether to smooth INT4 experts; by default where it does something.
         heldout: A text file on which the result is compared with its source.
@@ -116,18 +118,25 @@ def quantize(
     Raises `UsageError` and `RefusedError` for options that are unknown or do not go together,
     `BadInputError` for files, tensors, packages and disks that cannot be used.
     """
+    wanted = requested(quant, recipe, group_size)
+    layout_for(layout, wanted.least)
+    texts = [None if file is None else Path(file) for file in (calibration, heldout)]
+    if low_disk:
+        require_one_reading(wanted.least, smooth, texts[1])
+    require_readable(*texts)
+    require_device(device)
+    require_free(Path(out))
+    source = open_source(checkpoint)
     options = options_for(
-        quant,
+        wanted.for_model(source.model).recipe,
         layout=layout,
-        group_size=group_size,
-        fp8_layers=fp8_layers,
-        calibration=Path(calibration) if calibration is not None else None,
+        calibration=texts[0],
         smooth=smooth,
         device=device,
-        heldout=Path(heldout) if heldout is not None else None,
+        heldout=texts[1],
         low_disk=low_disk,
     )
-    return quantize_source(checkpoint, options, Path(out), progress, on_fetch)
+    return quantize_source(source, options, Path(out), progress, on_fetch)
 
 
 def quantize_source(
@@ -194,7 +203,7 @@ def quantize_into(
         source=source.snapshot.record(computed=True) if source.snapshot else None,
         calibration=measured.record() if measured else None,
     )
-    if recipe.format == "bf16":
+    if not recipe.choices:
         return quantized, None
     asked = None if here.passing else source.asked
     return quantized, measure(here.checkpoint, asked, options, summary, measured, progress)

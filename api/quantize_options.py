@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ..core.errors import RefusedError, UsageError
 from ..core.extras import require
-from ..model.formats import quant_named
 from ..model.recipe import Recipe
 from ..quantize.layouts import DEFAULT, layout_for
 from ..quantize.options import Options
@@ -14,28 +13,26 @@ from .preflight import require_device, require_readable
 
 
 def options_for(
-    quant: str,
+    recipe: Recipe,
     *,
     layout: str = DEFAULT.key,
-    group_size: int | None = None,
-    fp8_layers: str | None = None,
     calibration: Path | None = None,
     smooth: bool | None = None,
     device: str = "auto",
     heldout: Path | None = None,
     low_disk: bool = False,
 ) -> Options:
-    """The options of a command line. With `smooth` None, INT4 is smoothed where that is possible.
+    """The options of a command line, with the recipe that the model gets. With `smooth` None, INT4
+    experts are smoothed where that is possible.
 
     Raises `UsageError` and `RefusedError` for what does not go together, `BadInputError` for a text
     file, a package or a device that cannot be used.
     """
-    recipe = quant_named(quant, group_size, fp8_layers).recipe
-    if smooth and recipe.format != "int4":
-        raise UsageError(f"--smooth works with --quant int4 only, not with {recipe.key}")
+    if smooth and not recipe.smoothable:
+        raise UsageError(f"--smooth works with INT4 experts only, not with --quant {recipe.key}")
     if low_disk:
-        _require_one_reading(recipe, smooth, heldout)
-    smooths = recipe.format == "int4" and not low_disk if smooth is None else smooth
+        require_one_reading(recipe, smooth, heldout)
+    smooths = recipe.smoothable and not low_disk if smooth is None else smooth
     options = Options(
         recipe, layout_for(layout, recipe), calibration, smooths, device, heldout, low_disk
     )
@@ -49,10 +46,10 @@ def options_for(
     return options
 
 
-def _require_one_reading(recipe: Recipe, smooth: bool | None, heldout: Path | None) -> None:
+def require_one_reading(recipe: Recipe, smooth: bool | None, heldout: Path | None) -> None:
     """Raise `RefusedError` for options that need the weights before or after they are encoded."""
     why = "needs all weights at once, and --low-disk deletes each shard once it is encoded"
-    if recipe.activation_scales:
+    if recipe.calibrates:
         raise RefusedError(
             f"--low-disk with --quant {recipe.key} (rule: low-disk): its calibration {why}. What "
             "works instead: --quant int4 --low-disk, or leave --low-disk out"
@@ -75,5 +72,5 @@ def _require_packages(options: Options) -> None:
     if options.calibrates:
         instead = "; or leave calibration out with --no-smooth" if options.smooth else ""
         require("transformers", "safetensors", purpose="calibration", instead=instead)
-    if options.recipe.activation_scales:
+    if options.recipe.calibrates:
         require("modelopt", purpose="FP8 calibration")

@@ -25,14 +25,14 @@ import torch
 from nemotron_deploy.model.architecture import Model
 from nemotron_deploy.model.catalog import TINY, known_model
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.quantize import forced, golden_texts
 from nemotron_deploy.quantize.stream import quantize
 
 
 def measure(work: Path, quant: str, with_source: bool) -> dict[str, Any]:
     source = Checkpoint.open(work / "source")
-    origin = forced.Source(source, RECIPES[quant]) if with_source else None
+    origin = forced.Source(source, CONSERVATIVE[quant]) if with_source else None
     cases = [case for _, case in golden_texts.cases(TINY)]
     clocks = (time.perf_counter, time.process_time)
     times = [[clock() for clock in clocks]]
@@ -81,7 +81,7 @@ def main() -> None:
         work = Path(name)
         source = generated.generate(work / "source", repeats=1)
         (work / arguments.quant).mkdir()
-        quantize(Checkpoint.open(source), RECIPES[arguments.quant], work / arguments.quant)
+        quantize(Checkpoint.open(source), CONSERVATIVE[arguments.quant], work / arguments.quant)
         base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         report = {
             "benchmark": "golden_cost",

@@ -66,10 +66,10 @@ def ours(quant: str, source: Path, out: Path) -> dict[str, Any]:
 
     base = anonymous_bytes()
     from nemotron_deploy.model.checkpoint import Checkpoint
-    from nemotron_deploy.model.recipe import RECIPES
+    from nemotron_deploy.model.recipes import CONSERVATIVE
     from nemotron_deploy.quantize.stream import quantize
 
-    recipe = RECIPES[quant]
+    recipe = CONSERVATIVE[quant]
     names = [
         name
         for group in Checkpoint.open(source).model.tensors()

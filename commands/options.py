@@ -169,13 +169,14 @@ GroupSizeOption = Annotated[
         "rows. Default: 64.",
     ),
 ]
-Fp8LayersOption = Annotated[
+RecipeOption = Annotated[
     str | None,
     typer.Option(
+        "--recipe",
         "--fp8-layers",
-        metavar="LAYERS",
-        help="FP8: conservative, or aggressive, which includes the Mamba layers. Default: "
-        "conservative.",
+        metavar="NAME|FILE",
+        help="Which layers are quantized: published, conservative, aggressive, or a YAML file. "
+        "Default: published where one was, else conservative.",
     ),
 ]
 SmoothOption = Annotated[

@@ -16,7 +16,7 @@ def quantize(
     compare: opt.CompareOption = None,
     layout: opt.LayoutOption = "modelopt",
     group_size: opt.GroupSizeOption = None,
-    fp8_layers: opt.Fp8LayersOption = None,
+    recipe: opt.RecipeOption = None,
     smooth: opt.SmoothOption = None,
     calibration: opt.CalibrationOption = None,
     heldout: opt.HeldoutOption = None,
@@ -33,7 +33,7 @@ def quantize(
         unused = {
             "--quant": quant,
             "--group-size": group_size,
-            "--fp8-layers": fp8_layers,
+            "--recipe": recipe,
             "--low-disk": low_disk or None,
         }
         for option, value in unused.items():
@@ -53,7 +53,7 @@ def quantize(
             out=out,
             layout=layout,
             group_size=group_size,
-            fp8_layers=fp8_layers,
+            recipe=recipe,
             calibration=calibration,
             smooth=smooth,
             heldout=heldout,

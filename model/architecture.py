@@ -50,13 +50,19 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TensorGroup:
-    """Tensors of one shape and role. `template` holds `{}` once when `count` experts share it."""
+    """Tensors of one shape and role. `template` holds `{}` once when `count` experts share it.
+
+    `layer` is the index of its layer, None outside of the layers and in MTP's.
+    `feeds_attention` says that the next layer is an attention layer.
+    """
 
     template: str
     shape: tuple[int, ...]
     role: Role
     dtype: str = "BF16"
     count: int = 1
+    layer: int | None = None
+    feeds_attention: bool = False
 
     @property
     def parameters(self) -> int:
@@ -186,7 +192,11 @@ class Model:
         hidden, vocab = self.hidden_size, self.vocab_size
         groups = [TensorGroup(EMBEDDING, (vocab, hidden), Role.EMBEDDING)]
         for index, letter in enumerate(self.pattern):
-            groups += self._layer(f"backbone.layers.{index}.", letter)
+            feeds = self.pattern[index + 1 : index + 2] == "*"
+            groups += [
+                replace(group, layer=index, feeds_attention=feeds)
+                for group in self._layer(f"backbone.layers.{index}.", letter)
+            ]
         groups.append(TensorGroup(FINAL_NORM, (hidden,), Role.NORM))
         if not self.tied:
             groups.append(TensorGroup(HEAD, (vocab, hidden), Role.HEAD))

@@ -11,7 +11,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..core.errors import BadInputError, UsageError
 from ..core.extras import require
 from ..core.files import write_atomically
-from ..model.architecture import Role
+from ..model.architecture import TensorGroup
 from ..model.checkpoint import Checkpoint
 from ..model.recipe import Recipe
 from .calibration_record import CalibrationRecord, thinness
@@ -116,12 +116,19 @@ def _one_layer(
     """Collect from one layer, and leave its outputs as the next one's inputs."""
     if layer.letter == "E":
         if smooth:
-            smooth_layer(layer, recipe.group_size, result.folding)
+            assert recipe.expert_format is not None, "smoothed experts have one format"
+            smooth_layer(layer, recipe.expert_format.group_size, result.folding)
         counts = _count_tokens(layer)  # from here on: the search has used the router too
-    rounds_mamba = Role.MAMBA_PROJ in recipe.roles
-    if recipe.activation_scales and (layer.letter != "M" or rounds_mamba):
+    scaled = [
+        group
+        for group in checkpoint.model.tensors()
+        if group.layer == layer.index
+        and (kind := recipe.format_of(group))
+        and kind.scales_activations
+    ]
+    if scaled or (recipe.scales_kv and layer.letter == "*"):
         outputs, amax = _ranges(layer)
-        result.amax |= _by_tensor(layer, checkpoint, recipe, amax)
+        result.amax |= _by_tensor(layer, scaled, recipe.scales_kv, amax)
     else:
         outputs = layer.run()
     if layer.letter == "E":
@@ -152,12 +159,10 @@ def _ranges(layer: Layer) -> tuple[list[Tensor], dict[str, float]]:
 
     outputs: list[Tensor] = []
     holder = nn.ModuleDict({"block": layer.block})
-    config = mtq.MAMBA_MOE_FP8_AGGRESSIVE_CFG
-    if layer.letter == "*":  # its weights stay BF16; keys and values are what the cache will hold
-        e4m3 = {"num_bits": (4, 3), "axis": None}
-        names = ("*", "*k_proj.output_quantizer", "*v_proj.output_quantizer")
-        rows = [{"quantizer_name": name, "cfg": e4m3, "enable": name != "*"} for name in names]
-        config = {"quant_cfg": rows, "algorithm": "max"}
+    e4m3 = {"num_bits": (4, 3), "axis": None}
+    names = ["*", "*input_quantizer", "*k_proj.output_quantizer", "*v_proj.output_quantizer"]
+    rows = [{"quantizer_name": name, "cfg": e4m3, "enable": name != "*"} for name in names]
+    config = {"quant_cfg": rows, "algorithm": "max"}
     # ModelOpt prints what it does to standard output, which belongs to our own result.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -172,7 +177,7 @@ def _ranges(layer: Layer) -> tuple[list[Tensor], dict[str, float]]:
 
 
 def _by_tensor(
-    layer: Layer, checkpoint: Checkpoint, recipe: Recipe, ranges: Mapping[str, float]
+    layer: Layer, scaled: Sequence[TensorGroup], scales_kv: bool, ranges: Mapping[str, float]
 ) -> dict[str, float]:
     """Ranges by hub tensor name. The experts of a layer share one quantizer per projection."""
     prefix = f"backbone.layers.{layer.index}."
@@ -182,11 +187,11 @@ def _by_tensor(
         if match:
             seen[prefix + match["owner"], match["side"]] = amax
     by_tensor: dict[str, float] = {}
-    for group in checkpoint.model.tensors():
+    for group in scaled:
         owner = group.template.removesuffix(".weight").replace(".experts.{}.", ".experts.")
-        if recipe.quantizes(group) and (owner, "input") in seen:
+        if (owner, "input") in seen:
             by_tensor |= dict.fromkeys(group.names(), seen[owner, "input"])
-    for key in ("k", "v"):
+    for key in ("k", "v") if scales_kv else ():
         name = f"{prefix}mixer.{key}_proj"
         if (name, "output") in seen:
             by_tensor[f"{name}.{key}_scale"] = seen[name, "output"]

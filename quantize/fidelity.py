@@ -120,12 +120,12 @@ class Stored:
         self.variant = variant
         self._checkpoint = checkpoint
         self.errors: dict[str, float] = {}
-        self.quantized: Final = frozenset(
-            name
+        self.quantized: Final = {
+            name: kind
             for group in checkpoint.model.tensors()
-            if variant.recipe.quantizes(group)
+            if (kind := variant.recipe.format_of(group))
             for name in group.names()
-        )
+        }
 
     def read(self, name: str) -> Tensor:
         """The values of the tensor `name` that an engine would compute with."""
@@ -134,7 +134,7 @@ class Stored:
         if name not in self.quantized:
             return folded.to(tensor.dtype)
         deviation = formats.Deviation()
-        stored = self.variant.layout.encode(folded, self.variant.recipe, deviation)
+        stored = self.variant.layout.encode(folded, self.quantized[name], deviation)
         self.errors[name] = deviation.relative
         packed = stored["weight_packed"] if "weight_packed" in stored else stored["weight"]
         others = (stored.get(suffix) for suffix in ("weight_scale_2", "weight_shape"))

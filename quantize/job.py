@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ from ..model.checkpoint import Checkpoint
 from ..model.contents import CONSOLIDATED_NAME, SINGLE_NAME
 from ..model.headers import TensorInfo
 from ..model.recipe import Recipe
+from ..model.weight_format import WeightFormat
 from ..runtime import formats
 from .encoding import ENCODING
 from .layerwise import SOURCE_DTYPES
@@ -65,6 +66,12 @@ class Job:
         """Whether the tensor `name` is encoded."""
         return self.recipe.quantizes(self.groups[name])
 
+    def format_of(self, name: str) -> WeightFormat:
+        """The format of the tensor `name`, which is encoded."""
+        kind = self.recipe.format_of(self.groups[name])
+        assert kind is not None, f"{name} is encoded"
+        return kind
+
     def changes(self, name: str) -> bool:
         """Whether the tensor `name` is changed rather than copied."""
         return self.quantizes(name) or name in self._folded
@@ -106,7 +113,7 @@ class Job:
         prefix = info.name.rpartition(".")[0]
         stored = (
             Entry(f"{prefix}.{tensor.suffix}", tensor.dtype, tensor.shape)
-            for tensor in self.layout.stored(self.recipe, self.groups[info.name])
+            for tensor in self.layout.stored(self.format_of(info.name), self.groups[info.name])
             if tensor.suffix != "input_scale"
         )
         return (*stored, *added)
@@ -130,7 +137,7 @@ class Job:
         scales = {name: float(scale) for row in self.scales.values() for name, scale in row.items()}
         return {
             "encoding": ENCODING,
-            "recipe": asdict(self.recipe) | {"roles": sorted(self.recipe.roles)},
+            "recipe": self.recipe.identity(),
             "layout": self.layout.key,
             "tensors": tensors,
             "scales": scales,
@@ -167,10 +174,12 @@ def prepare(
 def _input_scales(
     recipe: Recipe, groups: Mapping[str, TensorGroup], amax: Mapping[str, float]
 ) -> dict[str, dict[str, Tensor]]:
-    """Activation scale of each quantized tensor; all of them or none."""
-    if not recipe.activation_scales:
-        return {}
-    wanted = [name for name, group in groups.items() if recipe.quantizes(group)]
+    """Activation scale of each tensor whose format has one."""
+    wanted = [
+        name
+        for name, group in groups.items()
+        if (kind := recipe.format_of(group)) and kind.scales_activations
+    ]
     missing = [name for name in wanted if not amax.get(name, 0.0) > 0.0]
     if missing:
         raise RefusedError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ class Options:
 
     @property
     def calibrates(self) -> bool:
-        return self.recipe.activation_scales or self.smooth
+        return self.recipe.calibrates or self.smooth
 
     def identity(self) -> dict[str, Any]:
         """All of them that the result depends on."""
         return {
-            "recipe": asdict(self.recipe) | {"roles": sorted(self.recipe.roles)},
+            "recipe": self.recipe.identity(),
             "layout": self.layout.key,
             "calibration": sha256(self.calibration or CALIBRATION_TEXT)
             if self.calibrates

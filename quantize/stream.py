@@ -284,7 +284,7 @@ def _changed(
     if not job.quantizes(info.name):
         return {info.name.rpartition(".")[2]: weight.to(dtype)}
     try:
-        return job.layout.encode(weight, job.recipe, deviation)
+        return job.layout.encode(weight, job.format_of(info.name), deviation)
     except formats.EncodeError as error:
         raise BadInputError(f"{info.shard}: tensor {info.name}: {error}") from error
 
@@ -301,7 +301,7 @@ def _require_numbers(info: TensorInfo, data: bytearray) -> None:
 def _write_configuration(job: Job, out: Path) -> None:
     checkpoint, recipe = job.checkpoint, job.recipe
     files: Mapping[str, Mapping[str, object]] = {"config.json": checkpoint.config}
-    if recipe.format != "bf16":
+    if recipe.choices:
         kv_scales = job.has_kv_scales
         files = job.layout.configuration(checkpoint.config, checkpoint.model, recipe, kv_scales)
     for name, content in files.items():

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..core.errors import UsageError
-from ..model.recipe import FP8_LAYERS, GROUP_SIZES, RECIPES, ROW, Recipe, recipe_for
+from ..model.architecture import Model
+from ..model.format_request import NAMES, FormatRequest, requested
+from ..model.recipe import Recipe
+from ..model.weight_format import GROUP_SIZES, ROW
 
 PLAIN: Final = "plain"
-WHOLE: Final = "row"
+SIZES: Final = {str(size): size for size in GROUP_SIZES} | {"row": ROW}
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """A variant by name, not yet calibrated."""
+class VariantRecipe:
+    """A variant for one model, not yet calibrated."""
 
     key: str
     recipe: Recipe
@@ -22,13 +25,27 @@ class Named:
 
     @property
     def calibrates(self) -> bool:
-        return self.recipe.activation_scales or self.smooth
+        return self.recipe.calibrates or self.smooth
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A variant by name. `plain` ones are not smoothed."""
+
+    key: str
+    format: FormatRequest
+    plain: bool
+
+    def for_model(self, model: Model) -> VariantRecipe:
+        """The variant of `model`. Raises `RefusedError` where no recipe was published for it."""
+        recipe = self.format.for_model(model).recipe
+        return VariantRecipe(self.key, recipe, recipe.smoothable and not self.plain)
 
 
 def named(text: str) -> tuple[Named, ...]:
-    """The variants of a comma-separated list: `fp8`, `fp8-aggressive`, `nvfp4`, `int8`, `int4`,
-    which is smoothed, `int4-plain`, which is not, and `int8-32`, `int4-128-plain` for other group
-    sizes, `int8-row` for one scale a row.
+    """The variants of a comma-separated list: `fp8`, `fp8-aggressive` and other recipes, `nvfp4`,
+    `int8`, `int4`, which is smoothed, `int4-plain`, which is not, and `int8-32`, `int4-128-plain`
+    for other group sizes, `int8-row` for one scale a row.
 
     Raises `UsageError` for a name that is none, or that stands there twice.
     """
@@ -40,22 +57,19 @@ def named(text: str) -> tuple[Named, ...]:
 
 def _variant(key: str) -> Named:
     quant, *rest = key.split("-")
-    sizes = {str(size): size for size in GROUP_SIZES} | {WHOLE: ROW}
-    name = next((name for name in sizes if name in rest), None)
-    group = None if name is None else sizes[name]
-    layers = next((name for name in FP8_LAYERS if name in rest), None)
+    recipe = next((word for word in rest if word in NAMES), None)
+    size = next((word for word in rest if word in SIZES), None)
     plain = PLAIN in rest
-    known: set[str | None] = set()
-    if quant == "int4" and name != WHOLE:
-        known = {name, PLAIN}
-    elif quant == "int8":
-        known = {name}
-    elif quant == "fp8":
-        known = {layers}
-    if quant not in RECIPES or quant == "bf16" or not set(rest) <= known:
-        raise UsageError(
-            f"--compare: {key!r} is not a known format; known formats are fp8, fp8-aggressive, "
-            "nvfp4, int8, int4, int4-plain (without smoothing), int4-32 and int4-128 (group sizes, "
-            "also of int8), int4-32-plain, int8-row (one scale a row)"
-        )
-    return Named(key, recipe_for(quant, group, layers), quant == "int4" and not plain)
+    used = {word for word in (recipe, size) if word} | ({PLAIN} if plain else set())
+    unknown = UsageError(
+        f"--compare: {key!r} is not a known format; known formats are fp8, int8, int4 and nvfp4, "
+        "each also with a recipe (fp8-aggressive), int4-plain (without smoothing), int4-32 and "
+        "int4-128 (group sizes, also of int8), int4-32-plain, int8-row (one scale a row)"
+    )
+    if quant == "bf16" or (plain and quant != "int4") or set(rest) != used:
+        raise unknown
+    try:
+        wanted = requested(quant, recipe, SIZES[size] if size else None)
+    except UsageError:
+        raise unknown from None
+    return Named(key, wanted, plain)

@@ -71,12 +71,12 @@ def tiny_copy(tmp_path: Path) -> Path:
 def int4_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded checkpoint in INT4, plainly rounded. Not to be changed."""
     from nemotron_deploy.model.checkpoint import Checkpoint
-    from nemotron_deploy.model.recipe import RECIPES
+    from nemotron_deploy.model.recipes import CONSERVATIVE
     from nemotron_deploy.quantize.stream import quantize
 
     out = tmp_path_factory.mktemp("int4") / "checkpoint"
     out.mkdir()
-    quantize(Checkpoint.open(TINY), RECIPES["int4"], out)
+    quantize(Checkpoint.open(TINY), CONSERVATIVE["int4"], out)
     return out
 
 

@@ -19,9 +19,12 @@ def _tiny_int4(folder: Path) -> Path:
     from nemotron_deploy.api.quantize import quantize_source
     from nemotron_deploy.api.quantize_options import options_for
     from nemotron_deploy.model import catalog
+    from nemotron_deploy.model.recipes import CONSERVATIVE
 
     out = folder / "tiny-int4"
-    quantize_source(str(catalog.TINY), options_for("int4", device="cpu", smooth=False), out)
+    quantize_source(
+        str(catalog.TINY), options_for(CONSERVATIVE["int4"], device="cpu", smooth=False), out
+    )
     return out
 
 
@@ -29,7 +32,7 @@ def golden() -> dict[str, Any]:
     """Golden outputs of the embedded checkpoint in INT4: recorded on the CPU, met on the GPU."""
     from nemotron_deploy.model import catalog
     from nemotron_deploy.model.checkpoint import Checkpoint
-    from nemotron_deploy.model.recipe import RECIPES
+    from nemotron_deploy.model.recipes import CONSERVATIVE
     from nemotron_deploy.quantize import recording
     from nemotron_deploy.quantize.forced import Source
     from nemotron_deploy.runtime.executors.loading import load_model
@@ -39,7 +42,7 @@ def golden() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         checkpoint = _tiny_int4(Path(name))
         quantized = Checkpoint.open(checkpoint)
-        source = Source(Checkpoint.open(catalog.TINY), RECIPES["int4"])
+        source = Source(Checkpoint.open(catalog.TINY), CONSERVATIVE["int4"])
         times = {}
         at = time.perf_counter()
         here = recording.record(quantized, "check", source, device="cpu")
@@ -94,9 +97,10 @@ def _wide_checkpoint(folder: Path) -> Path:
 def _quantized(source: Path, out: Path, where: str, texts: Path) -> float:
     from nemotron_deploy.api.quantize import quantize_source
     from nemotron_deploy.api.quantize_options import options_for
+    from nemotron_deploy.model.recipes import CONSERVATIVE
 
     at = time.perf_counter()
-    options = options_for("int4", device=where, calibration=texts, smooth=True)
+    options = options_for(CONSERVATIVE["int4"], device=where, calibration=texts, smooth=True)
     quantize_source(str(source), options, out)
     return round(time.perf_counter() - at, 1)
 

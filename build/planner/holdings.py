@@ -22,17 +22,19 @@ UNLOADED_ROLES: Final = frozenset({Role.MTP})
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """Of one model in one format: bytes and values (parameters) by role, of all GPUs together.
+    """Of one model in one kind: bytes and values (parameters) by role, of all GPUs together, and
+    the values whose products are of FP8 operands.
 
     `stored_bytes` is the checkpoint's size. `kv_weight_bytes` is that part of the attention's bytes
     which its keys' and values' projections take, `kv_value_bytes` are those of one cached value.
-    `quantized` are the roles of which the format quantizes tensors.
+    `quantized` are the roles of which the kind quantizes tensors.
     """
 
     model: Model
     stored_bytes: int
     bytes_by_role: Mapping[Role, int]
     values_by_role: Mapping[Role, int]
+    fp8_values_by_role: Mapping[Role, int]
     kv_weight_bytes: int
     kv_value_bytes: int
     quantized: frozenset[Role]
@@ -76,14 +78,17 @@ def holdings(model: Model, recipe: Recipe) -> Holdings:
     widths do not divide into its groups."""
     sizes: dict[Role, int] = {}
     values: dict[Role, int] = {}
+    fp8: dict[Role, int] = {}
     quantized: set[Role] = set()
     kv_weights = 0
     for group in model.tensors():
         size = recipe.bytes_of(group)
         sizes[group.role] = sizes.get(group.role, 0) + size
         values[group.role] = values.get(group.role, 0) + group.parameters
-        if recipe.quantizes(group):
+        if kind := recipe.format_of(group):
             quantized.add(group.role)
+            if kind.scales_activations:
+                fp8[group.role] = fp8.get(group.role, 0) + group.parameters
         if group.makes_kv:
             kv_weights += size
     return Holdings(
@@ -91,7 +96,8 @@ def holdings(model: Model, recipe: Recipe) -> Holdings:
         stored_bytes=sum(sizes.values()),
         bytes_by_role=sizes,
         values_by_role=values,
+        fp8_values_by_role=fp8,
         kv_weight_bytes=kv_weights,
-        kv_value_bytes=1 if recipe.kv_dtype == "F8_E4M3" else 2,
+        kv_value_bytes=1 if recipe.scales_kv else 2,
         quantized=frozenset(quantized),
     )

@@ -9,7 +9,7 @@ from typing import Final
 from ...core.errors import UsageError
 from ...model.architecture import Model
 from ...model.catalog import gpus
-from ...model.formats import QUANTS
+from ...model.format_request import default_quants
 from ...model.spec import Gpu, Plan, Workload
 from ..engines.base import Engine
 from .efficiency import DEFAULT, Efficiency
@@ -52,10 +52,11 @@ def cells(
 ) -> list[Cell]:
     """Every format on every GPU (or on `only` these), in the order they are known."""
     planner = Planner(model, workload, engine, efficiency)
+    quants = default_quants(model)
     return [
         _cell(planner.plan(gpu, quant), workload, price, max_tpot_ms)
         for gpu in (gpus().values() if only is None else only)
-        for quant in QUANTS.values()
+        for quant in quants
     ]
 
 

@@ -62,7 +62,8 @@ class Speed:
         self.experts = self.rates.experts[quant.key]
         self.expert_flops = gpu.matrix_flops(quant.operands) * self.experts.flops
         self.flops = gpu.bf16_flops * self.rates.flops["bf16"]
-        self.quantized_flops = gpu.matrix_flops(quant.operands) * self.rates.flops[quant.operands]
+        shares = self.rates.flops
+        self.fp8_flops = gpu.matrix_flops("fp8") * shares.get("fp8", shares["bf16"])
         self.expert_bytes = held.bytes_by_role.get(Role.EXPERT, 0)
         self.expert_values = held.values_by_role.get(Role.EXPERT, 0)
         self.kv_bytes = held.kv_bytes_per_token(self.gpus)
@@ -188,8 +189,9 @@ class Speed:
             parts = 1 if role in WHOLE_ROLES else self.gpus
             size += total / parts
             rows = outputs if role is Role.HEAD else tokens
-            fast = self.quantized_flops if role in self.quant.recipe.roles else self.flops
-            multiplied += 2 * self.held.values_by_role[role] / parts * rows / fast
+            fp8 = self.held.fp8_values_by_role.get(role, 0)
+            others = self.held.values_by_role[role] - fp8
+            multiplied += 2 * rows / parts * (others / self.flops + fp8 / self.fp8_flops)
         read = size / (self.gpu.bandwidth_bytes_per_s * self.rates.weights)
         return math.hypot(read, multiplied)
 

@@ -6,9 +6,10 @@ from typing import Final
 
 from ...model.architecture import Model
 from ...model.catalog import gpus
+from ...model.format_request import default_quants
 from ...model.formats import QUANTS
 from ...model.spec import Plan, Workload
-from .plan import plan
+from .plan import Planner
 
 _REFUSALS: Final = {"memory": "too large", "nvfp4-image": "no image²"}
 
@@ -19,8 +20,9 @@ def support_table(model: Model) -> str:
         "| GPU | " + " | ".join(QUANTS) + " |",
         "| --- |" + " --- |" * len(QUANTS),
     ]
+    planner, quants = Planner(model, Workload()), default_quants(model)
     for gpu in gpus().values():
-        cells = [_cell(plan(model, gpu, quant, Workload())) for quant in QUANTS.values()]
+        cells = [_cell(planner.plan(gpu, quant)) for quant in quants]
         lines.append(f"| {gpu.name} (`{gpu.key}`) | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ from ...core.sizes import size_text
 from ...model.architecture import Model
 from ...model.catalog import gpu as gpu_named
 from ...model.catalog import gpus
+from ...model.format_request import default_quants, requested
 from ...model.formats import QUANTS, Quant
 from ...model.peers import Peer
 from ...model.recipe import Recipe
@@ -72,18 +73,20 @@ class Candidate:
     workload: Workload
     engine: Engine
 
-    def changed(self, option: str) -> Candidate:
-        """This candidate changed by options of a command line, such as `--gpus 2 --quant fp8`.
-        Raises `UsageError` for a value that is not known."""
+    def changed(self, option: str, model: Model) -> Candidate:
+        """This candidate for `model` changed by options of a command line, such as `--gpus 2
+        --quant fp8`. Raises `UsageError` for a value that is not known."""
         words = option.split()
         options = dict(zip(words[::2], words[1::2], strict=True))
         numbers = {name[2:]: int(value) for name, value in options.items() if value.isdecimal()}
+        quant, recipe = options.get("--quant", self.quant.key), options.get("--recipe")
+        changes_format = "--quant" in options or "--recipe" in options
         engine = engine_named(options["--engine"]) if "--engine" in options else self.engine
         if engine.version_option in options:
             engine = engine.at(options[engine.version_option])
         return Candidate(
             gpu_named(options["--gpu"]) if "--gpu" in options else self.gpu,
-            QUANTS[options["--quant"]] if "--quant" in options else self.quant,
+            requested(quant, recipe).for_model(model) if changes_format else self.quant,
             replace(self.workload, **numbers),
             engine,
         )
@@ -157,7 +160,7 @@ class Judge:
         return tuple(dict.fromkeys([*working[:MOST_ALTERNATIVES], *words]))
 
     def _works(self, option: str, candidate: Candidate) -> bool:
-        verdict = self.verdict(candidate.changed(option))
+        verdict = self.verdict(candidate.changed(option, self.model))
         return verdict.refusal is None and verdict.rule.served
 
     def _nearest(self, candidate: Candidate) -> Iterator[str]:
@@ -189,7 +192,7 @@ class Judge:
         count = candidate.engine.gpu_counts[-1]
         workload = replace(candidate.workload, gpus=count, concurrency=None)
         for gpu in sorted(gpus().values(), key=lambda other: -other.memory_bytes):
-            for quant in QUANTS.values():
+            for quant in default_quants(self.model):
                 verdict = self.verdict(Candidate(gpu, quant, workload, candidate.engine))
                 if verdict.refusal is None:
                     where = f"--gpu {gpu.key} --gpus {count} --quant {quant.key}"

@@ -25,15 +25,23 @@ DEFAULT: Final = modelopt.LAYOUT
 def layout_for(name: str, recipe: Recipe) -> Layout:
     """The layout of `--layout name`, which must be able to hold what `recipe` writes.
 
-    Raises `UsageError` for an unknown name, `RefusedError` where the layout lacks the format.
+    Raises `UsageError` for an unknown name, `RefusedError` where the layout lacks a kind or has
+    no place for the scales of an FP8 KV cache.
     """
-    layout = LAYOUTS.get(name)
-    if layout is None:
+    if name not in LAYOUTS:
         raise UsageError(f"--layout {name!r} is unknown; known layouts are {', '.join(LAYOUTS)}")
-    if recipe.format not in layout.formats:
-        fitting = [other.key for other in LAYOUTS.values() if recipe.format in other.formats]
+    layout = LAYOUTS[name]
+    if not _holds(layout, recipe):
+        fitting = [other.key for other in LAYOUTS.values() if _holds(other, recipe)]
+        unknown = {kind.key for kind in recipe.formats} - layout.formats
+        what = ", ".join(sorted(unknown)) or "scales of an FP8 KV cache"
         raise RefusedError(
-            f"--layout {layout.key} supports {', '.join(sorted(layout.formats))}, not {recipe.key} "
+            f"--layout {layout.key} supports {', '.join(sorted(layout.formats))}, not {what} "
             f"(rule: layout). What works instead: --layout {', '.join(fitting)}."
         )
     return layout
+
+
+def _holds(layout: Layout, recipe: Recipe) -> bool:
+    wanted = {kind.key for kind in recipe.formats} or {recipe.key}
+    return wanted <= layout.formats and (layout.kv_scales or not recipe.scales_kv)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...model.architecture import Model, TensorGroup
-from ...model.recipe import Recipe, StoredTensor
+from ...model.recipe import Recipe
+from ...model.weight_format import StoredTensor, WeightFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,8 +29,8 @@ class Reader:
 class Layout:
     """One way to lay a quantized checkpoint out.
 
-    `formats` are the recipe formats it can hold, `kv_scales` says whether it has a place for the
-    scales of an FP8 KV cache. `stored` gives what a quantized tensor group becomes (it raises
+    `formats` are the keys of the formats it can hold, `kv_scales` says whether it has a place for
+    the scales of an FP8 KV cache. `stored` gives what a quantized tensor group becomes (it raises
     `RefusedError` where widths do not divide), `encode` the tensors themselves by the same
     suffixes, telling a `Deviation` what it cost, `configuration` the JSON files by name, from the
     source's `config.json`, the model, the recipe and whether there are KV scales.
@@ -38,8 +39,8 @@ class Layout:
     key: str
     formats: frozenset[str]
     kv_scales: bool
-    stored: Callable[[Recipe, TensorGroup], tuple[StoredTensor, ...]]
-    encode: Callable[[Tensor, Recipe, Deviation | None], Mapping[str, Tensor]]
+    stored: Callable[[WeightFormat, TensorGroup], tuple[StoredTensor, ...]]
+    encode: Callable[[Tensor, WeightFormat, Deviation | None], Mapping[str, Tensor]]
     configuration: Callable[[Mapping[str, Any], Model, Recipe, bool], Mapping[str, dict[str, Any]]]
     readers: Callable[[Recipe], tuple[Reader, ...]]
 
@@ -48,8 +49,8 @@ def weights_bytes(layout: Layout, recipe: Recipe, model: Model) -> int:
     """Bytes of all tensors of `model` in this format and layout, scales included."""
     total = 0
     for group in model.tensors():
-        if recipe.quantizes(group):
-            total += group.count * sum(stored.bytes for stored in layout.stored(recipe, group))
+        if kind := recipe.format_of(group):
+            total += group.count * sum(stored.bytes for stored in layout.stored(kind, group))
         else:
             total += group.bytes
     return total

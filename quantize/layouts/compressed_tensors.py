@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from ...model.architecture import Model, Role, TensorGroup
-from ...model.recipe import INTEGER_BITS, Recipe, StoredTensor
+from ...model.recipe import Recipe
+from ...model.weight_format import INTEGER_BITS, StoredTensor, WeightFormat
 from .base import Layout, Reader
 
 if TYPE_CHECKING:
@@ -34,78 +35,105 @@ _READERS: Final = (
 )
 
 
-def _stored(recipe: Recipe, group: TensorGroup) -> tuple[StoredTensor, ...]:
-    recipe.require_divisible(group)
+def _stored(kind: WeightFormat, group: TensorGroup) -> tuple[StoredTensor, ...]:
+    kind.require_divisible(group)
     rows, columns = group.shape
     return (
-        StoredTensor("weight_packed", "I32", (rows, columns * recipe.integer_bits // 32)),
-        StoredTensor("weight_scale", "BF16", (rows, columns // (recipe.group_size or columns))),
+        StoredTensor("weight_packed", "I32", (rows, columns * kind.integer_bits // 32)),
+        StoredTensor("weight_scale", "BF16", (rows, columns // (kind.group_size or columns))),
         StoredTensor("weight_shape", "I64", (2,)),
     )
 
 
 def _encode(
-    weight: Tensor, recipe: Recipe, deviation: Deviation | None = None
+    weight: Tensor, kind: WeightFormat, deviation: Deviation | None = None
 ) -> dict[str, Tensor]:
     import torch
 
     from ...runtime import formats
 
-    eight_bits = recipe.integer_bits == 8
+    eight_bits = kind.integer_bits == 8
     encode = formats.encode_int8_columns if eight_bits else formats.encode_int4_columns
-    packed, scale = encode(weight, recipe.group_size, deviation)
+    packed, scale = encode(weight, kind.group_size, deviation)
     shape = torch.tensor(weight.shape, dtype=torch.int64)
     return {"weight_packed": packed, "weight_scale": scale, "weight_shape": shape}
 
 
-def ignored_patterns(model: Model, recipe: Recipe) -> list[str]:
-    """Patterns of the modules that stay unquantized.
+def patterns(model: Model, recipe: Recipe) -> dict[WeightFormat | None, list[str]]:
+    """Patterns of the modules of each format; those of None stay unquantized.
 
     vLLM matches them after it has renamed the checkpoint's prefix, so they begin where all
-    spellings agree: `mixer.` inside a layer. Each matches a tensor, none matches a quantized one.
+    spellings agree: `mixer.` inside a layer, or the layer's number where layers differ. Each
+    matches a tensor, and none matches a tensor of another kind.
     """
-    patterns: set[str] = set()
+    modules: dict[str, dict[WeightFormat | None, list[str]]] = {}
     for group in model.tensors():
-        if recipe.quantizes(group) or len(group.shape) < 2:
+        if len(group.shape) < 2:
             continue
-        module = group.template.rpartition(".")[0]
-        if group.role is Role.MTP:
-            patterns.add(r"re:(.*\.)?mtp\..*")
-        elif group.role is Role.EMBEDDING:
-            patterns.add(r"re:.*(embeddings|embed_tokens)$")
-        elif ".mixer." in module:
-            patterns.add(rf"re:.*mixer\.{re.escape(module.partition('.mixer.')[2])}$")
-        else:
-            patterns.add(rf"re:.*{re.escape(module)}$")
-    return sorted(patterns)
+        layer = "" if group.layer is None else str(group.layer)
+        by_format = modules.setdefault(_pattern(group), {})
+        by_format.setdefault(recipe.format_of(group), []).append(layer)
+    found: dict[WeightFormat | None, list[str]] = {}
+    for pattern, by_format in sorted(modules.items()):
+        for kind, layers in by_format.items():
+            text = pattern.format(layers="" if len(by_format) == 1 else _numbers(layers))
+            found.setdefault(kind, []).append(text)
+    return found
+
+
+def _numbers(layers: list[str]) -> str:
+    return rf"layers\.({'|'.join(layers)})\."
+
+
+def _pattern(group: TensorGroup) -> str:
+    """The pattern of a group's module, with `{layers}` where numbers of layers can stand."""
+    module = group.template.rpartition(".")[0]
+    if group.role is Role.MTP:
+        return r"re:(.*\.)?mtp\..*"
+    if group.role is Role.EMBEDDING:
+        return r"re:.*(embeddings|embed_tokens)$"
+    tail = module.partition(".mixer.")[2]
+    if not tail:
+        return rf"re:.*{re.escape(module)}$"
+    expert = re.escape(tail).replace(r"\{\}", r"\d+")
+    return rf"re:.*{{layers}}mixer\.{expert}$"
+
+
+def _scheme(kind: WeightFormat, targets: list[str]) -> dict[str, Any]:
+    return {
+        "targets": targets,
+        "weights": {
+            "num_bits": kind.integer_bits,
+            "type": "int",
+            "symmetric": True,
+            "strategy": "group" if kind.group_size else "channel",
+            "group_size": kind.group_size or None,
+            "dynamic": False,
+        },
+        "input_activations": None,
+        "output_activations": None,
+        "format": FORMAT,
+    }
 
 
 def _configuration(
     config: Mapping[str, Any], model: Model, recipe: Recipe, kv_scales: bool
 ) -> dict[str, dict[str, Any]]:
-    weights = {
-        "num_bits": recipe.integer_bits,
-        "type": "int",
-        "symmetric": True,
-        "strategy": "group" if recipe.group_size else "channel",
-        "group_size": recipe.group_size or None,
-        "dynamic": False,
-    }
-    # Target and ignore list, not a pattern of our projections: vLLM also looks up the scheme of a
-    # `gate_proj`, which this model does not have, and wants it to be the same.
-    scheme = {
-        "targets": ["Linear"],
-        "weights": weights,
-        "input_activations": None,
-        "output_activations": None,
-        "format": FORMAT,
-    }
+    found = patterns(model, recipe)
+    ignored = found.pop(None, [])
+    # The first format, which experts have, takes what no pattern names. vLLM also looks up the
+    # scheme of a `gate_proj`, which this model does not have, and wants it to be the same.
+    first = next(kind for kind in recipe.formats if kind in found)
+    schemes = [_scheme(kind, found[kind]) for kind in found if kind and kind != first]
     quantization = {
         "quant_method": "compressed-tensors",
         "format": FORMAT,
         "quantization_status": "compressed",
-        "config_groups": {"group_0": scheme},
-        "ignore": ignored_patterns(model, recipe),
+        "config_groups": {
+            f"group_{number}": scheme
+            for number, scheme in enumerate([_scheme(first, ["Linear"]), *schemes])
+        },
+        "ignore": ignored,
         "kv_cache_scheme": None,
         "version": VERSION,
     }

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from ...model.architecture import Model
-from ...model.recipe import Recipe
+from ...model.recipe import EXPERT_ROLES, Recipe
+from ...model.weight_format import INTEGER_BITS, WeightFormat
 from .. import hub_config
 from .base import Layout, Reader
 
@@ -29,37 +30,45 @@ _READERS: Final[Mapping[str, tuple[Reader, ...]]] = {
 
 
 def _encode(
-    weight: Tensor, recipe: Recipe, deviation: Deviation | None = None
+    weight: Tensor, kind: WeightFormat, deviation: Deviation | None = None
 ) -> dict[str, Tensor]:
     from ...runtime import formats
 
-    if recipe.format == "fp8":
+    if kind.key == "fp8":
         stored, scale = formats.encode_fp8(weight, deviation)
         return {"weight": stored, "weight_scale": scale}
-    if recipe.format == "nvfp4":
+    if kind.key == "nvfp4":
         stored, scale, scale_2 = formats.encode_nvfp4(weight, deviation)
         return {"weight": stored, "weight_scale": scale, "weight_scale_2": scale_2}
-    encode = formats.encode_int8 if recipe.format == "int8" else formats.encode_int4
-    stored, scale = encode(weight, recipe.group_size, deviation)
+    encode = formats.encode_int8 if kind.key == "int8" else formats.encode_int4
+    stored, scale = encode(weight, kind.group_size, deviation)
     return {"weight": stored, "weight_scale": scale}
 
 
 def _configuration(
     config: Mapping[str, Any], model: Model, recipe: Recipe, kv_scales: bool
 ) -> dict[str, dict[str, Any]]:
-    ignored = hub_config.ignored_modules(model, recipe)
+    modules = hub_config.modules(model, recipe)
     return {
-        "config.json": hub_config.quantized_config(config, recipe, ignored, kv_scales),
-        "hf_quant_config.json": hub_config.hf_quant_config(recipe, ignored, kv_scales),
+        "config.json": hub_config.quantized_config(config, modules, kv_scales),
+        "hf_quant_config.json": hub_config.hf_quant_config(modules, kv_scales),
     }
+
+
+def _readers(recipe: Recipe) -> tuple[Reader, ...]:
+    """The plugin runs experts alone, so nothing reads other roles in its formats here."""
+    beyond_experts = any(choice.roles - EXPERT_ROLES for choice in recipe.choices if choice.format)
+    if recipe.key in INTEGER_BITS and beyond_experts:
+        return ()
+    return _READERS[recipe.key]
 
 
 LAYOUT: Final = Layout(
     key="modelopt",
     formats=frozenset({"bf16", "fp8", "int8", "int4", "nvfp4"}),
     kv_scales=True,
-    stored=lambda recipe, group: recipe.stored(group),
+    stored=WeightFormat.stored,
     encode=_encode,
     configuration=_configuration,
-    readers=lambda recipe: _READERS[recipe.format],
+    readers=_readers,
 )

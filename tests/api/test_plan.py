@@ -13,7 +13,7 @@ from nemotron_deploy.api.build import dry_run, prepare
 from nemotron_deploy.api.plan import PlanRequest, compare, plan
 from nemotron_deploy.cli import run
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.model.formats import quant_named
+from nemotron_deploy.model.formats import QUANTS
 from nemotron_deploy.model.spec import Workload
 
 
@@ -128,7 +128,7 @@ def test_the_matrix(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
             "known are latency, throughput, cost",
         ),
         (("--gpu", "h100", "--group-size", "32"), 2, "belong to one --quant"),
-        (("--matrix", "--fp8-layers", "aggressive"), 2, "belong to one --quant"),
+        (("--matrix", "--recipe", "aggressive"), 2, "belong to one --quant"),
         (("--gpu", "h100", "--quant", "fp8", "--group-size", "32"), 2, "not to fp8"),
         (("--gpu", "h100", "--quant", "int4", "--group-size", "128"), 3, "(rule: group-size)"),
         (("--matrix", "--calibrate-from", "r.json"), 2, "--calibrate-from holds for"),
@@ -210,7 +210,8 @@ def test_beside_a_peer(capsys: pytest.CaptureFixture[str]) -> None:
     "options",
     [
         "bf16", "fp8", "int8", "int4", "nvfp4",
-        "fp8 --fp8-layers aggressive", "int4 --group-size 32", "int8 --group-size 0",
+        "fp8 --recipe aggressive", "nvfp4 --recipe aggressive", "int4 --recipe aggressive",
+        "int8 --recipe aggressive", "int4 --group-size 32", "int8 --group-size 0",
     ],
 )  # fmt: skip
 def test_what_is_written_weighs_what_was_planned(
@@ -221,14 +222,14 @@ def test_what_is_written_weighs_what_was_planned(
     planned = json.loads(text)
     assert run(["quantize", *chosen, "--out", str(tmp_path)]) == 0
     assert Checkpoint.open(tmp_path).bytes == planned["weights_bytes"]
-    summary = quant_named(options.split()[0]).recipe.summary
+    summary = QUANTS[options.split()[0]].recipe.summary
     assert (planned["layers"] == summary) is ("--" not in options)
 
 
 def test_a_bundle_can_have_other_groups(tmp_path: Path) -> None:
     job = prepare("tiny", "h100", "int4", Workload(), tmp_path / "bundle", group_size=32)
     plain = prepare("tiny", "h100", "int4", Workload(), tmp_path / "bundle")
-    assert job.options.recipe.group_size == 32
+    assert [kind.group_size for kind in job.options.recipe.formats] == [32]
     assert job.plan.weights_bytes > plain.plan.weights_bytes
     checkpoint, engine, *_ = dry_run(job).stages
     assert "group 32" in checkpoint.what

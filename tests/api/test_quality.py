@@ -12,6 +12,7 @@ from nemotron_deploy.api.quality import compare
 from nemotron_deploy.api.quantize import quantize_source
 from nemotron_deploy.api.quantize_options import options_for
 from nemotron_deploy.core.errors import BadInputError
+from nemotron_deploy.model.recipes import CONSERVATIVE
 
 
 def test_comparing_formats(tmp_path: Path) -> None:
@@ -48,13 +49,13 @@ def test_a_machine_too_small_still_measures_weights(monkeypatch: pytest.MonkeyPa
 
 def test_a_large_model_is_not_run_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(quality, "RUN_BELOW", 1000)
-    quantize_source("tiny", options_for("int4", smooth=False), tmp_path / "out")
+    quantize_source("tiny", options_for(CONSERVATIVE["int4"], smooth=False), tmp_path / "out")
     report = json.loads((tmp_path / "out/report/quality.json").read_text())
     assert "--compare int4" in report["missing"]
     assert report["formats"][0]["weight_error"]["mean"] > 0
     heldout = tmp_path / "text.jsonl"
     heldout.write_text('{"text": "What is 2 plus 3? It is 5."}\n')
-    options = options_for("int4", smooth=False, heldout=heldout)
+    options = options_for(CONSERVATIVE["int4"], smooth=False, heldout=heldout)
     quantize_source("tiny", options, tmp_path / "asked")
     report = json.loads((tmp_path / "asked/report/quality.json").read_text())
     assert report["missing"] is None
@@ -63,7 +64,7 @@ def test_a_large_model_is_not_run_unasked(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_the_report_beside_a_quantized_checkpoint(tmp_path: Path) -> None:
-    result = quantize_source("tiny", options_for("int4"), tmp_path / "out")
+    result = quantize_source("tiny", options_for(CONSERVATIVE["int4"]), tmp_path / "out")
     report = json.loads((tmp_path / "out/report/quality.json").read_text())
     (row,) = report["formats"]
     assert row["key"] == "int4"
@@ -78,6 +79,6 @@ def test_the_report_beside_a_quantized_checkpoint(tmp_path: Path) -> None:
 
 def test_text_of_ones_own_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"none\.jsonl: there is no such text file"):
-        options_for("int4", heldout=tmp_path / "none.jsonl")
+        options_for(CONSERVATIVE["int4"], heldout=tmp_path / "none.jsonl")
     with pytest.raises(BadInputError, match=r"none\.jsonl: there is no such text file"):
         compare("tiny", "int4-plain", heldout=tmp_path / "none.jsonl")

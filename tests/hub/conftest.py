@@ -50,9 +50,10 @@ def expected(sharded: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """What quantizing the same files from a local directory gives."""
     from nemotron_deploy.api.quantize import quantize_source
     from nemotron_deploy.api.quantize_options import options_for
+    from nemotron_deploy.model.recipes import CONSERVATIVE
 
     out = tmp_path_factory.mktemp("expected") / "int4"
-    quantize_source(str(sharded), options_for("int4", smooth=False), out)
+    quantize_source(str(sharded), options_for(CONSERVATIVE["int4"], smooth=False), out)
     return contents(out)
 
 

@@ -12,6 +12,7 @@ from nemotron_deploy.api.quantize import quantize_source
 from nemotron_deploy.api.quantize_options import options_for
 from nemotron_deploy.core.errors import BadInputError, RefusedError
 from nemotron_deploy.hub.client import cache_folder
+from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.tests.hub.conftest import INT4, NAMES, REPOSITORY, contents, run
 from nemotron_deploy.tests.hub.stand_in import SIGNATURE, StandIn, digests
 
@@ -52,16 +53,20 @@ def test_quantize_fetches_checks_and_records(
 def test_a_second_run_fetches_nothing(hub: StandIn, tmp_path: Path) -> None:
     for name in ("one", "two"):
         hub.requests.clear()
-        quantize_source(REPOSITORY, options_for("int4", smooth=False), tmp_path / name)
+        quantize_source(
+            REPOSITORY, options_for(CONSERVATIVE["int4"], smooth=False), tmp_path / name
+        )
     assert [name for name in hub.fetched() if name] == []
 
 
 def test_what_was_fetched_serves_without_a_network(
     hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quantize_source(REPOSITORY, options_for("int4", smooth=False), tmp_path / "one")
+    quantize_source(REPOSITORY, options_for(CONSERVATIVE["int4"], smooth=False), tmp_path / "one")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    result = quantize_source(REPOSITORY, options_for("int4", smooth=False), tmp_path / "two")
+    result = quantize_source(
+        REPOSITORY, options_for(CONSERVATIVE["int4"], smooth=False), tmp_path / "two"
+    )
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     assert result.source is not None
     assert result.source["commit"] == hub.commit(REPOSITORY)
@@ -103,7 +108,7 @@ def test_low_disk_refuses_what_reads_weights_twice(
 
 
 def test_low_disk_never_removes_a_local_directory(sharded: Path, tmp_path: Path) -> None:
-    options = options_for("int4", low_disk=True)
+    options = options_for(CONSERVATIVE["int4"], low_disk=True)
     with pytest.raises(RefusedError, match="local files are never deleted"):
         quantize_source(str(sharded), options, tmp_path / "out")
 
@@ -177,7 +182,9 @@ def test_a_flipped_bit_is_found_where_a_download_recorded_hashes(
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(BadInputError, match=rf"{NAMES[1]}: its SHA-256 is"):
-        quantize_source(str(folder), options_for("int4", smooth=False), tmp_path / "out")
+        quantize_source(
+            str(folder), options_for(CONSERVATIVE["int4"], smooth=False), tmp_path / "out"
+        )
     assert not (tmp_path / "out").exists()
     file.write_bytes(whole)
-    quantize_source(str(folder), options_for("int4", smooth=False), tmp_path / "out")
+    quantize_source(str(folder), options_for(CONSERVATIVE["int4"], smooth=False), tmp_path / "out")

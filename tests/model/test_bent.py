@@ -12,7 +12,7 @@ from nemotron_deploy.cli import run
 from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.tests.docs.pages import ROOT
 from nemotron_deploy.tests.model.bent import CASES, Case, Stored, added, read, shards
 
@@ -101,7 +101,7 @@ def test_quantizing_gives_the_bytes_of_the_plain_spelling(
     out = tmp_path / "out"
     out.mkdir()
     checkpoint = Checkpoint.open(tiny_copy)
-    quantize(checkpoint, RECIPES["int4"], out)
+    quantize(checkpoint, CONSERVATIVE["int4"], out)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == {
         file.name: file.read_bytes() for file in int4_tiny.iterdir()
     }
@@ -113,7 +113,7 @@ def test_shards_without_an_index_get_one(tiny_copy: Path, tmp_path: Path) -> Non
     shards(3, index=False)(tiny_copy)
     out = tmp_path / "out"
     out.mkdir()
-    quantize(Checkpoint.open(tiny_copy), RECIPES["int4"], out)
+    quantize(Checkpoint.open(tiny_copy), CONSERVATIVE["int4"], out)
     assert (out / "model.safetensors.index.json").is_file()
     assert len(Checkpoint.open(out).shards) == 3
 

@@ -11,7 +11,7 @@ from nemotron_deploy.core.errors import BadInputError, RefusedError, UsageError
 from nemotron_deploy.model.architecture import Model, Role
 from nemotron_deploy.model.catalog import DEFAULT_CHECKPOINT, HUB_IDS, TINY, gpu, gpus, known_model
 from nemotron_deploy.model.config import read_model
-from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.model.recipes import CONSERVATIVE
 
 
 def nano() -> Model:
@@ -73,7 +73,7 @@ def test_super_has_latent_experts_and_mtp() -> None:
     [("bf16", 63.16, 0.001), ("fp8", 31.4 * 2**30 / 1e9, 0.02), ("int4", 20.27, 0.001)],
 )
 def test_weights_by_format(quant: str, gigabytes: float, tolerance: float) -> None:
-    size = RECIPES[quant].weights_bytes(nano()) / 1e9
+    size = CONSERVATIVE[quant].weights_bytes(nano()) / 1e9
     assert size == pytest.approx(gigabytes, rel=tolerance)
 
 
@@ -147,8 +147,6 @@ def test_product_labels_belong_to_one_gpu() -> None:
 
 
 def test_a_group_that_does_not_divide_is_refused_with_the_tensor() -> None:
-    from dataclasses import replace
-
-    recipe = replace(RECIPES["int4"], group_size=128)
+    recipe = CONSERVATIVE["int4"].with_group_size(128)
     with pytest.raises(RefusedError, match=r"experts\.0\.down_proj.*1856.*--group-size 64"):
         recipe.weights_bytes(nano())

@@ -26,7 +26,8 @@ from nemotron_deploy.build.plugin.view import checkpoint_view
 from nemotron_deploy.model import catalog
 from nemotron_deploy.model.checkpoint import Checkpoint
 from nemotron_deploy.model.config import read_model
-from nemotron_deploy.model.recipe import RECIPES, Recipe
+from nemotron_deploy.model.recipe import Recipe
+from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.quantize import recording
 from nemotron_deploy.quantize.stream import quantize
 from nemotron_deploy.quantize.variants import named
@@ -53,7 +54,7 @@ def emitted(folder: Path, recipe: Recipe) -> Path:
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return emitted(tmp_path_factory.mktemp("engine"), RECIPES["int4"])
+    return emitted(tmp_path_factory.mktemp("engine"), CONSERVATIVE["int4"])
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,14 @@ class Case:
 @pytest.fixture(scope="session", params=["int4", "int8", "int8-row"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     (variant,) = named(request.param)
+    source = Checkpoint.open(catalog.TINY)
+    recipe = variant.for_model(source.model).recipe
     checkpoint = tmp_path_factory.mktemp("checkpoint")
-    quantize(Checkpoint.open(catalog.TINY), variant.recipe, checkpoint)
+    quantize(source, recipe, checkpoint)
     model, _ = load_model(checkpoint)
     with torch.inference_mode():
         logits: torch.Tensor = model.float()(torch.tensor([PROMPT])).logits[0]
-    engine = emitted(tmp_path_factory.mktemp("engine"), variant.recipe)
+    engine = emitted(tmp_path_factory.mktemp("engine"), recipe)
     return Case(engine, checkpoint, logits)
 
 

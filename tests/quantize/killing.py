@@ -24,6 +24,7 @@ from nemotron_deploy.api import quality
 from nemotron_deploy.api.quantize import quantize_source
 from nemotron_deploy.api.quantize_options import options_for
 from nemotron_deploy.core.files import PARTIAL, sha256
+from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.quantize import quality_page, stream  # noqa: F401  imported before forking
 
 setattr(quality, "RUN_BELOW", 0)  # noqa: B010  a constant elsewhere; # what the model answers is tested elsewhere; here it would only take time
@@ -48,7 +49,7 @@ def run(checkpoint: str, out: Path, kill_at: int | None = None) -> int:
 
         sys.addaudithook(listen)
     try:
-        quantize_source(checkpoint, options_for("int4", smooth=False), out)
+        quantize_source(checkpoint, options_for(CONSERVATIVE["int4"], smooth=False), out)
     except BaseException:
         traceback.print_exc()
         os._exit(1)

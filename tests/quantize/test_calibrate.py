@@ -9,7 +9,7 @@ import torch
 
 from nemotron_deploy.model.catalog import TINY, text
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.quantize.calibrate import calibrate
 from nemotron_deploy.quantize.layerwise import layers
 
@@ -31,7 +31,7 @@ def test_layers_one_by_one_give_what_the_whole_model_gives() -> None:
 
 def test_every_expert_is_reported_with_its_tokens() -> None:
     checkpoint = Checkpoint.open(TINY)
-    found = calibrate(checkpoint, RECIPES["int4"], smooth=True)
+    found = calibrate(checkpoint, CONSERVATIVE["int4"], smooth=True)
     moe = checkpoint.model.moe
     assert moe is not None
     layers_seen = [index for index, letter in enumerate(checkpoint.model.pattern) if letter == "E"]
@@ -48,7 +48,7 @@ class KilledError(BaseException):
 
 @pytest.mark.parametrize("after", [2, 4, 6])
 def test_an_interrupted_calibration_goes_on_at_its_layer(tmp_path: Path, after: int) -> None:
-    checkpoint, recipe = Checkpoint.open(TINY), RECIPES["int4"]
+    checkpoint, recipe = Checkpoint.open(TINY), CONSERVATIVE["int4"]
     done: list[int] = []
 
     def killed(count: int) -> None:
@@ -69,7 +69,7 @@ def test_an_interrupted_calibration_goes_on_at_its_layer(tmp_path: Path, after: 
 
 def test_kv_ranges_are_collected_with_the_activations() -> None:
     checkpoint = Checkpoint.open(TINY)
-    found = calibrate(checkpoint, RECIPES["fp8"])
+    found = calibrate(checkpoint, CONSERVATIVE["fp8"])
     attention = checkpoint.model.pattern.index("*")
     for key in ("k", "v"):
         assert found.amax[f"backbone.layers.{attention}.mixer.{key}_proj.{key}_scale"] > 0

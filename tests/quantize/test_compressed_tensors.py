@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.model.recipe import RECIPES, ROW, Recipe, recipe_for
+from nemotron_deploy.model.recipe import Recipe
+from nemotron_deploy.model.recipes import CONSERVATIVE
+from nemotron_deploy.model.weight_format import ROW
 from nemotron_deploy.quantize.calibrate import calibrate
 from nemotron_deploy.quantize.layouts import LAYOUTS, layout_for
 from nemotron_deploy.quantize.stream import quantize
@@ -41,11 +43,15 @@ class Written:
         return tensors
 
 
+def _recipe(quant: str, group_size: int) -> Recipe:
+    return CONSERVATIVE[quant].with_group_size(group_size)
+
+
 @pytest.fixture(scope="module", params=[("int4", 32), ("int4", 64), ("int8", 64), ("int8", ROW)])
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
     out = tmp_path_factory.mktemp("packed")
-    checkpoint, recipe = Checkpoint.open(TINY), recipe_for(*request.param)
-    folding = calibrate(checkpoint, recipe, smooth=recipe.format == "int4").folding
+    checkpoint, recipe = Checkpoint.open(TINY), _recipe(*request.param)
+    folding = calibrate(checkpoint, recipe, smooth=recipe.smoothable).folding
     quantize(checkpoint, recipe, out, layout=LAYOUT, folding=folding)
     return Written(out, recipe)
 
@@ -102,7 +108,7 @@ def test_our_tensors_are_those_of_their_encoder_byte_for_byte(written: Written) 
     tensors = written.tensors
     modules = [name.removesuffix(".weight_packed") for name in tensors if "_packed" in name]
     source = load_file(TINY / "model.safetensors")
-    plain = written.recipe.format == "int8"  # what INT4 stores was smoothed before
+    plain = written.recipe.key == "int8"  # what INT4 stores was smoothed before
     for module in modules:
         scale = tensors[f"{module}.weight_scale"]
         if plain:
@@ -142,9 +148,10 @@ def test_the_configuration_matches_every_expert_and_nothing_else(written: Writte
     for entry in config.ignore:
         assert any(not is_match(name, linear, "Linear", [entry]) for name in plain), entry
     weights = scheme.weights
-    assert (weights.num_bits, weights.symmetric) == (recipe.integer_bits, True)
-    assert weights.strategy == ("group" if recipe.group_size else "channel")
-    assert weights.group_size == (recipe.group_size or None)
+    (expected,) = recipe.formats
+    assert (weights.num_bits, weights.symmetric) == (expected.integer_bits, True)
+    assert weights.strategy == ("group" if expected.group_size else "channel")
+    assert weights.group_size == (expected.group_size or None)
     assert scheme.input_activations is None
 
 
@@ -163,8 +170,8 @@ def test_the_rest_is_the_source_to_the_byte(written: Written) -> None:
 def test_every_layout_names_who_reads_it() -> None:
     for layout in LAYOUTS.values():
         for key in layout.formats:
-            readers = layout.readers(RECIPES[key])
+            readers = layout.readers(CONSERVATIVE[key])
             assert readers
             assert all("{path}" in reader.serve for reader in readers if reader.serve)
-    vllm = layout_for("compressed-tensors", RECIPES["int4"]).readers(RECIPES["int4"])[0]
+    vllm = layout_for("compressed-tensors", CONSERVATIVE["int4"]).readers(CONSERVATIVE["int4"])[0]
     assert vllm.serve.startswith("vllm serve {path}")

@@ -13,7 +13,8 @@ import torch
 from nemotron_deploy.core.files import list_files, sha256
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.model.recipe import ROW, recipe_for
+from nemotron_deploy.model.recipes import AGGRESSIVE, CONSERVATIVE
+from nemotron_deploy.model.weight_format import ROW
 from nemotron_deploy.quantize.encoding import ENCODING
 from nemotron_deploy.quantize.layouts import LAYOUTS
 from nemotron_deploy.quantize.smooth import Folding
@@ -46,26 +47,26 @@ def amax() -> dict[str, float]:
 
 
 CASES: dict[str, dict[str, Any]] = {
-    "int4": {"recipe": recipe_for("int4")},
-    "int4 group 32": {"recipe": recipe_for("int4", 32)},
-    "int4 folded": {"recipe": recipe_for("int4"), "folding": folding()},
+    "int4": {"recipe": CONSERVATIVE["int4"]},
+    "int4 group 32": {"recipe": CONSERVATIVE["int4"].with_group_size(32)},
+    "int4 folded": {"recipe": CONSERVATIVE["int4"], "folding": folding()},
     "int4 compressed-tensors": {
-        "recipe": recipe_for("int4"),
+        "recipe": CONSERVATIVE["int4"],
         "layout": LAYOUTS["compressed-tensors"],
     },
-    "int8": {"recipe": recipe_for("int8")},
-    "int8 rows": {"recipe": recipe_for("int8", ROW)},
+    "int8": {"recipe": CONSERVATIVE["int8"]},
+    "int8 rows": {"recipe": CONSERVATIVE["int8"].with_group_size(ROW)},
     "int8 compressed-tensors": {
-        "recipe": recipe_for("int8"),
+        "recipe": CONSERVATIVE["int8"],
         "layout": LAYOUTS["compressed-tensors"],
     },
-    "fp8": {"recipe": recipe_for("fp8"), "activation_amax": amax()},
+    "fp8": {"recipe": CONSERVATIVE["fp8"], "activation_amax": amax()},
     "fp8 aggressive": {
-        "recipe": recipe_for("fp8", None, "aggressive"),
+        "recipe": AGGRESSIVE["fp8"],
         "activation_amax": amax(),
     },
-    "nvfp4": {"recipe": recipe_for("nvfp4")},
-    "bf16": {"recipe": recipe_for("bf16")},
+    "nvfp4": {"recipe": CONSERVATIVE["nvfp4"]},
+    "bf16": {"recipe": CONSERVATIVE["bf16"]},
 }
 
 

@@ -27,7 +27,7 @@ from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.core.files import PARTIAL
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.quantize.layerwise import Layer
 from nemotron_deploy.quantize.stream import Summary, quantize
 
@@ -65,7 +65,7 @@ def _weights_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(checkpoint: Path, out: Path) -> None:
-    command(str(checkpoint), options_for("int4", smooth=False), out)
+    command(str(checkpoint), options_for(CONSERVATIVE["int4"], smooth=False), out)
 
 
 def change(checkpoint: Path, name: str, edit: Callable[[torch.Tensor], None]) -> Path:
@@ -144,7 +144,7 @@ def test_a_shard_that_vanishes(sharded: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
     with pytest.raises(BadInputError, match=f"{victim.name}: this shard is missing"):
-        quantize(checkpoint, RECIPES["int4"], target)
+        quantize(checkpoint, CONSERVATIVE["int4"], target)
     assert all(load_file(path) for path in target.iterdir())
 
 
@@ -155,7 +155,7 @@ def test_a_shard_that_is_exchanged_after_it_was_checked(sharded: Path, tmp_path:
     victim.unlink()
     victim.write_bytes(content)
     with pytest.raises(BadInputError, match=f"{victim.name}: changed while it was in use"):
-        quantize(checkpoint, RECIPES["int4"], tmp_path)
+        quantize(checkpoint, CONSERVATIVE["int4"], tmp_path)
 
 
 def test_a_shard_that_shrinks_while_it_is_read(
@@ -172,7 +172,7 @@ def test_a_shard_that_shrinks_while_it_is_read(
 
     monkeypatch.setattr(Checkpoint, "require_unchanged", then_cut)
     with pytest.raises(BadInputError, match=f"{victim.name}: ends in the middle of tensor"):
-        quantize(checkpoint, RECIPES["int4"], tmp_path)
+        quantize(checkpoint, CONSERVATIVE["int4"], tmp_path)
 
 
 def test_a_flipped_bit_is_seen_where_hashes_are_known(sharded: Path, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_flipped_bit_is_seen_where_hashes_are_known(sharded: Path, tmp_path: P
     hashes = {s.name: hashlib.sha256(s.read_bytes()).hexdigest() for s in checkpoint.shards}
     good = tmp_path / "good"
     good.mkdir()
-    quantize(checkpoint, RECIPES["int4"], good, verify_sha256=hashes)
+    quantize(checkpoint, CONSERVATIVE["int4"], good, verify_sha256=hashes)
     victim = checkpoint.shards[4]
     content = bytearray(victim.read_bytes())
     content[-100] ^= 1
@@ -188,7 +188,7 @@ def test_a_flipped_bit_is_seen_where_hashes_are_known(sharded: Path, tmp_path: P
     bad = tmp_path / "bad"
     bad.mkdir()
     with pytest.raises(BadInputError, match=rf"{victim.name}: its SHA-256 is .*damaged"):
-        quantize(Checkpoint.open(sharded), RECIPES["int4"], bad, verify_sha256=hashes)
+        quantize(Checkpoint.open(sharded), CONSERVATIVE["int4"], bad, verify_sha256=hashes)
     assert not (bad / victim.name).exists(), "a shard was written from damaged bytes"
 
 
@@ -258,7 +258,7 @@ def test_what_is_finished_is_not_done_again(sharded: Path, out: Path, tmp_path: 
     state.mkdir()
 
     def attempt() -> Summary:
-        return quantize(Checkpoint.open(sharded), RECIPES["int4"], target, state=state)
+        return quantize(Checkpoint.open(sharded), CONSERVATIVE["int4"], target, state=state)
 
     victim.write_bytes(content[:-2] + b"\xff\xff")  # NaN in its last tensor
     with pytest.raises(BadInputError, match="NaN"):
@@ -271,7 +271,7 @@ def test_what_is_finished_is_not_done_again(sharded: Path, out: Path, tmp_path: 
     assert all((target / name).stat().st_mtime_ns == when for name, when in finished.items())
     whole = tmp_path / "whole"
     whole.mkdir()
-    plain = quantize(Checkpoint.open(sharded), RECIPES["int4"], whole)
+    plain = quantize(Checkpoint.open(sharded), CONSERVATIVE["int4"], whole)
     assert summary.errors == plain.errors
     for path in whole.iterdir():
         assert path.read_bytes() == (target / path.name).read_bytes()
@@ -290,7 +290,7 @@ def test_calibration_is_not_repeated_when_only_writing_failed(
         original(layer, *rest)
 
     monkeypatch.setattr(calibrate, "_one_layer", counted)
-    options = options_for("int4")
+    options = options_for(CONSERVATIVE["int4"])
     with monkeypatch.context() as patch:
 
         def full(*_: object) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from nemotron_deploy.core.errors import UsageError
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.model.recipes import AGGRESSIVE, CONSERVATIVE
 from nemotron_deploy.quantize.calibrate import calibrate
 from nemotron_deploy.quantize.fidelity import (
     Comparison,
@@ -28,7 +28,7 @@ from nemotron_deploy.quantize.texts import read_sequences
 from nemotron_deploy.quantize.variants import named
 from nemotron_deploy.runtime.formats import decode_checkpoint
 
-INT4, FP8 = RECIPES["int4"], RECIPES["fp8"]
+INT4, FP8 = CONSERVATIVE["int4"], CONSERVATIVE["fp8"]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_figures_are_those_of_the_whole_model(
 def test_the_source_diverges_from_itself_by_nothing(
     source: Checkpoint, sequences: list[list[int]]
 ) -> None:
-    found, _ = run(source, sequences, Variant("bf16", RECIPES["bf16"]))
+    found, _ = run(source, sequences, Variant("bf16", CONSERVATIVE["bf16"]))
     assert (found.results[0].kl, found.results[0].top1) == (0, 1)
     assert found.results[0].perplexity == found.perplexity
     assert set(found.results[0].layer_errors) == {0.0}
@@ -109,7 +109,7 @@ def test_errors_are_those_of_what_is_written(
     quantize(source, INT4, tmp_path, folding=folding)
     written = decode_checkpoint(load_file(tmp_path / "model.safetensors"), dtype=torch.float32)
     _, (stored,) = run(source, sequences[:1], Variant("int4", INT4, folding=folding))
-    assert set(stored.errors) == stored.quantized
+    assert set(stored.errors) == set(stored.quantized)
     for name, tensor in load_file(TINY / "model.safetensors").items():
         if name in stored.quantized:
             exact = folding(name, tensor).float()
@@ -145,15 +145,16 @@ def test_memory_grows_with_layers_tokens_and_variants(source: Checkpoint) -> Non
     assert memory_needed(source.model, 1, 2000) > base
 
 
-def test_names_of_variants() -> None:
+def test_names_of_variants(source: Checkpoint) -> None:
     keys = "fp8,fp8-aggressive,int4,int4-plain,int4-32,int4-128-plain,nvfp4"
-    found = named(keys)
+    found = [variant.for_model(source.model) for variant in named(keys)]
     assert [variant.key for variant in found] == keys.split(",")
     assert [variant.smooth for variant in found] == [
         False, False, True, False, True, False, False
     ]  # fmt: skip
-    assert [variant.recipe.group_size for variant in found] == [0, 0, 64, 64, 32, 128, 16]
-    assert found[1].recipe.roles > found[0].recipe.roles
+    sizes = [variant.recipe.formats[0].group_size for variant in found]
+    assert sizes == [0, 0, 64, 64, 32, 128, 16]
+    assert (found[0].recipe, found[1].recipe) == (CONSERVATIVE["fp8"], AGGRESSIVE["fp8"])
     assert [variant.calibrates for variant in found] == [
         True, True, True, False, True, False, False
     ]  # fmt: skip

@@ -16,7 +16,7 @@ from nemotron_deploy.core.errors import BadInputError, CheckFailedError
 from nemotron_deploy.model.architecture import Role
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.quantize import forced, golden_texts
 from nemotron_deploy.quantize.calibrate import calibrate
 from nemotron_deploy.quantize.forced import ForcedRun, QuantizedReader, Source
@@ -49,16 +49,16 @@ def made(tmp_path_factory: pytest.TempPathFactory, source: Checkpoint) -> Callab
 
     def make(key: str, layout: str = "modelopt", smooth: bool = False) -> Path:
         out = tmp_path_factory.mktemp(key)
-        recipe = RECIPES[key]
+        recipe = CONSERVATIVE[key]
         measured = None
-        if smooth or recipe.activation_scales:
+        if smooth or recipe.calibrates:
             measured = calibrate(source, recipe, smooth=smooth)
         quantize(
             source,
             recipe,
             out,
             layout=LAYOUTS[layout],
-            activation_amax=measured.amax if measured and recipe.activation_scales else None,
+            activation_amax=measured.amax if measured and recipe.calibrates else None,
             folding=measured.folding if measured and smooth else None,
         )
         return out
@@ -108,7 +108,7 @@ def test_positions_are_those_of_the_whole_model(
     smooth: bool,
 ) -> None:
     out = made(key, layout, smooth)
-    run = forced.run(Checkpoint.open(out), cases, Source(source, RECIPES[key]))
+    run = forced.run(Checkpoint.open(out), cases, Source(source, CONSERVATIVE[key]))
     whole, _ = load_model(out, "float32")
     scored = [score(in_chunks(whole), case) for case in cases]
     for ours, theirs in zip(run.exact, scored, strict=True):
@@ -223,7 +223,7 @@ def test_what_the_source_does_not_say_is_refused(
     broken = changed(int4_tiny, tmp_path / "broken", change)
     expected = rf"broken: this quantized checkpoint is not what its source says: {part}"
     with pytest.raises(CheckFailedError, match=expected):
-        forced.run(broken, cases, Source(source, RECIPES["int4"]))
+        forced.run(broken, cases, Source(source, CONSERVATIVE["int4"]))
 
 
 def test_a_tensor_that_is_missing(int4_tiny: Path, tmp_path: Path, cases: list[Forced]) -> None:
@@ -244,7 +244,7 @@ def test_an_interrupted_run_goes_on(
     int4_tiny: Path, tmp_path: Path, source: Checkpoint, cases: list[Forced],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    quantized, origin = Checkpoint.open(int4_tiny), Source(source, RECIPES["int4"])
+    quantized, origin = Checkpoint.open(int4_tiny), Source(source, CONSERVATIVE["int4"])
     at_once = forced.run(quantized, cases, origin)
 
     def stop(done: int) -> None:

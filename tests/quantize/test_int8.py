@@ -14,15 +14,18 @@ from nemotron_deploy.core.errors import RefusedError, UsageError
 from nemotron_deploy.model.architecture import Role, TensorGroup
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.model.recipe import GROUP_SIZES, ROW, recipe_for
+from nemotron_deploy.model.format_request import requested
+from nemotron_deploy.model.recipes import CONSERVATIVE
+from nemotron_deploy.model.weight_format import GROUP_SIZES, ROW, WeightFormat
 from nemotron_deploy.quantize.layouts import LAYOUTS, weights_bytes
 from nemotron_deploy.quantize.stream import quantize
 from nemotron_deploy.quantize.variants import named
 
 
 def test_names_of_variants() -> None:
-    found = named("int8,int8-32,int8-128,int8-row")
-    assert [variant.recipe.group_size for variant in found] == [64, 32, 128, ROW]
+    model = Checkpoint.open(TINY).model
+    found = [variant.for_model(model) for variant in named("int8,int8-32,int8-128,int8-row")]
+    assert [variant.recipe.formats[0].group_size for variant in found] == [64, 32, 128, ROW]
     assert not any(variant.smooth or variant.calibrates for variant in found)
 
 
@@ -42,17 +45,17 @@ def test_names_that_are_none(text: str) -> None:
 )
 def test_group_sizes_that_do_not_go(quant: str, group: int, message: str) -> None:
     with pytest.raises(UsageError) as refused:
-        recipe_for(quant, group)
+        requested(quant, None, group)
     assert str(refused.value) == message
 
 
 def test_it_is_neither_smoothed_nor_calibrated(tmp_path: Path) -> None:
-    options = options_for("int8")
+    options = options_for(CONSERVATIVE["int8"])
     assert not options.smooth
     assert not options.calibrates
-    with pytest.raises(UsageError, match="--smooth works with --quant int4 only, not with int8"):
-        options_for("int8", smooth=True)
-    assert options_for("int8", low_disk=True).low_disk
+    with pytest.raises(UsageError, match="--smooth works with INT4 experts only"):
+        options_for(CONSERVATIVE["int8"], smooth=True)
+    assert options_for(CONSERVATIVE["int8"], low_disk=True).low_disk
 
 
 @pytest.mark.parametrize(
@@ -70,21 +73,21 @@ def test_widths_that_do_not_divide_are_refused_by_name(
     narrow: TensorGroup = replace(some, shape=(128, columns))
     for layout in LAYOUTS.values():
         with pytest.raises(RefusedError, match=message) as refused:
-            layout.stored(recipe_for("int8", group), narrow)
+            layout.stored(WeightFormat("int8", group), narrow)
         assert "mixer.experts." in str(refused.value)
 
 
 def test_an_odd_number_of_rows_is_no_obstacle() -> None:
     (some, *_) = (g for g in Checkpoint.open(TINY).model.tensors() if g.role is Role.EXPERT)
     odd = replace(some, shape=(127, 128))
-    weight, scale = recipe_for("int8").stored(odd)
+    weight, scale = CONSERVATIVE["int8"].stored(odd)
     assert (weight.dtype, weight.shape, scale.shape) == ("I8", (127, 128), (127, 2))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("group", [*GROUP_SIZES[:2], ROW])
 def test_what_is_planned_is_what_is_written(tmp_path: Path, layout: str, group: int) -> None:
-    checkpoint, recipe = Checkpoint.open(TINY), recipe_for("int8", group)
+    checkpoint, recipe = Checkpoint.open(TINY), CONSERVATIVE["int8"].with_group_size(group)
     quantize(checkpoint, recipe, tmp_path, layout=LAYOUTS[layout])
     tensors = load_file(tmp_path / "model.safetensors")
     written = sum(tensor.nbytes for tensor in tensors.values())

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from nemotron_deploy.core.errors import RefusedError
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
+from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.quantize.calibrate import calibrate
 from nemotron_deploy.quantize.stream import quantize
 from nemotron_deploy.quantize.variants import named
@@ -30,8 +31,8 @@ def both(
 ) -> tuple[Path, Any]:
     """Our output directory and ModelOpt's export, in one format."""
     checkpoint, (variant,) = Checkpoint.open(TINY), named(request.param)
-    recipe = variant.recipe
-    amax = calibrate(checkpoint, recipe).amax if recipe.activation_scales else None
+    recipe = variant.for_model(checkpoint.model).recipe
+    amax = calibrate(checkpoint, recipe).amax if recipe.calibrates else None
     out = tmp_path_factory.mktemp(f"ours-{request.param}")
     quantize(checkpoint, recipe, out, activation_amax=amax)
     return out, modelopt_export(request.param)
@@ -91,7 +92,7 @@ def test_ignore_lists_resolve_to_the_same_modules(both: tuple[Path, Any]) -> Non
 
 
 def test_groups_that_do_not_divide_are_refused_by_name(tmp_path: Path) -> None:
-    (variant,) = named("int4-128")
+    recipe = CONSERVATIVE["int4"].with_group_size(128)
     with pytest.raises(RefusedError, match=r"experts\.0\.down_proj\.weight .*--group-size 64"):
-        quantize(Checkpoint.open(TINY), variant.recipe, tmp_path)
+        quantize(Checkpoint.open(TINY), recipe, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from nemotron_deploy.model.catalog import TINY, text
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.quantize.calibrate import Calibration, calibrate
 from nemotron_deploy.quantize.layerwise import transformers_config
 from nemotron_deploy.quantize.stream import quantize
 from nemotron_deploy.runtime.formats import decode_checkpoint
 
-INT4 = RECIPES["int4"]
+INT4 = CONSERVATIVE["int4"]
 
 
 plant = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "planted.py"))["plant"]

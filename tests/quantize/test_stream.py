@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from nemotron_deploy.core.errors import BadInputError, RefusedError
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.quantize.shard_writer import Entry, ShardWriter
 from nemotron_deploy.quantize.stream import quantize
 from nemotron_deploy.runtime import formats
@@ -33,7 +33,7 @@ def test_int4_decodes_close_to_the_source(tmp_path: Path) -> None:
     seen: list[int] = []
     summary = quantize(
         Checkpoint.open(TINY),
-        RECIPES["int4"],
+        CONSERVATIVE["int4"],
         tmp_path,
         on_progress=lambda done, *_: seen.append(done),
     )
@@ -52,7 +52,7 @@ def test_int4_decodes_close_to_the_source(tmp_path: Path) -> None:
     written = Checkpoint.open(tmp_path)
     assert written.is_quantized
     assert written.bytes == summary.written_bytes
-    assert written.bytes == RECIPES["int4"].weights_bytes(Checkpoint.open(TINY).model)
+    assert written.bytes == CONSERVATIVE["int4"].weights_bytes(Checkpoint.open(TINY).model)
 
 
 def test_shards_and_companions_keep_their_names(tiny_copy: Path, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_shards_and_companions_keep_their_names(tiny_copy: Path, tmp_path: Path)
     (tiny_copy / "modeling_nemotron_h.py").write_text("raise SystemExit")
     out = tmp_path / "out"
     out.mkdir()
-    quantize(Checkpoint.open(tiny_copy), RECIPES["int4"], out)
+    quantize(Checkpoint.open(tiny_copy), CONSERVATIVE["int4"], out)
     written = {path.name for path in out.iterdir()}
     source = {path.name for path in tiny_copy.iterdir()}
     assert written == (source | {"hf_quant_config.json"}) - {
@@ -95,23 +95,23 @@ def test_unusable_weights_are_refused_by_name(
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(BadInputError, match=f"{EXPERT}: the group .*{message}"):
-        quantize(checkpoint, RECIPES["int4"], out)
+        quantize(checkpoint, CONSERVATIVE["int4"], out)
 
 
 def test_a_wrong_dtype_is_refused_by_name(tiny_copy: Path, tmp_path: Path) -> None:
     weight = load_file(TINY / "model.safetensors")[EXPERT].to(torch.int32)
     checkpoint = damaged(tiny_copy, **{EXPERT: weight})
     with pytest.raises(BadInputError, match=rf"{EXPERT} has dtype I32; .*BF16, F16, F32"):
-        quantize(checkpoint, RECIPES["int4"], tmp_path)
+        quantize(checkpoint, CONSERVATIVE["int4"], tmp_path)
 
 
 def test_a_quantized_checkpoint_is_not_quantized_again(tmp_path: Path) -> None:
     first, second = tmp_path / "1", tmp_path / "2"
     first.mkdir()
     second.mkdir()
-    quantize(Checkpoint.open(TINY), RECIPES["int4"], first)
+    quantize(Checkpoint.open(TINY), CONSERVATIVE["int4"], first)
     with pytest.raises(BadInputError, match="is already quantized"):
-        quantize(Checkpoint.open(first), RECIPES["int4"], second)
+        quantize(Checkpoint.open(first), CONSERVATIVE["int4"], second)
 
 
 @pytest.mark.parametrize("amax", [None, {}, {EXPERT: 1.0}])
@@ -119,7 +119,7 @@ def test_fp8_without_all_activation_scales_is_refused(
     tmp_path: Path, amax: dict[str, float] | None
 ) -> None:
     with pytest.raises(RefusedError, match=r"activation scales are missing.*--quant int4"):
-        quantize(Checkpoint.open(TINY), RECIPES["fp8"], tmp_path, activation_amax=amax)
+        quantize(Checkpoint.open(TINY), CONSERVATIVE["fp8"], tmp_path, activation_amax=amax)
     assert not list(tmp_path.iterdir())
 
 
@@ -128,7 +128,7 @@ def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(BadInputError, match=r"model\.safetensors: no room for \d\.\d\d MB"):
-            quantize(Checkpoint.open(TINY), RECIPES["int4"], tmp_path)
+            quantize(Checkpoint.open(TINY), CONSERVATIVE["int4"], tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
-from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.quantize import recording
 from nemotron_deploy.quantize.forced import Source
 from nemotron_deploy.quantize.golden_texts import not_recorded
@@ -38,7 +38,7 @@ def checkpoint(int4_tiny: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def recorded(checkpoint: Path) -> Recording:
-    source = Source(Checkpoint.open(TINY), RECIPES["int4"])
+    source = Source(Checkpoint.open(TINY), CONSERVATIVE["int4"])
     return recording.record(Checkpoint.open(checkpoint), "digest", source)
 
 

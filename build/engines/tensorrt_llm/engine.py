@@ -21,6 +21,9 @@ from .support import RULES
 NO_KERNELS: Final = "no-kernels"
 """Condition of a rule: there are no kernels for the GPU's SM version."""
 
+MIXED_EXPERTS: Final = "mixed-experts"
+"""Condition of a rule: experts do not all have one format."""
+
 
 class TensorRtLlm:
     """TensorRT-LLM with its PyTorch backend, at one release.
@@ -46,7 +49,9 @@ class TensorRtLlm:
 
     def rule(self, gpu: Gpu, quant: Quant, roles: Set[Role]) -> Rule:
         """The support rule for a format that quantizes tensors of `roles`."""
-        conditions = frozenset() if experts.has_kernels(gpu.sm) else frozenset({NO_KERNELS})
+        conditions = set() if experts.has_kernels(gpu.sm) else {NO_KERNELS}
+        if quant.recipe.expert_format is None:
+            conditions.add(MIXED_EXPERTS)
         return RULES.rule_for(gpu, quant, roles, self.release, conditions)
 
     def split_problem(self, rule: Rule, model: Model, recipe: Recipe, gpus: int) -> str | None:

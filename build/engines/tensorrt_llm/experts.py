@@ -16,6 +16,7 @@ from ....core.source_digest import source_digest
 from ....model.architecture import Model, Moe
 from ....model.recipe import Recipe
 from ....model.spec import Plan
+from ....model.weight_format import WeightFormat
 from ...kernels import configs
 from ...kernels.steps import Shape
 from ...plugin import settings
@@ -64,7 +65,7 @@ def split_problem(model: Model, recipe: Recipe, gpus: int) -> str | None:
     try:
         experts_of(moe.num_experts, 0, gpus)
         for rank in range(gpus if moe.num_shared else 0):
-            columns_of(moe.shared_width, recipe.group_size, rank, gpus)
+            columns_of(moe.shared_width, _format(recipe).group_size, rank, gpus)
     except ShardError as error:
         return str(error)
     return None
@@ -89,7 +90,8 @@ def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
     moe = _experts(model)
     layers = tuple(index for index, letter in enumerate(model.pattern) if letter == "E")
     shared = layers if moe.num_shared else ()
-    settings.Settings(recipe.integer_bits, recipe.group_size, moe.top_k, layers, shared).write(
+    kind = _format(recipe)
+    settings.Settings(kind.integer_bits, kind.group_size, moe.top_k, layers, shared).write(
         engine / PLUGIN / settings.PACKAGE
     )
 
@@ -109,7 +111,7 @@ def emit_kernels(
     """
     moe = _experts(model)
     experts = len(experts_of(moe.num_experts, 0, plan.gpus))
-    group, bits = recipe.group_size, recipe.integer_bits
+    group, bits = _format(recipe).group_size, _format(recipe).integer_bits
     routed = Shape(moe.latent, moe.width, experts, moe.top_k, group, bits, routes=moe.num_experts)
     widths = {
         len(columns_of(moe.shared_width, group, rank, plan.gpus))
@@ -170,6 +172,11 @@ def _compile(
             f"a kernel for {model} is not what it should be: {error}. Another triton than "
             "3.9 may be installed; please report it"
         ) from error
+
+
+def _format(recipe: Recipe) -> WeightFormat:
+    assert recipe.expert_format is not None, "other recipes are not planned with the plugin"
+    return recipe.expert_format
 
 
 def _experts(model: Model) -> Moe:

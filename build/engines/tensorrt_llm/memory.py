@@ -113,7 +113,7 @@ def activation_bytes(model: Model, recipe: Recipe, tokens: int, gpus: int) -> in
     if model.moe is not None:
         moe = model.moe
         # Rows sorted by expert go in and come out; FP8 keeps both beside the widened middle.
-        wide = max(moe.latent, moe.width) if recipe.format == "fp8" else moe.width
+        wide = max(moe.latent, moe.width) if recipe.key == "fp8" else moe.width
         rows = moe.top_k * tokens * 2 * (moe.latent + wide)
         peaks.append(residual + rows + tokens * 2 * (moe.latent + 2 * moe.shared_width // gpus))
     return max(peaks)

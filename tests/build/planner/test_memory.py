@@ -17,7 +17,7 @@ from nemotron_deploy.build.planner.memory import Memory, memory
 from nemotron_deploy.model.architecture import Model, Role
 from nemotron_deploy.model.catalog import gpu, gpus, known_model
 from nemotron_deploy.model.formats import QUANTS
-from nemotron_deploy.model.recipe import RECIPES
+from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.tests.build.nano import nano, planned
 
 SUPER = "nemotron-3-super-120b-a12b"
@@ -26,7 +26,7 @@ SUPER = "nemotron-3-super-120b-a12b"
 def room(
     key: str = "h100", quant: str = "bf16", count: int = 1, version: str | None = None
 ) -> Memory:
-    recipe = RECIPES[quant]
+    recipe = CONSERVATIVE[quant]
     held = holdings(nano(), recipe)
     return memory(held, recipe, gpu(key), count, engine("tensorrt-llm", version))
 
@@ -88,7 +88,7 @@ def test_a_slot_for_every_sequence_of_a_batch(key: str, quant: str) -> None:
 def test_weights_of_several_gpus() -> None:
     """Routers, norms and latent projections are whole on each: Super's 57 GiB on each of four,
     as a published log says (56.94), and not a quarter of all."""
-    held = holdings(large(), RECIPES["bf16"])
+    held = holdings(large(), CONSERVATIVE["bf16"])
     each = held.weight_bytes(4)
     assert each / 2**30 == pytest.approx(56.94, rel=0.005)
     loaded = held.stored_bytes - held.bytes_by_role[Role.MTP]
@@ -99,15 +99,15 @@ def test_weights_of_several_gpus() -> None:
 def test_layers_of_mtp_have_no_scales_of_a_cache() -> None:
     """Two F32 an attention layer in FP8, and none for Super's prediction layer, which `quantize`
     gives none either."""
-    model, recipe = large(), RECIPES["fp8"]
+    model, recipe = large(), CONSERVATIVE["fp8"]
     plain = sum(g.count * sum(s.bytes for s in recipe.stored(g)) for g in model.tensors())
     assert holdings(model, recipe).stored_bytes - plain == 8 * model.layer_count("*")
-    kv = holdings(model, RECIPES["bf16"]).kv_weight_bytes
+    kv = holdings(model, CONSERVATIVE["bf16"]).kv_weight_bytes
     assert kv == model.layer_count("*") * 2 * (2 * 128 * 4096) * 2
 
 
 def test_heads_are_copied_where_there_are_more_gpus() -> None:
-    held = holdings(nano(), RECIPES["bf16"])
+    held = holdings(nano(), CONSERVATIVE["bf16"])
     assert [held.kv_bytes_per_token(n) for n in (1, 2, 4, 8)] == [6144, 3072, 3072, 3072]
     assert held.weight_bytes(4) > held.weight_bytes(1) / 4
 
@@ -125,7 +125,7 @@ def test_heads_are_copied_where_there_are_more_gpus() -> None:
 def test_published_weights(model: str, quant: str, gibibytes: float, tolerance: float) -> None:
     found = known_model(model)
     assert found is not None
-    held = holdings(found, RECIPES[quant])
+    held = holdings(found, CONSERVATIVE[quant])
     assert held.weight_bytes(1) / 2**30 == pytest.approx(gibibytes, rel=tolerance)
 
 
@@ -134,13 +134,13 @@ def test_memory_beside_weights_and_cache_agrees_with_a_published_log() -> None:
     58.91 of weights and 7.37 of caches, is 4.9 GiB for activations, workspace and runtime."""
     fixed = room().fixed
     other = fixed["runtime"] + fixed["workspace"]
-    other += activation_bytes(nano(), RECIPES["bf16"], 16384, 1)
+    other += activation_bytes(nano(), CONSERVATIVE["bf16"], 16384, 1)
     assert other / 2**30 == pytest.approx(0.9 * 79.11 - 58.91 - 7.37, rel=0.1)
 
 
 def test_activations() -> None:
     """Sums of the tensors that TensorRT-LLM's modules hold over 8192 tokens."""
-    bf16 = RECIPES["bf16"]
+    bf16 = CONSERVATIVE["bf16"]
     assert activation_bytes(nano(), bf16, MAX_NUM_TOKENS, 1) / 2**20 == pytest.approx(931, rel=0.01)
     assert activation_bytes(large(), bf16, MAX_NUM_TOKENS, 1) / 2**20 == pytest.approx(
         1642, rel=0.01

@@ -18,7 +18,8 @@ from nemotron_deploy.build.plugin import seam
 from nemotron_deploy.core.errors import RefusedError, UsageError
 from nemotron_deploy.model.catalog import TINY, gpu, gpus, known_model
 from nemotron_deploy.model.config import read_model
-from nemotron_deploy.model.formats import QUANTS, quant_named
+from nemotron_deploy.model.format_request import requested
+from nemotron_deploy.model.formats import QUANTS
 from nemotron_deploy.model.spec import Plan, Workload
 from nemotron_deploy.tests.build.nano import nano, planned
 
@@ -80,7 +81,7 @@ def followed(text: str, key: str, quant: str, size: Workload, version: str | Non
     return plan(
         nano(),
         gpu(options.get("--gpu", key)),
-        QUANTS[options.get("--quant", quant)],
+        requested(options.get("--quant", quant), options.get("--recipe")).for_model(nano()),
         replace(size, **numbers),
         engine("tensorrt-llm", options.get("--trtllm", version)),
     )
@@ -243,7 +244,7 @@ def test_estimates_say_what_they_assume_and_order_formats() -> None:
 
 def test_unknown_format_lists_the_known() -> None:
     with pytest.raises(UsageError, match=r"int3.*bf16, fp8, int8, int4, nvfp4"):
-        quant_named("int3")
+        requested("int3")
 
 
 def test_tiny_is_planned_with_the_bytes_its_file_has() -> None:
