@@ -12,7 +12,7 @@ from typing import Final
 from nemotron_deploy.build.planner.plan import Planner
 from nemotron_deploy.model.architecture import Model
 from nemotron_deploy.model.catalog import gpu, known_model
-from nemotron_deploy.model.formats import QUANTS
+from nemotron_deploy.model.format_request import requested
 from nemotron_deploy.model.peers import peer
 from nemotron_deploy.model.spec import Point, Workload
 
@@ -38,11 +38,13 @@ class Published:
     within: float
     engine: str
     source: str
+    recipe: str | None = None
 
     def ours(self) -> Point:
         size = Workload(isl=self.isl, osl=self.osl, gpus=self.gpus)
-        speed = Planner(named(self.model), size).speed(gpu(self.gpu), QUANTS[self.quant])
-        return speed.point(self.sequences)
+        model = named(self.model)
+        quant = requested(self.quant, self.recipe).for_model(model)
+        return Planner(model, size).speed(gpu(self.gpu), quant).point(self.sequences)
 
     @property
     def off(self) -> float:
@@ -53,9 +55,10 @@ class Published:
         """A row of the table in docs/planner.md."""
         short = self.model.removeprefix("nemotron-").removeprefix("3-").split("-")
         name = short[0] if short[0] != "nano" or "v2" not in short else "-".join(short)
+        quant = f"{self.quant} {self.recipe}" if self.recipe else self.quant
         digits = 0 if self.tokens_per_s > 100 else 1
         return (
-            f"| {name} {self.quant} | {self.gpus} x {self.gpu} | {self.isl}/{self.osl} | "
+            f"| {name} {quant} | {self.gpus} x {self.gpu} | {self.isl}/{self.osl} | "
             f"{self.sequences} | {self.tokens_per_s:,.{digits}f} | "
             f"{self.ours().output_tokens_per_s:,.{digits}f} | {self.off:+.0%} | {self.engine}; "
             f"{self.source} |"
@@ -71,10 +74,12 @@ def named(name: str) -> Model:
 TUTORIAL: Final = "Model-Optimizer tutorials"
 
 POINTS: Final = (
-    Published(NANO, "fp8", "h100", 1, 32768, 1024, 256, 1323, 0.2, "vLLM", TUTORIAL),
+    Published(NANO, "fp8", "h100", 1, 32768, 1024, 256, 1323, 0.2, "vLLM", TUTORIAL,
+              "conservative"),
     Published(NANO, "bf16", "h100", 1, 32768, 1024, 31, 598, 0.25, "vLLM",
               TUTORIAL + ", which said 1,006 before"),
     Published(NINE, "bf16", "h100", 1, 32768, 1024, 72, 794, 0.2, "vLLM", TUTORIAL),
+    Published(NINE, "fp8", "h100", 1, 32768, 1024, 82, 1012, 0.2, "vLLM", TUTORIAL),
     Published(TWELVE, "bf16", "h100", 1, 32768, 1024, 45, 585, 0.2, "vLLM", TUTORIAL),
     Published(NANO, "fp8", "h200", 1, 1024, 1024, 1024, 15828, 0.15, "vLLM 0.12",
               "vllm-project/recipes"),
