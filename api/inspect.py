@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..core.result import Result
-from ..model.architecture import ARCHITECTURE, Model, Role
+from ..model.architecture import Model, Role
 from ..model.checkpoint import Checkpoint
 from ..sources.checkpoint_source import resolve
 
@@ -108,7 +108,7 @@ def inspect(name: str) -> InspectResult:
         model=source.slug,
         source=source.place,
         weights=checkpoint is not None,
-        architecture=ARCHITECTURE,
+        architecture=model.config["architectures"][0],
         quantization=_quantization(checkpoint, model),
         parameters_total=model.parameters_total,
         parameters_active=model.parameters_active,
@@ -123,7 +123,7 @@ def inspect(name: str) -> InspectResult:
         bytes=sum(dtypes.values()),
         dtypes=dict(dtypes),
         tensors=tensors,
-        notes=checkpoint.notes if checkpoint else (),
+        notes=checkpoint.notes if checkpoint else model.notes,
         differences=checkpoint.differences if checkpoint else (),
         kv_bytes_per_token=KvBytes(
             bf16=model.kv_bytes_per_token("BF16"), fp8=model.kv_bytes_per_token("F8_E4M3")

@@ -214,12 +214,13 @@ def _none_recommended(
 def _model(name: str) -> Model:
     """The model of a checkpoint, a configuration or a known name, or a peer.
 
-    Raises `BadInputError` for a checkpoint that differs from its configuration.
+    Raises `BadInputError` for a checkpoint that differs from its configuration. A model that is
+    planned only is planned from its configuration, whatever is stored.
     """
     if known := peer(name):
         return known
     source = resolve(name)
-    if source.checkpoint is not None:
+    if source.checkpoint is not None and source.model.planned_only is None:
         source.checkpoint.require_agreement()
     return source.model
 

@@ -11,7 +11,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
+from itertools import repeat
 from typing import Any, Final
+
+from ..core.errors import RefusedError
 
 ARCHITECTURE: Final = "NemotronHForCausalLM"
 
@@ -50,7 +54,8 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TensorGroup:
-    """Tensors of one shape and role. `template` holds `{}` once when `count` experts share it.
+    """Tensors of one shape and role. `template` holds `{}` once when `count` experts share it, of
+    which a token goes to `chosen`.
 
     `layer` is the index of its layer, None outside of the layers and in MTP's.
     `feeds_attention` says that the next layer is an attention layer.
@@ -61,12 +66,18 @@ class TensorGroup:
     role: Role
     dtype: str = "BF16"
     count: int = 1
+    chosen: int = 1
     layer: int | None = None
     feeds_attention: bool = False
 
     @property
     def parameters(self) -> int:
         return self.count * math.prod(self.shape)
+
+    @property
+    def parameters_active(self) -> int:
+        """Parameters that one token is multiplied with."""
+        return self.parameters * self.chosen // self.count
 
     @property
     def bytes(self) -> int:
@@ -151,6 +162,28 @@ class Moe:
     latent: int
     has_latent: bool
 
+    @property
+    def routed_values(self) -> int:
+        """Parameters of the routed experts of one layer, biases aside."""
+        return self.num_experts * 2 * self.latent * self.width
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedOnly:
+    """Why a model is planned and never built: the rule's key, the reason as a sentence, and what
+    works instead."""
+
+    rule: str
+    reason: str
+    alternatives: tuple[str, ...] = ()
+
+    def refusal(self, name: str) -> RefusedError:
+        """The refusal to do more with the model `name` than to plan it."""
+        return RefusedError(
+            f"{name} can be inspected and planned, not quantized or built (rule: {self.rule}). "
+            f"{self.reason} What works instead: {'; '.join(self.alternatives) or 'plan'}."
+        )
+
 
 def generic_name(name: str) -> str:
     """A tensor's name with `#` in place of layer and expert numbers (or of `{}`)."""
@@ -164,6 +197,11 @@ class Model:
     `pattern` has one letter a layer: `M` Mamba-2, `E` mixture of experts, `*` attention, `-` dense
     MLP. `mtp_pattern` is that of one step of multi-token prediction, of which there are `mtp_steps`
     with weights of their own; empty where there are none.
+
+    Every `E` layer has the experts `moe`, unless `layer_moes` has those of each one, and
+    `mtp_moes` those of each one of `mtp_pattern`: `moe` are the largest of them then.
+    `planned_only` is set for a model that is never built. `notes` say in a line each what of the
+    configuration was read in another spelling.
     """
 
     name: str
@@ -183,6 +221,16 @@ class Model:
     config: Mapping[str, Any] = field(repr=False, compare=False)
     dtypes: Mapping[str, str] = field(default_factory=dict)
     """Stored dtypes other than the usual ones, by tensor name with `#` for layer and expert."""
+    layer_moes: tuple[Moe, ...] = ()
+    mtp_moes: tuple[Moe, ...] = ()
+    planned_only: PlannedOnly | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def expert_layers(self) -> tuple[Moe, ...]:
+        """The experts of each `E` layer, in order."""
+        layers = self._layers(self.pattern, self.layer_moes)
+        return tuple(moe for _, moe in layers if moe is not None)
 
     def layer_count(self, letter: str) -> int:
         return self.pattern.count(letter)
@@ -191,11 +239,11 @@ class Model:
         """Every tensor of a checkpoint with hub names, grouped where experts repeat."""
         hidden, vocab = self.hidden_size, self.vocab_size
         groups = [TensorGroup(EMBEDDING, (vocab, hidden), Role.EMBEDDING)]
-        for index, letter in enumerate(self.pattern):
+        for index, (letter, moe) in enumerate(self._layers(self.pattern, self.layer_moes)):
             feeds = self.pattern[index + 1 : index + 2] == "*"
             groups += [
                 replace(group, layer=index, feeds_attention=feeds)
-                for group in self._layer(f"backbone.layers.{index}.", letter)
+                for group in self._layer(f"backbone.layers.{index}.", letter, moe)
             ]
         groups.append(TensorGroup(FINAL_NORM, (hidden,), Role.NORM))
         if not self.tied:
@@ -208,9 +256,17 @@ class Model:
             for group in groups
         )
 
-    def _layer(self, prefix: str, letter: str) -> list[TensorGroup]:
-        mixer = {"M": self._mamba, "*": self._attention, "E": self._moe, "-": self._mlp}[letter]
+    def _layers(self, pattern: str, moes: tuple[Moe, ...]) -> Iterator[tuple[str, Moe | None]]:
+        """The letter of each layer of `pattern`, and the experts of one that has any."""
+        experts = iter(moes) if moes else repeat(self.moe)
+        for letter in pattern:
+            yield letter, next(experts) if letter == "E" else None
+
+    def _layer(self, prefix: str, letter: str, moe: Moe | None) -> list[TensorGroup]:
         norm = TensorGroup(prefix + "norm.weight", (self.hidden_size,), Role.NORM)
+        if moe is not None:
+            return [norm, *self._moe(prefix + "mixer.", moe)]
+        mixer = {"M": self._mamba, "*": self._attention, "-": self._mlp}[letter]
         return [norm, *mixer(prefix + "mixer.")]
 
     def _mamba(self, prefix: str) -> list[TensorGroup]:
@@ -248,25 +304,27 @@ class Model:
         return self._up_down(prefix, self.hidden_size, self.mlp_width, Role.MLP)
 
     def _up_down(
-        self, prefix: str, hidden: int, width: int, role: Role, count: int = 1
+        self, prefix: str, hidden: int, width: int, role: Role, count: int = 1, chosen: int = 1
     ) -> list[TensorGroup]:
+        make = partial(TensorGroup, role=role, count=count, chosen=chosen)
         groups = []
         for name, shape in (("up_proj", (width, hidden)), ("down_proj", (hidden, width))):
-            groups.append(TensorGroup(f"{prefix}{name}.weight", shape, role, count=count))
+            groups.append(make(f"{prefix}{name}.weight", shape))
             if self.mlp_bias:
-                groups.append(TensorGroup(f"{prefix}{name}.bias", shape[:1], role, count=count))
+                groups.append(make(f"{prefix}{name}.bias", shape[:1]))
         return groups
 
-    def _moe(self, prefix: str) -> list[TensorGroup]:
-        moe, hidden = self.moe, self.hidden_size
-        assert moe is not None, "an E layer without experts is refused when the config is read"
+    def _moe(self, prefix: str, moe: Moe) -> list[TensorGroup]:
+        hidden = self.hidden_size
         bias = prefix + "gate.e_score_correction_bias"
         groups = [
             TensorGroup(prefix + "gate.weight", (moe.num_experts, hidden), Role.ROUTER),
             TensorGroup(bias, (moe.num_experts,), Role.ROUTER_BIAS, dtype="F32"),
         ]
         experts, shared = prefix + "experts.{}.", prefix + "shared_experts."
-        groups += self._up_down(experts, moe.latent, moe.width, Role.EXPERT, moe.num_experts)
+        groups += self._up_down(
+            experts, moe.latent, moe.width, Role.EXPERT, moe.num_experts, moe.top_k
+        )
         if moe.num_shared:
             groups += self._up_down(shared, hidden, moe.shared_width, Role.SHARED_EXPERT)
         if moe.has_latent:
@@ -286,10 +344,11 @@ class Model:
         `nemotron_h_mtp.py`, which takes one step only.
         """
         hidden, length = self.hidden_size, len(self.mtp_pattern)
+        step = list(self._layers(self.mtp_pattern, self.mtp_moes))
         groups = []
-        for index, letter in enumerate(self.mtp_pattern * self.mtp_steps):
+        for index, (letter, moe) in enumerate(step * self.mtp_steps):
             prefix = f"mtp.layers.{index}."
-            groups += self._layer(prefix, letter)
+            groups += self._layer(prefix, letter, moe)
             shapes: list[tuple[str, tuple[int, ...]]] = []
             if index % length == 0:
                 shapes += [("enorm.weight", (hidden,)), ("hnorm.weight", (hidden,))]
@@ -310,15 +369,8 @@ class Model:
     def parameters_active(self) -> int:
         """Parameters multiplied for one token: all but the embedding table (a look-up), the experts
         that are not chosen, and MTP layers (which serve speculation, not the token itself)."""
-        total = 0
-        for group in self.tensors():
-            if group.role in (Role.EMBEDDING, Role.MTP):
-                continue
-            if group.role is Role.EXPERT and self.moe is not None:
-                total += group.parameters * self.moe.top_k // self.moe.num_experts
-            else:
-                total += group.parameters
-        return total
+        idle = (Role.EMBEDDING, Role.MTP)
+        return sum(g.parameters_active for g in self.tensors() if g.role not in idle)
 
     @property
     def bytes(self) -> int:

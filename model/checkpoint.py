@@ -81,7 +81,7 @@ class Checkpoint:
         shards, stored, signatures = _read_headers(path, remote)
         require_known_format(path, config, stored)
         reading = read_names(stored, model)
-        model, notes = reading.model, reading.notes
+        model, notes = reading.model, (*reading.model.notes, *reading.notes)
         entry = config.get("quantization_config")
         quantized = has_scales(reading.tensors) or (
             bool(entry) and any(i.dtype not in UNQUANTIZED_DTYPES for i in reading.tensors.values())
@@ -161,8 +161,11 @@ class Checkpoint:
         """Check that this is a whole unquantized model, as its configuration calls for, and that
         the tokenizer, where there is one, fits the model and is harmless.
 
-        Raises `BadInputError` saying how it differs, or what is wrong with the tokenizer.
+        Raises `BadInputError` saying how it differs, or what is wrong with the tokenizer, and
+        `RefusedError` for a model that is planned only.
         """
+        if self.model.planned_only is not None:
+            raise self.model.planned_only.refusal(str(self.path))
         if self.is_quantized:
             raise BadInputError(
                 f"{self.path}: is already quantized; {original_named(self.path, self.config)}"

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
 
-from ..core.errors import BadInputError, RefusedError
+from ..core.errors import RefusedError
 from ..runtime.untrusted import brief
-from .architecture import ARCHITECTURE, Attention, Mamba, Model, Moe
-
-LAYER_LETTERS: Final[Mapping[str, str]] = {
-    "mamba": "M", "mamba2": "M", "linear_attention": "M",
-    "moe": "E", "attention": "*", "full_attention": "*", "mlp": "-",
-}  # fmt: skip
-"""What `layers_block_type` calls a layer (several spellings exist), and its pattern letter."""
+from .architecture import ARCHITECTURE, Attention, Mamba, Model, Moe, PlannedOnly
+from .fields import MAX_LAYERS, MAX_NUMBER, Fields
 
 MODEL_TYPE: Final = "nemotron_h"
 
-MAX_NUMBER: Final = 2**31 - 1
-MAX_WIDTH: Final = 2**20
-MAX_LAYERS: Final = 1_000
+HEADLESS: Final = "NemotronHModel"
+"""The class without output head. Some trainers name it although they save the head, too."""
+
+PUZZLE: Final = "NemotronHPuzzleForCausalLM"
+PUZZLE_TYPE: Final = "nemotron_h_puzzle"
+"""A model whose layers were chosen one by one, so that their experts differ."""
+
+MODEL_TYPES: Final[Mapping[str, str]] = {
+    ARCHITECTURE: MODEL_TYPE, HEADLESS: MODEL_TYPE, PUZZLE: PUZZLE_TYPE,
+}  # fmt: skip
+"""The classes that are read, and the `model_type` of each."""
+
+NESTED: Final = ("llm_config", "text_config", "language_config")
+"""Where models with encoders for images or sound keep the configuration of their language model."""
+
+SHARED: Final = ("torch_dtype", "dtype", "quantization_config", "tie_word_embeddings")
+"""Fields around a nested configuration that hold for it, too, unless it has its own."""
+
 MAX_EXPERT_BLOCKS: Final = 100_000
-"""Bounds on what a configuration may claim, each over a dozen times Nemotron 3 Super's (hidden size
-4096, 88 layers, 40 of them with 512 experts): what is planned per layer and expert stays small."""
+"""Bound on what a configuration may claim, over a dozen times Nemotron 3 Super's (40 layers with
+512 experts): what is planned per layer and expert stays small."""
 
+PATTERN: Final = ("hybrid_override_pattern", "layers_block_type", "block_configs")
+MTP_PATTERN: Final = ("mtp_hybrid_override_pattern", "mtp_layers_block_type", "mtp_block_configs")
+"""Where layers are listed: by letters, by the names of their kinds, or one block each."""
 
-PATTERN: Final = ("hybrid_override_pattern", "layers_block_type")
-MTP_PATTERN: Final = ("mtp_hybrid_override_pattern", "mtp_layers_block_type")
-"""Where layers are listed: by letters, or by the names of their kinds."""
+BLOCK_FIELDS: Final = frozenset({
+    "block_type", "moe_intermediate_size", "n_routed_experts", "num_experts_per_tok",
+    "moe_latent_size", "moe_shared_expert_intermediate_size", "n_shared_experts",
+})  # fmt: skip
+"""What may differ between the blocks of a model."""
+
+NUMBERS_BESIDE: Final = ("chunk_size", "bos_token_id", "eos_token_id", "pad_token_id", "expand")
+"""Whole numbers that decide no shape. They are respelled like the others, for the sake of engines
+that read the configuration."""
 
 ACTIVATION: Final = "relu2"
 """The family's activation. Its experts and MLPs have no gate; with another one they might."""
@@ -35,95 +55,63 @@ ACTIVATION: Final = "relu2"
 EPSILON: Final = 1e-5
 """Of the norms, where a configuration does not say (transformers' `NemotronHConfig`)."""
 
-
-class _Fields:
-    """Typed access to a configuration: each failure names the field.
-
-    Where several names are given they are spellings of one thing. Whichever is present is read,
-    null is as good as absent, and two that differ are a contradiction.
-    """
-
-    def __init__(self, config: Mapping[str, Any], source: str) -> None:
-        self.config, self.source = config, source
-
-    def fail(self, field: str, why: str) -> NoReturn:
-        raise BadInputError(f"{self.source}: config.json: `{field}` {why}")
-
-    def integer(
-        self, *fields: str, default: int | None = None, least: int = 1, most: int = MAX_WIDTH
-    ) -> int:
-        values = self._spelled(fields)
-        for field, value in values.items():
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-                why = f"must be a whole number of at least {least} and at most {most}"
-                self.fail(field, f"{why}, got {brief(value)}")
-        return int(self._agreed(fields, values, default))
-
-    def positive(self, *fields: str, default: float) -> float:
-        """A number between 0 and 1, as a norm's epsilon is."""
-        values = self._spelled(fields)
-        for field, value in values.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 < value < 1:
-                self.fail(field, f"must be a number between 0 and 1, got {brief(value)}")
-        return float(self._agreed(fields, values, default))
-
-    def _spelled(self, fields: tuple[str, ...]) -> dict[str, Any]:
-        return {field: self.config[field] for field in fields if self.has(field)}
-
-    def _agreed(self, fields: tuple[str, ...], values: dict[str, Any], default: Any) -> Any:
-        """The one value of all spellings, or `default`; without either the field is missing."""
-        if not values:
-            if default is None:
-                self.fail(fields[0], "is missing")
-            return default
-        first, *others = values
-        for other in others:
-            if values[other] != values[first]:
-                self.fail(other, f"({values[other]}) contradicts `{first}` ({values[first]})")
-        return values[first]
-
-    def has(self, field: str) -> bool:
-        return self.config.get(field) is not None
-
-    def flag(self, field: str, default: bool) -> bool:
-        value = self.config.get(field, default)
-        if not isinstance(value, bool):
-            self.fail(field, f"must be true or false, got {brief(value)}")
-        return value
-
-    def pattern(self, field: str, types_field: str) -> str:
-        """Layer letters, from a pattern string or from a list of block types."""
-        text, types = self.config.get(field), self.config.get(types_field)
-        letters: str | None = None
-        if types is not None:
-            known = isinstance(types, list) and all(
-                isinstance(name, str) and name in LAYER_LETTERS for name in types
-            )
-            if not known:
-                self.fail(types_field, f"must list layer types out of {', '.join(LAYER_LETTERS)}")
-            letters = "".join(LAYER_LETTERS[name] for name in types)
-        if text is None:
-            text = letters or ""
-        if not isinstance(text, str) or set(text) - set("ME*-"):
-            self.fail(field, "must consist of the letters M, E, * and -")
-        if letters is not None and letters != text:
-            self.fail(types_field, f"contradicts `{field}`")
-        if len(text) > MAX_LAYERS:
-            which = field if letters is None else types_field
-            self.fail(which, f"has {len(text)} layers; at most {MAX_LAYERS} are planned for")
-        return text
+SERVED_DIRECTLY: Final = "trtllm-serve or vllm serve with that checkpoint directly"
 
 
 def read_model(config: Mapping[str, Any], name: str) -> Model:
     """Read `config` (a parsed `config.json`) as the model `name`.
 
-    Takes what NVIDIA's repositories and transformers 4 and 5 write: layers as a pattern or as a
-    list of kinds, with or without their count. What decides no tensor's shape is not looked at.
+    Takes what NVIDIA's repositories, trainers, and transformers 4 and 5 write: layers as a pattern,
+    as a list of kinds or of blocks, with or without their count, and a language model's
+    configuration inside that of a model with encoders. What decides no tensor's shape is not looked
+    at. The model's own `config` has the usual spelling.
     Raises `RefusedError` for another architecture, `BadInputError` naming the field otherwise.
     """
-    fields = _Fields(config, name)
-    _require_architecture(fields)
+    inside = _nested(config)
+    if not inside:
+        return _read(Fields(config, name))
+    whole = _class_names(config)
+    own = config[inside]
+    around = {key: config[key] for key in SHARED if key in config and own.get(key) is None}
+    model = _read(Fields({**own, **around}, name, inside))
+    why = PlannedOnly(
+        "language-model",
+        f"Only the language model of {whole} (`{inside}`) is planned. Its encoders for images or "
+        "sound are not counted, and no bundle can hold them.",
+        (
+            f"{SERVED_DIRECTLY}, which serve it whole",
+            f"for the language model alone, a copy of the directory with `{inside}` as its "
+            "config.json, from which the encoders are left out",
+        ),
+    )
+    note = f"the language model of {whole} (`{inside}`) is described; its encoders are not"
+    return replace(model, planned_only=why, notes=(note, *model.notes))
+
+
+def _nested(config: Mapping[str, Any]) -> str:
+    """The field with the language model's configuration, where `config` is that of a whole."""
+    if any(config.get(field) for field in PATTERN):
+        return ""
+    for field in NESTED:
+        inner = config.get(field)
+        if not isinstance(inner, dict):
+            continue
+        listed = inner.get("architectures")
+        if inner.get("model_type") in MODEL_TYPES.values() or (
+            isinstance(listed, list) and any(name in MODEL_TYPES for name in listed)
+        ):
+            return field
+    return ""
+
+
+def _class_names(config: Mapping[str, Any]) -> str:
+    """What `config` names as the model's class, for people."""
+    listed = config.get("architectures") or config.get("model_type") or "(none)"
+    return ", ".join(map(brief, listed[:3])) if isinstance(listed, list) else brief(listed)
+
+
+def _read(fields: Fields) -> Model:
+    architecture = _architecture(fields)
     pattern = fields.pattern(*PATTERN)
     if not pattern:
         fields.fail(PATTERN[0], f"is missing (so is `{PATTERN[1]}`)")
@@ -133,9 +121,17 @@ def read_model(config: Mapping[str, Any], name: str) -> Model:
     mtp, steps = _mtp(fields)
     everything = pattern + mtp * steps
     _require_activation(fields)
+    fields.same_in_all("intermediate_size", "-", pattern)
+    for field in NUMBERS_BESIDE:
+        if isinstance(fields.config.get(field), float):
+            fields.integer(field, least=-1, most=MAX_NUMBER)
     hidden = fields.integer("hidden_size")
-    return Model(
-        name=name,
+    moes = _moes(fields, PATTERN[2], pattern, hidden)
+    mtp_moes = _moes(fields, MTP_PATTERN[2], mtp, hidden)
+    _require_bounded(fields, (*moes, *mtp_moes * steps))
+    alike = len({*moes, *mtp_moes}) <= 1
+    model = Model(
+        name=fields.source,
         pattern=pattern,
         mtp_pattern=mtp,
         mtp_steps=steps,
@@ -150,32 +146,70 @@ def read_model(config: Mapping[str, Any], name: str) -> Model:
         ),
         mamba=_mamba(fields),
         attention=_attention(fields, hidden),
-        moe=_moe(fields, hidden, everything.count("E")) if "E" in everything else None,
-        config=config,
+        moe=max((*moes, *mtp_moes), key=lambda moe: moe.routed_values, default=None),
+        config={},
+        layer_moes=() if alike else moes,
+        mtp_moes=() if alike else mtp_moes,
+        planned_only=_never_built(architecture, alike),
+    )
+    notes = (*fields.notes, *([] if alike else [_differing(moes)]))
+    return replace(model, config={**fields.config, **fields.respelled}, notes=notes)
+
+
+def _never_built(architecture: str, alike: bool) -> PlannedOnly | None:
+    if architecture != PUZZLE and alike:
+        return None
+    return PlannedOnly(
+        "puzzle",
+        f"The layers of {architecture} were chosen one by one and differ in their experts. "
+        "nemo-deploy quantizes and serves models whose layers of experts are alike.",
+        (SERVED_DIRECTLY,),
     )
 
 
-def _require_architecture(fields: _Fields) -> None:
-    architectures = fields.config.get("architectures")
-    if architectures is None:
-        fields.fail("architectures", "is missing")
-    if not isinstance(architectures, list) or ARCHITECTURE not in architectures:
-        listed = architectures if isinstance(architectures, list) else [architectures]
-        names = ", ".join(map(brief, listed[:3])) or "(none)"
+def _differing(moes: tuple[Moe, ...]) -> str:
+    """What is different between layers of experts, in words."""
+    ranges = {
+        "experts": {moe.num_experts for moe in moes},
+        "per token": {moe.top_k for moe in moes},
+        "width": {moe.width for moe in moes},
+    }
+    shown = [f"{name} {min(seen)} to {max(seen)}" for name, seen in ranges.items() if len(seen) > 1]
+    return f"layers of experts differ ({', '.join(shown) or 'in a shared width'})"
+
+
+def _architecture(fields: Fields) -> str:
+    """The class of the model, by its name or, where there is none, by `model_type`."""
+    listed, kind = fields.config.get("architectures"), fields.config.get("model_type")
+    names = [listed] if isinstance(listed, str) else listed or []
+    known = [name for name in MODEL_TYPES if isinstance(names, list) and name in names]
+    by_type = [name for name, own in MODEL_TYPES.items() if own == kind and name != HEADLESS]
+    if not names and kind is None:
+        fields.fail("architectures", "is missing (so is `model_type`)")
+    if not (known or (not names and by_type)):
         raise RefusedError(
-            f"{fields.source}: the architecture {names} is not supported (rule: architecture). "
-            f"This tool exists for {ARCHITECTURE}: Nemotron 3, Nemotron Nano 2 and Nemotron-H. "
-            "What works instead: trtllm-serve or vllm serve with that checkpoint directly."
+            f"{fields.source}: the architecture {_class_names(fields.config)} is not supported "
+            f"(rule: architecture). This tool exists for {ARCHITECTURE}: Nemotron 3, Nemotron Nano "
+            f"2 and Nemotron-H. What works instead: {SERVED_DIRECTLY}."
         )
-    kind = fields.config.get("model_type", MODEL_TYPE)
-    if kind != MODEL_TYPE:
-        fields.fail("model_type", f"is {brief(kind)}, which contradicts {ARCHITECTURE}")
+    architecture = (known or by_type)[0]
+    if kind is not None and kind != MODEL_TYPES[architecture]:
+        fields.fail("model_type", f"is {brief(kind)}, which contradicts {architecture}")
+    usual = ARCHITECTURE if architecture == HEADLESS else architecture
+    if names != [usual] and usual not in names:
+        shown = f"is {_class_names({'architectures': names})}" if names else "is missing"
+        fields.notes.append(f"{fields.name('architectures')} {shown}: it is read as {usual}")
+    if listed != [usual]:
+        fields.respelled["architectures"] = [usual]
+    if kind is None:
+        fields.respelled["model_type"] = MODEL_TYPES[architecture]
     quantization = fields.config.get("quantization_config")
     if quantization is not None and not isinstance(quantization, dict):
         fields.fail("quantization_config", f"must be an object, got {brief(quantization)}")
+    return usual
 
 
-def _require_activation(fields: _Fields) -> None:
+def _require_activation(fields: Fields) -> None:
     activation = fields.config.get("mlp_hidden_act", ACTIVATION)
     if activation != ACTIVATION:
         fields.fail(
@@ -184,7 +218,7 @@ def _require_activation(fields: _Fields) -> None:
         )
 
 
-def _mtp(fields: _Fields) -> tuple[str, int]:
+def _mtp(fields: Fields) -> tuple[str, int]:
     """Layers of one step of multi-token prediction, and the number of steps.
 
     transformers writes the layers, and 0 steps, for a model that has none.
@@ -202,11 +236,11 @@ def _mtp(fields: _Fields) -> tuple[str, int]:
     return (pattern, steps) if steps else ("", 0)
 
 
-def _present(fields: _Fields, spellings: tuple[str, str]) -> str:
-    return next(field for field in spellings if fields.has(field))
+def _present(fields: Fields, spellings: tuple[str, ...]) -> str:
+    return next(field for field in spellings if fields.config.get(field))
 
 
-def _mamba(fields: _Fields) -> Mamba:
+def _mamba(fields: Fields) -> Mamba:
     mamba = Mamba(
         num_heads=fields.integer("mamba_num_heads"),
         head_dim=fields.integer("mamba_head_dim"),
@@ -223,7 +257,7 @@ def _mamba(fields: _Fields) -> Mamba:
     return mamba
 
 
-def _attention(fields: _Fields, hidden: int) -> Attention:
+def _attention(fields: Fields, hidden: int) -> Attention:
     heads = fields.integer("num_attention_heads")
     spellings = ("head_dim", "attention_head_dim")
     if not any(map(fields.has, spellings)) and hidden % heads:
@@ -244,7 +278,39 @@ def _attention(fields: _Fields, hidden: int) -> Attention:
     return attention
 
 
-def _moe(fields: _Fields, hidden: int, layers: int) -> Moe:
+def _moes(fields: Fields, blocks_field: str, pattern: str, hidden: int) -> tuple[Moe, ...]:
+    """The experts of each layer of `pattern` that has any."""
+    if "E" not in pattern:
+        return ()
+    blocks = fields.blocks(blocks_field)
+    if not blocks:
+        return (_moe(fields, hidden),) * pattern.count("E")
+    return tuple(
+        _moe(block, hidden)
+        for block, letter in zip(_block_fields(fields, blocks_field), pattern, strict=True)
+        if letter == "E"
+    )
+
+
+def _block_fields(fields: Fields, blocks_field: str) -> Iterator[Fields]:
+    """The fields of each block: its own, and those of the whole that it does not have.
+
+    Raises `RefusedError` for a block that differs in more than its experts.
+    """
+    for index, block in enumerate(fields.blocks(blocks_field)):
+        place = f"{blocks_field}[{index}]"
+        own = {key: value for key, value in block.items() if value is not None}
+        for key in own.keys() - BLOCK_FIELDS:
+            if own[key] != fields.config.get(key):
+                raise RefusedError(
+                    f"{fields.source}: config.json: {fields.name(place)} has its own "
+                    f"{brief(key)!r}, and layers that differ in more than their experts are not "
+                    f"supported (rule: puzzle). What works instead: {SERVED_DIRECTLY}."
+                )
+        yield Fields({**fields.config, **own}, fields.source, fields.name(place).strip("`"))
+
+
+def _moe(fields: Fields, hidden: int) -> Moe:
     if "n_shared_experts" not in fields.config:
         fields.fail("n_shared_experts", "is missing")
     # transformers makes one, whatever the number; vLLM multiplies the width by it.
@@ -260,18 +326,22 @@ def _moe(fields: _Fields, hidden: int, layers: int) -> Moe:
         latent=fields.integer("moe_latent_size", default=hidden),
         has_latent=fields.has("moe_latent_size"),
     )
-    if moe.num_experts * layers > MAX_EXPERT_BLOCKS:
-        fields.fail(
-            "n_routed_experts",
-            f"({moe.num_experts}) makes over {MAX_EXPERT_BLOCKS} experts in {layers} layers",
-        )
     if moe.top_k > moe.num_experts:
         fields.fail("num_experts_per_tok", f"({moe.top_k}) exceeds {moe.num_experts} experts")
     _require_routable(fields, moe)
     return moe
 
 
-def _require_routable(fields: _Fields, moe: Moe) -> None:
+def _require_bounded(fields: Fields, moes: tuple[Moe, ...]) -> None:
+    if sum(moe.num_experts for moe in moes) > MAX_EXPERT_BLOCKS:
+        most = max(moe.num_experts for moe in moes)
+        fields.fail(
+            "n_routed_experts",
+            f"({most}) makes over {MAX_EXPERT_BLOCKS} experts in {len(moes)} layers",
+        )
+
+
+def _require_routable(fields: Fields, moe: Moe) -> None:
     """Each token chooses `topk_group` of `n_group` groups, and its experts among theirs."""
     groups = fields.integer("n_group", default=1)
     if moe.num_experts % groups:

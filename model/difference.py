@@ -124,7 +124,7 @@ def _layers(tensors: Mapping[str, TensorInfo], model: Model) -> list[str]:
 def _experts(
     tensors: Mapping[str, TensorInfo], missing: list[str], unknown: list[str], model: Model
 ) -> list[str]:
-    if model.moe is None:
+    if model.moe is None or model.layer_moes:
         return []
     affected = {match[1] for name in (*missing, *unknown) if (match := _EXPERT.match(name))}
     per_layer: dict[str, set[int]] = {}

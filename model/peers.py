@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from .architecture import HEAD, Attention, Mamba, Model, Moe, Role, TensorGroup
+from .architecture import HEAD, Attention, Mamba, Model, Moe, PlannedOnly, Role, TensorGroup
 
 NO_MAMBA: Final = Mamba(
     num_heads=0,
@@ -61,6 +61,7 @@ class Peer(Model):
                 shape,
                 Role.EXPERT,
                 count=moe.num_experts,
+                chosen=moe.top_k,
             )
             for name, shape in experts
         ]
@@ -93,6 +94,9 @@ def qwen3_30b_a3b() -> Peer:
             has_latent=False,
         ),
         config={},
+        planned_only=PlannedOnly(
+            "peer", "Planned for comparison only: nemo-deploy builds Nemotron-H models."
+        ),
     )
 
 

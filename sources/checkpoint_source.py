@@ -117,7 +117,9 @@ def open_source(name: str) -> Source:
 
 def opened(source: Source) -> Source:
     """`source` with its checkpoint opened, on the hub where it is not local. Raises `BadInputError`
-    where there is only a configuration."""
+    where there is only a configuration, `RefusedError` for a model that is planned only."""
+    if source.model.planned_only is not None:
+        raise source.model.planned_only.refusal(source.asked)
     if source.configuration is not None:
         raise BadInputError(_without_weights(source.configuration))
     return source if source.checkpoint is not None else _at_hub(source.asked)

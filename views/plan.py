@@ -68,7 +68,7 @@ def _status(plan: PlanResult) -> Text:
         "supported": ("bold green", supported),
         "needs": ("bold yellow", "can be built; serving on a GPU needs what is listed below"),
         "refused": ("bold red", "refused"),
-        "compared": ("bold cyan", "for comparison only"),
+        "compared": ("bold cyan", "planned only, never built"),
     }[plan.status]
     return Text.assemble((words, style), (f"  rule {plan.rule}", "dim"))
 

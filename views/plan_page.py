@@ -31,7 +31,7 @@ _STATUS: Final = {
     "supported": "Supported.",
     "needs": "Can be built. Serving it on a GPU needs what is listed below.",
     "refused": "Not possible.",
-    "compared": "For comparison only: nemo-deploy does not build this model.",
+    "compared": "Planned only: nemo-deploy does not build this model.",
 }
 
 

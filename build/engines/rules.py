@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from ...core.errors import BadInputError, UsageError
-from ...model.architecture import Role
+from ...model.architecture import PlannedOnly, Role
 from ...model.formats import Quant
 from ...model.spec import Gpu
 
@@ -47,8 +47,8 @@ class Rule:
     `condition`, it is for GPUs of which the engine reports that condition.
 
     `status` is `supported`, `needs` (buildable, but serving on a GPU needs what `needs` lists),
-    `refused` or, for a peer, `compared`. `served` is False where no engine runs the format on a
-    GPU. `backend` replaces the release's; `plugin` is a module that the bundle adds to the engine;
+    `refused` or, for a model that is never built, `compared`. `served` is False where no engine
+    runs the format on a GPU. `backend` replaces the release's; `plugin` is a module that the bundle adds to the engine;
     `settings` are the engine's own; `env_one_gpu` is environment of a server on one GPU.
     `source` is what the row rests on, `checked` a date, `seen` whether it was `read` or `run`.
     """
@@ -73,17 +73,17 @@ class Rule:
     env_one_gpu: Mapping[str, str] | None = None
     served: bool = True
 
-    def as_peer(self) -> Rule:
-        """The rule for a model that is planned for comparison and never built."""
+    def only_planned(self, why: PlannedOnly) -> Rule:
+        """The rule for a model that is planned and never built."""
         if self.status == "refused":
             return self
         return replace(
             self,
-            key="peer",
+            key=why.rule,
             status="compared",
-            reason="Planned for comparison only: nemo-deploy builds Nemotron-H models.",
+            reason=why.reason,
             needs=(),
-            alternatives=(),
+            alternatives=why.alternatives,
             backend="",
             plugin="",
             settings=None,

@@ -53,7 +53,8 @@ class Planner:
         candidate = Candidate(gpu, quant, workload, engine)
         verdict = self.judge.verdict(candidate)
         rule, refusal, concurrency = verdict.rule, verdict.refusal, verdict.concurrency
-        options = refusal.options if refusal else rule.alternatives if rule.needs else ()
+        options = rule.alternatives if rule.needs or rule.status == "compared" else ()
+        options = refusal.options if refusal else options
         return Plan(
             model=model.name,
             gpu=gpu.key,

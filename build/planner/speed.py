@@ -8,9 +8,10 @@ far the results are from published figures.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Final
 
-from ...model.architecture import SCAN_CHUNK, Role
+from ...model.architecture import SCAN_CHUNK, Moe, Role
 from ...model.catalog import architecture
 from ...model.formats import Quant
 from ...model.spec import Estimate, Gpu, Point, Workload
@@ -164,17 +165,26 @@ class Speed:
         return efficiency.fixed * (efficiency.host_s + efficiency.host_sequence_s * sequences)
 
     def expert_layer_s(self, tokens: float) -> float:
-        """Seconds of one layer's routed experts: the weights of the distinct experts that a batch
-        hits, and two operations a weight for each choice of a token."""
-        moe = self.model.moe
-        if moe is None:
+        """Seconds of one layer's routed experts, on average where layers differ: the weights of the
+        distinct experts that a batch hits, and two operations a weight for each choice of a
+        token."""
+        layers = self.model.expert_layers
+        if not layers:
             return 0.0
-        layers = self.model.layer_count("E")
+        values = sum(moe.routed_values for moe in layers)
+        seconds = (
+            count * self._experts_s(moe, moe.routed_values / values, tokens)
+            for moe, count in Counter(layers).items()
+        )
+        return sum(seconds) / len(layers)
+
+    def _experts_s(self, moe: Moe, part: float, tokens: float) -> float:
+        """Seconds of the experts of a layer that holds `part` of all experts' weights."""
         hit = distinct(moe.num_experts, moe.top_k, tokens, self.efficiency.skew)
         here = fullest(hit / self.gpus, min(hit, moe.num_experts / self.gpus), self.gpus)
-        weights = self.expert_bytes / layers * here / moe.num_experts
+        weights = self.expert_bytes * part * here / moe.num_experts
         share = moe.top_k / moe.num_experts * uneven(self.gpus) / self.gpus
-        operations = 2 * self.expert_values / layers * share * tokens
+        operations = 2 * self.expert_values * part * share * tokens
         read = weights / (self.gpu.bandwidth_bytes_per_s * self.experts.bandwidth)
         return self.experts.fixed_s + read + operations / self.expert_flops
 

@@ -4,6 +4,7 @@ what works instead. Every alternative that is a command was judged the same way 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
@@ -14,7 +15,6 @@ from ...model.catalog import gpu as gpu_named
 from ...model.catalog import gpus
 from ...model.format_request import default_quants, requested
 from ...model.formats import QUANTS, Quant
-from ...model.peers import Peer
 from ...model.recipe import Recipe
 from ...model.spec import Gpu, Workload
 from ..engines.base import Engine
@@ -109,8 +109,8 @@ class Judge:
         """Whether the candidate can be served."""
         workload, held = candidate.workload, self.held(candidate.quant)
         rule = candidate.engine.rule(candidate.gpu, candidate.quant, held.quantized)
-        if isinstance(self.model, Peer):
-            rule = rule.as_peer()
+        if self.model.planned_only is not None:
+            rule = rule.only_planned(self.model.planned_only)
         each = memory(held, candidate.quant.recipe, candidate.gpu, workload.gpus, candidate.engine)
         context = workload.context or max(
             min(self.model.max_positions, DEFAULT_CONTEXT), workload.isl + workload.osl
@@ -138,7 +138,7 @@ class Judge:
         uneven = {
             "mamba_num_heads": self.model.mamba.num_heads if "M" in self.model.pattern else count,
             "num_attention_heads": self.model.attention.num_heads,
-            "n_routed_experts": self.model.moe.num_experts if self.model.moe else count,
+            "n_routed_experts": math.gcd(*(moe.num_experts for moe in self.model.expert_layers)),
         }
         for name, number in uneven.items():
             if number % count:

@@ -22,7 +22,8 @@ with atheris.instrument_imports(include=["nemotron_deploy", "json"]):
     from nemotron_deploy.core.errors import BadInputError, RefusedError
     from nemotron_deploy.model import contents, headers, shards
     from nemotron_deploy.model.catalog import TINY
-    from nemotron_deploy.model.config import MAX_LAYERS, read_model
+    from nemotron_deploy.model.config import read_model
+    from nemotron_deploy.model.fields import MAX_LAYERS
     from nemotron_deploy.runtime import untrusted
 
 SHARD = Path("model.safetensors")

@@ -99,7 +99,7 @@ def config(**changes: Any) -> dict[str, Any]:
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
         ({"layers_block_type": ["mamba"]}, "layers_block_type"),
         ({"layers_block_type": ["conv"]}, "layers_block_type"),
-        ({"architectures": "remove"}, "architectures"),
+        ({"architectures": "remove", "model_type": "remove"}, "architectures"),
     ],
 )
 def test_a_bad_configuration_is_refused_by_field(changes: dict[str, Any], field: str) -> None:

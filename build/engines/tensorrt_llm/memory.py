@@ -110,8 +110,7 @@ def activation_bytes(model: Model, recipe: Recipe, tokens: int, gpus: int) -> in
     peaks = [residual + tokens * 2 * 2 * model.mlp_width // gpus]
     if "M" in model.pattern:
         peaks.append(residual + _mamba_bytes(model, tokens, gpus))
-    if model.moe is not None:
-        moe = model.moe
+    for moe in set(model.expert_layers):
         # Rows sorted by expert go in and come out; FP8 keeps both beside the widened middle.
         wide = max(moe.latent, moe.width) if recipe.key == "fp8" else moe.width
         rows = moe.top_k * tokens * 2 * (moe.latent + wide)
