@@ -154,7 +154,9 @@ def answer(request: PlanRequest) -> PlanResult:
     wanted: FormatRequest | None = None
     if request.quant is not None:
         wanted = requested(request.quant, request.recipe, request.group_size)
-    model = _model(request.checkpoint)
+    model, published = _model(request.checkpoint)
+    if wanted is None and published is not None:
+        wanted = requested(published)
     if wanted is None:
         return _recommended(request, model, target)
     quant = wanted.for_model(model)
@@ -162,7 +164,8 @@ def answer(request: PlanRequest) -> PlanResult:
     planned = Planner(model, request.workload, _engine(request), efficiency).plan(target, quant)
     money = cost(planned, request.workload, request.price, request.max_tpot_ms)
     comparison = _compared(request, model, target, quant, efficiency) if request.against else None
-    return _result(planned, money, comparison=comparison)
+    why = None if request.quant else f"{request.checkpoint} is published in this format"
+    return _result(planned, money, why, comparison)
 
 
 def _engine(request: PlanRequest) -> Engine:
@@ -211,18 +214,19 @@ def _none_recommended(
     )
 
 
-def _model(name: str) -> Model:
-    """The model of a checkpoint, a configuration or a known name, or a peer.
+def _model(name: str) -> tuple[Model, str | None]:
+    """The model of a checkpoint, a configuration or a known name, or a peer, and the format that
+    the name says it is published in, if any.
 
     Raises `BadInputError` for a checkpoint that differs from its configuration. A model that is
     planned only is planned from its configuration, whatever is stored.
     """
     if known := peer(name):
-        return known
+        return known, None
     source = resolve(name)
     if source.checkpoint is not None and source.model.planned_only is None:
         source.checkpoint.require_agreement()
-    return source.model
+    return source.model, source.published_as
 
 
 def _compared(
@@ -267,7 +271,7 @@ def compare(request: PlanRequest) -> MatrixResult:
     for one GPU and format only."""
     _require_no_single(request)
     matrix.require_aim(request.optimize)
-    model = _model(request.checkpoint)
+    model, _ = _model(request.checkpoint)
     only = [gpu_named(request.gpu)] if request.gpu else None
     cells = _cells(request, model, only)
     best = matrix.best(cells, request.optimize, request.workload)

@@ -20,7 +20,7 @@ from ..core.files import sha256
 from ..hub.name import parse_name
 from ..hub.recorded import recorded_sha256
 from ..model.architecture import Model
-from ..model.catalog import HUB_IDS, TINY, known_model
+from ..model.catalog import SHORT_NAMES, TINY, known_model, known_repository
 from ..model.checkpoint import Checkpoint, read_configuration
 from ..model.config import read_model
 from ..model.contents import (
@@ -43,7 +43,8 @@ class Source:
 
     `checkpoint` is None for a known model that was not looked up on the hub, and where there is
     only the file `configuration`. `snapshot` is the repository on the hub, if the checkpoint comes
-    from there: its headers are here then, and its shards need not be.
+    from there: its headers are here then, and its shards need not be. `published_as` is the format
+    that a known repository is published in, where it is quantized and was not looked up.
     """
 
     asked: str
@@ -52,6 +53,7 @@ class Source:
     checkpoint: Checkpoint | None
     snapshot: Snapshot | None = None
     configuration: Path | None = None
+    published_as: str | None = None
 
     @property
     def opened(self) -> Checkpoint:
@@ -103,8 +105,11 @@ def resolve(name: str) -> Source:
         raise BadInputError(
             f"{name}: no such directory or configuration; it is a file, pass the directory it is in"
         )
-    model = known_model(name)
-    return _at_hub(name) if model is None else Source(name, model.name, model, None)
+    model, known = known_model(name), known_repository(name)
+    if model is None or known is None:
+        return _at_hub(name)
+    published = known.published_as if known.published_as != "bf16" else None
+    return Source(name, slug(model.name), model, None, published_as=published)
 
 
 def open_source(name: str) -> Source:
@@ -159,12 +164,12 @@ def _without_weights(path: Path) -> str:
 
 
 def _at_hub(asked: str) -> Source:
-    ids = {name: hub for hub, short in HUB_IDS.items() for name in (short, hub.lower())}
-    name = parse_name(ids.get(asked.lower(), asked))
+    known = known_repository(asked)
+    name = parse_name(known.hub if known else asked)
     if name is None:
         raise BadInputError(
             f"{asked}: no such directory or configuration. It is not a known model either (known "
-            f"are tiny, {', '.join(HUB_IDS.values())}), and not the owner/name[@revision] of a "
+            f"are tiny, {', '.join(SHORT_NAMES)}), and not the owner/name[@revision] of a "
             "repository on the hub"
         )
     require("huggingface_hub", "httpx", purpose=f"{asked}: reaching the hub")
@@ -195,5 +200,5 @@ def slug(name: str) -> str:
     """`name` as a DNS label without the vendor's name and the precision, at most 40 characters.
     Bundles, Triton models and Kubernetes objects are named after it."""
     text = re.sub(r"[^a-z0-9]+", "-", name.lower()).removeprefix("nvidia-").strip("-")
-    text = re.sub(r"-(bf16|fp8|int8|int4)$", "", text)[:40].strip("-")
+    text = re.sub(r"-(bf16|fp8|nvfp4|int8|int4)$", "", text)[:40].strip("-")
     return text if text[:1].isalpha() else f"model-{text}".strip("-")

@@ -14,6 +14,7 @@ from ...core.errors import BadInputError, UsageError
 from ..architecture import Model
 from ..config import read_model
 from ..spec import Architecture, ExpertRates, Gpu
+from .family import FAMILY, known_repository
 
 _HERE: Final = Path(__file__).parent
 
@@ -34,26 +35,23 @@ ARCHITECTURES: Final = _HERE / "architectures.json"
 
 DEFAULT_CHECKPOINT: Final = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"
 
-HUB_IDS: Final = {
-    DEFAULT_CHECKPOINT: "nemotron-3-nano-30b-a3b",
-    "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16": "nemotron-3-super-120b-a12b",
-    "nvidia/NVIDIA-Nemotron-3-Ultra-550B-A55B-BF16": "nemotron-3-ultra-550b-a55b",
-    "nvidia/NVIDIA-Nemotron-3.5-Lightning-30B-A3B-BF16": "nemotron-3.5-lightning-30b-a3b",
-    "nvidia/NVIDIA-Nemotron-Nano-9B-v2": "nemotron-nano-9b-v2",
-    "nvidia/NVIDIA-Nemotron-Nano-12B-v2": "nemotron-nano-12b-v2",
-    "nvidia/Nemotron-H-56B-Base-8K": "nemotron-h-56b-base-8k",
-}
-"""Hub ids whose configuration is packaged, and the short name each is known by."""
+SHORT_NAMES: Final = tuple(dict.fromkeys(row.name for row in FAMILY))
+"""The short names of all known models."""
+
+CONFIGURATIONS: Final = tuple(dict.fromkeys(row.configuration for row in FAMILY))
+"""The short names of those whose configuration is packaged; the others have one of theirs."""
 
 
 def known_model(name: str) -> Model | None:
     """The packaged model of that hub id or short name (letter case is ignored), or None."""
-    short = {hub.lower(): short for hub, short in HUB_IDS.items()}.get(name.lower(), name.lower())
-    path = _HERE / f"{short}.config.json"
-    if short not in HUB_IDS.values() or not path.is_file():
+    row = known_repository(name)
+    if row is None:
         return None
+    path = _HERE / f"{row.configuration}.config.json"
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return read_model(config, short)
+    if row.whole:
+        config = {"architectures": [row.whole], "llm_config": config}
+    return read_model(config, row.name)
 
 
 @cache

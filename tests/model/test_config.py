@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nemotron_deploy.core.errors import BadInputError, RefusedError
 from nemotron_deploy.model.architecture import Model, Role
-from nemotron_deploy.model.catalog import HUB_IDS, TINY, known_model
+from nemotron_deploy.model.catalog import CONFIGURATIONS, TINY, known_model
 from nemotron_deploy.model.config import read_model
 from nemotron_deploy.runtime.untrusted import parse_json
 
@@ -221,7 +221,7 @@ def requires_sums(model: Model) -> None:
     assert model.bytes == sum(group.bytes for group in model.tensors())
 
 
-@pytest.mark.parametrize("name", HUB_IDS.values())
+@pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_packaged_models_add_up(name: str) -> None:
     model = known_model(name)
     assert model is not None

@@ -4,13 +4,16 @@ any. They were counted from weights, ours from the configuration.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from nemotron_deploy.model.architecture import ARCHITECTURE, Model, Role
-from nemotron_deploy.model.catalog import HUB_IDS, known_model
+from nemotron_deploy.model.catalog import CONFIGURATIONS, known_model
+from nemotron_deploy.model.catalog.family import FAMILY, Repository, known_repository
 from nemotron_deploy.model.config import read_model
 from nemotron_deploy.runtime.untrusted import parse_json
 
@@ -94,15 +97,58 @@ def test_weights_of_nano_2(short: str, gibibytes: float) -> None:
     assert round(known(short).bytes / 2**30, 1) == gibibytes
 
 
-@pytest.mark.parametrize(
-    ("short", "billions"), [("nemotron-nano-12b-v2", 12), ("nemotron-h-56b-base-8k", 56)]
-)
-def test_names_say_the_billions(short: str, billions: int) -> None:
-    """For 56B no other figure was found."""
-    assert int(known(short).parameters_total / 1e9) == billions
+def test_nano_4b_is_its_repository_to_the_parameter() -> None:
+    """`safetensors.total` of the hub's record of the BF16 repository."""
+    model = known("nemotron-3-nano-4b")
+    assert (model.parameters_total, tensors(model)) == (3_973_556_832, 263)
 
 
-@pytest.mark.parametrize("short", HUB_IDS.values())
+def test_nemotron_h_8b_is_its_index_to_the_tensor() -> None:
+    """The index of the base model's repository lists 311 tensors."""
+    model = known("nemotron-h-8b-base-8k")
+    assert (model.parameters_total, tensors(model)) == (8_100_852_736, 311)
+
+
+@pytest.mark.parametrize("row", FAMILY, ids=lambda row: row.hub)
+def test_names_say_the_billions(row: Repository) -> None:
+    """Rounded as names are: 31.6e9 parameters are 30B, 3.97e9 are 4B. For 47B and 56B of Nemotron-H
+    no other figure was found."""
+    model = known_model(row.hub)
+    assert model is not None
+    total = re.search(r"-(\d+)B", row.hub)
+    assert total is not None
+    assert model.parameters_total / 1e9 == pytest.approx(int(total[1]), rel=0.13)
+    if active := re.search(r"-A(\d+)B", row.hub):
+        assert model.parameters_active / 1e9 == pytest.approx(int(active[1]), rel=0.13)
+
+
+@pytest.mark.parametrize("row", FAMILY, ids=lambda row: row.hub)
+def test_a_sibling_is_its_original_under_its_own_name(row: Repository) -> None:
+    model, original = known_model(row.hub.upper()), known_model(row.configuration)
+    assert model is not None
+    assert original is not None
+    assert model == replace(original, name=row.name, planned_only=model.planned_only)
+    assert (model.planned_only is not None) == bool(row.whole)
+
+
+def test_ids_and_names_are_found_in_any_letter_case() -> None:
+    assert len({row.hub.lower() for row in FAMILY}) == len(FAMILY)
+    for row in FAMILY:
+        assert known_repository(row.hub.lower()) == row
+        first = known_repository(row.name.upper())
+        assert first is not None
+        assert (first.name, first.published_as) == (row.name, "bf16")
+    assert known_repository("nvidia/NVIDIA-Nemotron-3-Nano-31B-A3B-BF16") is None
+
+
+def test_a_quantized_sibling_says_its_format() -> None:
+    formats = {row.published_as for row in FAMILY}
+    assert formats == {"bf16", "fp8", "nvfp4"}
+    for row in FAMILY:
+        assert row.hub.endswith(f"-{row.published_as.upper()}") or row.published_as == "bf16"
+
+
+@pytest.mark.parametrize("short", CONFIGURATIONS)
 def test_layers_as_published(short: str) -> None:
     """Mamba, attention, MoE and MLP layers: technical reports and model cards."""
     layers = {
@@ -112,6 +158,10 @@ def test_layers_as_published(short: str) -> None:
         "nemotron-3.5-lightning-30b-a3b": (23, 6, 23, 0),
         "nemotron-nano-9b-v2": (27, 4, 0, 25),
         "nemotron-nano-12b-v2": (28, 6, 0, 28),
+        "nemotron-3-nano-4b": (21, 4, 0, 17),
+        "nemotron-h-4b-base-8k": (24, 4, 0, 24),
+        "nemotron-h-8b-base-8k": (24, 4, 0, 24),
+        "nemotron-h-47b-base-8k": (45, 5, 0, 48),
         "nemotron-h-56b-base-8k": (54, 10, 0, 54),
     }
     model = known(short)
@@ -136,7 +186,7 @@ def test_one_configuration_is_read_at_a_time() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("short", HUB_IDS.values())
+@pytest.mark.parametrize("short", CONFIGURATIONS)
 def test_what_transformers_makes_of_a_configuration_is_the_same_model(short: str) -> None:
     """Read and written again by transformers' own class, which spells layers by their kinds."""
     transformers = pytest.importorskip("transformers")

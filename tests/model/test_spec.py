@@ -9,7 +9,14 @@ import pytest
 
 from nemotron_deploy.core.errors import BadInputError, RefusedError, UsageError
 from nemotron_deploy.model.architecture import Model, Role
-from nemotron_deploy.model.catalog import DEFAULT_CHECKPOINT, HUB_IDS, TINY, gpu, gpus, known_model
+from nemotron_deploy.model.catalog import (
+    CONFIGURATIONS,
+    DEFAULT_CHECKPOINT,
+    TINY,
+    gpu,
+    gpus,
+    known_model,
+)
 from nemotron_deploy.model.config import read_model
 from nemotron_deploy.model.recipes import CONSERVATIVE
 
@@ -46,7 +53,7 @@ def test_mamba_shapes_of_nano() -> None:
     assert (mamba.inner, mamba.conv_channels, mamba.in_proj_rows) == (4096, 6144, 10304)
 
 
-@pytest.mark.parametrize("name", HUB_IDS.values())
+@pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_known_models_read_and_sum_up(name: str) -> None:
     model = known_model(name.upper())
     assert model is not None
