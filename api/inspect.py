@@ -104,6 +104,10 @@ def inspect(name: str) -> InspectResult:
         for info in checkpoint.tensors.values():
             dtypes[info.dtype] += info.bytes
         tensors = len(checkpoint.tensors)
+    notes = checkpoint.notes if checkpoint else model.notes
+    if source.published_as is not None:
+        published = source.published_as.upper()
+        notes += (f"published in {published}; these sizes are those of the unquantized model",)
     return InspectResult(
         model=source.slug,
         source=source.place,
@@ -123,7 +127,7 @@ def inspect(name: str) -> InspectResult:
         bytes=sum(dtypes.values()),
         dtypes=dict(dtypes),
         tensors=tensors,
-        notes=checkpoint.notes if checkpoint else model.notes,
+        notes=notes,
         differences=checkpoint.differences if checkpoint else (),
         kv_bytes_per_token=KvBytes(
             bf16=model.kv_bytes_per_token("BF16"), fp8=model.kv_bytes_per_token("F8_E4M3")

@@ -154,9 +154,11 @@ def answer(request: PlanRequest) -> PlanResult:
     wanted: FormatRequest | None = None
     if request.quant is not None:
         wanted = requested(request.quant, request.recipe, request.group_size)
-    model, published = _model(request.checkpoint)
+    (model, published), why = _model(request.checkpoint), None
     if wanted is None and published is not None:
-        wanted = requested(published)
+        wanted, why = requested(published), f"{request.checkpoint} is published in this format"
+    elif wanted is None and model.planned_only is not None:
+        wanted, why = requested("bf16"), "what is never built is planned unquantized without --quant"
     if wanted is None:
         return _recommended(request, model, target)
     quant = wanted.for_model(model)
@@ -164,7 +166,6 @@ def answer(request: PlanRequest) -> PlanResult:
     planned = Planner(model, request.workload, _engine(request), efficiency).plan(target, quant)
     money = cost(planned, request.workload, request.price, request.max_tpot_ms)
     comparison = _compared(request, model, target, quant, efficiency) if request.against else None
-    why = None if request.quant else f"{request.checkpoint} is published in this format"
     return _result(planned, money, why, comparison)
 
 

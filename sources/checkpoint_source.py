@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import BadInputError
 from ..core.extras import require
 from ..core.files import sha256
-from ..hub.name import parse_name
+from ..hub.name import from_address, parse_name
 from ..hub.recorded import recorded_sha256
 from ..model.architecture import Model
-from ..model.catalog import SHORT_NAMES, TINY, known_model, known_repository
+from ..model.catalog import SHORT_NAMES, TINY, known_model
+from ..model.catalog.family import known_repository
 from ..model.checkpoint import Checkpoint, read_configuration
 from ..model.config import read_model
 from ..model.contents import (
@@ -91,7 +92,7 @@ class Source:
 def resolve(name: str) -> Source:
     """Resolve `name`: a directory or a configuration file first, then `tiny`, then a known hub id
     or short name, and then any other `owner/name[@revision]`, whose configuration and headers are
-    downloaded.
+    downloaded. An address of the hub is as good as the name of its repository.
 
     Raises `BadInputError` for anything else, and where the hub cannot be used.
     """
@@ -105,6 +106,7 @@ def resolve(name: str) -> Source:
         raise BadInputError(
             f"{name}: no such directory or configuration; it is a file, pass the directory it is in"
         )
+    name = from_address(name)
     model, known = known_model(name), known_repository(name)
     if model is None or known is None:
         return _at_hub(name)

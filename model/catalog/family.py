@@ -29,14 +29,10 @@ class Repository:
 
 
 def _one(
-    name: str,
-    hub: str,
-    *formats: str,
-    like: str = "",
-    whole: str = "",
+    name: str, hub: str, *formats: str, like: str = "", whole: str = ""
 ) -> tuple[Repository, ...]:
-    """The repositories of one model: the unquantized `hub`, and those in `formats`, whose ids end in
-    the format instead of in `-BF16`."""
+    """The repositories of one model: the unquantized `hub`, and those in `formats`, whose ids end
+    in the format instead of in `-BF16`."""
     stem = hub.removesuffix("-BF16")
     quantized = (Repository(f"{stem}-{f.upper()}", name, like or name, f, whole) for f in formats)
     return (Repository(hub, name, like or name, whole=whole), *quantized)
