@@ -21,6 +21,7 @@ from .commands.loadtest import loadtest
 from .commands.plan import plan
 from .commands.quantize import quantize
 from .commands.serve import serve
+from .commands.streams import prepare_streams
 from .commands.verify import verify
 from .commands.warmup import warmup
 from .runtime import contract
@@ -82,6 +83,7 @@ for command, example in COMMANDS.items():
 
 def main() -> None:
     """Run the command line of this process and exit with the code that `core.errors` gives."""
+    prepare_streams()
     raise_on_sigterm()
     sys.exit(run(sys.argv[1:]))
 

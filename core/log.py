@@ -40,6 +40,18 @@ class _Masked(logging.Formatter):
         return masked(super().format(record))
 
 
+class _File(logging.FileHandler):
+    """A log file that, once it cannot be written, says so and is left alone."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in logging
+        failure = sys.exc_info()[1]
+        reason = getattr(failure, "strerror", None) or failure
+        sys.stderr.write(
+            f"warning: --log-file {self.baseFilename}: cannot be written any more: {reason}\n"
+        )
+        logging.getLogger(LOGGER).removeHandler(self)
+
+
 def configure(verbose: bool = False, file: Path | None = None) -> None:
     """Show the log on standard error where `verbose`, and write all of it to `file`, which is
     appended to. Handlers of an earlier call are replaced.
@@ -58,7 +70,7 @@ def configure(verbose: bool = False, file: Path | None = None) -> None:
         logger.addHandler(shown)
     if file is not None:
         try:
-            kept = logging.FileHandler(file, encoding="utf-8")
+            kept = _File(file, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise BadInputError(
                 f"--log-file {file}: cannot be written: {error.strerror}"
