@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from ..core.errors import BadInputError
 from .name import HubName
@@ -36,7 +39,19 @@ def explained(name: HubName, file: str | None = None) -> Iterator[None]:
         raise _explain(error.__cause__ or error, name, where) from error
     except (hub.OfflineModeIsEnabled, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise _explain(error, name, where) from error
+    except ImportError as error:
+        if not str(error).startswith("Using SOCKS proxy"):
+            raise
+        raise BadInputError(
+            f"{where}: the proxy {_proxy()} needs the package socksio; install it with "
+            "pip install 'httpx[socks]'"
+        ) from error
     except (ValueError, TypeError, KeyError) as error:
+        if "proxy" in str(error):
+            raise BadInputError(
+                f"{where}: the proxy {_proxy()}, which the environment names, cannot be used; its "
+                "address must begin with http://, https:// or socks5://"
+            ) from error
         raise BadInputError(
             f"{where}: {_endpoint()} did not answer as a hub does; is HF_ENDPOINT right?"
         ) from error
@@ -55,7 +70,7 @@ def _explain(error: BaseException, name: HubName, where: str) -> BadInputError:
             f"{where}: {_endpoint()} sent no commit or ETag for it; is HF_ENDPOINT right?"
         )
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
-        return _unreachable(where, name, "no connection")
+        return _unreachable(where, name, _no_connection(error))
     if isinstance(error, httpx.HTTPError) or _was_cut(error):
         return UnreachableError(
             f"{where}: the connection to {_endpoint()} dropped and could not be resumed. Run the "
@@ -68,6 +83,27 @@ def _explain(error: BaseException, name: HubName, where: str) -> BadInputError:
         )
     reason = getattr(error, "strerror", None) or type(error).__name__
     return BadInputError(f"{where}: cannot be downloaded: {reason}")
+
+
+def _no_connection(error: BaseException) -> str:
+    """Why there is no connection: a proxy that is down looks like a hub that is down."""
+    proxy = _proxy()
+    if proxy is None:
+        return "no connection"
+    answered = re.match(r"\d{3}\b[ \w-]*", str(error))
+    if answered:
+        return f"the proxy {proxy} answered: {answered[0].strip()}"
+    return f"no connection through the proxy {proxy}, which the environment names; is it running?"
+
+
+def _proxy() -> str | None:
+    """The proxy that requests to the hub go through, without user and password."""
+    endpoint = urlsplit(_endpoint())
+    if proxy_bypass(endpoint.hostname or ""):
+        return None
+    proxies = getproxies()
+    proxy = proxies.get(endpoint.scheme) or proxies.get("all")
+    return re.sub(r"//[^/@]*@", "//", proxy) if proxy else None
 
 
 def _refusal(error: BaseException, name: HubName) -> str:

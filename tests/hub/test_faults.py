@@ -177,3 +177,44 @@ def test_a_killed_low_disk_run_goes_on_with_the_missing_shards_only(
 def _journal(state: Path) -> str:
     """What a run remembers of finished shards."""
     return "".join(path.read_text() for path in state.glob("*.json"))
+
+
+@pytest.fixture
+def new_session() -> Iterator[None]:
+    """huggingface_hub reads the proxies of the environment once, for all of its requests."""
+    from huggingface_hub.utils import close_session
+
+    close_session()
+    yield
+    close_session()
+
+
+@pytest.mark.usefixtures("new_session")
+@pytest.mark.parametrize(
+    ("variable", "proxy", "says"),
+    [
+        ("http_proxy", "http://user:secret@127.0.0.1:9", "through the proxy http://127.0.0.1:9"),
+        ("all_proxy", "http://127.0.0.1:9", "through the proxy http://127.0.0.1:9"),
+        ("http_proxy", "ftp://127.0.0.1:9", "the proxy ftp://127.0.0.1:9, which the environment"),
+    ],
+)
+def test_a_proxy_that_is_down_is_named(
+    hub: StandIn, monkeypatch: pytest.MonkeyPatch, variable: str, proxy: str, says: str
+) -> None:
+    monkeypatch.setenv(variable, proxy)
+    monkeypatch.setenv("no_proxy", "elsewhere.example")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://hub.example")
+    done = run("inspect", "--checkpoint", REPOSITORY)
+    assert done.returncode == 4
+    assert says in done.stderr
+    assert "secret" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("new_session")
+def test_a_proxy_that_is_not_used_is_not_named(
+    hub: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
+    assert run("inspect", "--checkpoint", REPOSITORY).returncode == 0
