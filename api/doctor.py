@@ -13,6 +13,7 @@ from typing import ClassVar, Final
 
 from ..core.checks import Check
 from ..core.result import Result
+from ..core.sizes import size_text
 from ..model.catalog import DEFAULT_CHECKPOINT, known_model
 from ..model.recipes import CONSERVATIVE
 
@@ -139,8 +140,8 @@ def _default_model_space(free: int) -> Check:
     assert model is not None, "the default checkpoint's configuration is packaged"
     needed = model.bytes + CONSERVATIVE["int4"].weights_bytes(model)
     detail = (
-        f"{model.bytes / 1e9:.0f} GB of weights and {(needed - model.bytes) / 1e9:.0f} GB of "
-        f"output; {free / 1e9:.0f} GB are free in this directory"
+        f"{size_text(model.bytes, 0)} of weights and {size_text(needed - model.bytes, 0)} of "
+        f"output; {size_text(free, 0)} are free in this directory"
     )
     return Check("disk space to quantize Nemotron 3 Nano to INT4", free >= needed, detail)
 

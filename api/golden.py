@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..core.errors import RefusedError
 from ..core.progress import Progress
+from ..core.sizes import size_text
 from ..model.architecture import Model
 from ..model.checkpoint import Checkpoint
 from ..model.recipe import Recipe
@@ -93,8 +94,8 @@ def _why_not(model: Model) -> str:
     if needed <= available:
         return ""
     return (
-        f"running this model layer by layer takes {needed / 1e9:.0f} GB of memory, and the machine "
-        f"that builds the bundle has {available / 1e9:.0f} GB free"
+        f"running this model layer by layer takes {size_text(needed, 0)} of memory, and the "
+        f"machine that builds the bundle has {size_text(available, 0)} free"
     )
 
 

@@ -12,6 +12,7 @@ from ..core.extras import require
 from ..core.files import new_directory, require_free
 from ..core.html import today
 from ..core.progress import Progress, Silent
+from ..core.sizes import size_text
 from ..quantize.layouts import DEFAULT, Layout, weights_bytes
 from ..quantize.quality import FormatQuality, Heldout, QualityReport, format_entry
 from ..quantize.quality import report as quality_report
@@ -196,8 +197,8 @@ class _Run:
             return True
         self.missing = (
             "Perplexity, divergence and agreement are missing: running this model layer by layer "
-            f"takes {needed / 1e9:.0f} GB of memory and {available / 1e9:.0f} GB are free here. On "
-            "a larger machine, nemo-deploy quantize --compare measures them."
+            f"takes {size_text(needed, 0)} of memory and {size_text(available, 0)} are free here. "
+            "On a larger machine, nemo-deploy quantize --compare measures them."
         )
         return False
 

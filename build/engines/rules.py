@@ -48,8 +48,9 @@ class Rule:
 
     `status` is `supported`, `needs` (buildable, but serving on a GPU needs what `needs` lists),
     `refused` or, for a model that is never built, `compared`. `served` is False where no engine
-    runs the format on a GPU. `backend` replaces the release's; `plugin` is a module that the bundle adds to the engine;
-    `settings` are the engine's own; `env_one_gpu` is environment of a server on one GPU.
+    runs the format on a GPU. `backend` replaces the release's; `plugin` is a module that the bundle
+    adds to the engine; `settings` are the engine's own; `env_one_gpu` is environment of a server on
+    one GPU.
     `source` is what the row rests on, `checked` a date, `seen` whether it was `read` or `run`.
     """
 

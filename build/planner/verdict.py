@@ -210,11 +210,11 @@ def _misfit(
         f"that, driver, server and activations {beside:.1f} GB"
     )
     if each.left <= 0:
-        return Refusal("memory", f"{head}, which is {-each.left / 1e9:.1f} GB too much.")
+        return Refusal("memory", f"{head}, which is {size_text(-each.left, 1)} too much.")
     if not fitting:
         shorter = min(known, each.cache.max_context(1))
         reason = (
-            f"{head}, and the {each.left / 1e9:.1f} GB left are not enough for one sequence of "
+            f"{head}, and the {size_text(each.left, 1)} left are not enough for one sequence of "
             f"{context} tokens."
         )
         return Refusal("memory", reason, (f"--context {shorter}",) if shorter >= 1024 else ())
