@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 from ..build.engines.registry import DEFAULT as DEFAULT_ENGINE
 from ..build.engines.registry import engine
 from ..build.planner import plan as planner
-from ..core.bundle import CHECKPOINT, STAGES, Bundle, MadeFrom, building
+from ..core.bundle import CHECKPOINT, STAGES, Bundle, MadeFrom, building, require_place
 from ..core.files import Work, digest_of
 from ..core.progress import Progress, Silent
 from ..core.record import RECORD_NAME, Header
@@ -29,7 +29,7 @@ from ..runtime.contract import GOLDEN
 from ..sources.checkpoint_source import Source, opened, resolve
 from ..sources.fetching import fetch_plan
 from .golden import GoldenJob, require_recordable, write_golden
-from .preflight import require_text
+from .preflight import require_checkpoint_needs
 from .quality import files
 from .quantize import quantize_into, require_low_disk_source
 from .quantize_options import options_for
@@ -77,6 +77,7 @@ class BuildResult(Result):
         reasons: Why the plan is what it is.
         calibration: The calibration text of the checkpoint; None without calibration.
         thin: Why that text is too little; None where it is enough.
+        warnings: Sentences about the source.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -94,6 +95,7 @@ class BuildResult(Result):
     reasons: tuple[str, ...]
     calibration: str | None
     thin: str | None
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +112,14 @@ class BuildStep:
 @dataclass(frozen=True, slots=True)
 class DryRunResult(Result):
     """What a build would do. `fetch` is what it would download and the disk that this takes (see
-    `sources.fetching.fetch_plan`), None for nothing."""
+    `sources.fetching.fetch_plan`), None for nothing; `warnings` are sentences about the source."""
 
     SCHEMA: ClassVar[int] = 1
 
     bundle: Path
     stages: tuple[BuildStep, ...]
     fetch: dict[str, Any] | None
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,16 +213,20 @@ def prepare(
 def dry_run(job: Job) -> DryRunResult:
     """What `make` would do with every stage, and what it would download; writes nothing.
 
-    Raises `BadInputError` for a bundle at `job.out` that cannot be read.
+    Checks everything that `make` checks before it writes. Raises `BadInputError` for what the
+    stages to be made lack, and for a bundle at `job.out` that cannot be read.
     """
+    require_place(job.out)
     bundle = Bundle.open(job.out) if (job.out / RECORD_NAME).exists() else None
     steps = []
     for stage in _stages(job, Silent()):
         why = bundle.why_outdated(stage.name, stage.made_from) if bundle else _NO_BUNDLE
         steps.append(BuildStep(stage.name, "make" if why else "keep", stage.what, why))
-    fetches = steps[0].action == "make"
-    fetch = fetch_plan(job.source, job.options) if fetches else None
-    return DryRunResult(job.out, tuple(steps), fetch)
+    if steps[0].action == "keep":
+        return DryRunResult(job.out, tuple(steps), None, ())
+    purpose = "recording golden outputs"
+    warnings = require_checkpoint_needs(job.source, job.options, job.out / CHECKPOINT, purpose)
+    return DryRunResult(job.out, tuple(steps), fetch_plan(job.source, job.options), warnings)
 
 
 _NO_BUNDLE: Final = "there is no bundle yet"
@@ -232,6 +239,7 @@ def make(job: Job, progress: Progress | None = None) -> BuildResult:
     a directory that cannot be written or holds something else, and as the stages do.
     """
     progress = progress or Silent()
+    warnings = dry_run(job).warnings
     made = []
     with building(job.out, job.header) as bundle:
         for stage in _stages(job, progress):
@@ -254,6 +262,7 @@ def make(job: Job, progress: Progress | None = None) -> BuildResult:
         reasons=tuple(job.plan.reasons),
         calibration=calibration.get("source"),
         thin=calibration.get("thin"),
+        warnings=warnings,
     )
 
 
@@ -348,7 +357,6 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
     )
 
     def quantized(bundle: Bundle, work: Work) -> dict[str, Any]:
-        require_text(job.source, (job.options.calibration, job.options.heldout))
         written, report = quantize_into(job.source, job.options, work, progress)
         for name, content in files(report).items() if report else ():
             bundle.add_report(name, content)

@@ -16,7 +16,7 @@ from ..model.recipe import Recipe
 from ..quantize.golden_texts import not_recorded
 from ..sources.checkpoint_source import Source
 from ..sources.fetching import fetched, is_local
-from .quality import available_memory
+from .preflight import available_memory
 
 if TYPE_CHECKING:
     from ..runtime.golden import Recording

@@ -13,6 +13,7 @@ from ..core.files import new_directory, require_free
 from ..core.html import today
 from ..core.progress import Progress, Silent
 from ..core.sizes import size_text
+from ..model.tokenizer import TOKENIZER_NAME
 from ..quantize.layouts import DEFAULT, Layout, weights_bytes
 from ..quantize.quality import FormatQuality, Heldout, QualityReport, format_entry
 from ..quantize.quality import report as quality_report
@@ -20,7 +21,7 @@ from ..quantize.texts import read_sequences
 from ..quantize.variants import named
 from ..sources.checkpoint_source import open_source
 from ..sources.fetching import fetched
-from .preflight import require_device, require_readable, require_text
+from .preflight import available_memory, require_device, require_readable, require_text
 
 if TYPE_CHECKING:
     from ..model.checkpoint import Checkpoint
@@ -68,7 +69,7 @@ def compare(
     source = open_source(checkpoint)
     source.opened.require_complete()
     variants = [variant.for_model(source.model) for variant in asked]
-    require_text(source, (calibration, heldout))
+    require_text(source, (calibration, heldout), "measuring quality (--compare)")
     opened = fetched(source, progress).opened
     calibrations = [
         calibrate(
@@ -128,6 +129,8 @@ def measure(
     run = _Run(checkpoint, options.heldout, options.device, progress)
     if asked is None:
         run.missing = _DELETED
+    elif not (checkpoint.path / TOKENIZER_NAME).is_file():
+        run.missing = _NO_TOKENIZER
     elif options.heldout or checkpoint.model.parameters_total <= RUN_BELOW:
         if run.fits(1):
             run.compare(
@@ -250,6 +253,12 @@ _DELETED: Final = (
 )
 
 
+_NO_TOKENIZER: Final = (
+    "Perplexity, divergence and agreement are missing: the checkpoint has no tokenizer.json, "
+    "without which no text can be run."
+)
+
+
 def _not_run(asked: str, key: str) -> str:
     return (
         "Perplexity, divergence and agreement are missing: models of over "
@@ -257,11 +266,3 @@ def _not_run(asked: str, key: str) -> str:
         f"--compare {key} --checkpoint {asked} measures them layer by layer; "
         "--heldout FILE measures them on your own text."
     )
-
-
-def available_memory() -> int:
-    """Bytes of memory that are free or can be freed, as the kernel reports."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("Linux always says")

@@ -21,7 +21,7 @@ from ..quantize.options import Options
 from ..quantize.quality import QualityReport
 from ..sources.checkpoint_source import Source, open_source
 from ..sources.fetching import fetch_plan, weights
-from .preflight import require_device, require_readable, require_text
+from .preflight import require_checkpoint_needs, require_device, require_readable
 from .quality import measure, write
 from .quantize_options import options_for, require_one_reading
 
@@ -66,12 +66,13 @@ class Quantized:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeResult(Quantized, Result):
     """A quantized checkpoint in the directory `out`. `quality` is the report that lies beside it,
-    None where nothing was quantized (BF16)."""
+    None where nothing was quantized (BF16). `warnings` are sentences about the source."""
 
     SCHEMA: ClassVar[int] = 1
 
     out: Path
     quality: QualityReport | None
+    warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The document. The report is in it without the errors of single tensors."""
@@ -151,8 +152,7 @@ def quantize_source(
     source = checkpoint if isinstance(checkpoint, Source) else open_source(checkpoint)
     source.opened.require_complete()  # before anything heavy is imported
     require_low_disk_source(source, options)
-    if options.calibrates or options.heldout:
-        require_text(source, (options.calibration, options.heldout))
+    warnings = require_checkpoint_needs(source, options, out)
     fetch = fetch_plan(source, options)
     if fetch is not None and on_fetch is not None:
         on_fetch(fetch)
@@ -163,7 +163,7 @@ def quantize_source(
             (work.content / REPORT).mkdir(exist_ok=True)
             write(work.content / REPORT, report)
     written = {row.name: getattr(quantized, row.name) for row in fields(quantized)}
-    return QuantizeResult(**written, out=out, quality=report)
+    return QuantizeResult(**written, out=out, quality=report, warnings=warnings)
 
 
 def require_low_disk_source(source: Source, options: Options) -> None:

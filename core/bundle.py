@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -288,6 +289,26 @@ class _Links:
         return self._known[path]
 
 
+def require_place(path: Path) -> None:
+    """Raise `BadInputError` where there can be no bundle at `path`: something else is there, or the
+    directory cannot be written."""
+    if path.exists() and not path.is_dir():
+        raise BadInputError(f"{path}: is no directory; choose another --out")
+    if path.is_dir() and not (path / RECORD_NAME).exists():
+        _require_empty(path)
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise BadInputError(f"{path}: {nearest} cannot be written; choose another --out")
+
+
+def _require_empty(path: Path) -> None:
+    names = sorted(item.name for item in path.iterdir())
+    if foreign := [name for name in names if not name.startswith(TEMPORARY)]:
+        raise BadInputError(
+            f"{path}: holds something else ({foreign[0]}) and no bundle; choose another --out"
+        )
+
+
 @contextmanager
 def building(path: Path, header: Header) -> Iterator[Bundle]:
     """Create or reopen the bundle at `path` for a build, locked, with `header` recorded.
@@ -332,11 +353,8 @@ def _reopened(path: Path, header: Header) -> Bundle | None:
 
 
 def _begun(path: Path, header: Header, created: bool) -> Bundle:
-    foreign = sorted(item.name for item in path.iterdir())
-    if foreign and not created:
-        raise BadInputError(
-            f"{path}: holds something else ({foreign[0]}) and no bundle; choose another --out"
-        )
+    if not created:
+        _require_empty(path)
     wanted = {row.name: getattr(header, row.name) for row in dataclasses.fields(header)}
     bundle = Bundle(path, Record(**wanted, complete=False, files={}, stages={}))
     bundle.save()

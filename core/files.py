@@ -152,6 +152,12 @@ def require_free(target: Path) -> None:
         raise BadInputError(f"{target}: already holds something; choose another --out or remove it")
 
 
+def kept_bytes(target: Path) -> int:
+    """Bytes that an interrupted run which makes `target` has left, to go on from."""
+    partial = _partial_of(target)
+    return tree_bytes(partial) if partial.is_dir() else 0
+
+
 def require_space(needs: Mapping[Path, int], otherwise: str = "") -> None:
     """Raise `BadInputError` where a file system has too few bytes free for all that goes to it.
 

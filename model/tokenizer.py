@@ -57,6 +57,18 @@ def check_tokenizer(path: Path, vocab_size: int) -> None:
     _checked(path, _examined(path), vocab_size)
 
 
+def token_id(path: Path, token: str) -> int | None:
+    """The id of `token` in the tokenizer at `path`, None where it has none. Raises
+    `BadInputError`."""
+    _examined(path)
+    with Worker(MODULE, LIMITS) as worker:
+        try:
+            number: int | None = worker.ask({"path": str(path), "token": token})
+        except WorkError as error:
+            raise BadInputError(f"{path}: this tokenizer is refused: {error}") from error
+    return number
+
+
 def encode(path: Path, texts: Iterable[str], length: int) -> Iterator[list[int]]:
     """Token ids of each text, at most `length` of them. Raises `BadInputError`."""
     _examined(path)
@@ -98,6 +110,8 @@ def _handle(request: Mapping[str, Any]) -> Any:
     if "vocab_size" in request:
         return _check_ids(path, request["vocab_size"])
     tokenizer = _loaded(path)
+    if "token" in request:
+        return tokenizer.token_to_id(request["token"])
     if "probe" in request:
         for probe in PROBES:
             tokenizer.encode(probe * PROBE_LENGTH + "\x00")

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..core.errors import BadInputError
 from ..model.checkpoint import Checkpoint
 from ..model.contents import COMPANIONS, INDEX_NAME, SINGLE_NAME
+from ..model.ending import GENERATION, end_tokens
 from ..model.headers import TensorInfo
 from ..model.recipe import Recipe
 from ..runtime import formats
@@ -311,6 +312,9 @@ def _write_configuration(job: Job, out: Path) -> None:
     for name in COMPANIONS:
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, out / name)
+    completed = end_tokens(checkpoint.path, checkpoint.config).completed
+    if completed is not None:
+        _write_json(out / GENERATION, completed)
 
 
 def _index(job: Job) -> Mapping[str, object]:

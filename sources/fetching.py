@@ -61,6 +61,26 @@ def _disk(source: Source, options: Options, output: int) -> tuple[int, int]:
     return output + sum(largest[:1]), output + sum(largest[:2])
 
 
+def require_disk(source: Source, options: Options, place: Path, present: int = 0) -> None:
+    """Raise `BadInputError` where disks have no room for the output at `place`, of which `present`
+    bytes are there, and for weights that are not local."""
+    needed = _output_bytes(source, options)
+    if options.low_disk:
+        least, _ = _disk(source, options, needed)
+        require_space({place: least - present})
+        return
+    if source.snapshot is None:
+        require_space({place: needed - present})
+        return
+    from ..hub.client import cache_folder
+    from ..hub.fetch import plan_fetch
+
+    plan = plan_fetch(source.snapshot)
+    cache = cache_folder(plan.repository)
+    alternative = " or set HF_HUB_CACHE to another disk, or use --low-disk" if plan.bytes else ""
+    require_space({place: needed - present, cache: plan.bytes}, alternative)
+
+
 @contextmanager
 def weights(
     source: Source,
@@ -74,19 +94,18 @@ def weights(
     `on_fetch` takes the number of bytes that arrived since its last call, while the block runs.
     Raises `BadInputError` for a disk that is too small, and as `hub.fetch.fetch`.
     """
-    needed = _output_bytes(source, options) - tree_bytes(work.content)
+    folder = work.state / PASSING
+    present = tree_bytes(work.content) + (tree_bytes(folder) if folder.exists() else 0)
+    require_disk(source, options, work.content, present)
     snapshot = source.snapshot
     if snapshot is None or not snapshot.remote or not options.low_disk:
-        yield Weights(_fetched(source, work, needed, progress))
+        yield Weights(fetched(source, progress).opened)
         return
     from ..hub.fetch import fetch_companions
     from ..hub.passing import OVERLAPPED, PassingShards
 
-    least, most = _disk(source, options, needed)
-    folder = work.state / PASSING
-    present = tree_bytes(folder) if folder.exists() else 0
-    require_space({work.content: least - present})
     fetch_companions(snapshot)
+    _, most = _disk(source, options, _output_bytes(source, options))
     overlaps = free_bytes(work.content) >= most - present
     passing = PassingShards(
         snapshot,
@@ -97,21 +116,6 @@ def weights(
     )
     with passing:
         yield Weights(passing.snapshot.checkpoint, passing.hold, passing.bytes_to_fetch, True)
-
-
-def _fetched(source: Source, work: Work, needed: int, progress: Progress) -> Checkpoint:
-    """The checkpoint with all its shards local and, if they come from the hub, checked."""
-    if source.snapshot is None:
-        require_space({work.content: needed})
-        return source.opened
-    from ..hub.client import cache_folder
-    from ..hub.fetch import fetch, plan_fetch
-
-    plan = plan_fetch(source.snapshot)
-    cache = cache_folder(plan.repository)
-    alternative = " or set HF_HUB_CACHE to another disk, or use --low-disk" if plan.bytes else ""
-    require_space({work.content: needed, cache: plan.bytes}, alternative)
-    return fetch(source.snapshot, progress.step("download", plan.bytes, "bytes")).checkpoint
 
 
 def is_local(source: Source) -> bool:

@@ -49,6 +49,7 @@ def quantization(console: Console, result: QuantizeResult) -> None:
     if result.quality:
         rows.append(("quality", _quality(result.quality)))
         rows.append(("", f"{result.out}/report/quality.html"))
+    rows += [("warning", Text(warning, style="yellow")) for warning in result.warnings]
     for reader in result.readers:
         rows.append(("read by", reader.engine))
         if reader.serve:
@@ -83,6 +84,8 @@ def dry_run(console: Console, result: DryRunResult) -> None:
         table.add_row(Text(step.action, style=style), step.stage, Text(step.what))
         if step.why:
             table.add_row("", "", Text(step.why, style="dim"))
+    for warning in result.warnings:
+        table.add_row(Text("warning", style="yellow"), "", Text(warning))
     show(console, heading("Would build", str(result.bundle)), table)
 
 
@@ -99,6 +102,7 @@ def built(console: Console, result: BuildResult) -> None:
         ("bundle", f"{result.files} files, {amount(result.bytes)}"),
         ("backend", result.backend),
     ]
+    rows += [("warning", Text(warning, style="yellow")) for warning in result.warnings]
     if result.calibration:
         rows.append(("calibration", result.calibration))
     if result.thin:

@@ -182,7 +182,7 @@ def _journal(state: Path) -> str:
 @pytest.fixture
 def new_session() -> Iterator[None]:
     """huggingface_hub reads the proxies of the environment once, for all of its requests."""
-    from huggingface_hub.utils import close_session
+    from huggingface_hub.utils._http import close_session
 
     close_session()
     yield

@@ -38,7 +38,7 @@ class Case:
 
     title: str
     make: Maker
-    answer: Literal["read", "converted", "refused"]
+    answer: Literal["read", "converted", "planned", "refused", "not supported"]
     says: str = ""
 
 

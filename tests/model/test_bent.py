@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -14,13 +15,20 @@ from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
 from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.tests.docs.pages import ROOT
+from nemotron_deploy.tests.model import config_cases
 from nemotron_deploy.tests.model.bent import CASES, Case, Stored, added, read, shards
 
 PAGE = ROOT / "docs" / "checkpoints.md"
 TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
 
-READABLE = [case for case in CASES if case.answer != "refused"]
-REFUSED = [case for case in CASES if case.answer == "refused"]
+LISTED = (*CASES, *config_cases.CASES)
+"""Every case in the order of the page."""
+
+READABLE = [case for case in LISTED if case.answer in ("read", "converted")]
+REFUSED = [case for case in LISTED if case.answer == "refused"]
+ONLY_PLANNED = [case for case in LISTED if case.answer == "planned"]
+NOT_SUPPORTED = [case for case in LISTED if case.answer == "not supported"]
+RESPELLED = [case for case in config_cases.CASES if case.answer == "converted"]
 KNOWN_BY_HEADERS = [case for case in REFUSED if case.says != "is not equal to the embedding"]
 """`inspect` reads no weights."""
 
@@ -81,6 +89,82 @@ def test_inspect_says_it_too(
     assert case.says in captured.err + captured.out
 
 
+PLAN = ("plan", "--gpu", "h100", "--quant", "int4")
+QUANTIZE = ("quantize", "--quant", "int4", "--out")
+BUILD = ("build", "--gpu", "h100", "--quant", "int4", "--out")
+
+
+def answers(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, out: Path
+) -> dict[str, tuple[int, str]]:
+    """The exit code and the words of each command."""
+    result = {}
+    for words in (("inspect", "--json"), (*PLAN, "--json"), (*QUANTIZE, out), (*BUILD, out)):
+        code = run([*map(str, words), "--checkpoint", str(checkpoint)])
+        captured = capsys.readouterr()
+        result[words[0]] = (code, captured.out + captured.err)
+    return result
+
+
+@pytest.mark.parametrize("case", ONLY_PLANNED, ids=title)
+def test_what_is_planned_and_never_built(
+    case: Case, tiny_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case.make(tiny_copy)
+    out = tmp_path / "out"
+    found = answers(capsys, tiny_copy, out)
+    assert {command: code for command, (code, _) in found.items()} == {
+        "inspect": 0, "plan": 0, "quantize": 3, "build": 3,
+    }  # fmt: skip
+    for command in ("plan", "quantize", "build"):
+        assert case.says in found[command][1]
+        assert "vllm serve with that checkpoint directly" in found[command][1]
+    assert json.loads(found["plan"][1])["status"] == "compared"
+    assert json.loads(found["inspect"][1])["notes"]
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("case", NOT_SUPPORTED, ids=title)
+def test_what_is_not_supported(
+    case: Case, tiny_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case.make(tiny_copy)
+    out = tmp_path / "out"
+    for code, words in answers(capsys, tiny_copy, out).values():
+        assert code == 3
+        assert case.says in words
+        assert "What works instead: trtllm-serve or vllm serve" in words
+    assert not out.exists()
+
+
+def test_a_nested_language_model_is_that_model(
+    tiny_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config_cases.omni("llm_config")(tiny_copy)
+    documents = []
+    for checkpoint in ("tiny", str(tiny_copy)):
+        assert run(["inspect", "--json", "--checkpoint", checkpoint]) == 0
+        documents.append(json.loads(capsys.readouterr().out))
+    plain, nested = documents
+    for key in ("parameters_total", "pattern", "tensors", "bytes", "kv_bytes_per_token"):
+        assert nested[key] == plain[key]
+    assert nested["differences"] == []
+
+
+@pytest.mark.parametrize("case", RESPELLED, ids=title)
+def test_the_output_has_the_usual_configuration(
+    case: Case, tiny_copy: Path, tmp_path: Path
+) -> None:
+    case.make(tiny_copy)
+    out = tmp_path / "out"
+    assert (
+        run(["quantize", "--quant", "bf16", "--checkpoint", str(tiny_copy), "--out", str(out)]) == 0
+    )
+    written = json.loads((out / "config.json").read_text())
+    plain = json.loads((TINY / "config.json").read_text())
+    assert {key: written[key] for key in plain} == plain
+
+
 @pytest.mark.parametrize(
     "wanted",
     [
@@ -130,7 +214,7 @@ def test_the_page_lists_these_cases() -> None:
     rows = ["| What people have | Answer | What nemo-deploy says |", "| --- | --- | --- |"]
     rows += [
         f"| {case.title} | {case.answer} | {f'… {case.says} …' if case.says else ''} |"
-        for case in CASES
+        for case in LISTED
     ]
     table = "".join(f"{row}\n" for row in rows)
     text = PAGE.read_text(encoding="utf-8")

@@ -44,7 +44,8 @@ def test_a_dry_run_says_why_a_stage_is_made(console: Console) -> None:
         BuildStep("checkpoint", "keep", "1.00 GB of tensors", None),
         BuildStep("k8s", "make", "kustomize tree", "the code that makes it has changed"),
     )
-    views.dry_run(console, DryRunResult(Path("b"), steps, None))
+    views.dry_run(console, DryRunResult(Path("b"), steps, None, ("no end token",)))
+    assert "no end token" in shown(console)
     assert "the code that makes it has changed" in shown(console)
 
 
@@ -63,6 +64,7 @@ def test_a_build_names_its_calibration_and_warns_when_it_is_thin(console: Consol
         reasons=(),
         calibration="ours.jsonl (1 empty row skipped)",
         thin="3 of 8 experts received fewer than 32 tokens",
+        warnings=("no generation_config.json",),
     )
     views.built(console, result)
     assert "ours.jsonl (1 empty row skipped)" in shown(console)
