@@ -17,7 +17,7 @@ CheckpointOption = Annotated[
         "--checkpoint",
         metavar="MODEL",
         help="Local directory, config.json (plan and inspect only), Hugging Face id "
-        "owner/name[@revision], or `tiny` (a small embedded model).",
+        "owner/name[@revision] or address, or `tiny` (a small embedded model).",
     ),
 ]
 GpuOption = Annotated[str, typer.Option("--gpu", metavar="GPU", help=f"GPU to build for, {GPUS}.")]

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -127,6 +128,125 @@ def test_biases_of_mlps_are_those_of_latent_and_mtp_projections_too() -> None:
         "mtp.layers.1.mixer.fc1_latent_proj.bias",
         "backbone.layers.1.mixer.fc2_latent_proj.bias",
     } < names
+
+
+def moe_block(width: int, top_k: int, **more: Any) -> dict[str, Any]:
+    return {
+        "block_type": "moe",
+        "moe_intermediate_size": width,
+        "num_experts_per_tok": top_k,
+    } | more
+
+
+PUZZLE = {
+    "architectures": ["NemotronHPuzzleForCausalLM"],
+    "model_type": "nemotron_h_puzzle",
+    "hybrid_override_pattern": REMOVE,
+    "num_hidden_layers": REMOVE,
+    "moe_intermediate_size": REMOVE,
+    "num_experts_per_tok": REMOVE,
+    "block_configs": [
+        {"block_type": "mamba", "moe_intermediate_size": None},
+        moe_block(64, 2),
+        {"block_type": "attention"},
+        moe_block(192, 4),
+        moe_block(64, 2, n_routed_experts=8),
+    ],
+}
+
+
+def test_layers_of_a_puzzle_have_experts_of_their_own() -> None:
+    model = read(**PUZZLE)
+    assert model.pattern == "ME*EE"
+    shapes = [(m.num_experts, m.width, m.top_k) for m in model.expert_layers]
+    assert shapes == [(12, 64, 2), (12, 192, 4), (8, 64, 2)]
+    hidden = model.hidden_size
+    ups = [g for g in model.tensors() if g.template.endswith("experts.{}.up_proj.weight")]
+    assert [(g.count, g.shape) for g in ups] == [
+        (count, (width, hidden)) for count, width, _ in shapes
+    ]
+    experts = sum(g.parameters for g in model.tensors() if g.role is Role.EXPERT)
+    assert experts == sum(2 * count * width * hidden for count, width, _ in shapes)
+    active = sum(g.parameters_active for g in model.tensors() if g.role is Role.EXPERT)
+    assert active == sum(2 * top_k * width * hidden for _, width, top_k in shapes)
+    assert model.planned_only is not None
+    requires_sums(model)
+
+
+def test_blocks_that_are_alike_are_the_uniform_model() -> None:
+    uniform = read(moe_intermediate_size=64, num_experts_per_tok=2, hybrid_override_pattern="MEE",
+                   num_hidden_layers=3)  # fmt: skip
+    blocks = [{"block_type": "mamba"}, moe_block(64, 2), moe_block(64, 2)]
+    plain = {**PUZZLE, "architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h"}
+    assert read(**{**plain, "block_configs": blocks}) == uniform
+    puzzle = read(**{**PUZZLE, "block_configs": blocks})
+    assert puzzle == replace(uniform, planned_only=puzzle.planned_only)
+
+
+def test_mtp_layers_of_a_puzzle_have_experts_of_their_own() -> None:
+    mtp = [{"block_type": "attention"}, moe_block(320, 6)]
+    model = read(**PUZZLE, mtp_block_configs=mtp, num_nextn_predict_layers=2)
+    assert (model.mtp_pattern, model.mtp_steps) == ("*E", 2)
+    ups = [
+        g for g in model.tensors() if g.template.startswith("mtp.") and "{}.up_proj" in g.template
+    ]
+    assert [g.shape[0] for g in ups] == [320, 320]
+    assert model.moe is not None
+    assert model.moe.width == 320, "the largest"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "field", "says"),
+    [
+        ([{"block_type": "conv"}], "block_configs", "must list layer types"),
+        ([{}], "block_configs", "must list layer types"),
+        (["mamba"], "block_configs", "must be a list of objects"),
+        ({"block_type": "mamba"}, "block_configs", "must be a list of objects"),
+        ([{"block_type": "moe"}], r"block_configs[0].num_experts_per_tok", "is missing"),
+        ([moe_block(64, 13)], r"block_configs[0].num_experts_per_tok", "exceeds 12 experts"),
+        ([moe_block(64, 2.5)], r"block_configs[0].num_experts_per_tok", "must be a whole number"),
+    ],
+)
+def test_blocks_that_cannot_be_understood(blocks: Any, field: str, says: str) -> None:
+    with pytest.raises(BadInputError, match=rf"config\.json: `{re.escape(field)}` .*{says}"):
+        read(**{**PUZZLE, "block_configs": blocks})
+
+
+@pytest.mark.parametrize("own", [{"ssm_state_size": 96}, {"no_op": True}])
+def test_blocks_that_differ_in_more_than_experts_are_refused(own: dict[str, Any]) -> None:
+    blocks = [{"block_type": "mamba"} | own, moe_block(64, 2)]
+    with pytest.raises(RefusedError, match=r"`block_configs\[0\]` has its own .*rule: puzzle"):
+        read(**{**PUZZLE, "block_configs": blocks})
+    same = [{"block_type": "mamba", "ssm_state_size": config()["ssm_state_size"]}, moe_block(64, 2)]
+    assert read(**{**PUZZLE, "block_configs": same}).pattern == "ME"
+
+
+# -- Nested configurations ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["llm_config", "text_config", "language_config"])
+def test_a_nested_configuration_is_read_with_what_is_around_it(key: str) -> None:
+    inner = config(dtype=None, torch_dtype=REMOVE)
+    whole = {"architectures": ["Some_VL"], key: inner, "torch_dtype": "bfloat16",
+             "quantization_config": {"quant_algo": "FP8"}}  # fmt: skip
+    model = read_model(whole, "x")
+    assert replace(model, planned_only=None) == read()
+    assert model.planned_only is not None
+    assert model.planned_only.rule == "language-model"
+    assert model.config["torch_dtype"] == "bfloat16"
+    assert model.config["quantization_config"] == {"quant_algo": "FP8"}
+
+
+def test_a_field_of_a_nested_configuration_is_named_with_its_place() -> None:
+    whole = {"architectures": ["Some_VL"], "llm_config": config(hidden_size="wide")}
+    with pytest.raises(BadInputError, match=r"config\.json: `llm_config\.hidden_size` must be"):
+        read_model(whole, "x")
+
+
+@pytest.mark.parametrize("inner", [{"model_type": "llama"}, {}, [1], None])
+def test_a_nested_model_of_another_family_is_refused(inner: Any) -> None:
+    with pytest.raises(RefusedError, match="the architecture Some_VL is not supported"):
+        read_model({"architectures": ["Some_VL"], "text_config": inner}, "x")
 
 
 # -- What is refused ------------------------------------------------------------------------------

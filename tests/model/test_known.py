@@ -4,6 +4,7 @@ any. They were counted from weights, ours from the configuration.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,10 @@ from nemotron_deploy.model.catalog import CONFIGURATIONS, known_model
 from nemotron_deploy.model.catalog.family import FAMILY, Repository, known_repository
 from nemotron_deploy.model.config import read_model
 from nemotron_deploy.runtime.untrusted import parse_json
+from nemotron_deploy.tests.docs.pages import ROOT
+
+PAGE = ROOT / "docs" / "checkpoints.md"
+TABLE = re.compile(r"(?<=<!-- family -->\n).*?(?=<!-- end of family -->)", re.DOTALL)
 
 
 def known(short: str) -> Model:
@@ -139,6 +144,19 @@ def test_ids_and_names_are_found_in_any_letter_case() -> None:
         assert first is not None
         assert (first.name, first.published_as) == (row.name, "bf16")
     assert known_repository("nvidia/NVIDIA-Nemotron-3-Nano-31B-A3B-BF16") is None
+
+
+def test_the_page_lists_the_family() -> None:
+    rows = ["| Short name | Repository | Weights |", "| --- | --- | --- |"]
+    rows += [f"| {row.name} | {row.hub} | {row.published_as.upper()} |" for row in FAMILY]
+    table = "".join(f"{row}\n" for row in rows)
+    text = PAGE.read_text(encoding="utf-8")
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        text = TABLE.sub(lambda _: table, text)
+        PAGE.write_text(text, encoding="utf-8")
+    shown = TABLE.search(text)
+    assert shown is not None
+    assert shown[0] == table, "docs/checkpoints.md differs; see UPDATE_GOLDEN=1"
 
 
 def test_a_quantized_sibling_says_its_format() -> None:
