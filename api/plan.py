@@ -158,7 +158,10 @@ def answer(request: PlanRequest) -> PlanResult:
     if wanted is None and published is not None:
         wanted, why = requested(published), f"{request.checkpoint} is published in this format"
     elif wanted is None and model.planned_only is not None:
-        wanted, why = requested("bf16"), "what is never built is planned unquantized without --quant"
+        wanted, why = (
+            requested("bf16"),
+            "what is never built is planned unquantized without --quant",
+        )
     if wanted is None:
         return _recommended(request, model, target)
     quant = wanted.for_model(model)

@@ -10,7 +10,7 @@ from ..core.errors import BadInputError
 from ..runtime.untrusted import brief
 from ..runtime.yaml_reader import MAX_YAML_BYTES, load_yaml
 from .architecture import Role
-from .config import MAX_LAYERS
+from .fields import MAX_LAYERS
 from .recipe import EXPERT_ROLES, Choice, Recipe
 from .weight_format import GROUP_SIZES, INTEGER_BITS, QUANT_ALGOS, ROW, WeightFormat
 

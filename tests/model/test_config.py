@@ -130,7 +130,7 @@ def test_biases_of_mlps_are_those_of_latent_and_mtp_projections_too() -> None:
     } < names
 
 
-def moe_block(width: int, top_k: int, **more: Any) -> dict[str, Any]:
+def moe_block(width: int, top_k: float, **more: Any) -> dict[str, Any]:
     return {
         "block_type": "moe",
         "moe_intermediate_size": width,
