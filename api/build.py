@@ -9,10 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from ..build.engines.base import Engine
 from ..build.engines.registry import DEFAULT as DEFAULT_ENGINE
 from ..build.engines.registry import engine
 from ..build.planner import plan as planner
 from ..core.bundle import CHECKPOINT, STAGES, Bundle, MadeFrom, building, require_place
+from ..core.errors import UsageError
 from ..core.files import Work, digest_of
 from ..core.progress import Progress, Silent
 from ..core.record import RECORD_NAME, Header
@@ -21,8 +23,9 @@ from ..core.sizes import size_text
 from ..core.source_digest import source_digest
 from ..model.catalog import DEFAULT_CHECKPOINT
 from ..model.catalog import gpu as gpu_named
-from ..model.format_request import requested
-from ..model.spec import Deployment, Plan, Workload
+from ..model.format_request import FormatRequest
+from ..model.formats import Quant
+from ..model.spec import Deployment, Gpu, Plan, Workload
 from ..quantize.encoding import ENCODING
 from ..quantize.options import Options
 from ..runtime.contract import GOLDEN
@@ -32,7 +35,15 @@ from .golden import GoldenJob, require_recordable, write_golden
 from .preflight import require_checkpoint_needs
 from .quality import files
 from .quantize import quantize_into, require_low_disk_source
-from .quantize_options import options_for
+from .quantize_options import options_for, taking_over
+from .stored_format import (
+    as_stored,
+    format_for,
+    layout_note,
+    require_format_alone,
+    require_no_calibration,
+    stored_quant,
+)
 
 BUNDLES: Final = Path("dist")
 """Where bundles go when `--out` is not given."""
@@ -165,7 +176,7 @@ def bundle_name(slug: str, plan: Plan) -> str:
 def prepare(
     checkpoint: str,
     gpu_name: str,
-    quant_name: str,
+    quant_name: str | None,
     workload: Workload,
     out: Path | None = None,
     *,
@@ -186,28 +197,60 @@ def prepare(
     `require_golden` where golden outputs cannot be recorded here, and `BadInputError` for a
     checkpoint that is missing or incomplete.
     """
-    target, wanted = gpu_named(gpu_name), requested(quant_name, recipe, group_size)
-    chosen = engine(engine_name)
+    target, chosen = gpu_named(gpu_name), engine(engine_name)
+    wanted = require_format_alone(quant_name, recipe, group_size)
     source = resolve(checkpoint)
-    quant = wanted.for_model(source.model)
-    plan = planner.plan(source.model, target, quant, workload, chosen)
-    planner.require_buildable(plan)
+    if wanted is None and source.published_as is not None:
+        source = opened(source)  # its tensors decide
+    texts = _Texts(calibration, smooth, heldout)
+    quant, plan = _planned(source, target, workload, chosen, wanted)
     chosen.require_tools(plan)
     if require_golden:
         require_recordable(source.model)
-    options = options_for(
-        quant.recipe,
-        calibration=calibration,
-        smooth=smooth,
-        device=device,
-        heldout=heldout,
-        low_disk=low_disk,
-    )
-    source = opened(source)
+    options = _options(source, quant, texts, device, low_disk)
+    if source.checkpoint is None:
+        source = opened(source)
+        quant, plan = _planned(source, target, workload, chosen, wanted)
+        options = _options(source, quant, texts, device, low_disk)
     source.opened.require_complete()
     require_low_disk_source(source, options)
     out = out or BUNDLES / bundle_name(source.slug, plan)
     return Job(source, plan, options, out, require_golden)
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """The options of `build` that are about quantizing."""
+
+    calibration: Path | None
+    smooth: bool | None
+    heldout: Path | None
+
+
+def _options(source: Source, quant: Quant, texts: _Texts, device: str, low_disk: bool) -> Options:
+    """How the checkpoint of `source` is quantized, or that it is taken over. Raises as
+    `options_for` and `require_no_calibration`."""
+    if source.checkpoint is not None and source.checkpoint.is_quantized:
+        require_no_calibration(source.checkpoint, **asdict(texts))
+        return taking_over(quant.recipe, device=device, low_disk=low_disk)
+    return options_for(quant.recipe, **asdict(texts), device=device, low_disk=low_disk)
+
+
+def _planned(
+    source: Source, gpu: Gpu, workload: Workload, chosen: Engine, wanted: FormatRequest | None
+) -> tuple[Quant, Plan]:
+    """The format that is wanted, or that of a quantized checkpoint, and its plan. Raises
+    `UsageError` where there is neither, `RefusedError` for what cannot be served."""
+    quant = format_for(source.model, source.checkpoint, wanted)
+    if quant is None:
+        raise UsageError(
+            "missing option '--quant': only a checkpoint that is quantized already says its format "
+            "(see nemo-deploy build --help)"
+        )
+    stored = stored_quant(source.checkpoint)
+    plan = planner.plan(source.model, gpu, quant, workload, chosen, stored=stored)
+    planner.require_buildable(plan)
+    return quant, as_stored(plan, source.checkpoint)
 
 
 def dry_run(job: Job) -> DryRunResult:
@@ -270,7 +313,7 @@ def build(
     checkpoint: str = DEFAULT_CHECKPOINT,
     *,
     gpu: str,
-    quant: str,
+    quant: str | None = None,
     out: str | Path | None = None,
     group_size: int | None = None,
     recipe: str | None = None,
@@ -294,7 +337,8 @@ def build(
     Args:
         checkpoint: `tiny`, a local directory, a known model or a repository of the hub.
         gpu: The GPU it is for, for example `h100`.
-        quant: The format: `bf16`, `fp8`, `int8`, `int4` or `nvfp4`.
+        quant: The format: `bf16`, `fp8`, `int8`, `int4` or `nvfp4`. That of a checkpoint that is
+            quantized already is its own.
         out: The bundle's directory; by default `dist/<model>-<gpu>-<quant>`.
         group_size: Weights that share a scale, for INT4 and INT8; 0 for whole rows of INT8.
         recipe: `published`, `conservative`, `aggressive` or a YAML file; by default the one that
@@ -399,7 +443,8 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
         _Stage(
             "checkpoint",
             checkpoint,
-            f"{size_text(job.plan.weights_bytes)} of tensors: {job.options.recipe.summary}",
+            f"{size_text(job.plan.weights_bytes)} of tensors{_how(job)}: "
+            f"{job.options.recipe.summary}",
             lambda bundle: bundle.resume_stage(
                 "checkpoint", checkpoint, partial(quantized, bundle)
             ),
@@ -424,6 +469,13 @@ def _stages(job: Job, progress: Progress) -> list[_Stage]:
             k8s,
         ),
     ]
+
+
+def _how(job: Job) -> str:
+    """What becomes of a checkpoint that is quantized already, in words."""
+    if not job.options.taken_over:
+        return ""
+    return ", laid out anew" if layout_note(job.source.opened) else ", taken over"
 
 
 def _emit_engine(work: Work, bundle: Bundle, job: Job, checkpoint: str, progress: Progress) -> None:

@@ -65,7 +65,12 @@ def _record(job: GoldenJob, progress: Progress) -> Recording:
 
     quantized = Checkpoint.open(job.checkpoint)
     source, note = None, ""
-    if is_local(job.source):
+    if job.source.opened.is_quantized:
+        note = (
+            "recorded from the quantized weights alone: the checkpoint was quantized already, and "
+            "there is no source to compare them with"
+        )
+    elif is_local(job.source):
         source = forced.Source(fetched(job.source, progress).opened, job.recipe)
     else:
         note = (

@@ -55,8 +55,10 @@ class InspectResult(Result):
 
     `weights` is whether the sizes are those of a checkpoint that is here; otherwise they follow
     from the configuration. `bytes`, `dtypes` (bytes of each) and `tensors` are of the checkpoint.
-    `notes` say what was read in another spelling or left out. `differences` say how the checkpoint
-    differs from its configuration; one that does cannot be quantized or built.
+    `quantization` is what the configuration calls the format of a quantized checkpoint, `quantized`
+    says what its tensors hold and who made it. `notes` say what was read in another spelling or
+    left out. `differences` say how the checkpoint differs from its configuration; one that does
+    cannot be quantized or built.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -66,6 +68,7 @@ class InspectResult(Result):
     weights: bool
     architecture: str
     quantization: str | None
+    quantized: str | None
     parameters_total: int
     parameters_active: int
     parameters_active_with_embedding: int
@@ -93,6 +96,7 @@ def inspect(name: str) -> InspectResult:
     """
     source = resolve(name)
     model, checkpoint = source.model, source.checkpoint
+    quantization = checkpoint.quantization if checkpoint else None
     roles: Counter[str] = Counter()
     dtypes: Counter[str] = Counter()
     for group in model.tensors():
@@ -114,6 +118,7 @@ def inspect(name: str) -> InspectResult:
         weights=checkpoint is not None,
         architecture=model.config["architectures"][0],
         quantization=_quantization(checkpoint, model),
+        quantized=quantization.summary if quantization else None,
         parameters_total=model.parameters_total,
         parameters_active=model.parameters_active,
         parameters_active_with_embedding=model.parameters_active + roles[Role.EMBEDDING],
@@ -144,7 +149,9 @@ def _quantization(checkpoint: Checkpoint | None, model: Model) -> str | None:
     named = entry.get("quant_algo") or entry.get("quant_method")
     if isinstance(named, str):
         return named
-    return "not named" if entry or (checkpoint and checkpoint.is_quantized) else None
+    if checkpoint and checkpoint.quantization:
+        return checkpoint.quantization.name
+    return "not named" if entry else None
 
 
 def _experts(model: Model) -> ExpertFacts | None:

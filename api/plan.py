@@ -19,12 +19,13 @@ from ..core.errors import BadInputError, RefusedError, UsageError
 from ..model.architecture import Model
 from ..model.catalog import DEFAULT_CHECKPOINT
 from ..model.catalog import gpu as gpu_named
-from ..model.format_request import FormatRequest, requested
+from ..model.format_request import requested
 from ..model.formats import Quant
 from ..model.peers import PEERS, peer
 from ..model.spec import Gpu, Plan, Workload
-from ..sources.checkpoint_source import resolve
+from ..sources.checkpoint_source import Source, resolve
 from .plan_result import MatrixCell, MatrixChoice, MatrixResult, PeerComparison, PlanResult
+from .stored_format import as_stored, format_for, require_format_alone, stored_quant
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,25 +149,26 @@ def answer(request: PlanRequest) -> PlanResult:
     if request.gpu is None:
         raise UsageError("give --gpu, or --matrix to see all of them")
     matrix.require_aim(request.optimize)
-    if request.quant is None:
-        _require_no_single(request)
     target = gpu_named(request.gpu)
-    wanted: FormatRequest | None = None
-    if request.quant is not None:
-        wanted = requested(request.quant, request.recipe, request.group_size)
-    (model, published), why = _model(request.checkpoint), None
-    if wanted is None and published is not None:
-        wanted, why = requested(published), f"{request.checkpoint} is published in this format"
-    elif wanted is None and model.planned_only is not None:
+    wanted = require_format_alone(request.quant, request.recipe, request.group_size)
+    (model, source), why = _model(request.checkpoint), None
+    checkpoint = source.checkpoint if source else None
+    stored = stored_quant(checkpoint)
+    if wanted is None and source is not None and source.published_as is not None:
+        wanted = requested(source.published_as)
+        why = f"{request.checkpoint} is published in this format"
+    elif wanted is None and stored is None and model.planned_only is not None:
         wanted, why = (
             requested("bf16"),
             "what is never built is planned unquantized without --quant",
         )
-    if wanted is None:
+    quant = format_for(model, checkpoint, wanted)
+    if quant is None:
+        _require_no_single(request)
         return _recommended(request, model, target)
-    quant = wanted.for_model(model)
     efficiency = _efficiency(request, model, target, quant)
-    planned = Planner(model, request.workload, _engine(request), efficiency).plan(target, quant)
+    planner = Planner(model, request.workload, _engine(request), efficiency, stored)
+    planned = as_stored(planner.plan(target, quant), checkpoint)
     money = cost(planned, request.workload, request.price, request.max_tpot_ms)
     comparison = _compared(request, model, target, quant, efficiency) if request.against else None
     return _result(planned, money, why, comparison)
@@ -218,9 +220,8 @@ def _none_recommended(
     )
 
 
-def _model(name: str) -> tuple[Model, str | None]:
-    """The model of a checkpoint, a configuration or a known name, or a peer, and the format that
-    the name says it is published in, if any.
+def _model(name: str) -> tuple[Model, Source | None]:
+    """The model of a checkpoint, a configuration or a known name, or a peer; and its source.
 
     Raises `BadInputError` for a checkpoint that differs from its configuration. A model that is
     planned only is planned from its configuration, whatever is stored.
@@ -230,7 +231,7 @@ def _model(name: str) -> tuple[Model, str | None]:
     source = resolve(name)
     if source.checkpoint is not None and source.model.planned_only is None:
         source.checkpoint.require_agreement()
-    return source.model, source.published_as
+    return source.model, source
 
 
 def _compared(
@@ -275,9 +276,10 @@ def compare(request: PlanRequest) -> MatrixResult:
     for one GPU and format only."""
     _require_no_single(request)
     matrix.require_aim(request.optimize)
-    model, _ = _model(request.checkpoint)
+    model, source = _model(request.checkpoint)
     only = [gpu_named(request.gpu)] if request.gpu else None
-    cells = _cells(request, model, only)
+    stored = stored_quant(source.checkpoint if source else None)
+    cells = _cells(request, model, only, stored)
     best = matrix.best(cells, request.optimize, request.workload)
     return MatrixResult(
         model=model.name,
@@ -289,9 +291,17 @@ def compare(request: PlanRequest) -> MatrixResult:
     )
 
 
-def _cells(request: PlanRequest, model: Model, only: list[Gpu] | None) -> list[matrix.Cell]:
+def _cells(
+    request: PlanRequest, model: Model, only: list[Gpu] | None, stored: Quant | None = None
+) -> list[matrix.Cell]:
     return matrix.cells(
-        model, request.workload, only, request.price, request.max_tpot_ms, _engine(request)
+        model,
+        request.workload,
+        only,
+        request.price,
+        request.max_tpot_ms,
+        _engine(request),
+        stored=stored,
     )
 
 

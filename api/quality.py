@@ -67,7 +67,7 @@ def compare(
     from ..quantize.fidelity import Stored
 
     source = open_source(checkpoint)
-    source.opened.require_complete()
+    source.opened.require_unquantized()
     variants = [variant.for_model(source.model) for variant in asked]
     require_text(source, (calibration, heldout), "measuring quality (--compare)")
     opened = fetched(source, progress).opened

@@ -27,6 +27,7 @@ from .quantize_options import options_for, require_one_reading
 
 if TYPE_CHECKING:
     from ..quantize.calibrate import Calibration
+    from ..quantize.job import ShardJob
     from ..quantize.stream import Summary
     from ..sources.fetching import Weights
 
@@ -128,6 +129,7 @@ def quantize(
     require_device(device)
     require_free(Path(out))
     source = open_source(checkpoint)
+    source.opened.require_unquantized()
     options = options_for(
         wanted.for_model(source.model).recipe,
         layout=layout,
@@ -150,7 +152,7 @@ def quantize_source(
     """As `quantize`, with options that are checked already."""
     require_free(out)
     source = checkpoint if isinstance(checkpoint, Source) else open_source(checkpoint)
-    source.opened.require_complete()  # before anything heavy is imported
+    source.opened.require_unquantized()  # before anything heavy is imported
     require_low_disk_source(source, options)
     warnings = require_checkpoint_needs(source, options, out)
     fetch = fetch_plan(source, options)
@@ -179,7 +181,8 @@ def require_low_disk_source(source: Source, options: Options) -> None:
 def quantize_into(
     source: Source, options: Options, work: Work, progress: Progress
 ) -> tuple[Quantized, QualityReport | None]:
-    """Quantize into the directory `work.content`, fetching and calibrating first where needed.
+    """Quantize into the directory `work.content`, fetching and calibrating first where needed, or
+    take a quantized checkpoint over.
 
     Gives what was written and, unless nothing was quantized, the quality report. What an
     interrupted run finished in `work` is not done again.
@@ -188,7 +191,8 @@ def quantize_into(
     shown = _ShownProgress()
     with weights(source, options, work, progress, shown.arrived) as here:
         measured = _calibrated(here, options, work, progress)
-        shown.advance = progress.step("quantize", here.checkpoint.bytes, unit="bytes")
+        doing = "take over" if options.taken_over else "quantize"
+        shown.advance = progress.step(doing, here.checkpoint.bytes, unit="bytes")
         shown.to_fetch = here.to_fetch
         summary = _stream(source, here, options, measured, work, shown)
     quantized = Quantized(
@@ -203,7 +207,7 @@ def quantize_into(
         source=source.snapshot.record(computed=True) if source.snapshot else None,
         calibration=measured.record() if measured else None,
     )
-    if not recipe.choices:
+    if not recipe.choices or options.taken_over:
         return quantized, None
     asked = None if here.passing else source.asked
     return quantized, measure(here.checkpoint, asked, options, summary, measured, progress)
@@ -235,15 +239,23 @@ def _stream(
     work: Work,
     shown: _ShownProgress,
 ) -> Summary:
-    from ..quantize.stream import quantize as stream
+    from ..quantize.job import prepare
+    from ..quantize.stream import run
+    from ..quantize.takeover import takeover
 
-    return stream(
-        here.checkpoint,
-        options.recipe,
+    if options.taken_over:
+        job: ShardJob = takeover(here.checkpoint)
+    else:
+        job = prepare(
+            here.checkpoint,
+            options.recipe,
+            options.layout,
+            measured.amax if measured else None,
+            measured.folding if measured and options.smooth else None,
+        )
+    return run(
+        job,
         work.content,
-        layout=options.layout,
-        activation_amax=measured.amax if measured else None,
-        folding=measured.folding if measured and options.smooth else None,
         state=work.state,
         shard_source=here.hold,
         verify_sha256=source.shard_sha256,

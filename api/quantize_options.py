@@ -46,6 +46,15 @@ def options_for(
     return options
 
 
+def taking_over(recipe: Recipe, *, device: str, low_disk: bool) -> Options:
+    """The options for a checkpoint that is quantized as `recipe` says already. Raises as
+    `options_for`."""
+    options = Options(recipe, device=device, low_disk=low_disk, taken_over=True)
+    _require_packages(options)
+    require_device(device)
+    return options
+
+
 def require_one_reading(recipe: Recipe, smooth: bool | None, heldout: Path | None) -> None:
     """Raise `RefusedError` for options that need the weights before or after they are encoded."""
     why = "needs all weights at once, and --low-disk deletes each shard once it is encoded"
@@ -72,5 +81,5 @@ def _require_packages(options: Options) -> None:
     if options.calibrates:
         instead = "; or leave calibration out with --no-smooth" if options.smooth else ""
         require("transformers", "safetensors", purpose="calibration", instead=instead)
-    if options.recipe.calibrates:
+    if options.calibrates and options.recipe.calibrates:
         require("modelopt", purpose="FP8 calibration")

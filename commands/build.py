@@ -10,7 +10,7 @@ from .terminal import console, printed, progress, show_fetch
 
 def build(
     gpu: opt.GpuOption,
-    quant: opt.QuantOption,
+    quant: opt.BundleQuantOption = None,
     group_size: opt.GroupSizeOption = None,
     recipe: opt.RecipeOption = None,
     checkpoint: opt.CheckpointOption = DEFAULT_CHECKPOINT,

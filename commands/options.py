@@ -38,8 +38,13 @@ TrustOption = Annotated[
 AnyGpuOption = Annotated[
     str | None, typer.Option("--gpu", metavar="GPU", help=f"GPU to plan for, {GPUS}.")
 ]
-QuantOption = Annotated[
-    str, typer.Option("--quant", metavar="FORMAT", help=f"Weight format: {FORMATS}.")
+BundleQuantOption = Annotated[
+    str | None,
+    typer.Option(
+        "--quant",
+        metavar="FORMAT",
+        help=f"Weight format: {FORMATS}. Default: that of a quantized checkpoint.",
+    ),
 ]
 FormatOption = Annotated[
     str | None, typer.Option("--quant", metavar="FORMAT", help=f"Weight format: {FORMATS}.")

@@ -165,7 +165,7 @@ def require_space(needs: Mapping[Path, int], otherwise: str = "") -> None:
     """
     by_device: dict[int, list[Path]] = {}
     for path in needs:
-        by_device.setdefault(_existing(path).stat().st_dev, []).append(path)
+        by_device.setdefault(existing(path).stat().st_dev, []).append(path)
     for paths in by_device.values():
         needed, free = sum(needs[path] for path in paths), free_bytes(paths[0])
         if free < needed:
@@ -177,10 +177,11 @@ def require_space(needs: Mapping[Path, int], otherwise: str = "") -> None:
 
 def free_bytes(path: Path) -> int:
     """Free bytes of the file system that `path` lies on or would lie on."""
-    return shutil.disk_usage(_existing(path)).free
+    return shutil.disk_usage(existing(path)).free
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
+    """`path`, or the nearest folder above it that exists."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 

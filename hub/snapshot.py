@@ -11,13 +11,15 @@ from ..core.errors import BadInputError
 from ..core.files import sha256, write_atomically
 from ..model.checkpoint import Checkpoint, RemoteShard
 from ..model.contents import ADAPTER_NAME, COMPANIONS, INDEX_NAME, PICKLE_SUFFIXES
+from ..model.declared import HF_QUANT_CONFIG
 from ..model.shards import find_shards
 from .client import HubFile, Repository, cache_folder, download, list_repository, read_header
 from .faults import UnreachableError
 from .name import HubName
 from .verified import Verified
 
-CONFIGURATION: Final = ("config.json", INDEX_NAME)
+CONFIGURATION: Final = ("config.json", INDEX_NAME, HF_QUANT_CONFIG)
+"""What is fetched before headers are read, as far as it is there."""
 
 MAX_SMALL_BYTES: Final = 200_000_000
 """Largest configuration or tokenizer; Nano's tokenizer.json has 17 MB."""

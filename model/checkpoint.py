@@ -23,8 +23,10 @@ from .contents import (
     original_named,
     require_model_directory,
 )
-from .difference import differences, has_scales, require_known_format
+from .declared import HF_QUANT_CONFIG
+from .difference import differences
 from .headers import MAX_TENSORS, TensorInfo, parse_header, read_header
+from .quantized import Quantization, read_quantization, require_known_format
 from .shards import find_shards
 from .spelling import UNQUANTIZED_DTYPES, read_names
 from .tokenizer import TOKENIZER_NAME, check_tokenizer
@@ -45,9 +47,9 @@ class RemoteShard:
 class Checkpoint:
     """An opened checkpoint. `tensors` is in file order, shard by shard, by canonical name.
 
-    `dropped` is surplus that is known, `notes` say in a line each what was read in another spelling
-    or left out, and `differences` how the rest differs from `config.json` (not looked for in a
-    quantized checkpoint).
+    `quantization` is what it is quantized as, None where it is not. `dropped` is surplus that is
+    known, `notes` say in a line each what was read in another spelling or left out, and
+    `differences` how the rest differs from `config.json`.
     """
 
     path: Path
@@ -57,10 +59,12 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     signatures: Mapping[Path, Signature] = field(default_factory=dict, repr=False, compare=False)
     """Of each shard that was here, what tells whether it is still the file that was checked."""
-    is_quantized: bool = False
+    quantization: Quantization | None = None
     dropped: Mapping[str, TensorInfo] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
+    plain: frozenset[Path] = frozenset()
+    """Shards of which all tensors are read, under the names that they have there."""
 
     @classmethod
     def open(
@@ -81,18 +85,13 @@ class Checkpoint:
         shards, stored, signatures = _read_headers(path, remote)
         require_known_format(path, config, stored)
         reading = read_names(stored, model)
-        model, notes = reading.model, (*reading.model.notes, *reading.notes)
-        entry = config.get("quantization_config")
-        quantized = has_scales(reading.tensors) or (
-            bool(entry) and any(i.dtype not in UNQUANTIZED_DTYPES for i in reading.tensors.values())
-        )
-        if not quantized:
+        model = reading.model
+        decoded = read_quantization(path, config, reading.tensors, model)
+        if decoded.quantization is None:
             model = replace(model, config=_without_quantization(model.config))
-            if entry:
-                notes += ("`quantization_config` is ignored: no tensor is quantized",)
         dtypes = {
             generic_name(info.name): info.dtype
-            for info in reading.tensors.values()
+            for info in decoded.tensors.values()
             if info.dtype in UNQUANTIZED_DTYPES
         }
         used = {info.shard for info in reading.tensors.values()}
@@ -103,11 +102,17 @@ class Checkpoint:
             tuple(shard for shard in shards if shard in used),
             reading.tensors,
             signatures,
-            quantized,
+            decoded.quantization,
             reading.dropped,
-            notes,
-            () if quantized else differences(reading.tensors, model),
+            (*model.notes, *reading.notes, *decoded.notes),
+            differences(decoded.tensors, model),
+            frozenset(shards)
+            - {info.shard for name, info in stored.items() if reading.tensors.get(name) != info},
         )
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.quantization is not None
 
     @property
     def bytes(self) -> int:
@@ -157,19 +162,24 @@ class Checkpoint:
                 f"{self.path}: differs from its config.json: {'; '.join(self.differences)}"
             )
 
+    def require_unquantized(self) -> None:
+        """As `require_complete`; raises `BadInputError` also for a quantized checkpoint."""
+        if self.quantization is not None:
+            raise BadInputError(
+                f"{self.path}: is already quantized; it is {self.quantization.summary}. What works "
+                f"instead: build with it as it is, or {original_named(self.path, self.config)}"
+            )
+        self.require_complete()
+
     def require_complete(self) -> None:
-        """Check that this is a whole unquantized model, as its configuration calls for, and that
-        the tokenizer, where there is one, fits the model and is harmless.
+        """Check that this is a whole model, as its configuration calls for, and that the tokenizer,
+        where there is one, fits the model and is harmless.
 
         Raises `BadInputError` saying how it differs, or what is wrong with the tokenizer, and
         `RefusedError` for a model that is planned only.
         """
         if self.model.planned_only is not None:
             raise self.model.planned_only.refusal(str(self.path))
-        if self.is_quantized:
-            raise BadInputError(
-                f"{self.path}: is already quantized; {original_named(self.path, self.config)}"
-            )
         self.require_agreement()
         self._require_same_head()
         if (self.path / TOKENIZER_NAME).exists():
@@ -259,7 +269,7 @@ def _match_index(
 def _is_read(name: str) -> bool:
     """Whether a file of this name is read or copied, so that a link of it must lead to one. Shards
     that are in use are opened by their links, and found missing where these lead nowhere."""
-    return name in (CONFIGURATION, INDEX_NAME, *COMPANIONS)
+    return name in (CONFIGURATION, INDEX_NAME, HF_QUANT_CONFIG, *COMPANIONS)
 
 
 def _without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:

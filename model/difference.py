@@ -4,53 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from ..core.errors import BadInputError
 from .architecture import EMBEDDING, HEAD, Model
-from .contents import original_named
 from .headers import TensorInfo
 from .spelling import IN_LAYER
 
-_SCALES: Final = (".weight_scale", ".weight_packed", ".weight_scale_inv")
 _EXPERT: Final = re.compile(r"((?:backbone|mtp)\.layers\.(\d+)\.mixer)\.experts\.(\d+)\.")
 _LAYER: Final = re.compile(r"backbone\.layers\.(\d+)\.")
 _ADAPTER: Final = re.compile(r".*(?:\.lora_(?:A|B|embedding_A|embedding_B)\b|\.base_layer\.).*")
-
-
-def has_scales(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether there are scales of quantized weights, as ModelOpt and compressed-tensors have."""
-    return any(name.endswith(_SCALES) for name in tensors)
-
-
-def require_known_format(
-    path: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
-) -> None:
-    """Raise `BadInputError` for weights in a format that nothing here reads, saying which one and
-    where the unquantized model is."""
-    format_name = _foreign_format(config, tensors)
-    if format_name:
-        raise BadInputError(
-            f"{path}: is quantized by {format_name}, which is not read; "
-            f"{original_named(path, config)}"
-        )
-
-
-def _foreign_format(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str | None:
-    entry = config.get("quantization_config")
-    method = entry.get("quant_method") if isinstance(entry, dict) else None
-    suffixes = {name.rpartition(".")[2] for name in tensors}
-    dtypes = {info.dtype for info in tensors.values()}
-    if suffixes & {"absmax", "SCB", "quant_map"} or "bitsandbytes__nf4" in suffixes:
-        return "bitsandbytes"
-    if suffixes & {"qweight", "qzeros"}:
-        return "AWQ" if method == "awq" else "GPTQ" if "g_idx" in suffixes else "GPTQ or AWQ"
-    if "U32" in dtypes and ("quantization" in config or "scales" in suffixes):
-        return "MLX"
-    if "weight_scale_inv" in suffixes:
-        return "blocks of FP8 (weight_scale_inv)"
-    return None
 
 
 def differences(tensors: Mapping[str, TensorInfo], model: Model) -> tuple[str, ...]:

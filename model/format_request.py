@@ -32,6 +32,15 @@ class FormatRequest:
     group_size: int | None = None
     custom: Recipe | None = None
 
+    def __str__(self) -> str:
+        """The options that ask for it."""
+        options = {
+            "--quant": self.quant,
+            "--group-size": self.group_size,
+            "--recipe": self.custom.origin if self.custom else self.name,
+        }
+        return " ".join(f"{name} {value}" for name, value in options.items() if value is not None)
+
     @property
     def least(self) -> Recipe:
         """A recipe that quantizes and calibrates no more than that of any model does."""

@@ -18,6 +18,7 @@ from .contents import (
     PICKLES_REFUSED,
     SINGLE_NAME,
     download_aborted,
+    original_named,
 )
 
 MAX_SHARDS: Final = 1_000
@@ -57,7 +58,7 @@ def find_shards(
         raise BadInputError(f"{path / min(pickles)}: {PICKLES_REFUSED}")
     foreign = [name for name in here if name.endswith(".gguf")]
     if foreign:
-        raise BadInputError(f"{path / min(foreign)}: {GGUF_REFUSED}")
+        raise BadInputError(f"{path / min(foreign)}: {GGUF_REFUSED}; {original_named(path, {})}")
     raise BadInputError(f"{path}: there is no {SINGLE_NAME} or {INDEX_NAME} in it")
 
 

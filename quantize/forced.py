@@ -44,7 +44,7 @@ from .fidelity import (
     squared_differences,
 )
 from .layerwise import (
-    SOURCE_DTYPES,
+    STORED_DTYPES,
     Layer,
     Read,
     keep,
@@ -68,12 +68,6 @@ it, and a little that the order of additions explains."""
 DIVERGENCE_FACTOR: Final = 4.0
 DIVERGENCE_FLOOR: Final = 1e-3
 """The same of the whole model's divergence from its source, nats a token."""
-
-STORED_DTYPES: Final = {
-    **SOURCE_DTYPES, "F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8, "I8": torch.int8,
-    "I32": torch.int32, "I64": torch.int64,
-}  # fmt: skip
-"""What tensors of a quantized checkpoint are stored in, by safetensors' name of it."""
 
 Hidden = list[Tensor]
 """Activations [1, tokens, hidden] of every case."""

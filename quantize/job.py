@@ -1,9 +1,11 @@
-"""A quantization, planned before any weight is read: names, shapes, scales and positions."""
+"""What becomes of every tensor of a checkpoint, planned before any weight is read: names, shapes,
+scales and positions. `Job` is a quantization."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,25 +17,28 @@ from torch import Tensor
 from ..core.errors import BadInputError, RefusedError
 from ..model.architecture import TensorGroup
 from ..model.checkpoint import Checkpoint
-from ..model.contents import CONSOLIDATED_NAME, SINGLE_NAME
+from ..model.contents import CONFIGURATION, CONSOLIDATED_NAME, SINGLE_NAME
 from ..model.headers import TensorInfo
 from ..model.recipe import Recipe
 from ..model.weight_format import WeightFormat
 from ..runtime import formats
+from ..runtime.formats import Deviation
 from .encoding import ENCODING
 from .layerwise import SOURCE_DTYPES
 from .layouts import Layout
-from .shard_writer import Entry, file_bytes
+from .shard_writer import Entry
 from .smooth import Folding
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A source shard and what each of its tensors becomes, in the order of the file."""
+    """A source shard and what each of its tensors becomes, in the order of the file. With `kept`,
+    the output is the very file."""
 
     path: Path
     infos: tuple[TensorInfo, ...]
     entries: Mapping[str, tuple[Entry, ...]]
+    kept: bool = False
 
     @property
     def name(self) -> str:
@@ -51,14 +56,87 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A planned quantization. `scales` are the scalar tensors that calibration adds: by weight,
-    then by their own full name."""
+class ShardJob(ABC):
+    """What becomes of a checkpoint, shard by shard: every output shard holds what its source shard
+    becomes. `recipe` says what the result holds, `layout` how."""
 
     checkpoint: Checkpoint
     recipe: Recipe
     layout: Layout
     groups: Mapping[str, TensorGroup]
+
+    @abstractmethod
+    def changes(self, name: str) -> bool:
+        """Whether the tensor `name` is handed to `changed` whole, rather than copied in pieces."""
+
+    @abstractmethod
+    def changed(
+        self, info: TensorInfo, data: bytearray
+    ) -> tuple[Mapping[str, Tensor], Deviation | None]:
+        """The tensors that replace one with the bytes `data`, by name, and what rounding cost.
+        Raises `BadInputError` for values that cannot be used."""
+
+    @abstractmethod
+    def added(self, name: str) -> Mapping[str, Tensor]:
+        """The tensors by name that are put beside the tensor `name`."""
+
+    @abstractmethod
+    def entries(self, info: TensorInfo) -> tuple[Entry, ...]:
+        """What the tensor `info` becomes in the output shard, with what is added to it."""
+
+    @abstractmethod
+    def configuration(self) -> Mapping[str, Mapping[str, Any]]:
+        """The configuration files of the result, by name."""
+
+    def keeps(self, shard: Path, infos: Sequence[TensorInfo]) -> bool:
+        """Whether the output of `shard`, which holds `infos`, is the very file."""
+        return False
+
+    @property
+    def quantized_count(self) -> int:
+        """Quantized matrices of the result."""
+        return sum(self.recipe.quantizes(group) for group in self.groups.values())
+
+    @cached_property
+    def shards(self) -> tuple[Shard, ...]:
+        """All shards, in the checkpoint's order."""
+        by_shard: dict[Path, list[TensorInfo]] = {path: [] for path in self.checkpoint.shards}
+        for info in sorted(self.checkpoint.tensors.values(), key=lambda info: info.start):
+            by_shard[info.shard].append(info)
+        return tuple(
+            Shard(
+                path,
+                tuple(infos),
+                {info.name: self.entries(info) for info in infos},
+                self.keeps(path, infos),
+            )
+            for path, infos in by_shard.items()
+        )
+
+    @property
+    def written_bytes(self) -> int:
+        """Tensor bytes of the result."""
+        return sum(entry.bytes for shard in self.shards for entry in shard.flat_entries())
+
+    def identity(self) -> dict[str, Any]:
+        """All that the bytes of a finished shard depend on, except the source's own bytes."""
+        tensors = [
+            [info.name, info.dtype, info.shape, info.shard.name, info.start]
+            for info in self.checkpoint.tensors.values()
+        ]
+        return {
+            "encoding": ENCODING,
+            "recipe": self.recipe.identity(),
+            "layout": self.layout.key,
+            "tensors": tensors,
+        }
+
+
+@dataclass(frozen=True)
+class Job(ShardJob):
+    """A planned quantization. `scales` are the scalar tensors that calibration adds: by weight,
+    then by their own full name."""
+
     scales: Mapping[str, Mapping[str, Tensor]]
     folding: Folding | None
 
@@ -73,7 +151,7 @@ class Job:
         return kind
 
     def changes(self, name: str) -> bool:
-        """Whether the tensor `name` is changed rather than copied."""
+        """Whether the tensor `name` is encoded or folded rather than copied."""
         return self.quantizes(name) or name in self._folded
 
     @cached_property
@@ -82,25 +160,42 @@ class Job:
             return frozenset()
         return frozenset(self.folding.inputs) | frozenset(self.folding.outputs)
 
-    @property
-    def quantized_count(self) -> int:
-        return sum(self.quantizes(name) for name in self.groups)
+    def changed(
+        self, info: TensorInfo, data: bytearray
+    ) -> tuple[Mapping[str, Tensor], Deviation | None]:
+        """The tensors that replace one that is encoded or only folded."""
+        dtype = SOURCE_DTYPES[info.dtype]
+        weight = torch.frombuffer(data, dtype=dtype).view(info.shape)
+        if self.folding:
+            weight = self.folding(info.name, weight)
+        if not self.quantizes(info.name):
+            return {info.name: weight.to(dtype)}, None
+        deviation = Deviation()
+        try:
+            encoded = self.layout.encode(weight, self.format_of(info.name), deviation)
+        except formats.EncodeError as error:
+            raise BadInputError(f"{info.shard}: tensor {info.name}: {error}") from error
+        owner = info.name.rpartition(".")[0]
+        return {f"{owner}.{suffix}": tensor for suffix, tensor in encoded.items()}, deviation
+
+    def added(self, name: str) -> Mapping[str, Tensor]:
+        """The scales that calibration puts beside the tensor `name`."""
+        return self.scales.get(name, {})
+
+    def configuration(self) -> Mapping[str, Mapping[str, Any]]:
+        """The source's `config.json`, and what the layout says of a quantization."""
+        source = self.checkpoint
+        if not self.recipe.choices:
+            return {CONFIGURATION: source.config}
+        return self.layout.configuration(
+            source.config, source.model, self.recipe, self.has_kv_scales
+        )
 
     @property
     def has_kv_scales(self) -> bool:
         return any(name.endswith(KV_SUFFIXES) for row in self.scales.values() for name in row)
 
-    @cached_property
-    def shards(self) -> tuple[Shard, ...]:
-        by_shard: dict[Path, list[TensorInfo]] = {path: [] for path in self.checkpoint.shards}
-        for info in sorted(self.checkpoint.tensors.values(), key=lambda info: info.start):
-            by_shard[info.shard].append(info)
-        return tuple(
-            Shard(path, tuple(infos), {info.name: self._entries(info) for info in infos})
-            for path, infos in by_shard.items()
-        )
-
-    def _entries(self, info: TensorInfo) -> tuple[Entry, ...]:
+    def entries(self, info: TensorInfo) -> tuple[Entry, ...]:
         """What the tensor `info` becomes in the output shard."""
         added = tuple(Entry(name, "F32", ()) for name in self.scales.get(info.name, {}))
         if self.changes(info.name) and info.dtype not in SOURCE_DTYPES:
@@ -118,28 +213,10 @@ class Job:
         )
         return (*stored, *added)
 
-    @property
-    def written_bytes(self) -> int:
-        """Tensor bytes of the result."""
-        return sum(entry.bytes for shard in self.shards for entry in shard.flat_entries())
-
-    @property
-    def file_bytes(self) -> int:
-        """Bytes of the result's shards as files."""
-        return sum(file_bytes(shard.flat_entries()) for shard in self.shards)
-
     def identity(self) -> dict[str, Any]:
         """All that the bytes of a finished shard depend on, except the source's own bytes."""
-        tensors = [
-            [info.name, info.dtype, info.shape, info.shard.name, info.start]
-            for info in self.checkpoint.tensors.values()
-        ]
         scales = {name: float(scale) for row in self.scales.values() for name, scale in row.items()}
-        return {
-            "encoding": ENCODING,
-            "recipe": self.recipe.identity(),
-            "layout": self.layout.key,
-            "tensors": tensors,
+        return ShardJob.identity(self) | {
             "scales": scales,
             "folding": _digest_of_folding(self.folding),
         }
@@ -161,7 +238,7 @@ def prepare(
     dtypes, `RefusedError` for widths that do not divide, and for scales that are missing or have no
     place.
     """
-    checkpoint.require_complete()
+    checkpoint.require_unquantized()
     groups = {name: group for group in checkpoint.model.tensors() for name in group.names()}
     scales = _input_scales(recipe, groups, amax or {})
     for name, row in _kv_scales(layout, groups, amax or {}).items():
@@ -169,6 +246,14 @@ def prepare(
     job = Job(checkpoint, recipe, layout, groups, scales, folding)
     _ = job.shards  # refuses dtypes and widths now
     return job
+
+
+def preview(checkpoint: Checkpoint, recipe: Recipe, layout: Layout) -> Job:
+    """A quantization as it will be after its calibration, for its sizes. Raises as `prepare`."""
+    # Scales of activations take a few bytes a tensor; any value stands for what calibration finds.
+    groups = filter(recipe.quantizes, checkpoint.model.tensors())
+    amax = {name: 1.0 for group in groups for name in group.names()}
+    return prepare(checkpoint, recipe, layout, amax)
 
 
 def _input_scales(

@@ -24,6 +24,12 @@ from ..model.checkpoint import Checkpoint
 SOURCE_DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 """What weights may be stored in, by safetensors' name of it."""
 
+STORED_DTYPES: Final = {
+    **SOURCE_DTYPES, "F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8, "I8": torch.int8,
+    "I32": torch.int32, "I64": torch.int64,
+}  # fmt: skip
+"""What tensors of a quantized checkpoint are stored in."""
+
 KEPT_FLOAT32: Final = "e_score_correction_bias"
 """The one tensor that transformers keeps in float32 when a model is loaded in BF16."""
 

@@ -16,7 +16,8 @@ from .layouts import DEFAULT, Layout
 class Options:
     """How to quantize. `smooth` folds activation-aware scales into INT4 experts; with `heldout`, a
     text file, the result is compared with its source whatever its size. `low_disk` deletes each
-    fetched shard once its output is on the disk."""
+    fetched shard once its output is on the disk. With `taken_over`, the source is quantized so
+    already, and nothing is done to it."""
 
     recipe: Recipe
     layout: Layout = DEFAULT
@@ -25,10 +26,11 @@ class Options:
     device: str = "auto"
     heldout: Path | None = None
     low_disk: bool = False
+    taken_over: bool = False
 
     @property
     def calibrates(self) -> bool:
-        return self.recipe.calibrates or self.smooth
+        return not self.taken_over and (self.recipe.calibrates or self.smooth)
 
     def identity(self) -> dict[str, Any]:
         """All of them that the result depends on."""
@@ -39,4 +41,5 @@ class Options:
             if self.calibrates
             else None,
             "smooth": self.smooth,
+            **({"taken_over": True} if self.taken_over else {}),
         }

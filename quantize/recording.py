@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..core.errors import CheckFailedError
 from ..model.checkpoint import Checkpoint
 from ..runtime.golden import Entry, Recording, Scores, bounds_from, compare, recorded_positions
 from . import forced
@@ -41,13 +43,16 @@ def record(
         Entry(text, case, recorded_positions(exact, other))
         for (text, case), exact, other in zip(texts, found.exact, scaled, strict=True)
     )
+    bounds = bounds_from(compare(entries, found.healthy))
+    if not math.isfinite(bounds.divergence):
+        raise CheckFailedError(f"{quantized.path}: what this checkpoint answers is no number")
     versions = f"torch {torch.__version__}, transformers {__version__}"
     return Recording(
         "golden",
         digest,
         f"its weights layer by layer, float32, {device} ({versions})",
         entries,
-        bounds_from(compare(entries, found.healthy)),
+        bounds,
         found.source,
         note,
     )

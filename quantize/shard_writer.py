@@ -1,7 +1,8 @@
-"""Write one safetensors file tensor by tensor, in any order and from any thread.
+"""Write one safetensors file tensor by tensor, in any order and from any thread, or take a whole
+file over.
 
-The file is byte for byte what the safetensors library writes for the same tensors. It appears under
-its name when it is whole and safely on the disk, never before.
+What is written is byte for byte what the safetensors library writes for the same tensors. A file
+appears under its name when it is whole and safely on the disk, never before.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
+import stat
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,8 +19,9 @@ from pathlib import Path
 from typing import Final, Self
 
 from ..core.errors import BadInputError
-from ..core.files import TEMPORARY, sync
+from ..core.files import TEMPORARY, existing, sync
 from ..core.sizes import size_text
+from ..core.untrusted import open_inside
 from ..model.architecture import DTYPE_BYTES
 
 DTYPE_ORDER: Final = (
@@ -26,6 +30,9 @@ DTYPE_ORDER: Final = (
 )  # fmt: skip
 """The safetensors library's order of dtypes: it lays tensors out from the last to the first, by
 name within a dtype, so that all stay aligned."""
+
+
+_COPIED_AT_ONCE: Final = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +144,54 @@ class ShardWriter:
             self.finish()
         else:
             self.abandon()
+
+
+class ShardLink:
+    """A source shard that is taken over as it is: a link to the same file where that is possible,
+    else a copy. It is `finish` that makes it, after whoever reads the source has checked it.
+    """
+
+    def __init__(self, path: Path, source: Path, temporary: Path | None = None) -> None:
+        self.path, self._source = path, source
+        self._unfinished = (temporary or path.parent) / f"{TEMPORARY}{path.name}"
+        self.bytes = source.stat().st_size
+
+    def write(self, name: str, data: bytes | bytearray | memoryview, offset: int = 0) -> None:
+        """Nothing is written: the file holds these bytes."""
+
+    def finish(self) -> None:
+        """Link or copy the file, and flush it to the disk."""
+        try:
+            with open_inside(self._source) as source:
+                if can_link(self._source, self.path.parent):
+                    self._unfinished.unlink(missing_ok=True)
+                    os.link(os.path.realpath(self._source), self._unfinished)
+                else:
+                    with self._unfinished.open("wb") as copy:
+                        shutil.copyfileobj(source, copy, _COPIED_AT_ONCE)
+            sync(self._unfinished)
+            self._unfinished.rename(self.path)
+            sync(self.path.parent)
+        except OSError as error:
+            self.abandon()
+            raise BadInputError(
+                f"{self.path}: cannot be written: {error.strerror}; free some space or choose "
+                "another --out"
+            ) from error
+
+    def abandon(self) -> None:
+        """Delete what there is of the copy."""
+        self._unfinished.unlink(missing_ok=True)
+
+
+def can_link(source: Path, folder: Path) -> bool:
+    """Whether the file `source` can get a second name in `folder`, and be read there by a server
+    that runs as another user. Either may still be to come."""
+    if source.exists():
+        status = source.stat()
+        if not status.st_mode & stat.S_IROTH or status.st_uid != os.geteuid():
+            return False
+    return existing(source).stat().st_dev == existing(folder).stat().st_dev
 
 
 def _ordered(entries: Iterable[Entry]) -> list[Entry]:

@@ -1,4 +1,5 @@
-"""Quantize a checkpoint shard by shard: read, encode and write overlap, memory stays bounded.
+"""Quantize a checkpoint, or take a quantized one over, shard by shard: read, encode and write
+overlap, memory stays bounded.
 
 Every output shard holds what became of one source shard, under the same file name. It appears when
 it is whole and on the disk, and a run that was killed goes on after the last one.
@@ -17,24 +18,23 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from ..core.errors import BadInputError
 from ..model.checkpoint import Checkpoint
-from ..model.contents import COMPANIONS, INDEX_NAME, SINGLE_NAME
+from ..model.contents import COMPANIONS, CONFIGURATION, INDEX_NAME, SINGLE_NAME
 from ..model.ending import GENERATION, end_tokens
 from ..model.headers import TensorInfo
 from ..model.recipe import Recipe
-from ..runtime import formats
 from ..runtime.formats import Deviation
-from .job import Job, Shard, prepare, raw_bytes
+from .job import Shard, ShardJob, prepare, preview, raw_bytes
 from .journal import Journal
 from .layerwise import SOURCE_DTYPES
 from .layouts import DEFAULT, Layout
 from .pipeline import Pipeline
 from .shard_reader import ShardReader
-from .shard_writer import ShardWriter
+from .shard_writer import ShardLink, ShardWriter, can_link, file_bytes
 from .smooth import Folding
+from .takeover import takeover
 
 PIECE_BYTES: Final = 16 << 20
 """Tensors that are only copied go in pieces of this size."""
@@ -96,6 +96,27 @@ def quantize(
     activation scales that are missing.
     """
     job = prepare(checkpoint, recipe, layout, activation_amax, folding)
+    return run(
+        job,
+        out,
+        state=state,
+        shard_source=shard_source,
+        verify_sha256=verify_sha256,
+        on_progress=on_progress,
+    )
+
+
+def run(
+    job: ShardJob,
+    out: Path,
+    *,
+    state: Path | None = None,
+    shard_source: ShardSource | None = None,
+    verify_sha256: Mapping[str, str] | None = None,
+    on_progress: Listener | None = None,
+) -> Summary:
+    """Do what `job` plans, into the existing directory `out`. The arguments, and what is raised,
+    are those of `quantize`."""
     journal = Journal(out, state, job.identity())
     kept = len(journal)
     progress = _Progress(on_progress)
@@ -118,32 +139,33 @@ def quantize(
         raise
     _write_configuration(job, out)
     return Summary(
-        recipe.key,
-        layout.key,
+        job.recipe.key,
+        job.layout.key,
         job.quantized_count,
-        checkpoint.bytes,
+        job.checkpoint.bytes,
         job.written_bytes,
         kept,
         journal.errors,
     )
 
 
-def bytes_needed(checkpoint: Checkpoint, recipe: Recipe, layout: Layout = DEFAULT) -> int:
-    """Bytes of all files that `quantize` will write: shards, and the files that are copied.
+def bytes_needed(
+    checkpoint: Checkpoint, recipe: Recipe, layout: Layout = DEFAULT, out: Path | None = None
+) -> int:
+    """Bytes of all files that quantizing or taking over will write: shards, and the files that are
+    copied. A shard that will be a link in the directory `out` takes none.
 
     Raises as `quantize` for a checkpoint that cannot be quantized so.
     """
-    # Scales of activations take a few bytes a tensor; any value stands for what calibration finds.
-    amax = {
-        name: 1.0
-        for group in checkpoint.model.tensors()
-        if recipe.quantizes(group)
-        for name in group.names()
-    }
-    job = prepare(checkpoint, recipe, layout, amax)
-    carried = [checkpoint.path / name for name in (*COMPANIONS, "config.json")]
+    job = takeover(checkpoint) if checkpoint.is_quantized else preview(checkpoint, recipe, layout)
+    written = sum(
+        file_bytes(shard.flat_entries())
+        for shard in job.shards
+        if not (out and shard.kept and can_link(shard.path, out))
+    )
+    carried = [checkpoint.path / name for name in (*COMPANIONS, CONFIGURATION)]
     copied = sum(path.stat().st_size for path in carried if path.is_file())
-    return job.file_bytes + copied + len(_json(_index(job)))
+    return written + copied + len(_json(_index(job)))
 
 
 class _Progress:
@@ -168,7 +190,7 @@ class _Progress:
 class _Run:
     """What all output shards of one quantization share; `unfinished` holds those in progress."""
 
-    job: Job
+    job: ShardJob
     out: Path
     state: Path | None
     journal: Journal
@@ -183,7 +205,7 @@ class _Output:
     def __init__(self, run: _Run, shard: Shard) -> None:
         self.run, self.shard = run, shard
         self._source = ExitStack()
-        self._writer: ShardWriter | None = None
+        self._writer: ShardWriter | ShardLink | None = None
         self._errors: dict[str, float] = {}
         self._pieces = 1  # the reader's own: the shard is not complete while it reads
         self._lock = threading.Lock()
@@ -192,12 +214,15 @@ class _Output:
     def enter(self, source: AbstractContextManager[Path]) -> Path:
         """Wait for the source shard and begin the file; returns the path to read from."""
         path = self._source.enter_context(source)
-        target = self.run.out / self.shard.name
-        self._writer = ShardWriter(target, self.shard.flat_entries(), self.run.state)
+        target, state = self.run.out / self.shard.name, self.run.state
+        if self.shard.kept:
+            self._writer = ShardLink(target, path, state)
+        else:
+            self._writer = ShardWriter(target, self.shard.flat_entries(), state)
         return path
 
     @property
-    def writer(self) -> ShardWriter:
+    def writer(self) -> ShardWriter | ShardLink:
         assert self._writer is not None, "entered before anything is written"
         return self._writer
 
@@ -248,7 +273,7 @@ def _feed(output: _Output, path: Path, sha256: str | None) -> None:
     pipeline.submit(output.end_piece)
 
 
-def _pieces(job: Job, shard: Shard) -> Iterator[tuple[TensorInfo, int, int]]:
+def _pieces(job: ShardJob, shard: Shard) -> Iterator[tuple[TensorInfo, int, int]]:
     """Tensor, offset and length of each piece: whole tensors where values matter."""
     for info in shard.infos:
         if job.changes(info.name):
@@ -260,64 +285,50 @@ def _pieces(job: Job, shard: Shard) -> Iterator[tuple[TensorInfo, int, int]]:
 
 def _process(output: _Output, info: TensorInfo, offset: int, data: bytearray) -> None:
     job, writer = output.run.job, output.writer
-    deviation = Deviation() if job.quantizes(info.name) else None
-    if not job.changes(info.name):
+    deviation = None
+    if job.changes(info.name):
+        tensors, deviation = job.changed(info, data)
+        for name, tensor in tensors.items():
+            writer.write(name, raw_bytes(tensor))
+    else:
         _require_numbers(info, data)
         writer.write(info.name, data, offset)
-    else:
-        prefix = info.name.rpartition(".")[0]
-        for name, tensor in _changed(job, info, data, deviation).items():
-            writer.write(f"{prefix}.{name}", raw_bytes(tensor))
     if offset + len(data) == info.bytes:
-        for name, scale in job.scales.get(info.name, {}).items():
+        for name, scale in job.added(info.name).items():
             writer.write(name, raw_bytes(scale))
     output.done(info, len(data), deviation)
 
 
-def _changed(
-    job: Job, info: TensorInfo, data: bytearray, deviation: Deviation | None
-) -> Mapping[str, Tensor]:
-    """The tensors that replace one that is encoded or only folded, by suffix."""
-    dtype = SOURCE_DTYPES[info.dtype]
-    weight = torch.frombuffer(data, dtype=dtype).view(info.shape)
-    if job.folding:
-        weight = job.folding(info.name, weight)
-    if not job.quantizes(info.name):
-        return {info.name.rpartition(".")[2]: weight.to(dtype)}
-    try:
-        return job.layout.encode(weight, job.format_of(info.name), deviation)
-    except formats.EncodeError as error:
-        raise BadInputError(f"{info.shard}: tensor {info.name}: {error}") from error
-
-
 def _require_numbers(info: TensorInfo, data: bytearray) -> None:
     """Refuse NaN and infinity in copied tensors too, because the model would answer nonsense."""
-    if info.dtype not in SOURCE_DTYPES or not data:
+    if not data:
         return
-    low, high = torch.aminmax(torch.frombuffer(data, dtype=SOURCE_DTYPES[info.dtype]))
-    if not bool(torch.isfinite(low) & torch.isfinite(high)):
+    if info.dtype == "F8_E4M3":
+        numbers = not bool((torch.frombuffer(data, dtype=torch.uint8) & 0x7F == 0x7F).any())
+    elif info.dtype in SOURCE_DTYPES:
+        low, high = torch.aminmax(torch.frombuffer(data, dtype=SOURCE_DTYPES[info.dtype]))
+        numbers = bool(torch.isfinite(low) & torch.isfinite(high))
+    else:
+        return
+    if not numbers:
         raise BadInputError(f"{info.shard}: tensor {info.name} holds NaN or infinite values")
 
 
-def _write_configuration(job: Job, out: Path) -> None:
-    checkpoint, recipe = job.checkpoint, job.recipe
-    files: Mapping[str, Mapping[str, object]] = {"config.json": checkpoint.config}
-    if recipe.choices:
-        kv_scales = job.has_kv_scales
-        files = job.layout.configuration(checkpoint.config, checkpoint.model, recipe, kv_scales)
-    for name, content in files.items():
+def _write_configuration(job: ShardJob, out: Path) -> None:
+    source = job.checkpoint.path
+    for name, content in job.configuration().items():
         _write_json(out / name, content)
     if [shard.name for shard in job.shards] != [SINGLE_NAME]:
         _write_json(out / INDEX_NAME, _index(job))
     for name in COMPANIONS:
-        if (checkpoint.path / name).is_file():
-            shutil.copyfile(checkpoint.path / name, out / name)
-    completed = end_tokens(checkpoint.path, checkpoint.config).completed
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+    completed = end_tokens(source, job.checkpoint.config).completed
     if completed is not None:
         _write_json(out / GENERATION, completed)
 
 
-def _index(job: Job) -> Mapping[str, object]:
+def _index(job: ShardJob) -> Mapping[str, object]:
     weight_map = {entry.name: shard.name for shard in job.shards for entry in shard.flat_entries()}
     total = {"total_size": job.written_bytes}
     return {"metadata": total, "weight_map": dict(sorted(weight_map.items()))}

@@ -131,11 +131,17 @@ def encode_int4(
     packed = weight.new_empty(rows // 2, columns, dtype=torch.uint8)
 
     def pack(start: int, stop: int, values: Tensor) -> None:
-        pair = packed[start // 2 : stop // 2]
-        torch.bitwise_left_shift(values[1::2], 4, out=pair)
-        pair |= values[0::2] & 0x0F
+        pack_int4(values, out=packed[start // 2 : stop // 2])
 
     return packed, _encode_groups(weight, group_size, INT4_MAX, torch.float32, pack, deviation)
+
+
+def pack_int4(values: Tensor, out: Tensor | None = None) -> Tensor:
+    """Integers from -8 to 7 (8 bits each, [N, K]), two rows a byte -> uint8 [N/2, K]."""
+    values = values.view(torch.uint8)
+    packed = torch.bitwise_left_shift(values[1::2], 4, out=out)
+    packed |= values[0::2] & 0x0F
+    return packed
 
 
 def encode_int8(
@@ -238,7 +244,12 @@ def decode_int4(packed: Tensor, scale: Tensor) -> Tensor:
 
 def decode_int4_columns(packed: Tensor, scale: Tensor) -> Tensor:
     """Values of an INT4 tensor: `packed` int32 [N, K/8], `scale` [N, K/g] -> float32 [N, K]."""
-    return _scaled(_halves(packed.view(torch.uint8)).float() - 8, scale)
+    return _scaled(unpack_int4_columns(packed).float(), scale)
+
+
+def unpack_int4_columns(packed: Tensor) -> Tensor:
+    """The integers of `packed` int32 [N, K/8] -> int8 [N, K]."""
+    return _halves(packed.view(torch.uint8)).view(torch.int8).sub_(8)
 
 
 def decode_int8(stored: Tensor, scale: Tensor) -> Tensor:
@@ -248,7 +259,12 @@ def decode_int8(stored: Tensor, scale: Tensor) -> Tensor:
 
 def decode_int8_columns(packed: Tensor, scale: Tensor) -> Tensor:
     """Values of an INT8 tensor: `packed` int32 [N, K/4], `scale` [N, K/g] -> float32 [N, K]."""
-    return _scaled(packed.view(torch.uint8).float() - 128, scale)
+    return _scaled(unpack_int8_columns(packed).float(), scale)
+
+
+def unpack_int8_columns(packed: Tensor) -> Tensor:
+    """The integers of `packed` int32 [N, K/4] -> int8 [N, K]."""
+    return torch.bitwise_xor(packed.view(torch.uint8), 0x80).view(torch.int8)
 
 
 def encode_nvfp4(

@@ -45,10 +45,10 @@ def fetch_plan(source: Source, options: Options) -> dict[str, Any] | None:
     return {**plan.to_json(), "disk_bytes": least, "disk_bytes_overlapped": most}
 
 
-def _output_bytes(source: Source, options: Options) -> int:
+def _output_bytes(source: Source, options: Options, out: Path | None = None) -> int:
     from ..quantize.stream import bytes_needed
 
-    return bytes_needed(source.opened, options.recipe, options.layout)
+    return bytes_needed(source.opened, options.recipe, options.layout, out)
 
 
 def _disk(source: Source, options: Options, output: int) -> tuple[int, int]:
@@ -64,11 +64,11 @@ def _disk(source: Source, options: Options, output: int) -> tuple[int, int]:
 def require_disk(source: Source, options: Options, place: Path, present: int = 0) -> None:
     """Raise `BadInputError` where disks have no room for the output at `place`, of which `present`
     bytes are there, and for weights that are not local."""
-    needed = _output_bytes(source, options)
     if options.low_disk:
-        least, _ = _disk(source, options, needed)
+        least, _ = _disk(source, options, _output_bytes(source, options))
         require_space({place: least - present})
         return
+    needed = _output_bytes(source, options, place)
     if source.snapshot is None:
         require_space({place: needed - present})
         return

@@ -37,8 +37,8 @@ def inspection(console: Console, result: InspectResult) -> None:
     if result.weights:
         rows.append(("configuration", _agreement(result)))
     rows += [("note", note) for note in result.notes]
-    if result.quantization:
-        rows.append(("quantization", result.quantization))
+    if quantized := result.quantized or result.quantization:
+        rows.append(("quantized", quantized))
     bar = stacked_bar(_largest(result.parameters_by_role), unit="")
     show(console, heading(result.model, result.source), facts(rows), bar)
 
@@ -47,8 +47,6 @@ def _agreement(result: InspectResult) -> RenderableType:
     if result.differences:
         text = Text("differs: ", style="bold red")
         return Text.assemble(text, ("; ".join(result.differences), "default"))
-    if result.quantization:
-        return "not compared: the weights are quantized"
     return "agrees with names and shapes of all tensors"
 
 

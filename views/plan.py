@@ -10,7 +10,6 @@ from rich.text import Text
 
 from ..api.plan_result import MatrixCell, MatrixResult, PeerComparison, PlanResult
 from ..build.planner.money import Cost
-from ..model.formats import QUANTS
 from ..model.spec import Estimate, Workload
 from .parts import amount, facts, heading, show, stacked_bar
 
@@ -174,7 +173,7 @@ def matrix(console: Console, result: MatrixResult) -> None:
     """Every GPU and format: whether it runs, how long a context, how fast, how expensive."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("GPU")
-    for quant in QUANTS:
+    for quant in formats(result):
         table.add_column(quant)
     for key, cells in by_gpu(result).items():
         shown = [
@@ -202,6 +201,11 @@ def by_gpu(result: MatrixResult) -> dict[str, list[MatrixCell]]:
     for cell in result.cells:
         rows.setdefault(cell.gpu, []).append(cell)
     return rows
+
+
+def formats(result: MatrixResult) -> tuple[str, ...]:
+    """The formats of the cells, each once."""
+    return tuple(dict.fromkeys(cell.quant for cell in result.cells))
 
 
 def cell_text(cell: MatrixCell) -> str:

@@ -22,10 +22,9 @@ from ..core.html import (
     table,
     today,
 )
-from ..model.formats import QUANTS
 from ..model.spec import Estimate
 from .parts import amount
-from .plan import by_gpu, times_text, workload_text
+from .plan import by_gpu, formats, times_text, workload_text
 
 _STATUS: Final = {
     "supported": "Supported.",
@@ -175,7 +174,7 @@ def matrix_page(result: MatrixResult, made_on: date) -> str:
     parts = [
         paragraph(f"For requests of {workload_text(result.workload)}."),
         *([paragraph(f"Best: {result.why}", "note")] if result.best else []),
-        table(("GPU", *QUANTS), rows, "cells", best),
+        table(("GPU", *formats(result)), rows, "cells", best),
         heading("How to read a cell"),
         bullets(_explained(result)),
     ]

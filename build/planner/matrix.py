@@ -9,7 +9,7 @@ from typing import Final
 from ...core.errors import UsageError
 from ...model.architecture import Model
 from ...model.catalog import gpus
-from ...model.format_request import default_quants
+from ...model.formats import Quant
 from ...model.spec import Gpu, Plan, Workload
 from ..engines.base import Engine
 from .efficiency import DEFAULT, Efficiency
@@ -49,14 +49,15 @@ def cells(
     max_tpot_ms: float = MAX_TPOT_MS,
     engine: Engine | None = None,
     efficiency: Efficiency = DEFAULT,
+    stored: Quant | None = None,
 ) -> list[Cell]:
-    """Every format on every GPU (or on `only` these), in the order they are known."""
-    planner = Planner(model, workload, engine, efficiency)
-    quants = default_quants(model)
+    """Every format on every GPU (or on `only` these), in the order they are known; of a quantized
+    checkpoint the one in which it is `stored`."""
+    planner = Planner(model, workload, engine, efficiency, stored)
     return [
         _cell(planner.plan(gpu, quant), workload, price, max_tpot_ms)
         for gpu in (gpus().values() if only is None else only)
-        for quant in quants
+        for quant in planner.judge.quants
     ]
 
 

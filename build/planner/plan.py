@@ -20,16 +20,19 @@ def plan(
     workload: Workload,
     engine: Engine | None = None,
     efficiency: Efficiency = DEFAULT,
+    stored: Quant | None = None,
 ) -> Plan:
     """Plan `model` in `quant` on `workload.gpus` of `gpu`, for the default engine unless given.
 
-    A refusal is a `Plan` too (`status` refused, with reasons and what works instead).
+    A refusal is a `Plan` too (`status` refused, with reasons and what works instead). `stored` is
+    the format of a quantized checkpoint, which can be had in no other.
     """
-    return Planner(model, workload, engine, efficiency).plan(gpu, quant)
+    return Planner(model, workload, engine, efficiency, stored).plan(gpu, quant)
 
 
 class Planner:
-    """Plans one model for one workload and engine, on any GPU and in any format."""
+    """Plans one model for one workload and engine, on any GPU and in any format, or in that in
+    which a quantized checkpoint is `stored`."""
 
     def __init__(
         self,
@@ -37,10 +40,11 @@ class Planner:
         workload: Workload,
         engine: Engine | None = None,
         efficiency: Efficiency = DEFAULT,
+        stored: Quant | None = None,
     ) -> None:
         self.model, self.workload, self.efficiency = model, workload, efficiency
         self.engine = engine or engine_named()
-        self.judge = Judge(model)
+        self.judge = Judge(model, stored)
 
     def speed(self, gpu: Gpu, quant: Quant) -> Speed:
         """How fast that is, whether or not it fits."""

@@ -14,7 +14,7 @@ from ...model.architecture import Model
 from ...model.catalog import gpu as gpu_named
 from ...model.catalog import gpus
 from ...model.format_request import default_quants, requested
-from ...model.formats import QUANTS, Quant
+from ...model.formats import Quant
 from ...model.recipe import Recipe
 from ...model.spec import Gpu, Workload
 from ..engines.base import Engine
@@ -73,9 +73,10 @@ class Candidate:
     workload: Workload
     engine: Engine
 
-    def changed(self, option: str, model: Model) -> Candidate:
+    def changed(self, option: str, model: Model, stored: Quant | None = None) -> Candidate:
         """This candidate for `model` changed by options of a command line, such as `--gpus 2
-        --quant fp8`. Raises `UsageError` for a value that is not known."""
+        --quant fp8`; of a quantized checkpoint the format stays that in which it is `stored`.
+        Raises `UsageError` for a value that is not known."""
         words = option.split()
         options = dict(zip(words[::2], words[1::2], strict=True))
         numbers = {name[2:]: int(value) for name, value in options.items() if value.isdecimal()}
@@ -86,17 +87,19 @@ class Candidate:
             engine = engine.at(options[engine.version_option])
         return Candidate(
             gpu_named(options["--gpu"]) if "--gpu" in options else self.gpu,
-            requested(quant, recipe).for_model(model) if changes_format else self.quant,
+            stored or requested(quant, recipe).for_model(model) if changes_format else self.quant,
             replace(self.workload, **numbers),
             engine,
         )
 
 
 class Judge:
-    """Judges candidates for one model; keeps what the model takes in each format."""
+    """Judges candidates for one model; keeps what the model takes in each format. A quantized
+    checkpoint can be had in the one alone in which it is `stored`."""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: Model, stored: Quant | None = None) -> None:
+        self.model, self.stored = model, stored
+        self.quants: Final = (stored,) if stored else default_quants(model)
         self._held: dict[Recipe, Holdings] = {}
 
     def held(self, quant: Quant) -> Holdings:
@@ -160,7 +163,12 @@ class Judge:
         return tuple(dict.fromkeys([*working[:MOST_ALTERNATIVES], *words]))
 
     def _works(self, option: str, candidate: Candidate) -> bool:
-        verdict = self.verdict(candidate.changed(option, self.model))
+        options = dict(zip(option.split()[::2], option.split()[1::2], strict=True))
+        if self.stored and (
+            "--recipe" in options or options.get("--quant", self.stored.key) != self.stored.key
+        ):
+            return False
+        verdict = self.verdict(candidate.changed(option, self.model, self.stored))
         return verdict.refusal is None and verdict.rule.served
 
     def _nearest(self, candidate: Candidate) -> Iterator[str]:
@@ -168,7 +176,7 @@ class Judge:
         first: one of each that works. Where none does, as many sequences as the largest can hold.
         """
         sizes = candidate.engine.gpu_counts
-        formats = [f"--quant {key}" for key in QUANTS if key != candidate.quant.key]
+        formats = [f"--quant {q.key}" for q in self.quants if q.key != candidate.quant.key]
         counts = [size for size in sizes if size > candidate.workload.gpus]
         more = [f"--gpus {size}" for size in counts]
         more += [f"--gpus {size} {text}" for size in counts for text in formats]
@@ -192,7 +200,7 @@ class Judge:
         count = candidate.engine.gpu_counts[-1]
         workload = replace(candidate.workload, gpus=count, concurrency=None)
         for gpu in sorted(gpus().values(), key=lambda other: -other.memory_bytes):
-            for quant in default_quants(self.model):
+            for quant in self.quants:
                 verdict = self.verdict(Candidate(gpu, quant, workload, candidate.engine))
                 if verdict.refusal is None:
                     where = f"--gpu {gpu.key} --gpus {count} --quant {quant.key}"

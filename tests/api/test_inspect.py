@@ -12,7 +12,8 @@ from nemotron_deploy.cli import run
 KEYS = {
     "architecture", "bytes", "dtypes", "experts", "hidden_size", "kv_bytes_per_token", "layers",
     "made_by", "max_positions", "model", "parameters_active", "parameters_active_with_embedding",
-    "parameters_by_role", "parameters_total", "pattern", "quantization", "schema", "source",
+    "parameters_by_role", "parameters_total", "pattern", "quantization", "quantized", "schema",
+    "source",
     "state_bytes_per_sequence", "tensors", "notes", "differences", "vocab_size", "weights",
 }  # fmt: skip
 

@@ -38,7 +38,7 @@ class Case:
 
     title: str
     make: Maker
-    answer: Literal["read", "converted", "planned", "refused", "not supported"]
+    answer: Literal["read", "converted", "taken over", "planned", "refused", "not supported"]
     says: str = ""
 
 

@@ -15,14 +15,21 @@ from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.checkpoint import Checkpoint
 from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.tests.docs.pages import ROOT
-from nemotron_deploy.tests.model import config_cases
+from nemotron_deploy.tests.model import config_cases, quantized_cases
 from nemotron_deploy.tests.model.bent import CASES, Case, Stored, added, read, shards
 
 PAGE = ROOT / "docs" / "checkpoints.md"
 TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
 
-LISTED = (*CASES, *config_cases.CASES)
-"""Every case in the order of the page."""
+LISTED = (
+    *CASES,
+    *config_cases.CASES,
+    *quantized_cases.LEFT_OVER,
+    *quantized_cases.TAKEN_OVER,
+    *quantized_cases.REFUSED,
+)
+"""Every case in the order of the page. What is taken over has tests of its own
+(`test_quantized.py`)."""
 
 READABLE = [case for case in LISTED if case.answer in ("read", "converted")]
 REFUSED = [case for case in LISTED if case.answer == "refused"]
