@@ -267,9 +267,10 @@ def dry_run(job: Job) -> DryRunResult:
         steps.append(BuildStep(stage.name, "make" if why else "keep", stage.what, why))
     if steps[0].action == "keep":
         return DryRunResult(job.out, tuple(steps), None, ())
+    fetch = fetch_plan(job.source, job.options)  # before small files are fetched to check them
     purpose = "recording golden outputs"
     warnings = require_checkpoint_needs(job.source, job.options, job.out / CHECKPOINT, purpose)
-    return DryRunResult(job.out, tuple(steps), fetch_plan(job.source, job.options), warnings)
+    return DryRunResult(job.out, tuple(steps), fetch, warnings)
 
 
 _NO_BUNDLE: Final = "there is no bundle yet"

@@ -154,8 +154,8 @@ def quantize_source(
     source = checkpoint if isinstance(checkpoint, Source) else open_source(checkpoint)
     source.opened.require_unquantized()  # before anything heavy is imported
     require_low_disk_source(source, options)
+    fetch = fetch_plan(source, options)  # before small files are fetched to check them
     warnings = require_checkpoint_needs(source, options, out)
-    fetch = fetch_plan(source, options)
     if fetch is not None and on_fetch is not None:
         on_fetch(fetch)
     inputs = digest_of([ENCODING, source.fingerprint(), options.identity()])
