@@ -321,6 +321,9 @@ def build(
     gpus: int = 1,
     context: int | None = None,
     concurrency: int | None = None,
+    max_num_tokens: int | None = None,
+    mamba_state: str | None = None,
+    kv_cache: str | None = None,
     calibration: str | Path | None = None,
     smooth: bool | None = None,
     heldout: str | Path | None = None,
@@ -347,6 +350,11 @@ def build(
         gpus: Number of GPUs that share the model.
         context: Longest context in tokens; by default the longest that fits.
         concurrency: Number of requests at once.
+        max_num_tokens: Tokens of one step of the server; by default 8192, fewer where memory is
+            short.
+        mamba_state: `float32`, `bfloat16` or `float16`; by default `float32`, 16 bits where memory
+            is short.
+        kv_cache: `bf16` or `fp8`; by default as the format says, `fp8` where memory is short.
         calibration: A text file to calibrate with instead of the built-in text.
         smooth: Whether to smooth INT4 experts; by default where it does something.
         heldout: A text file on which the result is compared with its source.
@@ -359,7 +367,14 @@ def build(
     Raises `UsageError`, `RefusedError` and `BadInputError` as `prepare` and `make`, and
     `CheckFailedError` where the quantized checkpoint is not what its source says.
     """
-    workload = Workload(context=context, concurrency=concurrency, gpus=gpus)
+    workload = Workload(
+        context=context,
+        concurrency=concurrency,
+        gpus=gpus,
+        max_num_tokens=max_num_tokens,
+        mamba_state=mamba_state,
+        kv_cache=kv_cache,
+    )
     job = prepare(
         checkpoint,
         gpu,

@@ -91,6 +91,9 @@ def plan(
     gpus: int = 1,
     context: int | None = None,
     concurrency: int | None = None,
+    max_num_tokens: int | None = None,
+    mamba_state: str | None = None,
+    kv_cache: str | None = None,
     isl: int = 1024,
     osl: int = 256,
     price: float | None = None,
@@ -111,6 +114,11 @@ def plan(
         gpus: Number of GPUs that share the model.
         context: Longest context in tokens; by default the longest that fits.
         concurrency: Number of requests at once.
+        max_num_tokens: Tokens of one step of the server; by default 8192, fewer where memory is
+            short.
+        mamba_state: `float32`, `bfloat16` or `float16`; by default `float32`, 16 bits where memory
+            is short.
+        kv_cache: `bf16` or `fp8`; by default as the format says, `fp8` where memory is short.
         isl: Input tokens per request.
         osl: Output tokens per request.
         price: USD per GPU hour instead of the list price.
@@ -129,7 +137,16 @@ def plan(
     return answer(
         PlanRequest(
             checkpoint,
-            Workload(context, concurrency, isl, osl, gpus),
+            Workload(
+                context,
+                concurrency,
+                isl,
+                osl,
+                gpus,
+                max_num_tokens=max_num_tokens,
+                mamba_state=mamba_state,
+                kv_cache=kv_cache,
+            ),
             gpu=gpu,
             quant=quant,
             price=price,
@@ -322,6 +339,7 @@ def _matrix_cell(cell: matrix.Cell) -> MatrixCell:
         reasons=plan.reasons,
         alternatives=plan.alternatives,
         tried=plan.engine.proven,
+        concessions=plan.concessions,
         concurrency=plan.concurrency,
         max_context=plan.max_context,
         max_concurrency=plan.max_concurrency,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ..build.planner.money import Cost
 from ..core.result import Result
-from ..model.spec import EnginePart, Estimate, Workload
+from ..model.spec import Concession, EnginePart, Estimate, Serving, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,8 @@ class PlanResult(Result):
     alternatives: tuple[str, ...]
     notes: tuple[str, ...]
     engine: EnginePart
+    serving: Serving
+    concessions: tuple[Concession, ...]
     backend: str
     plugin: str
     image: str
@@ -95,9 +97,9 @@ class MatrixCell:
     """One GPU and format.
 
     `tried` is whether what serves it has served on such a GPU. `served` is whether any engine runs
-    it on a GPU. `tpot_ms` is the time per token of a single sequence, and
-    `output_tokens_per_s_per_gpu` the speed at the most sequences within the objective. The server
-    is configured for `concurrency` sequences.
+    it on a GPU. `concessions` are what the server gives up to fit. `tpot_ms` is the time per token
+    of a single sequence, and `output_tokens_per_s_per_gpu` the speed at the most sequences within
+    the objective. The server is configured for `concurrency` sequences.
     """
 
     gpu: str
@@ -110,6 +112,7 @@ class MatrixCell:
     reasons: tuple[str, ...]
     alternatives: tuple[str, ...]
     tried: bool
+    concessions: tuple[Concession, ...]
     concurrency: int
     max_context: int
     max_concurrency: int

@@ -18,6 +18,9 @@ def build(
     gpus: opt.GpusOption = 1,
     context: opt.ContextOption = None,
     concurrency: opt.ConcurrencyOption = None,
+    max_num_tokens: opt.MaxNumTokensOption = None,
+    mamba_state: opt.MambaStateOption = None,
+    kv_cache: opt.KvCacheOption = None,
     smooth: opt.SmoothOption = None,
     calibration: opt.CalibrationOption = None,
     heldout: opt.HeldoutOption = None,
@@ -37,7 +40,14 @@ def build(
     from ..api.build import dry_run as preview_of
     from ..api.build import make, prepare
 
-    workload = Workload(context=context, concurrency=concurrency, gpus=gpus)
+    workload = Workload(
+        context=context,
+        concurrency=concurrency,
+        gpus=gpus,
+        max_num_tokens=max_num_tokens,
+        mamba_state=mamba_state,
+        kv_cache=kv_cache,
+    )
     job = prepare(
         checkpoint,
         gpu,

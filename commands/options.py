@@ -106,6 +106,34 @@ OslOption = Annotated[
     int, typer.Option("--osl", metavar="TOKENS", min=1, help="Output length of a request.")
 ]
 
+# How the server is configured; the plan chooses what is not given.
+MaxNumTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-num-tokens",
+        metavar="TOKENS",
+        min=1,
+        help="Tokens of one step of the server. Default: 8192, fewer where memory is short.",
+    ),
+]
+MambaStateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mamba-state",
+        metavar="DTYPE",
+        help="Mamba state: float32, bfloat16 or float16. Default: float32, bfloat16 where memory "
+        "is short.",
+    ),
+]
+KvCacheOption = Annotated[
+    str | None,
+    typer.Option(
+        "--kv-cache",
+        metavar="DTYPE",
+        help="KV cache: bf16 or fp8. Default: as the format, fp8 where memory is short.",
+    ),
+]
+
 # How to plan.
 MatrixOption = Annotated[bool, typer.Option("--matrix", help="Compare all GPUs and formats.")]
 OptimizeOption = Annotated[

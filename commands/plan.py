@@ -20,6 +20,9 @@ def plan(
     gpus: opt.GpusOption = 1,
     context: opt.ContextOption = None,
     concurrency: opt.ConcurrencyOption = None,
+    max_num_tokens: opt.MaxNumTokensOption = None,
+    mamba_state: opt.MambaStateOption = None,
+    kv_cache: opt.KvCacheOption = None,
     isl: opt.IslOption = 1024,
     osl: opt.OslOption = 256,
     matrix: opt.MatrixOption = False,
@@ -39,7 +42,16 @@ def plan(
 
     request = PlanRequest(
         checkpoint,
-        Workload(context, concurrency, isl, osl, gpus),
+        Workload(
+            context,
+            concurrency,
+            isl,
+            osl,
+            gpus,
+            max_num_tokens=max_num_tokens,
+            mamba_state=mamba_state,
+            kv_cache=kv_cache,
+        ),
         gpu=gpu,
         quant=quant,
         price=price,

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+DEFAULT_SEQUENCES: Final = 64
+"""Sequences that a server is configured for at most where no number is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,8 @@ class Gpu:
     `link_bytes_per_s` goes one way between GPUs of a node, over the `fabric`: `nvlink` joins all of
     them, a `bridge` two, `pcie` goes through the host. `product_labels` are what GPU feature
     discovery puts on a node as `nvidia.com/gpu.product`, `aliases` what drivers, tools and clouds
-    call it otherwise. `variants` are cards of the same GPU with other rates.
+    call it otherwise. `variants` are cards of the same GPU with other rates. `memory_note` says in
+    a sentence what counts as its memory, where the processor's memory could be meant as well.
     """
 
     key: str
@@ -34,6 +38,7 @@ class Gpu:
     product_labels: tuple[str, ...]
     aliases: tuple[str, ...] = ()
     variants: tuple[Gpu, ...] = ()
+    memory_note: str = ""
 
     def matrix_flops(self, operands: str) -> float:
         """Operations a second of its matrix units on `bf16` or `fp8` operands; of BF16 where it
@@ -87,13 +92,63 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What the deployment is planned for. Lengths in tokens."""
+    """What the deployment is planned for. Lengths in tokens.
+
+    `max_num_tokens`, `mamba_state` and `kv_cache` are settings of the server, in the words of
+    `--max-num-tokens`, `--mamba-state` and `--kv-cache`; None leaves each to the plan.
+    """
 
     context: int | None = None
     concurrency: int | None = None
     isl: int = 1024
     osl: int = 256
     gpus: int = 1
+    max_num_tokens: int | None = None
+    mamba_state: str | None = None
+    kv_cache: str | None = None
+
+    @property
+    def settled(self) -> frozenset[str]:
+        """Fields of `Serving` that were chosen, and which a plan therefore leaves as they are."""
+        chosen = {
+            "step_tokens": self.max_num_tokens,
+            "state_dtype": self.mamba_state,
+            "kv_dtype": self.kv_cache,
+        }
+        return frozenset(name for name, value in chosen.items() if value is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How a server is configured, as far as that decides how much memory caches get.
+
+    Attributes:
+        step_tokens: Tokens of one forward pass; longer prompts take several.
+        graph_batch: The largest batch of which a CUDA graph is captured.
+        cache_share: Share of the memory left after loading that caches may take.
+        kv_dtype: Safetensors dtype of the KV cache.
+        state_dtype: Safetensors dtype of the recurrent Mamba state.
+    """
+
+    step_tokens: int
+    graph_batch: int
+    cache_share: float
+    kv_dtype: str
+    state_dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Concession:
+    """What a plan gives up of a server's usual configuration so that the model fits.
+
+    `setting` is the engine's argument, `usual` and `chosen` are its values, and `cost` says what
+    that costs.
+    """
+
+    setting: str
+    usual: str
+    chosen: str
+    cost: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +220,8 @@ class Plan:
     `alternatives` say what works) or `compared` (a peer: planned, never built). `layers` says what
     is quantized, `notes` are warnings. The server is configured for `concurrency` sequences of
     `context` tokens; `max_concurrency` is how many of them fit, `max_context` how long they could
-    be. `conv_bytes_per_sequence` are part of `state_bytes_per_sequence`.
+    be. `serving` is the configuration of the server, `concessions` what it gives up to fit.
+    `conv_bytes_per_sequence` are part of `state_bytes_per_sequence`.
     """
 
     model: str
@@ -181,6 +237,8 @@ class Plan:
     alternatives: tuple[str, ...]
     notes: tuple[str, ...]
     engine: EnginePart
+    serving: Serving
+    concessions: tuple[Concession, ...]
     weights_bytes: int
     kv_dtype: str
     kv_bytes_per_token: int

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..api.plan_result import MatrixCell, MatrixResult, PeerComparison, PlanResult
 from ..build.planner.money import Cost
-from ..model.spec import Estimate, Workload
+from ..model.spec import Concession, Estimate, Workload
 from .parts import amount, facts, heading, show, stacked_bar
 
 _REFUSALS: Final = {"memory": "too large"}
@@ -40,6 +40,7 @@ def plan(console: Console, plan: PlanResult) -> None:
         rows.append(("instead", "\n".join(plan.alternatives)))
     if plan.why:
         rows.append(("chosen", plan.why))
+    rows += [("given up", concession_text(concession)) for concession in plan.concessions]
     rows += [("note", Text(note, style="yellow")) for note in plan.notes]
     if not plan.refused:
         rows += _capacity(plan)
@@ -74,13 +75,12 @@ def _status(plan: PlanResult) -> Text:
 
 def _capacity(plan: PlanResult) -> list[tuple[str, RenderableType]]:
     context, batch, engine = plan.context, plan.concurrency, plan.engine
-    kv_dtype = {"F8_E4M3": "FP8"}.get(plan.kv_dtype, plan.kv_dtype)
     rows: list[tuple[str, RenderableType]] = [
         ("backend", f"{engine.backend}, {engine.title} {engine.versions}"),
         ("image", engine.image),
         *[("environment", f"{name}={value}") for name, value in engine.env.items()],
         ("weights", amount(plan.weights_bytes)),
-        ("KV cache", f"{plan.kv_bytes_per_token:,} B a token, {kv_dtype}"),
+        ("KV cache", f"{plan.kv_bytes_per_token:,} B a token, {_dtype(plan.kv_dtype)}"),
         *_state(plan),
         ("configured for", f"{batch} sequences of {context:,} tokens"),
         ("capacity", f"{plan.max_concurrency} sequences of {context:,} tokens, "
@@ -101,7 +101,18 @@ def _state(plan: PlanResult) -> list[tuple[str, RenderableType]]:
     if not plan.state_bytes_per_sequence:
         return []
     whole, conv = amount(plan.state_bytes_per_sequence), amount(plan.conv_bytes_per_sequence)
-    return [("Mamba state", f"{whole} a sequence, FP32; {conv} of it convolution, BF16")]
+    dtype = _dtype(plan.serving.state_dtype)
+    return [("Mamba state", f"{whole} a sequence, {dtype}; {conv} of it convolution, BF16")]
+
+
+def _dtype(name: str) -> str:
+    """A safetensors dtype as it is called in text."""
+    return {"F8_E4M3": "FP8", "F32": "FP32", "F16": "FP16"}.get(name, name)
+
+
+def concession_text(concession: Concession) -> str:
+    """A setting that was given up for memory, and what that costs."""
+    return f"{concession.setting} {concession.usual} → {concession.chosen}: {concession.cost}"
 
 
 def _money(cost: Cost, configured_for: int) -> list[tuple[str, RenderableType]]:
@@ -165,7 +176,8 @@ LEGEND: Final = (
     "First line: output tokens/s of each GPU and USD per million output tokens, at the most "
     "sequences within the objective. Second line: sequences that the server is configured for x "
     "the longest context of each. All figures are estimates. $? marks a GPU without a list price. "
-    "¹ served by nemo-deploy's plugin, which has not served on such a GPU yet"
+    "¹ served by nemo-deploy's plugin, which has not served on such a GPU yet. ² fits in a reduced "
+    "configuration only: plan --gpu --quant says what is given up"
 )
 
 
@@ -214,7 +226,7 @@ def cell_text(cell: MatrixCell) -> str:
         return _REFUSALS.get(cell.rule, f"no: {cell.rule}")
     if not cell.served:
         return "not on a GPU"
-    mark = "" if cell.tried else "¹"
+    mark = " ".join(["¹"] * (not cell.tried) + ["²"] * bool(cell.concessions))
     money = f"${cell.cost.output_per_million:#.2g}" if cell.cost else "$?"
     speed = cell.output_tokens_per_s_per_gpu
     words = f"{speed:,.0f}/s" if speed else "too slow"

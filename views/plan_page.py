@@ -24,7 +24,7 @@ from ..core.html import (
 )
 from ..model.spec import Estimate
 from .parts import amount
-from .plan import by_gpu, formats, times_text, workload_text
+from .plan import by_gpu, concession_text, formats, times_text, workload_text
 
 _STATUS: Final = {
     "supported": "Supported.",
@@ -94,6 +94,11 @@ def _memory(plan: PlanResult) -> list[str]:
                 f"{plan.max_context:,} tokens."
             )
         )
+    if plan.concessions:
+        parts += [
+            paragraph("What the server gives up so that the model fits:"),
+            bullets(map(concession_text, plan.concessions)),
+        ]
     return parts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ from ...core.checks import Check
 from ...model.architecture import Model, Role
 from ...model.formats import Quant
 from ...model.recipe import Recipe
-from ...model.spec import Architecture, EnginePart, Gpu, Plan, Workload
+from ...model.spec import Architecture, EnginePart, Gpu, Plan, Serving, Workload
 from .rules import Release, Rule
 
 OnCompiled = Callable[[int, int], None]
@@ -34,13 +35,42 @@ class Cache(Protocol):
         """Bytes that Mamba states and KV cache of `sequences` may take together."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """A setting that a server can do with less of, and so needs less memory.
+
+    `attribute` is one of `Serving`, `argument` the engine's name for it, `values` are what to fall
+    back to, the mildest first. `spellings` are the engine's words for values that it spells
+    otherwise.
+    """
+
+    attribute: str
+    argument: str
+    values: tuple[int | float | str, ...]
+    spellings: Mapping[str, str] = field(default_factory=dict)
+
+    def spelled(self, serving: Serving) -> str:
+        """The value that `serving` has, as the engine spells it."""
+        value = str(self.of(serving))
+        return self.spellings.get(value, value)
+
+    def of(self, serving: Serving) -> int | float | str:
+        """The value that `serving` has."""
+        value: int | float | str = getattr(serving, self.attribute)
+        return value
+
+    def applied(self, serving: Serving, value: int | float | str) -> Serving:
+        """`serving` with another value."""
+        change: dict[str, Any] = {self.attribute: value}
+        return replace(serving, **change)
+
+
 class Engine(Protocol):
     """An engine at one release.
 
     `name` is the value of `--engine`, `title` the name in sentences, `executor` the executor of the
     served model, and `version_option` the option that chooses a version. `gpu_counts` are the
-    numbers of GPUs that one server may use. `step_tokens` are the tokens of one forward pass,
-    `state_dtype` is the safetensors dtype of the recurrent Mamba state.
+    numbers of GPUs that one server may use.
     """
 
     @property
@@ -53,10 +83,6 @@ class Engine(Protocol):
     def version_option(self) -> str: ...
     @property
     def gpu_counts(self) -> tuple[int, ...]: ...
-    @property
-    def step_tokens(self) -> int: ...
-    @property
-    def state_dtype(self) -> str: ...
     @property
     def release(self) -> Release: ...
 
@@ -71,10 +97,23 @@ class Engine(Protocol):
     def split_problem(self, rule: Rule, model: Model, recipe: Recipe, gpus: int) -> str | None:
         """Why what the rule adds to the engine cannot be split over `gpus` GPUs, or None."""
 
-    def server_bytes(self, model: Model, recipe: Recipe, gpus: int) -> Mapping[str, int]:
+    def serving(self, recipe: Recipe, workload: Workload) -> Serving:
+        """The usual configuration of a server, with what `workload` chooses. Raises `UsageError`
+        for a value that is unknown or contradicts another one."""
+
+    def serving_problem(self, recipe: Recipe, workload: Workload) -> str | None:
+        """Why the engine cannot serve the format as `workload` chooses, or None."""
+
+    def fallbacks(self, workload: Workload) -> tuple[Fallback, ...]:
+        """What to give up where a model does not fit, in the order in which a plan tries it. None
+        of it is what `workload` chooses."""
+
+    def server_bytes(
+        self, model: Model, recipe: Recipe, gpus: int, serving: Serving
+    ) -> Mapping[str, int]:
         """Bytes that a server takes on each GPU beside weights and caches, by what they are for."""
 
-    def cache(self, free: int, state: int, kv_per_token: int) -> Cache:
+    def cache(self, free: int, state: int, kv_per_token: int, serving: Serving) -> Cache:
         """The division of `free` bytes of one GPU, with so many bytes of Mamba state for each
         sequence and of KV cache for each token."""
 
@@ -85,8 +124,8 @@ class Engine(Protocol):
         self,
         rule: Rule,
         gpu: Gpu,
-        recipe: Recipe,
         workload: Workload,
+        serving: Serving,
         sequences: int,
         context: int,
     ) -> EnginePart:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ...model.architecture import Model, Role
+from ...model.architecture import DTYPE_BYTES, Model, Role
 from ...model.recipe import Recipe
 
 WHOLE_ROLES: Final = frozenset({Role.NORM, Role.ROUTER, Role.ROUTER_BIAS, Role.LATENT})
@@ -26,8 +26,8 @@ class Holdings:
     the values whose products are of FP8 operands.
 
     `stored_bytes` is the checkpoint's size. `kv_weight_bytes` is that part of the attention's bytes
-    which its keys' and values' projections take, `kv_value_bytes` are those of one cached value.
-    `quantized` are the roles of which the kind quantizes tensors.
+    which its keys' and values' projections take. `quantized` are the roles of which the kind
+    quantizes tensors.
     """
 
     model: Model
@@ -36,7 +36,6 @@ class Holdings:
     values_by_role: Mapping[Role, int]
     fp8_values_by_role: Mapping[Role, int]
     kv_weight_bytes: int
-    kv_value_bytes: int
     quantized: frozenset[Role]
 
     def weight_bytes(self, gpus: int) -> int:
@@ -57,11 +56,11 @@ class Holdings:
         kv = self.kv_weight_bytes * kv_heads_each(heads, gpus) // heads
         return -(-(size - self.kv_weight_bytes) // gpus) + kv
 
-    def kv_bytes_per_token(self, gpus: int) -> int:
+    def kv_bytes_per_token(self, dtype: str, gpus: int) -> int:
         """KV cache bytes of one token on one of `gpus` GPUs."""
         attention = self.model.attention
         values = 2 * kv_heads_each(attention.num_kv_heads, gpus) * attention.head_dim
-        return self.model.layer_count("*") * values * self.kv_value_bytes
+        return self.model.layer_count("*") * int(values * DTYPE_BYTES[dtype])
 
     def state_bytes_per_sequence(self, dtype: str, gpus: int) -> int:
         """Mamba state bytes of one sequence on one of `gpus` GPUs."""
@@ -98,6 +97,5 @@ def holdings(model: Model, recipe: Recipe) -> Holdings:
         values_by_role=values,
         fp8_values_by_role=fp8,
         kv_weight_bytes=kv_weights,
-        kv_value_bytes=1 if recipe.scales_kv else 2,
         quantized=frozenset(quantized),
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...model.recipe import Recipe
-from ...model.spec import Gpu
+from ...model.spec import Gpu, Serving
 from ..engines.base import Cache, Engine
 from .holdings import Holdings
 
@@ -36,14 +36,17 @@ class Memory:
         return {**self.fixed, **self.cache.terms(sequences)}
 
 
-def memory(held: Holdings, recipe: Recipe, gpu: Gpu, gpus: int, engine: Engine) -> Memory:
-    """Memory of each of `gpus` GPUs, the fullest."""
+def memory(
+    held: Holdings, recipe: Recipe, gpu: Gpu, gpus: int, engine: Engine, serving: Serving
+) -> Memory:
+    """Memory of each of `gpus` GPUs, the fullest, with the server configured as `serving`."""
     fixed = {
         "driver": gpu.memory_bytes - gpu.cuda_bytes,
         "weights": held.weight_bytes(gpus),
-        **engine.server_bytes(held.model, recipe, gpus),
+        **engine.server_bytes(held.model, recipe, gpus, serving),
     }
     left = gpu.memory_bytes - sum(fixed.values())
-    state = held.state_bytes_per_sequence(engine.state_dtype, gpus)
-    kv_per_token = held.kv_bytes_per_token(gpus)
-    return Memory(fixed, left, state, kv_per_token, engine.cache(left, state, kv_per_token))
+    state = held.state_bytes_per_sequence(serving.state_dtype, gpus)
+    kv_per_token = held.kv_bytes_per_token(serving.kv_dtype, gpus)
+    cache = engine.cache(left, state, kv_per_token, serving)
+    return Memory(fixed, left, state, kv_per_token, cache)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from ...core.errors import RefusedError
 from ...model.architecture import Model
 from ...model.formats import Quant
-from ...model.spec import Gpu, Plan, Workload
+from ...model.spec import Concession, Gpu, Plan, Serving, Workload
 from ..engines.base import Engine
 from ..engines.registry import engine as engine_named
+from .concessions import Trade, concessions, fewer_sequences
 from .efficiency import DEFAULT, Efficiency
 from .speed import Speed, estimate
 from .verdict import Candidate, Judge, Verdict, known_context
@@ -46,10 +50,11 @@ class Planner:
         self.engine = engine or engine_named()
         self.judge = Judge(model, stored)
 
-    def speed(self, gpu: Gpu, quant: Quant) -> Speed:
-        """How fast that is, whether or not it fits."""
-        held = self.judge.held(quant)
-        return Speed(held, quant, gpu, self.workload, self.engine, self.efficiency)
+    def speed(self, gpu: Gpu, quant: Quant, serving: Serving | None = None) -> Speed:
+        """How fast that is, whether or not it fits: in the usual configuration, or in `serving`."""
+        held, engine = self.judge.held(quant), self.engine
+        serving = serving or engine.serving(quant.recipe, self.workload)
+        return Speed(held, quant, gpu, self.workload, engine, serving, self.efficiency)
 
     def plan(self, gpu: Gpu, quant: Quant) -> Plan:
         """The plan for these GPUs and this format."""
@@ -57,6 +62,7 @@ class Planner:
         candidate = Candidate(gpu, quant, workload, engine)
         verdict = self.judge.verdict(candidate)
         rule, refusal, concurrency = verdict.rule, verdict.refusal, verdict.concurrency
+        serving = verdict.serving
         options = rule.alternatives if rule.needs or rule.status == "compared" else ()
         options = refusal.options if refusal else options
         return Plan(
@@ -74,11 +80,13 @@ class Planner:
             notes=() if refusal else self._notes(verdict),
             engine=engine.refused_part()
             if refusal
-            else engine.part(rule, gpu, quant.recipe, workload, concurrency, verdict.context),
+            else engine.part(rule, gpu, workload, serving, concurrency, verdict.context),
+            serving=serving,
+            concessions=() if refusal else tuple(self._concessions(candidate, verdict)),
             weights_bytes=self.judge.held(quant).stored_bytes,
-            kv_dtype=quant.recipe.kv_dtype,
-            kv_bytes_per_token=model.kv_bytes_per_token(quant.recipe.kv_dtype),
-            state_bytes_per_sequence=model.state_bytes_per_sequence(engine.state_dtype),
+            kv_dtype=serving.kv_dtype,
+            kv_bytes_per_token=model.kv_bytes_per_token(serving.kv_dtype),
+            state_bytes_per_sequence=model.state_bytes_per_sequence(serving.state_dtype),
             conv_bytes_per_sequence=model.conv_bytes_per_sequence,
             memory=verdict.memory.terms(0 if refusal else concurrency),
             free_bytes=verdict.memory.cache.usable(verdict.fitting),
@@ -88,8 +96,35 @@ class Planner:
             max_context=self._longest(verdict),
             estimate=None
             if refusal or not rule.served
-            else estimate(self.speed(gpu, quant), concurrency, verdict.fitting),
+            else estimate(self.speed(gpu, quant, serving), concurrency, verdict.fitting),
         )
+
+    def _concessions(self, candidate: Candidate, verdict: Verdict) -> Iterator[Concession]:
+        """What the configuration gives up so that the model fits, and what each costs."""
+        if verdict.serving == verdict.usual:
+            return
+
+        def prompt_s(serving: Serving, tokens: int) -> float:
+            sized = Planner(
+                self.model, replace(self.workload, isl=tokens), self.engine, self.efficiency
+            )
+            return sized.speed(candidate.gpu, candidate.quant, serving).prefill_s()
+
+        def trade(usual: Serving) -> Trade:
+            return Trade(
+                usual=usual,
+                chosen=verdict.serving,
+                usual_memory=self.judge.memory(candidate, usual),
+                memory=verdict.memory,
+                prompt_s=prompt_s,
+                layers=len(self.model.pattern),
+                sequences=verdict.concurrency,
+            )
+
+        fallbacks = self.engine.fallbacks(self.workload)
+        yield from concessions(verdict.usual, verdict.serving, fallbacks, trade)
+        if verdict.concurrency < verdict.usual.graph_batch:
+            yield fewer_sequences(verdict.usual, verdict.concurrency)
 
     def _longest(self, verdict: Verdict) -> int:
         """Tokens that each sequence could have, as far as the model is known to go."""

@@ -14,7 +14,7 @@ from typing import Final
 from ...model.architecture import SCAN_CHUNK, Moe, Role
 from ...model.catalog import architecture
 from ...model.formats import Quant
-from ...model.spec import Estimate, Gpu, Point, Workload
+from ...model.spec import Estimate, Gpu, Point, Serving, Workload
 from ..engines.base import Engine
 from .efficiency import DEFAULT, Efficiency
 from .holdings import WHOLE_ROLES, Holdings
@@ -54,10 +54,12 @@ class Speed:
         gpu: Gpu,
         workload: Workload,
         engine: Engine,
+        serving: Serving,
         efficiency: Efficiency = DEFAULT,
     ) -> None:
         self.held, self.quant, self.model = held, quant, held.model
         self.workload, self.engine, self.efficiency = workload, engine, efficiency
+        self.serving = serving
         self.gpu, self.gpus = gpu, workload.gpus
         self.rates = engine.rates(architecture(gpu.sm))
         self.experts = self.rates.experts[quant.key]
@@ -67,12 +69,14 @@ class Speed:
         self.fp8_flops = gpu.matrix_flops("fp8") * shares.get("fp8", shares["bf16"])
         self.expert_bytes = held.bytes_by_role.get(Role.EXPERT, 0)
         self.expert_values = held.values_by_role.get(Role.EXPERT, 0)
-        self.kv_bytes = held.kv_bytes_per_token(self.gpus)
-        self.state_bytes = held.state_bytes_per_sequence(engine.state_dtype, self.gpus)
+        self.kv_bytes = held.kv_bytes_per_token(serving.kv_dtype, self.gpus)
+        self.state_bytes = held.state_bytes_per_sequence(serving.state_dtype, self.gpus)
 
     def with_efficiency(self, efficiency: Efficiency) -> Speed:
         """The same with other efficiencies."""
-        return Speed(self.held, self.quant, self.gpu, self.workload, self.engine, efficiency)
+        return Speed(
+            self.held, self.quant, self.gpu, self.workload, self.engine, self.serving, efficiency
+        )
 
     def point(self, concurrency: int) -> Point:
         """All of the speed at one concurrency, with prompts and answers in steady turn."""
@@ -95,9 +99,9 @@ class Speed:
         than `concurrency` where prompts fill the steps), prompt tokens for each step, and how many
         tokens a step that has some takes: a whole prompt's, as far as a step has room for it."""
         ratio = self.workload.isl / self.workload.osl
-        answering = min(float(concurrency), self.engine.step_tokens / (1 + ratio))
+        answering = min(float(concurrency), self.serving.step_tokens / (1 + ratio))
         prompts = answering * ratio
-        whole = min(float(self.workload.isl), self.engine.step_tokens - answering)
+        whole = min(float(self.workload.isl), self.serving.step_tokens - answering)
         return answering, prompts, max(prompts, whole)
 
     def decode_s(self, sequences: float) -> float:
@@ -123,8 +127,8 @@ class Speed:
 
     def prefill_s(self) -> float:
         """Seconds from a prompt's arrival at an idle server to its first token."""
-        whole, rest = divmod(self.workload.isl, self.engine.step_tokens)
-        seconds = whole * self._prompts_s(self._terms(0, self.engine.step_tokens))
+        whole, rest = divmod(self.workload.isl, self.serving.step_tokens)
+        seconds = whole * self._prompts_s(self._terms(0, self.serving.step_tokens))
         return seconds + (self._prompts_s(self._terms(0, rest)) if rest else 0.0)
 
     def _prompts_s(self, terms: dict[str, float]) -> float:

@@ -29,5 +29,6 @@ def support_table(model: Model) -> str:
 
 def _cell(result: Plan) -> str:
     if result.buildable:
-        return "yes¹" if result.engine.plugin else "yes"
+        marks = ["¹"] * bool(result.engine.plugin) + ["³"] * bool(result.concessions)
+        return "yes" + " ".join(marks)
     return _REFUSALS.get(result.rule, f"no: SM{result.sm}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from ...core.sizes import size_text
 from ...model.architecture import Model
@@ -16,15 +16,15 @@ from ...model.catalog import gpus
 from ...model.format_request import default_quants, requested
 from ...model.formats import Quant
 from ...model.recipe import Recipe
-from ...model.spec import Gpu, Workload
+from ...model.spec import Gpu, Serving, Workload
 from ..engines.base import Engine
 from ..engines.registry import engine as engine_named
 from ..engines.rules import Rule
+from .concessions import named, reduced
 from .holdings import Holdings, holdings
 from .memory import Memory, memory
 
 DEFAULT_CONTEXT: Final = 32768
-DEFAULT_MAX_BATCH: Final = 64
 MOST_ALTERNATIVES: Final = 5
 
 LONGEST: Final = 2**20
@@ -54,9 +54,12 @@ class Refusal:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The rule that decides, the memory of each GPU, and what the server would be configured for:
-    `concurrency` sequences of `context` tokens, of which `fitting` would fit."""
+    `concurrency` sequences of `context` tokens, of which `fitting` would fit. `serving` is the
+    configuration, `usual` that of a server with enough memory."""
 
     rule: Rule
+    usual: Serving
+    serving: Serving
     memory: Memory
     context: int
     fitting: int
@@ -79,7 +82,9 @@ class Candidate:
         Raises `UsageError` for a value that is not known."""
         words = option.split()
         options = dict(zip(words[::2], words[1::2], strict=True))
-        numbers = {name[2:]: int(value) for name, value in options.items() if value.isdecimal()}
+        numbers: dict[str, Any] = {
+            name[2:]: int(value) for name, value in options.items() if value.isdecimal()
+        }
         quant, recipe = options.get("--quant", self.quant.key), options.get("--recipe")
         changes_format = "--quant" in options or "--recipe" in options
         engine = engine_named(options["--engine"]) if "--engine" in options else self.engine
@@ -108,27 +113,55 @@ class Judge:
             self._held[quant.recipe] = holdings(self.model, quant.recipe)
         return self._held[quant.recipe]
 
+    def memory(self, candidate: Candidate, serving: Serving) -> Memory:
+        """The memory of each GPU when the server is configured as `serving`."""
+        return memory(
+            self.held(candidate.quant),
+            candidate.quant.recipe,
+            candidate.gpu,
+            candidate.workload.gpus,
+            candidate.engine,
+            serving,
+        )
+
     def verdict(self, candidate: Candidate) -> Verdict:
-        """Whether the candidate can be served."""
-        workload, held = candidate.workload, self.held(candidate.quant)
-        rule = candidate.engine.rule(candidate.gpu, candidate.quant, held.quantized)
+        """Whether the candidate can be served, and how."""
+        workload, engine = candidate.workload, candidate.engine
+        recipe, held = candidate.quant.recipe, self.held(candidate.quant)
+        rule = engine.rule(candidate.gpu, candidate.quant, held.quantized)
         if self.model.planned_only is not None:
             rule = rule.only_planned(self.model.planned_only)
-        each = memory(held, candidate.quant.recipe, candidate.gpu, workload.gpus, candidate.engine)
         context = workload.context or max(
             min(self.model.max_positions, DEFAULT_CONTEXT), workload.isl + workload.osl
         )
+        usual = engine.serving(recipe, workload)
+        serving, refusal = usual, self._refusal(rule, candidate)
+        if refusal is None:
+            serving, _ = reduced(
+                usual,
+                engine.fallbacks(workload),
+                lambda s: self.memory(candidate, s).cache.fits(workload.concurrency or 1, context),
+            )
+        each = self.memory(candidate, serving)
         fitting = each.max_concurrency(context)
-        concurrency = workload.concurrency or min(fitting, DEFAULT_MAX_BATCH)
-        refusal: Refusal | None = None
-        if rule.status == "refused":
-            reason = rule.reason.format(sm=candidate.gpu.sm)
-            refusal = Refusal(rule.key, reason, rule.alternatives)
-        refusal = refusal or self._unsplit(rule, candidate)
+        concurrency = workload.concurrency or min(fitting, serving.graph_batch)
         if refusal is None and fitting < max(1, concurrency):
             known = known_context(self.model)
             refusal = _misfit(candidate.gpu, each, context, concurrency, fitting, known)
-        return Verdict(rule, each, context, fitting, concurrency, refusal)
+            if serving != usual:
+                even = named(serving, usual, engine.fallbacks(workload))
+                refusal = replace(refusal, reason=f"{refusal.reason} This holds even with {even}.")
+        return Verdict(rule, usual, serving, each, context, fitting, concurrency, refusal)
+
+    def _refusal(self, rule: Rule, candidate: Candidate) -> Refusal | None:
+        """A refusal whatever the memory: by the rule, the engine's settings or the split."""
+        if rule.status == "refused":
+            reason = rule.reason.format(sm=candidate.gpu.sm)
+            return Refusal(rule.key, reason, rule.alternatives)
+        engine, recipe = candidate.engine, candidate.quant.recipe
+        if problem := engine.serving_problem(recipe, candidate.workload):
+            return Refusal("kv-cache", problem)
+        return self._unsplit(rule, candidate)
 
     def _unsplit(self, rule: Rule, candidate: Candidate) -> Refusal | None:
         """A refusal where the engine or its plugin cannot split the model over so many GPUs."""

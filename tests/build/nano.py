@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nemotron_deploy.build.engines.registry import engine
 from nemotron_deploy.build.planner.plan import plan
 from nemotron_deploy.model.architecture import Model
@@ -16,6 +18,6 @@ def nano() -> Model:
     return model
 
 
-def planned(gpu_name: str, quant: str, trtllm: str | None = None, **workload: int) -> Plan:
+def planned(gpu_name: str, quant: str, trtllm: str | None = None, **workload: Any) -> Plan:
     target = engine("tensorrt-llm", trtllm)
     return plan(nano(), gpu(gpu_name), QUANTS[quant], Workload(**workload), target)

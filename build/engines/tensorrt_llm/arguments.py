@@ -10,17 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ....model.spec import Workload
+from ....model.spec import Serving, Workload
+from .serving import KV_DTYPES, STATE_DTYPES
 from .support import schema_name
 
 SCHEMAS: Final = Path(__file__).parent / "data"
 """JSON Schemas of TensorRT-LLM's argument classes; each release in `rules.json` names its own."""
-
-FREE_GPU_MEMORY_FRACTION: Final = 0.8
-"""Share of the memory left after loading that caches may take (upstream's Nano configurations)."""
-
-MAX_NUM_TOKENS: Final = 8192
-"""Tokens of one forward pass; longer prompts are prefilled in chunks."""
 
 
 def llm_args(
@@ -28,8 +23,8 @@ def llm_args(
     max_batch_size: int,
     max_seq_len: int,
     workload: Workload,
+    serving: Serving,
     moe_backend: str,
-    kv_dtype: str = "BF16",
 ) -> dict[str, Any]:
     """The arguments to serve a Nemotron-H model with on the PyTorch backend.
 
@@ -46,15 +41,18 @@ def llm_args(
         "moe_expert_parallel_size": workload.gpus,
         "max_batch_size": max_batch_size,
         "max_seq_len": max_seq_len,
-        "max_num_tokens": MAX_NUM_TOKENS,
+        "max_num_tokens": serving.step_tokens,
         "enable_chunked_prefill": True,
         "kv_cache_config": {
-            "dtype": "fp8" if kv_dtype == "F8_E4M3" else "auto",
+            "dtype": KV_DTYPES[serving.kv_dtype],
             "enable_block_reuse": False,
-            "free_gpu_memory_fraction": FREE_GPU_MEMORY_FRACTION,
-            "mamba_ssm_cache_dtype": "float32",
+            "free_gpu_memory_fraction": serving.cache_share,
+            "mamba_ssm_cache_dtype": STATE_DTYPES[serving.state_dtype],
         },
-        "cuda_graph_config": {"enable_padding": True, "max_batch_size": max_batch_size},
+        "cuda_graph_config": {
+            "enable_padding": True,
+            "max_batch_size": min(max_batch_size, serving.graph_batch),
+        },
         "moe_config": {"backend": moe_backend},
     }
 

@@ -10,11 +10,12 @@ from ....core.checks import Check
 from ....model.architecture import Model, Role
 from ....model.formats import Quant
 from ....model.recipe import Recipe
-from ....model.spec import Architecture, EnginePart, Gpu, Plan, Workload
-from ..base import OnCompiled
+from ....model.spec import Architecture, EnginePart, Gpu, Plan, Serving, Workload
+from ..base import Fallback, OnCompiled
 from ..rules import Rule
 from . import directory, experts, hardware
-from .arguments import MAX_NUM_TOKENS, llm_args
+from . import serving as settings
+from .arguments import llm_args
 from .memory import BlockCache, server_bytes
 from .support import RULES
 
@@ -37,8 +38,6 @@ class TensorRtLlm:
     executor: Final = "trtllm"
     version_option: Final = RULES.version_option
     gpu_counts: Final = (1, 2, 4, 8)  # upstream's Nemotron-H: "TP has to be either 1, 2, 4 or 8"
-    step_tokens: Final = MAX_NUM_TOKENS
-    state_dtype: Final = "F32"
 
     def __init__(self, version: str | None = None) -> None:
         self.release = RULES.release(version)
@@ -59,19 +58,34 @@ class TensorRtLlm:
         problem = experts.split_problem(model, recipe, gpus) if rule.plugin else None
         return f"nemo-deploy's plugin splits layers by expert: {problem}." if problem else None
 
-    def server_bytes(self, model: Model, recipe: Recipe, gpus: int) -> Mapping[str, int]:
-        """Bytes that a server takes on each GPU beside weights and caches."""
-        return server_bytes(model, recipe, gpus)
+    def serving(self, recipe: Recipe, workload: Workload) -> Serving:
+        """The usual configuration of a server, with what `workload` chooses. Raises `UsageError`
+        for a value that is unknown or contradicts another one."""
+        return settings.serving(recipe, workload)
 
-    def cache(self, free: int, state: int, kv_per_token: int) -> BlockCache:
+    def serving_problem(self, recipe: Recipe, workload: Workload) -> str | None:
+        """Why TensorRT-LLM cannot serve the format as `workload` chooses, or None."""
+        return settings.problem(recipe, workload)
+
+    def fallbacks(self, workload: Workload) -> tuple[Fallback, ...]:
+        """What to give up where a model does not fit, in the order in which a plan tries it."""
+        return settings.fallbacks(workload)
+
+    def server_bytes(
+        self, model: Model, recipe: Recipe, gpus: int, serving: Serving
+    ) -> Mapping[str, int]:
+        """Bytes that a server takes on each GPU beside weights and caches."""
+        return server_bytes(model, recipe, gpus, serving)
+
+    def cache(self, free: int, state: int, kv_per_token: int, serving: Serving) -> BlockCache:
         """The division of `free` bytes of one GPU, by the rules of this release."""
-        settings = self.release.settings
         return BlockCache(
             free,
             state,
             kv_per_token,
-            settings["state_in_fraction"],
-            settings["spare_state_slots"],
+            serving.cache_share,
+            self.release.settings["state_in_fraction"],
+            self.release.settings["spare_state_slots"],
         )
 
     def rates(self, architecture: Architecture) -> Architecture:
@@ -82,19 +96,19 @@ class TensorRtLlm:
         self,
         rule: Rule,
         gpu: Gpu,
-        recipe: Recipe,
         workload: Workload,
+        serving: Serving,
         sequences: int,
         context: int,
     ) -> EnginePart:
         """Arguments, environment and image for `sequences` sequences of `context` tokens."""
-        settings = {**self.release.settings, **(rule.settings or {})}
+        own = {**self.release.settings, **(rule.settings or {})}
         args = llm_args(
             max_batch_size=sequences,
             max_seq_len=context,
             workload=workload,
-            moe_backend=settings["moe_backend"],
-            kv_dtype=recipe.kv_dtype,
+            serving=serving,
+            moe_backend=own["moe_backend"],
         )
         return EnginePart(
             name=self.name,

@@ -24,7 +24,6 @@ from ...plugin.seam import VERSIONS
 from ...plugin.sharding import ShardError, columns_of, experts_of
 from ..base import OnCompiled
 from . import kernel_cache
-from .arguments import MAX_NUM_TOKENS
 
 PLUGIN: Final = "plugin"
 KERNELS: Final = "kernels"
@@ -121,12 +120,13 @@ def emit_kernels(
     shared = [Shape(model.hidden_size, width, 1, 1, group, bits) for width in sorted(widths)]
     target = engine / KERNELS / f"sm_{plan.sm}"
     sources = source_digest("build/kernels")
-    kept = kernel_cache.entry(cache, sources, plan.sm, routed, shared, MAX_NUM_TOKENS)
+    most_tokens = plan.serving.step_tokens
+    kept = kernel_cache.entry(cache, sources, plan.sm, routed, shared, most_tokens)
     if restored := kernel_cache.restore(kept, target):
         if on_compiled:
             on_compiled(restored, restored)
         return
-    _compile(target, plan.sm, model.name, routed, shared, on_compiled)
+    _compile(target, plan.sm, model.name, routed, shared, most_tokens, on_compiled)
     kernel_cache.keep(target, kept)
 
 
@@ -145,6 +145,7 @@ def _compile(
     model: str,
     routed: Shape,
     shared: Sequence[Shape],
+    most_tokens: int,
     on_compiled: OnCompiled | None,
 ) -> None:
     from concurrent.futures.process import BrokenProcessPool
@@ -158,7 +159,7 @@ def _compile(
             routed,
             sm,
             shared_shapes=shared,
-            most_tokens=MAX_NUM_TOKENS,
+            most_tokens=most_tokens,
             workers=min(4, len(os.sched_getaffinity(0))),
             on_compiled=on_compiled,
         )

@@ -8,7 +8,8 @@ from typing import Final
 
 from ....model.architecture import SCAN_CHUNK, Model
 from ....model.recipe import Recipe
-from .arguments import FREE_GPU_MEMORY_FRACTION, MAX_NUM_TOKENS
+from ....model.spec import Serving
+from .serving import TOKENS_PER_BLOCK, graph_batches
 
 GIB: Final = 2**30
 
@@ -18,29 +19,32 @@ RUNTIME_BYTES: Final = int(1.3 * GIB)
 NCCL_BYTES: Final = int(0.41 * GIB)
 """More of that with several GPUs: 0.54 instead of 0.13 GiB in vLLM's logs of two H100 and one."""
 
-WORKSPACE_BYTES: Final = int(1.5 * GIB)
-"""Workspaces of attention and matrix products, the sampler, allocator slack. Assumed: with runtime
-and activations it gives, within a tenth, the 4.9 GiB of a published vLLM log of Nano."""
+SCRATCH_BYTES: Final = int(0.4 * GIB)
+"""Workspaces of matrix products and attention on two streams, and the sampler's logits. Assumed."""
 
-CUDA_GRAPH_BYTES: Final = int(1.39 * GIB)
-"""Captured graphs: the same log; 0.12 GiB in TensorRT-LLM issue 10580. The larger is planned."""
+SLACK: Final = 0.75
+"""What the allocator holds beside the activations, as a share of them. An estimate: with it,
+runtime, scratch and activations take 4.89 GiB for steps of 16384 tokens of Nano; a vLLM log of it
+has 4.92."""
 
-TOKENS_PER_BLOCK: Final = 32
-"""KV cache is handed out in blocks of this many tokens (TensorRT-LLM's default)."""
+GRAPH_LAYER_BYTES: Final = int(1.39 * GIB / 102 / 52)
+"""Of a captured CUDA graph, for each layer: the same log has 1.39 GiB for 102 graphs of 52 layers,
+14 MiB each. TensorRT-LLM issue 10580 has 0.12 GiB for 12 of them, 10 MiB each."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockCache:
     """A pool of Mamba states, and KV cache in blocks: the `Cache` of TensorRT-LLM.
 
-    `free`, `state` (of one sequence) and `kv_per_token` are bytes of one GPU. `state_in_fraction`
-    is whether the pool is part of what `free_gpu_memory_fraction` gives to caches,
-    `spare_state_slots` how many slots the pool has beside those of `max_batch_size`.
+    `free`, `state` (of one sequence) and `kv_per_token` are bytes of one GPU. `share` is
+    `free_gpu_memory_fraction`, `state_in_fraction` whether the pool is part of what it gives to
+    caches, `spare_state_slots` how many slots the pool has beside those of `max_batch_size`.
     """
 
     free: int
     state: int
     kv_per_token: int
+    share: float
     state_in_fraction: bool
     spare_state_slots: int
 
@@ -56,10 +60,10 @@ class BlockCache:
         """
         pool = self._pool(sequences)
         if self.state_in_fraction:
-            return int(FREE_GPU_MEMORY_FRACTION * self.free) - pool
+            return int(self.share * self.free) - pool
         if pool > self.free:
             return -1
-        return int(FREE_GPU_MEMORY_FRACTION * (self.free - pool))
+        return int(self.share * (self.free - pool))
 
     def _blocks(self, sequences: int) -> int:
         """Blocks of KV cache for sequences; the dummy sequence that pads CUDA graphs keeps one."""
@@ -93,13 +97,15 @@ class BlockCache:
         return sequences * self.state + max(0, self.kv_budget(sequences))
 
 
-def server_bytes(model: Model, recipe: Recipe, gpus: int) -> dict[str, int]:
+def server_bytes(model: Model, recipe: Recipe, gpus: int, serving: Serving) -> dict[str, int]:
     """Bytes that a server takes on each of `gpus` GPUs beside weights and caches."""
+    activations = activation_bytes(model, recipe, serving.step_tokens, gpus)
+    graphs = len(graph_batches(serving.graph_batch))
     return {
         "runtime": RUNTIME_BYTES + (NCCL_BYTES if gpus > 1 else 0),
-        "workspace": WORKSPACE_BYTES,
-        "activations": activation_bytes(model, recipe, MAX_NUM_TOKENS, gpus),
-        "cuda_graphs": CUDA_GRAPH_BYTES,
+        "workspace": SCRATCH_BYTES + int(SLACK * activations),
+        "activations": activations,
+        "cuda_graphs": graphs * len(model.pattern) * GRAPH_LAYER_BYTES,
     }
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from nemotron_deploy.build.engines import registry
-from nemotron_deploy.build.engines.base import Engine, OnCompiled
+from nemotron_deploy.build.engines.base import Engine, Fallback, OnCompiled
 from nemotron_deploy.build.engines.rules import Release, Rule
 from nemotron_deploy.cli import run
 from nemotron_deploy.core.checks import Check
 from nemotron_deploy.model.architecture import Model, Role
 from nemotron_deploy.model.formats import Quant
 from nemotron_deploy.model.recipe import Recipe
-from nemotron_deploy.model.spec import Architecture, EnginePart, Gpu, Plan, Workload
+from nemotron_deploy.model.spec import Architecture, EnginePart, Gpu, Plan, Serving, Workload
 
 SEQUENCE_TOKENS = 4096
 
@@ -52,8 +52,6 @@ class StandIn:
     executor = "scripted"
     version_option = "--stand-in"
     gpu_counts = (1, 3)
-    step_tokens = 2048
-    state_dtype = "BF16"
     release = Release("only", ">=1", "registry.test/stand-in:1", "stand-in", {}, "a test")
 
     def __init__(self, version: str | None = None) -> None:
@@ -70,10 +68,21 @@ class StandIn:
     def split_problem(self, rule: Rule, model: Model, recipe: Recipe, gpus: int) -> str | None:
         return None
 
-    def server_bytes(self, model: Model, recipe: Recipe, gpus: int) -> Mapping[str, int]:
+    def serving(self, recipe: Recipe, workload: Workload) -> Serving:
+        return Serving(2048, 64, 1.0, recipe.kv_dtype, "BF16")
+
+    def serving_problem(self, recipe: Recipe, workload: Workload) -> str | None:
+        return None
+
+    def fallbacks(self, workload: Workload) -> tuple[Fallback, ...]:
+        return ()
+
+    def server_bytes(
+        self, model: Model, recipe: Recipe, gpus: int, serving: Serving
+    ) -> Mapping[str, int]:
         return {"everything": 2**30}
 
-    def cache(self, free: int, state: int, kv_per_token: int) -> PageCache:
+    def cache(self, free: int, state: int, kv_per_token: int, serving: Serving) -> PageCache:
         return PageCache(free, max(state, SEQUENCE_TOKENS * kv_per_token))
 
     def rates(self, architecture: Architecture) -> Architecture:
@@ -83,8 +92,8 @@ class StandIn:
         self,
         rule: Rule,
         gpu: Gpu,
-        recipe: Recipe,
         workload: Workload,
+        serving: Serving,
         sequences: int,
         context: int,
     ) -> EnginePart:

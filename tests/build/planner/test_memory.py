@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nemotron_deploy.build.engines.registry import engine
-from nemotron_deploy.build.engines.tensorrt_llm.arguments import (
-    FREE_GPU_MEMORY_FRACTION,
-    MAX_NUM_TOKENS,
-)
 from nemotron_deploy.build.engines.tensorrt_llm.memory import activation_bytes
+from nemotron_deploy.build.engines.tensorrt_llm.serving import (
+    CACHE_SHARE,
+    STEP_TOKENS,
+    graph_batches,
+)
 from nemotron_deploy.build.planner.holdings import holdings
 from nemotron_deploy.build.planner.memory import Memory, memory
 from nemotron_deploy.model.architecture import Model, Role
 from nemotron_deploy.model.catalog import gpu, gpus, known_model
 from nemotron_deploy.model.formats import QUANTS
 from nemotron_deploy.model.recipes import CONSERVATIVE
+from nemotron_deploy.model.spec import Workload
 from nemotron_deploy.tests.build.nano import nano, planned
 
 SUPER = "nemotron-3-super-120b-a12b"
 
 
 def room(
-    key: str = "h100", quant: str = "bf16", count: int = 1, version: str | None = None
+    key: str = "h100",
+    quant: str = "bf16",
+    count: int = 1,
+    version: str | None = None,
+    **workload: Any,
 ) -> Memory:
     recipe = CONSERVATIVE[quant]
-    held = holdings(nano(), recipe)
-    return memory(held, recipe, gpu(key), count, engine("tensorrt-llm", version))
+    held, target = holdings(nano(), recipe), engine("tensorrt-llm", version)
+    serving = target.serving(recipe, Workload(**workload))
+    return memory(held, recipe, gpu(key), count, target, serving)
 
 
 def large() -> Model:
@@ -66,8 +75,8 @@ def test_the_fraction_is_applied_as_the_version_does() -> None:
     stable, candidate = room(), room(version="1.3.0rc24")
     left, state = stable.left, stable.state
     outside, inside = stable.terms(32)["kv_cache"], candidate.terms(32)["kv_cache"]
-    assert outside == int(FREE_GPU_MEMORY_FRACTION * (left - 32 * state))
-    assert inside == int(FREE_GPU_MEMORY_FRACTION * left) - 33 * state
+    assert outside == int(CACHE_SHARE * (left - 32 * state))
+    assert inside == int(CACHE_SHARE * left) - 33 * state
     assert stable.terms(32)["mamba_state"] == 32 * state
     assert candidate.terms(32)["mamba_state"] == 33 * state
 
@@ -108,7 +117,7 @@ def test_layers_of_mtp_have_no_scales_of_a_cache() -> None:
 
 def test_heads_are_copied_where_there_are_more_gpus() -> None:
     held = holdings(nano(), CONSERVATIVE["bf16"])
-    assert [held.kv_bytes_per_token(n) for n in (1, 2, 4, 8)] == [6144, 3072, 3072, 3072]
+    assert [held.kv_bytes_per_token("BF16", n) for n in (1, 2, 4, 8)] == [6144, 3072, 3072, 3072]
     assert held.weight_bytes(4) > held.weight_bytes(1) / 4
 
 
@@ -132,19 +141,33 @@ def test_published_weights(model: str, quant: str, gibibytes: float, tolerance: 
 def test_memory_beside_weights_and_cache_agrees_with_a_published_log() -> None:
     """vLLM 0.12 on one H100, 16384 tokens a step: 90 % of the 79.11 GiB that a process sees, less
     58.91 of weights and 7.37 of caches, is 4.9 GiB for activations, workspace and runtime."""
-    fixed = room().fixed
-    other = fixed["runtime"] + fixed["workspace"]
-    other += activation_bytes(nano(), CONSERVATIVE["bf16"], 16384, 1)
-    assert other / 2**30 == pytest.approx(0.9 * 79.11 - 58.91 - 7.37, rel=0.1)
+    fixed = room(max_num_tokens=16384).fixed
+    other = fixed["runtime"] + fixed["workspace"] + fixed["activations"]
+    assert other / 2**30 == pytest.approx(0.9 * 79.11 - 58.91 - 7.37, rel=0.02)
+
+
+def test_cuda_graphs_agree_with_published_logs() -> None:
+    """The same log: 1.39 GiB for graphs of 51 batch sizes, captured in two ways each. TensorRT-LLM
+    issue 10580: 121.83 MiB in private pools, for the 12 sizes of Nano's AutoDeploy configuration.
+    """
+    graph = room().fixed["cuda_graphs"] / len(graph_batches(64))
+    assert 102 * graph / 2**30 == pytest.approx(1.39, rel=0.01)
+    assert 12 * graph / 2**20 == pytest.approx(121.83, rel=0.4)
+
+
+def test_graphs_are_counted_as_the_engine_captures_them() -> None:
+    assert graph_batches(1) == (1,)
+    assert graph_batches(8) == (1, 2, 4, 8)
+    assert graph_batches(20) == (1, 2, 4, 8, 16, 20)
+    assert graph_batches(64) == (1, 2, 4, *range(8, 65, 8))
+    assert graph_batches(600)[-4:] == (128, 256, 512, 600)
 
 
 def test_activations() -> None:
     """Sums of the tensors that TensorRT-LLM's modules hold over 8192 tokens."""
     bf16 = CONSERVATIVE["bf16"]
-    assert activation_bytes(nano(), bf16, MAX_NUM_TOKENS, 1) / 2**20 == pytest.approx(931, rel=0.01)
-    assert activation_bytes(large(), bf16, MAX_NUM_TOKENS, 1) / 2**20 == pytest.approx(
-        1642, rel=0.01
-    )
+    assert activation_bytes(nano(), bf16, STEP_TOKENS, 1) / 2**20 == pytest.approx(931, rel=0.01)
+    assert activation_bytes(large(), bf16, STEP_TOKENS, 1) / 2**20 == pytest.approx(1642, rel=0.01)
 
 
 def test_a_million_tokens() -> None:

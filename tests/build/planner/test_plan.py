@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -77,7 +78,9 @@ def followed(text: str, key: str, quant: str, size: Workload, version: str | Non
     """The plan that an alternative leads to."""
     words = text.split()
     options = dict(zip(words[::2], words[1::2], strict=True))
-    numbers = {name[2:]: int(value) for name, value in options.items() if value.isdecimal()}
+    numbers: dict[str, Any] = {
+        name[2:]: int(value) for name, value in options.items() if value.isdecimal()
+    }
     return plan(
         nano(),
         gpu(options.get("--gpu", key)),

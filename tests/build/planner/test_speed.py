@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -36,7 +37,7 @@ MEASURED_MS = {
 WITHIN = {"h100": 0.08, "h200": 0.12, "l40s": 0.08}
 
 
-def speed(quant: str, key: str = "h100", **size: int) -> Speed:
+def speed(quant: str, key: str = "h100", **size: Any) -> Speed:
     return Planner(nano(), Workload(**size)).speed(gpu(key), QUANTS[quant])
 
 
