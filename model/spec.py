@@ -21,8 +21,9 @@ class Gpu:
     `link_bytes_per_s` goes one way between GPUs of a node, over the `fabric`: `nvlink` joins all of
     them, a `bridge` two, `pcie` goes through the host. `product_labels` are what GPU feature
     discovery puts on a node as `nvidia.com/gpu.product`, `aliases` what drivers, tools and clouds
-    call it otherwise. `variants` are cards of the same GPU with other rates. `memory_note` says in
-    a sentence what counts as its memory, where the processor's memory could be meant as well.
+    call it otherwise. `variants` are cards of the same GPU with other rates. `note` is what
+    to know before it is used, for example what counts as its memory. `gpus_per_node` is how many of
+    them a machine has at most.
     """
 
     key: str
@@ -38,7 +39,8 @@ class Gpu:
     product_labels: tuple[str, ...]
     aliases: tuple[str, ...] = ()
     variants: tuple[Gpu, ...] = ()
-    memory_note: str = ""
+    note: str = ""
+    gpus_per_node: int = 8
 
     def matrix_flops(self, operands: str) -> float:
         """Operations a second of its matrix units on `bf16` or `fp8` operands; of BF16 where it
@@ -77,6 +79,7 @@ class Architecture:
             experts take in addition is in `experts`.
         experts: Of routed experts, by format.
         source: What these figures rest on.
+        like: The SM version that the figures were taken from; None where they are its own.
     """
 
     sm: int
@@ -88,6 +91,7 @@ class Architecture:
     layer_s: Mapping[str, float]
     experts: Mapping[str, ExpertRates]
     source: str
+    like: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,11 @@ class RuleBook:
         return tuple(self._read(Release, row) for row in self._document["releases"])
 
     @cached_property
+    def listed(self) -> frozenset[str]:
+        """Keys of the GPUs that the engine's makers list as supported."""
+        return frozenset(self._document["listed"]["gpus"])
+
+    @cached_property
     def rules(self) -> tuple[Rule, ...]:
         """All rows, in the order in which they are tried."""
         return tuple(self._rule(row) for row in self._document["rules"])

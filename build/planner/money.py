@@ -97,8 +97,10 @@ def _list_price(gpu: str) -> tuple[float | None, str]:
     price = _prices()["gpu_hour"].get(gpu)
     if price is None:
         return None, ""
-    span = f"hosts asked {price['low']:.2f} to {price['high']:.2f} in {price['seen']}"
-    return price["usd"], f"one host's list of {price['date']}; {span}"
+    source = f"one host's list of {price['date']}"
+    if "seen" in price:
+        source += f"; hosts asked {price['low']:.2f} to {price['high']:.2f} in {price['seen']}"
+    return price["usd"], source
 
 
 def _api(model: str) -> tuple[dict[str, float] | None, str]:

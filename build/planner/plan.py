@@ -77,7 +77,7 @@ class Planner:
             rule=refusal.rule if refusal else rule.key,
             reasons=(refusal.reason if refusal else rule.reason,),
             alternatives=self.judge.alternatives(options, candidate, search=refusal is not None),
-            notes=() if refusal else self._notes(verdict),
+            notes=() if refusal else self._notes(gpu, verdict),
             engine=engine.refused_part()
             if refusal
             else engine.part(rule, gpu, workload, serving, concurrency, verdict.context),
@@ -133,8 +133,8 @@ class Planner:
         known = max(known_context(self.model), verdict.context)
         return min(verdict.memory.cache.max_context(verdict.concurrency), known)
 
-    def _notes(self, verdict: Verdict) -> tuple[str, ...]:
-        notes = []
+    def _notes(self, gpu: Gpu, verdict: Verdict) -> tuple[str, ...]:
+        notes = [gpu.note] if gpu.note else []
         positions = self.model.max_positions
         if verdict.context > positions:
             notes.append(

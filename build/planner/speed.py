@@ -246,6 +246,8 @@ def _assumptions(speed: Speed) -> tuple[str, ...]:
         f"tokens prefer experts by rank^-{efficiency.skew:g}; requests begin as steadily as they "
         "end, and prompts share steps with decoding; the first token is that of an idle server",
     ]
+    if speed.rates.like:
+        lines.append(f"the shares of SM{speed.rates.sm} are {speed.rates.source}")
     if speed.experts.caveat:
         lines.append(f"{speed.quant.key.upper()} experts: {speed.experts.caveat}")
     if speed.gpus > 1:

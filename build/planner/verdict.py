@@ -165,8 +165,15 @@ class Judge:
 
     def _unsplit(self, rule: Rule, candidate: Candidate) -> Refusal | None:
         """A refusal where the engine or its plugin cannot split the model over so many GPUs."""
-        engine, count = candidate.engine, candidate.workload.gpus
-        others = tuple(f"--gpus {size}" for size in engine.gpu_counts if size != count)
+        engine, gpu, count = candidate.engine, candidate.gpu, candidate.workload.gpus
+        possible = [size for size in engine.gpu_counts if size <= gpu.gpus_per_node]
+        others = tuple(f"--gpus {size}" for size in possible if size != count)
+        if count > gpu.gpus_per_node:
+            reason = (
+                f"A server's GPUs are in one machine, and a machine has {gpu.gpus_per_node} x "
+                f"{gpu.name} at most, not {count}."
+            )
+            return Refusal("gpus", reason, others)
         if count not in engine.gpu_counts:
             sizes = ", ".join(map(str, engine.gpu_counts))
             reason = f"{engine.title} runs Nemotron-H on {sizes} GPUs, not on {count}."

@@ -125,6 +125,7 @@ def _architecture(row: dict[str, Any]) -> Architecture:
                 for key, rates in row["experts"].items()
             },
             source=row["source"],
+            like=row.get("like"),
         )
     except KeyError as error:
         raise BadInputError(f"{where}: the field {error} is missing") from error
@@ -159,6 +160,8 @@ def _gpu(row: dict[str, Any]) -> Gpu:
         product_labels=tuple(row["product_labels"]),
         aliases=tuple(row["aliases"]),
         variants=tuple(_gpu({**row, "variants": [], **other}) for other in row["variants"]),
+        note=row.get("note", ""),
+        gpus_per_node=row.get("gpus_per_node", 8),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from ....model.spec import Gpu
 from ...kernels.source import source_digest
 from ..rules import Rule
+from .support import RULES
 
 RECORD: Final = Path(__file__).parent / "data" / "hardware.json"
 
@@ -78,14 +79,20 @@ def tested_on(rule: Rule, gpu: Gpu) -> tuple[str, ...]:
 
 
 def evidence(rule: Rule, gpu: Gpu, known: tuple[Run, ...] | None = None) -> str:
-    """What of the rule's format has run on hardware, in one or two sentences; `known` replaces the
-    runs on record."""
+    """What of the rule's format has run on hardware, in a few sentences, and whether TensorRT-LLM's
+    makers list the GPU as supported; `known` replaces the runs on record."""
+    if rule.status not in ("supported", "needs") or not rule.served:
+        return ""
+    unlisted = "" if gpu.key in RULES.listed else f" {_UNLISTED}"
+    return _what_ran(rule, gpu, known) + unlisted
+
+
+_UNLISTED: Final = "TensorRT-LLM's makers do not list this GPU among those that they support."
+
+
+def _what_ran(rule: Rule, gpu: Gpu, known: tuple[Run, ...] | None) -> str:
     if not rule.plugin:
-        return (
-            "nemo-deploy has not run this on a GPU; the code is TensorRT-LLM's own."
-            if rule.status in ("supported", "needs") and rule.served
-            else ""
-        )
+        return "nemo-deploy has not run this on a GPU; the code is TensorRT-LLM's own."
     same = _runs_on(gpu, rule, known)
     plugin = "The plugin has run with a stand-in for TensorRT-LLM only, not with the real one."
     if not same:

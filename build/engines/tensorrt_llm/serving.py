@@ -38,18 +38,19 @@ _FALLBACKS: Final = (
     Fallback("kv_dtype", "kv_cache_config.dtype", ("F8_E4M3",), KV_DTYPES),
     Fallback("state_dtype", "kv_cache_config.mamba_ssm_cache_dtype", ("BF16",), STATE_DTYPES),
 )
-"""First what costs time, then the reserve, then what may change answers."""
+"""First what costs time, then the reserve, then what may change answers. An FP8 KV cache works from
+SM80 on, by TensorRT-LLM's own table of quantization and GPUs."""
 
 
 def fallbacks(workload: Workload) -> tuple[Fallback, ...]:
     """What to give up where a model does not fit, in this order: nothing that `workload` chooses,
-    no step that its sequences would fill, and no more graphs than it has batches."""
-    sequences = workload.concurrency or DEFAULT_SEQUENCES
+    no step that its sequences would fill, and no more graphs than usual."""
+    least = {"step_tokens": (workload.concurrency or DEFAULT_SEQUENCES) + TOKENS_PER_BLOCK}
+    most = {"graph_batch": _graph_batch(workload) - 1}
 
     def possible(attribute: str, value: int | float | str) -> bool:
-        if attribute == "step_tokens":
-            return int(value) >= sequences + TOKENS_PER_BLOCK
-        return attribute != "graph_batch" or int(value) < sequences
+        low, high = least.get(attribute), most.get(attribute)
+        return (low is None or int(value) >= low) and (high is None or int(value) <= high)
 
     return tuple(
         replace(
@@ -66,8 +67,7 @@ def serving(recipe: Recipe, workload: Workload) -> Serving:
     states = {name: dtype for dtype, name in STATE_DTYPES.items()}
     state = _known("--mamba-state", workload.mamba_state, states)
     kv = _known("--kv-cache", workload.kv_cache, _KV_OPTIONS)
-    step = workload.max_num_tokens or STEP_TOKENS
-    concurrency = workload.concurrency or 1
+    step, concurrency = _step_tokens(workload), workload.concurrency or 1
     if step < concurrency + TOKENS_PER_BLOCK:
         raise UsageError(
             f"--max-num-tokens {step}: a step takes a token of each sequence that is served at the "
@@ -76,11 +76,24 @@ def serving(recipe: Recipe, workload: Workload) -> Serving:
         )
     return Serving(
         step_tokens=step,
-        graph_batch=workload.concurrency or min(DEFAULT_SEQUENCES, step - TOKENS_PER_BLOCK),
+        graph_batch=_graph_batch(workload),
         cache_share=CACHE_SHARE,
         kv_dtype=kv or recipe.kv_dtype,
         state_dtype=state or "F32",
     )
+
+
+def _step_tokens(workload: Workload) -> int:
+    """As chosen; otherwise as usual, with room for a token of each sequence."""
+    room = (workload.concurrency or 1) + TOKENS_PER_BLOCK
+    return workload.max_num_tokens or max(STEP_TOKENS, room)
+
+
+def _graph_batch(workload: Workload) -> int:
+    """As many sequences as were asked for; otherwise the usual number, as far as a step takes it
+    with a block of a prompt."""
+    room = _step_tokens(workload) - TOKENS_PER_BLOCK
+    return workload.concurrency or min(DEFAULT_SEQUENCES, room)
 
 
 def _known(option: str, value: str | None, dtypes: Mapping[str, str]) -> str | None:

@@ -20,25 +20,25 @@ from nemotron_deploy.model.peers import peer
 from nemotron_deploy.model.spec import Plan, Workload
 from nemotron_deploy.tests.build.nano import planned
 
-B200: dict[str, Any] = {
-    "key": "b200",
-    "name": "B200",
-    "sm": 100,
-    "memory_mib": 183359,
-    "cuda_mib": 182642,
+B300: dict[str, Any] = {
+    "key": "b300",
+    "name": "B300",
+    "sm": 103,
+    "memory_mib": 275040,
+    "cuda_mib": 274000,
     "bandwidth_tb_s": 8.0,
     "bf16_tflops": 2250,
     "fp8_tflops": 4500,
     "link_gb_s": 900,
     "fabric": "nvlink",
-    "product_labels": ["NVIDIA-B200"],
-    "aliases": ["B200 192GB"],
+    "product_labels": ["NVIDIA-B300"],
+    "aliases": ["B300 288GB"],
     "variants": [],
 }
 BLACKWELL: dict[str, Any] = {
-    "sm": 100,
+    "sm": 103,
     "like": 90,
-    "name": "Blackwell",
+    "name": "Blackwell Ultra",
     "source": "taken for an H100",
 }
 
@@ -71,14 +71,14 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Install
 
 
 def answer(quant: str, trtllm: str | None = None) -> Plan:
-    return planned("b200", quant, trtllm)
+    return planned("b300", quant, trtllm)
 
 
-def test_a_b200_is_planned_or_refused_in_every_format(install: Install) -> None:
-    install(B200, BLACKWELL)
+def test_a_b300_is_planned_or_refused_in_every_format(install: Install) -> None:
+    install(B300, BLACKWELL)
     for quant in ("bf16", "fp8"):
         result = answer(quant)
-        assert (result.status, result.rule, result.sm) == ("supported", quant, 100)
+        assert (result.status, result.rule, result.sm) == ("supported", quant, 103)
         assert result.estimate is not None
         h200 = planned("h200", quant).estimate
         assert h200 is not None
@@ -87,19 +87,19 @@ def test_a_b200_is_planned_or_refused_in_every_format(install: Install) -> None:
     for quant, rule in refused.items():
         result = answer(quant)
         assert (result.status, result.rule) == ("refused", rule)
-        assert "SM100" in result.reasons[0]
+        assert "SM103" in result.reasons[0]
         assert result.alternatives[:2] == ("--quant fp8", "--quant bf16")
         for text in result.alternatives[:2]:
             assert answer(text.split()[1]).buildable
 
 
-def test_a_b200_is_in_the_matrix_and_compared_with_peers(install: Install) -> None:
-    install(B200, BLACKWELL)
-    matrix = compare(PlanRequest("nemotron-3-nano-30b-a3b", Workload(), gpu="b200"))
+def test_a_b300_is_in_the_matrix_and_compared_with_peers(install: Install) -> None:
+    install(B300, BLACKWELL)
+    matrix = compare(PlanRequest("nemotron-3-nano-30b-a3b", Workload(), gpu="b300"))
     assert [cell.supported for cell in matrix.cells] == [True, True, False, False, False]
     other = peer("qwen3-30b-a3b")
     assert other is not None
-    found = plan(other, catalog.gpu("B200 192GB"), QUANTS["bf16"], Workload())
+    found = plan(other, catalog.gpu("B300 288GB"), QUANTS["bf16"], Workload())
     assert found.status == "compared"
 
 
@@ -107,9 +107,9 @@ def test_a_b200_is_in_the_matrix_and_compared_with_peers(install: Install) -> No
 def test_a_build_for_missing_kernels_is_refused_before_any_work(
     install: Install, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    install(B200, BLACKWELL)
+    install(B300, BLACKWELL)
     out = tmp_path / "bundle"
-    build = ["build", "--checkpoint", "tiny", "--gpu", "b200", "--quant", "int4"]
+    build = ["build", "--checkpoint", "tiny", "--gpu", "b300", "--quant", "int4"]
     assert run([*build, "--out", str(out), *arguments]) == 3
     message = " ".join(capsys.readouterr().err.split())
     assert "rule: int4-kernels" in message
@@ -118,9 +118,9 @@ def test_a_build_for_missing_kernels_is_refused_before_any_work(
 
 
 def test_a_gpu_without_an_architecture_is_an_error_that_names_the_file(install: Install) -> None:
-    install(B200, None)
+    install(B300, None)
     with pytest.raises(
-        BadInputError, match=r"architectures\.json: SM100 has no record; SM80, SM86"
+        BadInputError, match=r"architectures\.json: SM103 has no record; SM80, SM86"
     ):
         catalog.gpus()
 
@@ -128,35 +128,35 @@ def test_a_gpu_without_an_architecture_is_an_error_that_names_the_file(install: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"experts": {}}, "SM100: `experts` has no rates for the format bf16"),
-        ({"flops": {"bf16": 0.7}}, "SM100: `flops` has no share for fp8 operands"),
+        ({"experts": {}}, "SM103: `experts` has no rates for the format bf16"),
+        ({"flops": {"bf16": 0.7}}, "SM103: `flops` has no share for fp8 operands"),
         ({"sm": 90}, "two records have the same `sm`"),
         ({"like": 95}, "`like` names SM95, which is missing"),
-        ({"layer_us": {"M": 22}}, r"SM100: the field '\*' is missing"),
-        ({"operands": ["bf16"]}, "B200: `fp8_tflops` must be a number exactly where SM100 has fp8"),
+        ({"layer_us": {"M": 22}}, r"SM103: the field '\*' is missing"),
+        ({"operands": ["bf16"]}, "B300: `fp8_tflops` must be a number exactly where SM103 has fp8"),
     ],
 )
 def test_an_incomplete_architecture_is_refused_when_loaded(
     install: Install, changes: dict[str, Any], message: str
 ) -> None:
-    install(B200, {**BLACKWELL, **changes})
+    install(B300, {**BLACKWELL, **changes})
     with pytest.raises(BadInputError, match=message):
         catalog.gpus()
 
 
 def test_an_incomplete_gpu_is_refused_when_loaded(install: Install) -> None:
-    install({key: value for key, value in B200.items() if key != "memory_mib"}, BLACKWELL)
-    with pytest.raises(BadInputError, match="b200: the field 'memory_mib' is missing"):
+    install({key: value for key, value in B300.items() if key != "memory_mib"}, BLACKWELL)
+    with pytest.raises(BadInputError, match="b300: the field 'memory_mib' is missing"):
         catalog.gpus()
 
 
 @pytest.mark.parametrize("trtllm", [None, "1.3.0rc24"])
 @pytest.mark.parametrize("quant", QUANTS)
-@pytest.mark.parametrize("sm", [75, 87, 103, 120])
+@pytest.mark.parametrize("sm", [75, 87, 103, 122])
 def test_any_architecture_is_planned_or_refused_with_a_way_out(
     install: Install, sm: int, quant: str, trtllm: str | None
 ) -> None:
-    install({**B200, "sm": sm}, {**BLACKWELL, "sm": sm})
+    install({**B300, "sm": sm}, {**BLACKWELL, "sm": sm})
     result = answer(quant, trtllm)
     assert result.rule
     assert result.reasons[0]
@@ -169,7 +169,7 @@ def test_any_architecture_is_planned_or_refused_with_a_way_out(
 
 
 def test_a_gpu_older_than_every_rule_is_refused_by_name(install: Install) -> None:
-    install({**B200, "sm": 75}, {**BLACKWELL, "sm": 75})
+    install({**B300, "sm": 75}, {**BLACKWELL, "sm": 75})
     result = answer("bf16")
     assert result.rule == "no-rule"
     assert "no support rule for BF16 on SM75 with TensorRT-LLM >=1.2.1,<1.3" in result.reasons[0]
