@@ -25,7 +25,7 @@ from ..model.catalog import DEFAULT_CHECKPOINT
 from ..model.catalog import gpu as gpu_named
 from ..model.format_request import FormatRequest
 from ..model.formats import Quant
-from ..model.spec import Deployment, Gpu, Plan, Workload
+from ..model.spec import Concession, Deployment, Gpu, Plan, Workload
 from ..quantize.encoding import ENCODING
 from ..quantize.options import Options
 from ..runtime.contract import GOLDEN
@@ -89,6 +89,7 @@ class BuildResult(Result):
         calibration: The calibration text of the checkpoint; None without calibration.
         thin: Why that text is too little; None where it is enough.
         warnings: Sentences about the source.
+        concessions: What the server gives up so that the model fits.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -107,6 +108,7 @@ class BuildResult(Result):
     calibration: str | None
     thin: str | None
     warnings: tuple[str, ...]
+    concessions: tuple[Concession, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,8 @@ class BuildStep:
 @dataclass(frozen=True, slots=True)
 class DryRunResult(Result):
     """What a build would do. `fetch` is what it would download and the disk that this takes (see
-    `sources.fetching.fetch_plan`), None for nothing; `warnings` are sentences about the source."""
+    `sources.fetching.fetch_plan`), None for nothing; `warnings` are sentences about the source,
+    `concessions` what the server gives up so that the model fits."""
 
     SCHEMA: ClassVar[int] = 1
 
@@ -131,6 +134,7 @@ class DryRunResult(Result):
     stages: tuple[BuildStep, ...]
     fetch: dict[str, Any] | None
     warnings: tuple[str, ...]
+    concessions: tuple[Concession, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,11 +270,11 @@ def dry_run(job: Job) -> DryRunResult:
         why = bundle.why_outdated(stage.name, stage.made_from) if bundle else _NO_BUNDLE
         steps.append(BuildStep(stage.name, "make" if why else "keep", stage.what, why))
     if steps[0].action == "keep":
-        return DryRunResult(job.out, tuple(steps), None, ())
+        return DryRunResult(job.out, tuple(steps), None, (), job.plan.concessions)
     fetch = fetch_plan(job.source, job.options)  # before small files are fetched to check them
     purpose = "recording golden outputs"
     warnings = require_checkpoint_needs(job.source, job.options, job.out / CHECKPOINT, purpose)
-    return DryRunResult(job.out, tuple(steps), fetch, warnings)
+    return DryRunResult(job.out, tuple(steps), fetch, warnings, job.plan.concessions)
 
 
 _NO_BUNDLE: Final = "there is no bundle yet"
@@ -304,6 +308,7 @@ def make(job: Job, progress: Progress | None = None) -> BuildResult:
         backend=job.plan.engine.backend,
         needs=tuple(job.plan.engine.needs),
         reasons=tuple(job.plan.reasons),
+        concessions=job.plan.concessions,
         calibration=calibration.get("source"),
         thin=calibration.get("thin"),
         warnings=warnings,

@@ -230,7 +230,15 @@ def _recipe(gpu: Gpu) -> str:
             table(("format", "GPUs", "weights", "sequences", "tokens/s", "rule"), rows),
             "```sh\n" + "\n".join(builds) + "\n```",
             "\n".join(
-                [f"- {' and '.join(map(code, keys))}: {text}" for text, keys in tested.items()]
+                [f"- {gpu.note}"] * bool(gpu.note)
+                + [f"- {' and '.join(map(code, keys))}: {text}" for text, keys in tested.items()]
+                + [
+                    f"- {code(plan['quant']['requested'])} fits in "
+                    "[a reduced configuration](planner.md#what-a-plan-gives-up): "
+                    f"{_given_up(plan)}."
+                    for plan in plans
+                    if plan["concessions"]
+                ]
                 + [
                     f"- {code(plan['quant']['requested'])} is refused "
                     f"([{plan['rule']}](reference/support.md#{plan['rule']})): "
@@ -239,6 +247,14 @@ def _recipe(gpu: Gpu) -> str:
                 ]
             ),
         ]
+    )
+
+
+def _given_up(plan: dict[str, Any]) -> str:
+    """The settings in which a plan's server has less than usual."""
+    return ", ".join(
+        f"{code(concession['setting'])} {concession['chosen']} instead of {concession['usual']}"
+        for concession in plan["concessions"]
     )
 
 

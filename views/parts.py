@@ -10,6 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..model.spec import Concession
+
 COLOURS: Final = (
     "cyan", "magenta", "yellow", "green", "blue", "red", "bright_magenta", "bright_cyan",
     "bright_black",
@@ -41,6 +43,11 @@ def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     for name, value in rows:
         table.add_row(Text(name), Text(value) if isinstance(value, str) else value)
     return table
+
+
+def concession_text(concession: Concession) -> str:
+    """A setting that was given up for memory, and what that costs."""
+    return f"{concession.setting} {concession.usual} → {concession.chosen}: {concession.cost}"
 
 
 def stacked_bar(parts: Mapping[str, float], unit: str = "B", width: int = 60) -> RenderableType:

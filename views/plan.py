@@ -10,8 +10,8 @@ from rich.text import Text
 
 from ..api.plan_result import MatrixCell, MatrixResult, PeerComparison, PlanResult
 from ..build.planner.money import Cost
-from ..model.spec import Concession, Estimate, Workload
-from .parts import amount, facts, heading, show, stacked_bar
+from ..model.spec import Estimate, Workload
+from .parts import amount, concession_text, facts, heading, show, stacked_bar
 
 _REFUSALS: Final = {"memory": "too large"}
 
@@ -108,11 +108,6 @@ def _state(plan: PlanResult) -> list[tuple[str, RenderableType]]:
 def _dtype(name: str) -> str:
     """A safetensors dtype as it is called in text."""
     return {"F8_E4M3": "FP8", "F32": "FP32", "F16": "FP16"}.get(name, name)
-
-
-def concession_text(concession: Concession) -> str:
-    """A setting that was given up for memory, and what that costs."""
-    return f"{concession.setting} {concession.usual} → {concession.chosen}: {concession.cost}"
 
 
 def _money(cost: Cost, configured_for: int) -> list[tuple[str, RenderableType]]:

@@ -23,8 +23,8 @@ from ..core.html import (
     today,
 )
 from ..model.spec import Estimate
-from .parts import amount
-from .plan import by_gpu, concession_text, formats, times_text, workload_text
+from .parts import amount, concession_text
+from .plan import by_gpu, formats, times_text, workload_text
 
 _STATUS: Final = {
     "supported": "Supported.",
@@ -200,7 +200,7 @@ def _cell_text(cell: MatrixCell) -> str:
     rate = cell.output_tokens_per_s_per_gpu
     speed = f"{rate:,.0f} tokens/s" if rate else "too slow"
     price = f"${cell.cost.output_per_million:#.2g} per M" if cell.cost else "no price"
-    mark = "" if cell.tried else " ¹"
+    mark = " ¹" * (not cell.tried) + " ²" * bool(cell.concessions)
     return f"{speed}{mark}\n{price}\n{cell.concurrency} x {cell.max_context // 1024}k"
 
 
@@ -221,6 +221,8 @@ def _explained(result: MatrixResult) -> list[str]:
         "no:": "not possible, by the rule with this id. The rules are explained below.",
         "¹": "needs this project's plugin, which has not served on such a GPU yet. Such a "
         "combination is never chosen as the best.",
+        "²": "fits in a reduced configuration only; the plan of that GPU and format says what is "
+        "given up.",
     }
     return [f"{word.rstrip(':')}: {text}" for word, text in meanings.items() if word in texts]
 

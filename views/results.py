@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ..api.trust import trusted_note
 from ..runtime import contract
-from .parts import BAD, GOOD, amount, facts, heading, show
+from .parts import BAD, GOOD, amount, concession_text, facts, heading, show
 
 if TYPE_CHECKING:
     from ..api.build import BuildResult, DryRunResult
@@ -86,6 +86,8 @@ def dry_run(console: Console, result: DryRunResult) -> None:
             table.add_row("", "", Text(step.why, style="dim"))
     for warning in result.warnings:
         table.add_row(Text("warning", style="yellow"), "", Text(warning))
+    for concession in result.concessions:
+        table.add_row("", "given up", Text(concession_text(concession)))
     show(console, heading("Would build", str(result.bundle)), table)
 
 
@@ -101,6 +103,7 @@ def built(console: Console, result: BuildResult) -> None:
         ("kept", ", ".join(result.kept) or "nothing"),
         ("bundle", f"{result.files} files, {amount(result.bytes)}"),
         ("backend", result.backend),
+        *[("given up", concession_text(concession)) for concession in result.concessions],
     ]
     rows += [("warning", Text(warning, style="yellow")) for warning in result.warnings]
     if result.calibration:

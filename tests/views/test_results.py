@@ -11,6 +11,7 @@ from rich.console import Console
 from nemotron_deploy.api.build import BuildResult, BuildStep, DryRunResult
 from nemotron_deploy.api.verify import VerifyResult
 from nemotron_deploy.core.checks import Check
+from nemotron_deploy.model.spec import Concession
 from nemotron_deploy.views import results as views
 
 GOOD = Check("digests", True, "12 files, 34 bytes")
@@ -47,6 +48,12 @@ def test_a_dry_run_says_why_a_stage_is_made(console: Console) -> None:
     views.dry_run(console, DryRunResult(Path("b"), steps, None, ("no end token",)))
     assert "no end token" in shown(console)
     assert "the code that makes it has changed" in shown(console)
+
+
+def test_a_dry_run_says_what_the_server_gives_up(console: Console) -> None:
+    smaller = Concession("max_num_tokens", "8192", "2048", "prompts take longer")
+    views.dry_run(console, DryRunResult(Path("b"), (), None, (smaller,)))
+    assert "max_num_tokens 8192 → 2048: prompts take longer" in shown(console)
 
 
 def test_a_build_names_its_calibration_and_warns_when_it_is_thin(console: Console) -> None:

@@ -85,6 +85,8 @@ POINTS: Final = (
               "vllm-project/recipes"),
     Published(NANO, "fp8", "h100", 8, 1024, 1024, 256, 18375, 0.1, "TensorRT-LLM AutoDeploy",
               "TensorRT-LLM issue 9643"),
+    Published(NANO, "fp8", "b200", 2, 2048, 512, 512, 18829, 0.2, "vLLM 0.16",
+              "Vultr's inference cookbook"),
     Published(SUPER, "fp8", "h100", 2, 8192, 1024, 32, 1116, 0.15, "vLLM", "lambda.ai"),
     Published(SUPER, "bf16", "a100", 4, 8192, 1024, 32, 553, 0.15, "vLLM", "lambda.ai"),
     Published(SUPER, "bf16", "h200", 8, 220, 200, 8, 1083, 0.1, "vLLM",

@@ -184,7 +184,7 @@ def test_a_refusal_says_what_was_tried() -> None:
 
 
 def test_what_the_user_chooses_is_not_given_up() -> None:
-    chosen = {"max_num_tokens": 4096, "mamba_state": "float32", "kv_cache": "bf16"}
+    chosen: dict[str, Any] = {"max_num_tokens": 4096, "mamba_state": "float32", "kv_cache": "bf16"}
     found = planned("l4", "int4", context=40_000, **chosen)
     assert found.buildable
     assert found.serving == replace(USUAL, step_tokens=4096)

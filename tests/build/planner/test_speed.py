@@ -160,6 +160,23 @@ def test_the_documented_tables_are_current() -> None:
         assert f"| {key.upper()} {quant.upper()} | " + " | ".join(cells) + " |" in text
 
 
+@pytest.mark.parametrize(
+    ("quant", "isl", "kv_cache", "tpot_ms"),
+    [
+        # NVFP4 with an FP8 KV cache in vLLM; FP8 in vLLM, 47.6 tokens a second (ai-muninn.com).
+        ("nvfp4", 1024, "fp8", 16.5),
+        ("nvfp4", 65_536, "fp8", 17.2),
+        ("nvfp4", 259_267, "fp8", 19.5),
+        ("fp8", 1024, None, 1e3 / 47.6),
+    ],
+)
+def test_one_sequence_on_a_dgx_spark(
+    quant: str, isl: int, kv_cache: str | None, tpot_ms: float
+) -> None:
+    found = speed(quant, "dgx-spark", isl=isl, osl=128, kv_cache=kv_cache).point(1)
+    assert found.tpot_ms == pytest.approx(tpot_ms, rel=0.15)
+
+
 def test_twenty_four_thousand_tokens_beside_a_peer() -> None:
     """3.3 times Qwen3-30B-A3B on one H200 at 8K in and 16K out, FP8 (technical report, which gives
     no concurrency): between the same number of sequences and each model's most."""
