@@ -276,7 +276,7 @@ def _compared(
     if best is None or their_best is None:
         slow = (ours if best is None else theirs).model
         return f"{slow} takes more than {request.max_tpot_ms:g} ms a token at any concurrency"
-    at_same = planned.speed(target, quant).point(their_best.concurrency)
+    at_same = planned.speed(target, quant, ours.serving).point(their_best.concurrency)
     return PeerComparison(
         model=theirs.model,
         weights_bytes=theirs.weights_bytes,
@@ -353,8 +353,11 @@ def _efficiency(request: PlanRequest, model: Model, target: Gpu, quant: Quant) -
     """The efficiencies to plan with: the default ones, or those of one's own load test where the
     format can be served at all."""
     path = request.calibrate_from
+    if path is None:
+        return DEFAULT
     planner = Planner(model, request.workload, _engine(request))
-    if path is None or planner.plan(target, quant).estimate is None:
+    planned = planner.plan(target, quant)
+    if planned.estimate is None:
         return DEFAULT
     from ..loadtest.report import read_report
 
@@ -365,7 +368,7 @@ def _efficiency(request: PlanRequest, model: Model, target: Gpu, quant: Quant) -
             for run in report["runs"]
             if run.get("concurrency") and not run.get("errors")
         ]
-        return calibrated(levels, planner.speed(target, quant))
+        return calibrated(levels, planner.speed(target, quant, planned.serving))
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:

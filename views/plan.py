@@ -13,7 +13,11 @@ from ..build.planner.money import Cost
 from ..model.spec import Estimate, Workload
 from .parts import amount, concession_text, facts, heading, show, stacked_bar
 
-_REFUSALS: Final = {"memory": "too large"}
+_REFUSALS: Final = {
+    "memory": "too large",
+    "int4-kernels": "no kernels",
+    "int8-kernels": "no kernels",
+}
 
 CURVE_WIDTH: Final = 36
 """Characters of the longest bar of the throughput curve."""

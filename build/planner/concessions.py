@@ -19,22 +19,22 @@ step of 52 layers (vLLM, Nemotron Elastic 30B in NVFP4 on a laptop's RTX 5090; a
 
 def reduced(
     usual: Serving, fallbacks: Iterable[Fallback], fits: Callable[[Serving], bool]
-) -> tuple[Serving, bool]:
-    """The configuration nearest to `usual` that fits, and whether any does.
+) -> Serving:
+    """The configuration nearest to `usual` that fits; the smallest where none does.
 
     Fallbacks are added in their order until the model fits. Then each is taken back as far as it
-    turns out not to be needed, the last one first. Where nothing fits, all of them are in.
+    turns out not to be needed, the last one first.
     """
     serving, tried = usual, []
     if fits(serving):
-        return serving, True
+        return serving
     for fallback in fallbacks:
         tried.append(fallback)
         for value in fallback.values:
             serving = fallback.applied(serving, value)
             if fits(serving):
-                return _restored(serving, usual, reversed(tried), fits), True
-    return serving, False
+                return _restored(serving, usual, reversed(tried), fits)
+    return serving
 
 
 def _restored(

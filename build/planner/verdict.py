@@ -137,7 +137,7 @@ class Judge:
         usual = engine.serving(recipe, workload)
         serving, refusal = usual, self._refusal(rule, candidate)
         if refusal is None:
-            serving, _ = reduced(
+            serving = reduced(
                 usual,
                 engine.fallbacks(workload),
                 lambda s: self.memory(candidate, s).cache.fits(workload.concurrency or 1, context),

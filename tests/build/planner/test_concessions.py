@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,12 @@ def test_the_command_line_takes_the_choices(capsys: pytest.CaptureFixture[str]) 
     assert "--quant bf16" in shown
     assert run([*base, "--max-num-tokens", "2048", "--mamba-state", "bfloat16"]) == 0
     assert "a sequence, BF16" in capsys.readouterr().out
+
+
+def test_a_matrix_takes_them_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "--matrix", "--gpu", "h100", "--kv-cache", "bf16", "--json"]) == 0
+    cells = {cell["quant"]: cell["rule"] for cell in json.loads(capsys.readouterr().out)["cells"]}
+    assert (cells["bf16"], cells["fp8"], cells["int4"]) == ("bf16", "kv-cache", "int4-plugin")
 
 
 def test_the_view_says_what_is_given_up(capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ def test_a_b300_is_planned_or_refused_in_every_format(install: Install) -> None:
         h200 = planned("h200", quant).estimate
         assert h200 is not None
         assert result.estimate.decode_tokens_per_s > h200.decode_tokens_per_s
-    refused = {"int8": "int8-kernels", "int4": "int4-kernels", "nvfp4": "nvfp4-blackwell"}
+    refused = {"int8": "int8-kernels", "int4": "int4-kernels", "nvfp4": "nvfp4-sm100"}
     for quant, rule in refused.items():
         result = answer(quant)
         assert (result.status, result.rule) == ("refused", rule)

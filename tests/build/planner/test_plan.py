@@ -279,6 +279,16 @@ def test_tiny_is_planned_with_the_bytes_its_file_has() -> None:
         ("Standard_NC40ads_H100_v5", "h100-nvl"),
         ("standard_nc96ads_a100_v4", "a100"),
         ("VM.GPU.A10.2", "a10"),
+        ("NVIDIA GeForce RTX 3090", "rtx-3090"),
+        ("rtx4090", "rtx-4090"),
+        ("GeForce-RTX-5090", "rtx-5090"),
+        ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", "rtx-pro-6000"),
+        ("g7e.12xlarge", "rtx-pro-6000"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
+        ("NVIDIA L40", "l40"),
+        ("p6-b200.48xlarge", "b200"),
+        ("NVIDIA GH200 480GB", "gh200"),
+        ("NVIDIA GB10", "dgx-spark"),
     ],
 )
 def test_gpus_go_by_many_names(spelled: str, key: str) -> None:
