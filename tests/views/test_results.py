@@ -52,7 +52,7 @@ def test_a_dry_run_says_why_a_stage_is_made(console: Console) -> None:
 
 def test_a_dry_run_says_what_the_server_gives_up(console: Console) -> None:
     smaller = Concession("max_num_tokens", "8192", "2048", "prompts take longer")
-    views.dry_run(console, DryRunResult(Path("b"), (), None, (smaller,)))
+    views.dry_run(console, DryRunResult(Path("b"), (), None, (), (smaller,)))
     assert "max_num_tokens 8192 → 2048: prompts take longer" in shown(console)
 
 
