@@ -21,6 +21,7 @@ from ..quantize.options import Options
 from ..quantize.quality import QualityReport
 from ..sources.checkpoint_source import Source, open_source
 from ..sources.fetching import fetch_plan, weights
+from .model_card import carry_card, write_card
 from .preflight import require_checkpoint_needs, require_device, require_readable
 from .quality import measure, write
 from .quantize_options import options_for, require_one_reading
@@ -207,10 +208,15 @@ def quantize_into(
         source=source.snapshot.record(computed=True) if source.snapshot else None,
         calibration=measured.record() if measured else None,
     )
-    if not recipe.choices or options.taken_over:
+    if options.taken_over:
+        carry_card(work.content, source)
         return quantized, None
-    asked = None if here.passing else source.asked
-    return quantized, measure(here.checkpoint, asked, options, summary, measured, progress)
+    report = None
+    if recipe.choices:
+        asked = None if here.passing else source.asked
+        report = measure(here.checkpoint, asked, options, summary, measured, progress)
+    write_card(work.content, source, quantized, report)
+    return quantized, report
 
 
 def _calibrated(

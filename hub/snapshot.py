@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ..core.errors import BadInputError
 from ..core.files import sha256, write_atomically
+from ..model.card_metadata import CARD
 from ..model.checkpoint import Checkpoint, RemoteShard
 from ..model.contents import ADAPTER_NAME, COMPANIONS, INDEX_NAME, PICKLE_SUFFIXES
 from ..model.declared import HF_QUANT_CONFIG
@@ -42,7 +43,8 @@ class Snapshot:
     def files(self) -> tuple[HubFile, ...]:
         """All files that are downloaded, the small ones first."""
         listed = self.repository.files
-        small = tuple(listed[name] for name in (*CONFIGURATION, *COMPANIONS) if name in listed)
+        names = (*CONFIGURATION, *COMPANIONS, CARD)
+        small = tuple(listed[name] for name in names if name in listed)
         return (*small, *self.shards)
 
     def with_shards_in(self, folder: Path) -> Snapshot:

@@ -15,16 +15,22 @@ from typing import Any, Final
 from ..core.errors import BadInputError
 from ..core.untrusted import open_inside, read_json
 from ..runtime.untrusted import brief
+from .card_metadata import card_metadata
 
 CONFIGURATION: Final = "config.json"
 INDEX_NAME: Final = "model.safetensors.index.json"
 SINGLE_NAME: Final = "model.safetensors"
 CONSOLIDATED_NAME: Final = "consolidated.safetensors"
 ADAPTER_NAME: Final = "adapter_config.json"
+LEGAL: Final = (
+    "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.md", "NOTICE.txt", "Notice.txt",
+)  # fmt: skip
+"""Where a model's licence and its notices are."""
+
 COMPANIONS: Final = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
-    "chat_template.json",
+    "chat_template.json", *LEGAL,
 )  # fmt: skip
 """What belongs to a model besides configuration and shards. Code (`*.py`) never does."""
 
@@ -243,21 +249,8 @@ def _step(folder: Path) -> int:
 def original_named(path: Path, config: Mapping[str, Any]) -> str:
     """Where the unquantized model is, as far as configuration or model card name it: a clause for
     the end of a message."""
-    base = _base_of_card(path / "README.md") or config.get("_name_or_path")
+    named = card_metadata(path).get("base_model")
+    base = named[0] if isinstance(named, list) and named else named or config.get("_name_or_path")
     if isinstance(base, str) and base.strip():
         return f"use the unquantized original, {brief(base)}"
     return "use the unquantized (BF16) original of this model"
-
-
-def _base_of_card(card: Path) -> str | None:
-    """`base_model` in the metadata at the beginning of a model card."""
-    if not card.is_file():
-        return None
-    try:
-        with open_inside(card) as file:
-            text = file.read(20_000).decode(errors="replace")
-    except OSError:
-        return None
-    front = re.match(r"---\r?\n(.*?)\n---", text, re.DOTALL)
-    named = front and re.search(r"^base_model:\s*(?:\n\s*-\s*)?([\w./-]+)", front[1], re.MULTILINE)
-    return named[1] if named else None

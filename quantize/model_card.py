@@ -6,21 +6,14 @@ the card says so.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from ..core.sizes import size_text
-from ..runtime.yaml_reader import load_yaml
 from .calibration_record import CalibrationRecord
 from .layouts import Reader
 from .quality import QualityReport
-
-CARD: Final = "README.md"
-
-MAX_CARD_BYTES: Final = 1_000_000
 
 CARRIED: Final = ("license", "license_name", "license_link", "language", "pipeline_tag",
                   "library_name")  # fmt: skip
@@ -33,8 +26,6 @@ NOTICES: Final[Mapping[str, str]] = {
     "nemotron": "Licensed by NVIDIA Corporation under the NVIDIA Nemotron Model License",
 }
 """What NVIDIA's licences ask to be in a file called Notice, by a part of `license_name`."""
-
-_FRONT: Final = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +42,6 @@ class SourceCard:
         """The sentence that its licence asks to be kept."""
         licence = str(self.metadata.get("license_name", "")).lower()
         return next((text for part, text in NOTICES.items() if part in licence), None)
-
-
-def read_metadata(card: Path) -> dict[str, Any]:
-    """The metadata at the beginning of the card at `card`; empty where there is no card, or none
-    that can be read."""
-    try:
-        with card.open("rb") as file:
-            text = file.read(MAX_CARD_BYTES).decode("utf-8-sig", errors="replace")
-        found = _FRONT.match(text.replace("\r\n", "\n"))
-        documents = load_yaml(found[1]) if found else []
-    except (OSError, ValueError):
-        return {}
-    return documents[0] if len(documents) == 1 and isinstance(documents[0], dict) else {}
 
 
 def model_card(
