@@ -27,6 +27,9 @@ SCALES: Final = (SCALE, SCALE_2, INPUT_SCALE)
 
 NVFP4_GROUP: Final = 16
 
+_STORED_IN: Final = ("F8_E4M3", "F8_E5M2", "U8", "I8")
+"""Dtypes that nothing but quantized weights has."""
+
 _UNUSABLE: Final[Mapping[str, str]] = {
     "weight_zero_point": "asymmetric integers",
     "weight_g_idx": "integers in the order of activations (act-order)",
@@ -69,7 +72,7 @@ def is_quantized(parts: Parts) -> bool:
         PACKED in parts
         or SCALE in parts
         or not parts.keys().isdisjoint(_UNUSABLE)
-        or (weight is not None and weight.dtype not in UNQUANTIZED_DTYPES)
+        or (weight is not None and weight.dtype in _STORED_IN)
     )
 
 
