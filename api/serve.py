@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ..core.bundle import Bundle
-from ..core.errors import UsageError
+from ..core.errors import BadInputError, UsageError
 from ..core.progress import Progress, Silent
 from ..core.result import Result
 from ..runtime import contract
+from ..runtime.script import ScriptError, read_script
 from .trust import require_trusted
 
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ class ServeResult(Result):
 
 @contextmanager
 def serving(
-    bundle: Bundle, executor: str = "auto", ports: Ports | None = None, log: Path | None = None
+    bundle: Bundle,
+    executor: str = "auto",
+    ports: Ports | None = None,
+    log: Path | None = None,
+    script: Path | None = None,
 ) -> Iterator[LocalServer]:
     """Serve `bundle` until the block ends; the server is ready when the block begins.
 
@@ -63,6 +68,7 @@ def serving(
     with LocalServer(
         bundle.repository.absolute(),
         executor=name,
+        script=script,
         http_port=ports.http,
         grpc_port=ports.grpc,
         metrics_port=ports.metrics,
@@ -86,6 +92,7 @@ def serve(
     bundle: str | Path,
     *,
     executor: str = "auto",
+    script: str | Path | None = None,
     http_port: int | None = None,
     grpc_port: int | None = None,
     metrics_port: int | None = None,
@@ -99,23 +106,45 @@ def serve(
 
     Args:
         bundle: The bundle's directory.
-        executor: `trtllm`, `reference` (on the CPU), or `auto` for the one that works here.
+        executor: `trtllm`, `reference` (on the CPU), `scripted` (answers from a file), or `auto`
+            for the one of the first two that works here.
+        script: The file of answers for `scripted`.
         http_port, grpc_port, metrics_port: Ports to listen on; None takes a free one.
         verify: What is hashed before the bundle's code runs: `quick` or `full`.
         trust_code: Whether code may run that this version would not write.
         progress: Receives what is being done.
 
-    Raises `UsageError` for an unknown executor, `BadInputError` for a directory without a bundle or
-    a port that is taken, `CheckFailedError` for a bundle that is incomplete or does not start, or
+    Raises `UsageError` for an unknown executor or a script that does not go with it,
+    `BadInputError` for a directory without a bundle, a script that cannot be played or a port that
+    is taken, `CheckFailedError` for a bundle that is incomplete or does not start, or
     whose files or code are not as they should be.
     """
     progress = progress or Silent()
     opened = Bundle.open(Path(bundle))
+    answers = _checked_script(executor, script)
     trusted = require_trusted(opened, verify, trust_code, progress)
     progress.step("start tritonserver")
-    with serving(opened, executor, Ports(http_port, grpc_port, metrics_port)) as server:
+    ports = Ports(http_port, grpc_port, metrics_port)
+    with serving(opened, executor, ports, script=answers) as server:
         address = ServeResult(opened.model_name, server.grpc_url, server.http_url, trusted)
         yield Served(address, server.wait)
+
+
+def _checked_script(executor: str, script: str | Path | None) -> Path | None:
+    """The script, which is checked to be there and playable where the executor plays one."""
+    if (executor == "scripted") != (script is not None):
+        raise UsageError(
+            "the executor scripted needs --script FILE"
+            if script is None
+            else f"--script is for the executor scripted, not for {executor}"
+        )
+    if script is None:
+        return None
+    try:
+        read_script(Path(script))
+    except ScriptError as error:
+        raise BadInputError(str(error)) from error
+    return Path(script)
 
 
 def chosen_executor(bundle: Bundle, executor: str) -> str:

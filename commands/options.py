@@ -265,6 +265,24 @@ ExecutorOption = Annotated[
         help="What generates tokens: auto, trtllm, or reference (transformers on the CPU).",
     ),
 ]
+ServingExecutorOption = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="EXECUTOR",
+        help="What generates tokens: auto, trtllm, reference (transformers on the CPU), or "
+        "scripted (answers from --script).",
+    ),
+]
+ScriptOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--script",
+        metavar="FILE",
+        help='Answers for the executor scripted: one JSON object a line, {"when": TEXT, "pieces": '
+        '[TEXT, …], "pace_ms": N}. The first whose `when` occurs in the prompt is played.',
+    ),
+]
 LevelsOption = Annotated[
     str,
     typer.Option(

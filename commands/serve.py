@@ -15,7 +15,8 @@ from .terminal import console, printed, progress
 
 def serve(
     bundle: opt.BundleArgument,
-    executor: opt.ExecutorOption = "auto",
+    executor: opt.ServingExecutorOption = "auto",
+    script: opt.ScriptOption = None,
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = contract.HTTP.number,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = contract.GRPC.number,
     metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = contract.METRICS_PORT.number,
@@ -31,6 +32,7 @@ def serve(
         work(
             bundle,
             executor=executor,
+            script=script,
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,

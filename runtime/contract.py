@@ -15,8 +15,8 @@ from typing import Final
 PACKAGE: Final = "nemo_deploy_runtime"
 """The name under which a bundle holds the folder of this module."""
 
-EXECUTORS: Final = ("trtllm", "reference")
-"""What can generate tokens: TensorRT-LLM, or transformers on the CPU."""
+EXECUTORS: Final = ("trtllm", "reference", "scripted")
+"""What can generate tokens: TensorRT-LLM, transformers on the CPU, or a file of answers."""
 
 
 class DataType(Enum):
@@ -26,6 +26,7 @@ class DataType(Enum):
     BOOL = ("TYPE_BOOL", "BOOL", "bool")
     INT32 = ("TYPE_INT32", "INT32", "int32")
     INT64 = ("TYPE_INT64", "INT64", "int64")
+    UINT32 = ("TYPE_UINT32", "UINT32", "uint32")
     UINT64 = ("TYPE_UINT64", "UINT64", "uint64")
     FP32 = ("TYPE_FP32", "FP32", "float32")
 
@@ -61,7 +62,10 @@ class Tensor:
 _ANY: Final = (-1,)
 
 TEXT_INPUT: Final = Tensor(
-    "text_input", DataType.STRING, "The prompt, as UTF-8 text.", _ANY, optional=False
+    "text_input",
+    DataType.STRING,
+    "The prompt, as UTF-8 text. A request has this, `messages` or `input_ids`.",
+    _ANY,
 )
 STREAMING: Final = Tensor(
     "streaming", DataType.BOOL, "Send one response for each token; false by default."
@@ -72,7 +76,8 @@ BEST_OF: Final = Tensor(
 TEMPERATURE: Final = Tensor(
     "sampling_param_temperature",
     DataType.FP32,
-    "Sampling temperature, 0 to 100; 0 takes the most likely token.",
+    "Sampling temperature, 0 to 100; 0 takes the most likely token. The defaults of temperature, "
+    "top k and top p are those of the checkpoint's `generation_config.json`.",
 )
 TOP_K: Final = Tensor(
     "sampling_param_top_k",
@@ -95,15 +100,20 @@ PRESENCE_PENALTY: Final = Tensor(
     "Subtracted once from the logit of a generated token; -100 to 100, 0 by default.",
 )
 MAX_TOKENS: Final = Tensor(
-    "sampling_param_max_tokens", DataType.INT32, "Tokens to generate at most; 32 by default."
+    "sampling_param_max_tokens",
+    DataType.INT32,
+    "Tokens to generate at most; 32 by default, and with `messages` what the context leaves.",
 )
 STOP_WORDS: Final = Tensor(
     "sampling_param_stop",
     DataType.STRING,
-    "Up to 16 texts that end the generation; the answer does not contain them.",
+    "Up to 16 texts that end the answer, which does not contain them. Texts in the reasoning and "
+    "in arguments of tool calls do not count.",
     _ANY,
 )
-SEED: Final = Tensor("sampling_param_seed", DataType.UINT64, "Random seed; 0 by default.")
+SEED: Final = Tensor(
+    "sampling_param_seed", DataType.UINT64, "Random seed; a random one by default."
+)
 EXCLUDE_INPUT: Final = Tensor(
     "sampling_param_exclude_input_from_output",
     DataType.BOOL,
@@ -115,7 +125,9 @@ RETURN_PERF_METRICS: Final = Tensor(
     "Return timestamps, and cache and draft counts where the executor measures them.",
 )
 RETURN_FINISH_REASON: Final = Tensor(
-    "return_finish_reason", DataType.BOOL, "Return `finish_reason` with the last response."
+    "return_finish_reason",
+    DataType.BOOL,
+    "Return `finish_reason` with the last response; true by default with `messages`.",
 )
 RETURN_STOP_REASON: Final = Tensor(
     "return_stop_reason", DataType.BOOL, "Return `stop_reason` with the last response."
@@ -129,18 +141,123 @@ STOP: Final = Tensor(
     "stop", DataType.BOOL, "True cancels the live request that has the same request id."
 )
 
+# Beyond that model: chat, tools, reasoning, and prompts that are tokens.
+MESSAGES: Final = Tensor(
+    "messages",
+    DataType.STRING,
+    "The conversation in place of a prompt: a JSON list of messages in OpenAI's form.",
+)
+TOOLS: Final = Tensor(
+    "tools", DataType.STRING, "The tools that may be called: a JSON list in OpenAI's form."
+)
+TOOL_CHOICE: Final = Tensor(
+    "tool_choice",
+    DataType.STRING,
+    'JSON: `"auto"` (the default), `"none"`, `"required"`, or an object that names a function. The '
+    "last two need an executor that can guide.",
+)
+TEMPLATE_ARGUMENTS: Final = Tensor(
+    "chat_template_kwargs",
+    DataType.STRING,
+    "A JSON object of variables for the chat template; `enable_thinking` turns reasoning on or "
+    "off.",
+)
+RESPONSE_FORMAT: Final = Tensor(
+    "response_format",
+    DataType.STRING,
+    "A JSON object in OpenAI's form: its `type` is `text` (the default), or with an executor that "
+    "can guide `json_object` or `json_schema`.",
+)
+IGNORE_EOS: Final = Tensor(
+    "ignore_eos", DataType.BOOL, "Continue after end-of-sequence tokens; false by default."
+)
+LOGPROBS: Final = Tensor(
+    "logprobs",
+    DataType.INT32,
+    "Return `logprobs` with this many of the likeliest tokens at each position, 0 to 20.",
+)
+INPUT_IDS: Final = Tensor(
+    "input_ids", DataType.INT32, "The prompt as token numbers, in place of a text.", _ANY
+)
+THINKING_BUDGET: Final = Tensor(
+    "thinking_budget",
+    DataType.INT32,
+    "Tokens of the reasoning at most; it is then closed, and the answer continues.",
+)
+
+# What the OpenAI frontend of Triton's makers sends besides `text_input`: openai_frontend/engine/
+# utils/triton.py of triton-inference-server/server, with `--backend vllm` (JSON parameters) and
+# without. Where one of ours has the same meaning, it is that tensor under another name.
+STREAM: Final = Tensor("stream", DataType.BOOL, "The frontend's name of `streaming`.")
+FRONTEND_MAX_TOKENS: Final = Tensor(
+    "max_tokens", DataType.INT32, "The frontend's name of `sampling_param_max_tokens`."
+)
+FRONTEND_STOP_WORDS: Final = Tensor(
+    "stop_words", DataType.STRING, "The frontend's name of `sampling_param_stop`.", _ANY
+)
+FRONTEND_TEMPERATURE: Final = Tensor(
+    "temperature", DataType.FP32, "The frontend's name of `sampling_param_temperature`."
+)
+FRONTEND_TOP_P: Final = Tensor(
+    "top_p", DataType.FP32, "The frontend's name of `sampling_param_top_p`."
+)
+FRONTEND_FREQUENCY_PENALTY: Final = Tensor(
+    "frequency_penalty", DataType.FP32, "The frontend's name of that sampling parameter."
+)
+FRONTEND_PRESENCE_PENALTY: Final = Tensor(
+    "presence_penalty", DataType.FP32, "The frontend's name of that sampling parameter."
+)
+FRONTEND_SEED: Final = Tensor(
+    "seed", DataType.UINT64, "The frontend's name of `sampling_param_seed`."
+)
+FRONTEND_EXCLUDE_INPUT: Final = Tensor(
+    "exclude_input_in_output",
+    DataType.BOOL,
+    "The frontend's name of `sampling_param_exclude_input_from_output`.",
+)
+SAMPLING_PARAMETERS: Final = Tensor(
+    "sampling_parameters",
+    DataType.STRING,
+    "Sampling parameters as one JSON object, from the frontend.",
+)
+GUIDE_TYPE: Final = Tensor(
+    "guided_decoding_guide_type", DataType.STRING, "The frontend's kind of guide: `json_schema`."
+)
+GUIDE: Final = Tensor("guided_decoding_guide", DataType.STRING, "The frontend's guide.")
+RETURN_INPUT_COUNT: Final = Tensor(
+    "return_num_input_tokens", DataType.BOOL, "From the frontend; counts are always returned."
+)
+RETURN_OUTPUT_COUNT: Final = Tensor(
+    "return_num_output_tokens", DataType.BOOL, "From the frontend; counts are always returned."
+)
+RETURN_LOGPROBS: Final = Tensor(
+    "return_logprobs", DataType.BOOL, "From the frontend, which also sends how many."
+)
+
 INPUTS: Final = (
     TEXT_INPUT, STREAMING, BEST_OF, TEMPERATURE, TOP_K, TOP_P, FREQUENCY_PENALTY, PRESENCE_PENALTY,
     MAX_TOKENS, STOP_WORDS, SEED, EXCLUDE_INPUT, RETURN_PERF_METRICS, RETURN_FINISH_REASON,
     RETURN_STOP_REASON, RETURN_CUMULATIVE_LOGPROB, STOP,
+    MESSAGES, TOOLS, TOOL_CHOICE, TEMPLATE_ARGUMENTS, RESPONSE_FORMAT, IGNORE_EOS, LOGPROBS,
+    INPUT_IDS, THINKING_BUDGET,
+    STREAM, FRONTEND_MAX_TOKENS, FRONTEND_STOP_WORDS, FRONTEND_TEMPERATURE, FRONTEND_TOP_P,
+    FRONTEND_FREQUENCY_PENALTY, FRONTEND_PRESENCE_PENALTY, FRONTEND_SEED, FRONTEND_EXCLUDE_INPUT,
+    SAMPLING_PARAMETERS, GUIDE_TYPE, GUIDE, RETURN_INPUT_COUNT, RETURN_OUTPUT_COUNT,
+    RETURN_LOGPROBS,
 )  # fmt: skip
 """What a request may hold, in the order of `config.pbtxt`."""
 
 TEXT_OUTPUT: Final = Tensor(
-    "text_output", DataType.STRING, "The text of this response; UTF-8, whole characters.", _ANY
+    "text_output",
+    DataType.STRING,
+    "The text of this response; UTF-8, whole characters. With `messages`, the content only.",
+    _ANY,
 )
 FINISH_REASON: Final = Tensor(
-    "finish_reason", DataType.STRING, "Why the generation ended: `stop` or `length`.", _ANY
+    "finish_reason",
+    DataType.STRING,
+    "Why the generation ended: `stop`, `length`, or `tool_calls` where a call was made.",
+    _ANY,
 )
 STOP_REASON: Final = Tensor(
     "stop_reason",
@@ -189,10 +306,39 @@ DRAFTS_ACCEPTED: Final = Tensor(
 )
 DRAFTS: Final = Tensor("total_draft_tokens", DataType.INT32, "Draft tokens that were proposed.")
 
+INPUT_COUNT: Final = Tensor(
+    "num_input_tokens", DataType.UINT32, "Tokens of the prompt; with the last response."
+)
+OUTPUT_COUNT: Final = Tensor(
+    "num_output_tokens",
+    DataType.UINT32,
+    "Tokens of the whole answer, with reasoning, markers and end; with the last response.",
+)
+REASONING_COUNT: Final = Tensor(
+    "num_reasoning_tokens",
+    DataType.UINT32,
+    "Those of them that are reasoning; with the last response to `messages`.",
+)
+REASONING_CONTENT: Final = Tensor(
+    "reasoning_content", DataType.STRING, "The reasoning of this response, where there is some."
+)
+TOOL_CALLS: Final = Tensor(
+    "tool_calls",
+    DataType.STRING,
+    "Tool calls of this response as JSON in OpenAI's form, where there are some: streamed, a list "
+    "of pieces with `index`; otherwise, a list of calls.",
+)
+OUTPUT_LOGPROBS: Final = Tensor(
+    "logprobs",
+    DataType.STRING,
+    "Log-probabilities of this response's tokens, as JSON in the form of OpenAI's chat choices.",
+)
+
 OUTPUTS: Final = (
     TEXT_OUTPUT, FINISH_REASON, STOP_REASON, CUMULATIVE_LOGPROB, KV_REUSED, KV_MISSED, KV_NEW,
     KV_TOTAL, KV_HIT_RATE, ARRIVAL_TIME, FIRST_SCHEDULED_TIME, FIRST_TOKEN_TIME, LAST_TOKEN_TIME,
-    ACCEPTANCE_RATE, DRAFTS_ACCEPTED, DRAFTS,
+    ACCEPTANCE_RATE, DRAFTS_ACCEPTED, DRAFTS, INPUT_COUNT, OUTPUT_COUNT, REASONING_COUNT,
+    REASONING_CONTENT, TOOL_CALLS, OUTPUT_LOGPROBS,
 )  # fmt: skip
 """What a response may hold, in the order of `config.pbtxt`."""
 
@@ -234,6 +380,9 @@ EXECUTOR: Final = Variable(
     f"{' or '.join(EXECUTORS)}.",
     "the parameter `executor` of config.pbtxt",
     passed=True,
+)
+SCRIPT: Final = Variable(
+    "NEMO_DEPLOY_SCRIPT", "The file of answers that the executor `scripted` plays.", passed=True
 )
 GOLDEN: Final = Variable(
     "NEMO_DEPLOY_GOLDEN",
@@ -356,10 +505,11 @@ _SYSTEM: Final = (
 )
 
 VARIABLES: Final = (
-    EXECUTOR, GOLDEN, CACHE, DEBUG, SOURCE_DATE, SINGLE_PROCESS, TRTLLM_LOG_LEVEL, TRITON_CACHE,
-    INDUCTOR_CACHE, ASSEMBLER, AUTOTUNER_CACHE, XDG_CACHE_HOME, HF_OFFLINE, TRANSFORMERS_OFFLINE,
-    HF_CACHE, HF_SHARED_BLOBS, HF_TOKEN, OMP_THREADS, SPIN_COUNT, PYTHONPATH, NO_BYTECODE,
-    TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION, INTERPRET, BUNDLE_NAME, POD_NAME, POD_NAMESPACE,
+    EXECUTOR, SCRIPT, GOLDEN, CACHE, DEBUG, SOURCE_DATE, SINGLE_PROCESS, TRTLLM_LOG_LEVEL,
+    TRITON_CACHE, INDUCTOR_CACHE, ASSEMBLER, AUTOTUNER_CACHE, XDG_CACHE_HOME, HF_OFFLINE,
+    TRANSFORMERS_OFFLINE, HF_CACHE, HF_SHARED_BLOBS, HF_TOKEN, OMP_THREADS, SPIN_COUNT, PYTHONPATH,
+    NO_BYTECODE, TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION, INTERPRET, BUNDLE_NAME, POD_NAME,
+    POD_NAMESPACE,
     PATH, HOME, LIBRARIES, *_SYSTEM,
 )  # fmt: skip
 """Every environment variable that the project reads or sets."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .contract import EXECUTOR, EXECUTORS
+from .contract import EXECUTOR, EXECUTORS, SCRIPT
 from .generation import Executor, StartError
 from .yaml_reader import read_yaml_document
 
@@ -22,6 +22,12 @@ class Settings:
     executor: str
     max_active: int
     max_waiting: int
+    script: Path | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """The directory of the bundle's checkpoint."""
+        return self.bundle / "checkpoint"
 
 
 def read_settings(model_directory: Path, parameters: Mapping[str, str]) -> Settings:
@@ -38,8 +44,13 @@ def read_settings(model_directory: Path, parameters: Mapping[str, str]) -> Setti
     bundle = (model_directory / parameters.get("bundle", "")).resolve()
     if not (bundle / "checkpoint" / "config.json").is_file():
         raise StartError(f"{bundle}: not a bundle: checkpoint/config.json is missing")
+    script = os.environ.get(SCRIPT.name)
     return Settings(
-        bundle, executor, _count(parameters, "max_active"), _count(parameters, "max_waiting")
+        bundle,
+        executor,
+        _count(parameters, "max_active"),
+        _count(parameters, "max_waiting"),
+        Path(script) if script else None,
     )
 
 
@@ -50,7 +61,18 @@ def create_executor(settings: Settings) -> Executor:
         from .executors.reference import ReferenceExecutor
 
         return ReferenceExecutor(
-            settings.bundle / "checkpoint",
+            settings.checkpoint,
+            max_active=settings.max_active,
+            max_tokens=arguments.get("max_seq_len"),
+        )
+    if settings.executor == "scripted":
+        from .executors.scripted import ScriptedExecutor
+
+        if settings.script is None:
+            raise StartError(f"the executor scripted needs a file of answers: see ${SCRIPT.name}")
+        return ScriptedExecutor(
+            settings.checkpoint,
+            settings.script,
             max_active=settings.max_active,
             max_tokens=arguments.get("max_seq_len"),
         )

@@ -1,4 +1,8 @@
-"""Requests to an executor, its answers, and the interface of every executor."""
+"""What passes between clients, text and tokens: requests, steps, and the interface of executors.
+
+client → GenerationRequest → prompt (prompts.py) → TokenRequest → executor
+client ← Step ← text stage (stage.py) ← TokenStep ← executor
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from .answers import Call
 from .golden import Forced, Scores, Tokens
+from .text import Detokenizer
+
+if TYPE_CHECKING:
+    from .chat import Conversation, Guide
+    from .vocabulary import CheckpointVocabulary
 
 
 class RequestError(ValueError):
@@ -30,16 +40,22 @@ class Failure(Enum):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One validated request. `temperature`, `top_k` and `top_p` are None where not given."""
+    """One validated request, whose prompt is a text, a conversation, or tokens.
 
-    prompt: str
-    max_tokens: int = 32
+    What is None was not given: `temperature`, `top_k` and `top_p` then follow the checkpoint's
+    `generation_config.json`, `seed` is random, and `max_tokens` is what the context leaves.
+    `logprobs` is how many likely tokens are reported at each position besides the chosen one.
+    `thinking_budget` limits the tokens of the reasoning.
+    """
+
+    prompt: str = ""
+    max_tokens: int | None = 32
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
-    seed: int = 0
+    seed: int | None = None
     stop: tuple[str, ...] = ()
     streaming: bool = False
     echo_prompt: bool = False
@@ -47,6 +63,12 @@ class GenerationRequest:
     return_finish_reason: bool = False
     return_stop_reason: bool = False
     return_cumulative_logprob: bool = False
+    conversation: Conversation | None = None
+    input_ids: Tokens | None = None
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    thinking_budget: int | None = None
+    guide: Guide | None = None
 
     @property
     def greedy(self) -> bool:
@@ -57,46 +79,147 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What one generated token adds to the answer.
+class TokenRequest:
+    """What an executor generates for.
 
-    `text` may be empty: the end-of-sequence token has none, and a character can span tokens.
-    `finish` is set on the last step only: `stop` or `length`. `cumulative_logprob` is the sum so
-    far of the natural logarithms of the chosen tokens' probabilities, None where not computed.
-    `metrics` holds outputs of `contract.OUTPUTS` that the executor measured itself; times in ns.
+    `prompt` is not empty, and with `max_tokens` it fits into the context. `end_tokens` end the
+    answer; there are none where the request ignores them. `text` is the prompt of the request as
+    text. `request` holds the sampling parameters, with the checkpoint's defaults and a seed.
+    `resumed` says that `prompt` ends with a reasoning that was cut at its budget and closed.
     """
 
+    prompt: Tokens
+    max_tokens: int
+    end_tokens: frozenset[int]
     text: str
+    request: GenerationRequest
+    resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStep:
+    """Tokens that were generated; usually one.
+
+    `finish` is set on the last step only: `stop`, with the token that ended the answer as the last
+    one, or `length`. `cumulative_logprob` is the sum so far of the natural logarithms of the chosen
+    tokens' probabilities, None where not computed. `logprobs` has those of the likeliest tokens and
+    of the chosen one, for each of `tokens`, where the request wants them. `metrics` holds outputs
+    of `contract.OUTPUTS` that the executor measured itself; times in ns.
+    """
+
+    tokens: Tokens
+    finish: str | None = None
+    cumulative_logprob: float | None = None
+    logprobs: Sequence[Mapping[int, float]] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The log-probability of a token of the answer, and those of the likeliest ones, by text."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of the prompt, of the answer, and those of the answer that are reasoning."""
+
+    prompt: int
+    answer: int
+    reasoning: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What generated tokens add to the answer.
+
+    All may be empty: the end-of-sequence token has no text, and a character or a marker can span
+    tokens. `finish` is set on the last step only: `stop`, `length` or `tool_calls`.
+    """
+
+    text: str = ""
     finish: str | None = None
     stop_reason: str = ""
     cumulative_logprob: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    reasoning: str = ""
+    calls: tuple[Call, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    usage: Usage | None = None
 
 
-class Sink(Protocol):
+class TokenSink(Protocol):
     """Where an executor sends what it generates. Never raises; ignores steps after the end."""
 
     @property
     def done(self) -> bool:
-        """True once the request was answered, failed or cancelled: stop generating."""
+        """True once the generation is complete or abandoned: stop generating."""
 
-    def step(self, step: Step) -> None:
-        """Take one token."""
+    def step(self, step: TokenStep) -> None:
+        """Take tokens."""
 
     def fail(self, message: str, failure: Failure) -> None:
         """End the request without an answer."""
 
 
+class Sink(Protocol):
+    """Where the text stage sends an answer. Never raises; ignores steps after the end."""
+
+    @property
+    def done(self) -> bool:
+        """True once the request was answered, failed or cancelled."""
+
+    def step(self, step: Step) -> None:
+        """Take a step."""
+
+    def fail(self, message: str, failure: Failure) -> None:
+        """End the request without an answer."""
+
+
+class Vocabulary(Protocol):
+    """The tokens that an executor generates."""
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+
+    def detokenizer(self) -> Detokenizer:
+        """A detokenizer for one answer."""
+
+    def token_text(self, token: int) -> str:
+        """One token as text, also a control token."""
+
+
 class Executor(ABC):
     """Generates tokens for many requests at once."""
 
-    @abstractmethod
-    def submit(self, request: GenerationRequest, sink: Sink) -> None:
-        """Queue a request and return at once. Steps go to `sink` from another thread."""
+    can_guide: ClassVar[bool] = False
+    """Whether it can make answers conform to a `Guide`."""
+
+    has_weights: ClassVar[bool] = True
+    """Whether its tokens come from the checkpoint's weights, so that `score` means something."""
+
+    vocabulary: CheckpointVocabulary
+    """The tokens of prompts."""
+
+    context: int
+    """Tokens of a prompt and its answer together, at most."""
 
     @abstractmethod
+    def submit(self, request: TokenRequest, sink: TokenSink) -> None:
+        """Queue a request and return at once. Steps go to `sink` from another thread."""
+
+    @property
+    def answers(self) -> Vocabulary:
+        """The tokens of answers."""
+        return self.vocabulary
+
     def tokens(self, text: str) -> Tokens:
         """The token numbers of a prompt, as requests are tokenized."""
+        return self.vocabulary.encode(text)
 
     @abstractmethod
     def score(self, cases: Sequence[Forced]) -> list[Scores]:

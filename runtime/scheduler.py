@@ -7,14 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .generation import Failure, GenerationRequest, RequestError, Sink, Step
+from .generation import Failure, TokenRequest, TokenSink, TokenStep
 
 
 @dataclass(slots=True)
 class _Job:
-    request: GenerationRequest
-    sink: Sink
-    steps: Iterator[Step] | None = None
+    request: TokenRequest
+    sink: TokenSink
+    steps: Iterator[TokenStep] | None = None
 
 
 class RoundRobin:
@@ -25,7 +25,7 @@ class RoundRobin:
     """
 
     def __init__(
-        self, generate: Callable[[GenerationRequest], Iterator[Step]], max_active: int
+        self, generate: Callable[[TokenRequest], Iterator[TokenStep]], max_active: int
     ) -> None:
         self._generate = generate
         self._max_active = max_active
@@ -41,7 +41,7 @@ class RoundRobin:
         """Whether the worker thread runs."""
         return self._thread.is_alive() and not self._closed
 
-    def submit(self, request: GenerationRequest, sink: Sink) -> None:
+    def submit(self, request: TokenRequest, sink: TokenSink) -> None:
         """Queue a request."""
         with self._changed:
             self._waiting.append(_Job(request, sink))
@@ -74,9 +74,6 @@ class RoundRobin:
             if job.steps is None:
                 job.steps = self._generate(job.request)
             step = next(job.steps)
-        except RequestError as error:
-            job.sink.fail(str(error), Failure.INVALID)
-            return False
         except Exception as error:
             job.sink.fail(f"generation failed: {type(error).__name__}: {error}", Failure.INTERNAL)
             return False

@@ -7,24 +7,33 @@ HTTP frontend does not check the connection meanwhile (triton-inference-server/s
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
+from .answers import Call
 from .contract import (
     ARRIVAL_TIME,
     CUMULATIVE_LOGPROB,
     FINISH_REASON,
     FIRST_TOKEN_TIME,
+    INPUT_COUNT,
     LAST_TOKEN_TIME,
+    OUTPUT_COUNT,
+    OUTPUT_LOGPROBS,
+    REASONING_CONTENT,
+    REASONING_COUNT,
     STOP_REASON,
     TEXT_OUTPUT,
+    TOOL_CALLS,
 )
-from .generation import Failure, GenerationRequest, RequestError, Step
+from .generation import Failure, GenerationRequest, RequestError, Step, TokenLogprob
 
 POLL_SECONDS: Final = 0.05
-"""How often disconnected clients are looked for, besides after every streamed token."""
+"""How often disconnected clients are looked for. Asking Triton after every token instead would cost
+more than everything else that is done for a token."""
 
 
 class OverloadedError(RuntimeError):
@@ -60,7 +69,9 @@ class Session:
         self._on_end = on_end
         self._lock = threading.RLock()
         self._done = False
-        self._pieces: list[str] = []
+        self._steps: list[Step] = []
+        self.prompt = request.prompt
+        """What is put before an answer that is to contain its prompt."""
         self._times = {ARRIVAL_TIME.name: time.monotonic_ns()}
 
     @property
@@ -76,12 +87,11 @@ class Session:
             now = time.monotonic_ns()
             self._times.setdefault(FIRST_TOKEN_TIME.name, now)
             self._times[LAST_TOKEN_TIME.name] = now
-            self._pieces.append(step.text)
             final = step.finish is not None
+            if not self.request.streaming:
+                self._steps.append(step)
             if self.request.streaming or final:
                 self._end(lambda: self._send(step), ends=final)
-            if self.request.streaming and not final:
-                self.poll()
 
     def fail(self, message: str, failure: Failure) -> None:
         """End the request with an error."""
@@ -116,14 +126,23 @@ class Session:
             self._on_end(self)
 
     def _send(self, step: Step) -> None:
-        final = step.finish is not None
-        text = step.text
-        if not self.request.streaming:
-            text = (self.request.prompt if self.request.echo_prompt else "") + "".join(self._pieces)
+        streaming = self.request.streaming
+        steps = [step] if streaming else self._steps
+        text = "".join(part.text for part in steps)
+        if self.request.echo_prompt and not streaming:
+            text = self.prompt + text
         outputs: dict[str, Any] = {TEXT_OUTPUT.name: text}
-        if final:
+        if reasoning := "".join(part.reasoning for part in steps):
+            outputs[REASONING_CONTENT.name] = reasoning
+        if calls := [call for part in steps for call in part.calls]:
+            shape = call_pieces if streaming else whole_calls
+            outputs[TOOL_CALLS.name] = json.dumps(shape(calls), ensure_ascii=False)
+        if logprobs := [row for part in steps for row in part.logprobs]:
+            rows = [logprob_row(row) for row in logprobs]
+            outputs[OUTPUT_LOGPROBS.name] = json.dumps({"content": rows}, ensure_ascii=False)
+        if step.finish is not None:
             outputs |= self._details(step)
-        self._channel.send(outputs, final)
+        self._channel.send(outputs, step.finish is not None)
 
     def _details(self, step: Step) -> dict[str, Any]:
         request, details = self.request, dict[str, Any]()
@@ -135,6 +154,11 @@ class Session:
             details[CUMULATIVE_LOGPROB.name] = step.cumulative_logprob
         if request.return_perf_metrics:
             details |= self._times | dict(step.metrics)
+        if step.usage is not None:
+            details[INPUT_COUNT.name] = step.usage.prompt
+            details[OUTPUT_COUNT.name] = step.usage.answer
+            if request.conversation is not None:
+                details[REASONING_COUNT.name] = step.usage.reasoning
         return details
 
 
@@ -207,3 +231,52 @@ class Sessions:
         while not self._closed.wait(POLL_SECONDS):
             for session in self._snapshot():
                 session.poll()
+
+
+def call_pieces(calls: Iterable[Call]) -> list[dict[str, Any]]:
+    """Pieces of tool calls in the form of OpenAI's streams."""
+    return [
+        {
+            "index": call.index,
+            **({"id": call.id, "type": "function"} if call.id else {}),
+            "function": {
+                **({"name": call.name} if call.id else {}),
+                "arguments": call.arguments,
+            },
+        }
+        for call in calls
+    ]
+
+
+def whole_calls(calls: Sequence[Call]) -> list[dict[str, Any]]:
+    """Tool calls in OpenAI's form, from their pieces."""
+    return [
+        {
+            "id": first.id,
+            "type": "function",
+            "function": {
+                "name": first.name,
+                "arguments": "".join(c.arguments for c in calls if c.index == first.index),
+            },
+        }
+        for first in calls
+        if first.id
+    ]
+
+
+def logprob_row(row: TokenLogprob) -> dict[str, Any]:
+    """The log-probabilities at one position in OpenAI's form."""
+
+    def entry(token: str, logprob: float) -> dict[str, Any]:
+        # A part of a character has no text, and what bytes it has is not known here.
+        whole = "\ufffd" not in token
+        return {
+            "token": token,
+            "logprob": logprob,
+            "bytes": list(token.encode()) if whole else None,
+        }
+
+    return {
+        **entry(row.token, row.logprob),
+        "top_logprobs": [entry(token, logprob) for token, logprob in row.top],
+    }

@@ -89,6 +89,8 @@ def require_golden(bundle: Path, executor: Executor, log: Callable[[str], None])
     mode = golden_mode()
     if mode == "off":
         proof = Proof("not_checked", f"${GOLDEN.name} is off")
+    elif not executor.has_weights:
+        proof = Proof("not_checked", "the executor does not use the checkpoint's weights")
     else:
         proof = prove(bundle, executor)
     if not proof.ok:

@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from tokenizers.decoders import DecodeStream
 
 
-class Detokenizer:
-    """Text of a growing token sequence. `tokenizer` is a `tokenizers.Tokenizer`.
+class Detokenizer(Protocol):
+    """Text of a growing token sequence, in whole characters.
 
     A token that ends within a character adds nothing until the character is complete.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def push(self, token: int) -> str:
+        """The text that `token` completes."""
+
+    @property
+    def pending(self) -> int:
+        """How many of the last tokens have given no text yet."""
+
+
+class TokenizerDetokenizer:
+    """A detokenizer for `tokenizer`, a `tokenizers.Tokenizer`; tokens in `silent` have no text."""
+
+    def __init__(self, tokenizer: Any, silent: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._silent = silent
+        self._stream = DecodeStream(skip_special_tokens=False)
+        self._pending = 0
 
     def push(self, token: int) -> str:
         """The text that `token` completes."""
-        return self._stream.step(self._tokenizer, token) or ""
+        text = "" if token in self._silent else self._stream.step(self._tokenizer, token) or ""
+        self._pending = 0 if text else self._pending + 1
+        return text
+
+    @property
+    def pending(self) -> int:
+        return self._pending
 
 
 class StopWords:
@@ -33,14 +52,14 @@ class StopWords:
     def push(self, text: str) -> tuple[str, str | None]:
         """(text that is safe to send, the stop word met or None). After a stop word, no more."""
         held = self._held + text
-        found = min(
+        met = min(
             ((held.find(word), word) for word in self._words if word in held),
             key=lambda match: (match[0], -len(match[1])),
             default=None,
         )
-        if found is not None:
+        if met is not None:
             self._held = ""
-            return held[: found[0]], found[1]
+            return held[: met[0]], met[1]
         keep = max((_overlap(held, word) for word in self._words), default=0)
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep], None

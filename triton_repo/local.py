@@ -61,10 +61,11 @@ def unavailable() -> str | None:
 class LocalServer:
     """A running tritonserver that serves `repository`; a context manager that stops it.
 
-    `executor` is one of `contract.EXECUTORS`. A port that is None is chosen. The log goes to `log`,
-    or to a temporary file. The server sees only the environment variables that the contract passes
-    to children. Raises `BadInputError` if the wheel is missing or a port is in use. The server and
-    its files are removed when this process ends, even if it is killed.
+    `executor` is one of `contract.EXECUTORS`; `script` is what the scripted one plays. A port that
+    is None is chosen. The log goes to `log`, or to a temporary file. The server sees only the
+    environment variables that the contract passes to children. Raises `BadInputError` if the wheel
+    is missing or a port is in use. The server and its files are removed when this process ends,
+    even if it is killed.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class LocalServer:
         repository: Path,
         *,
         executor: str,
+        script: Path | None = None,
         http_port: int | None = None,
         grpc_port: int | None = None,
         metrics_port: int | None = None,
@@ -88,7 +90,7 @@ class LocalServer:
         )
         self._scratch = Path(tempfile.mkdtemp(prefix="nemo-deploy-triton-"))
         self._log = log.open("w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = self._start(executor)
+        self._process = self._start(executor, script)
 
     @property
     def http_url(self) -> str:
@@ -145,7 +147,7 @@ class LocalServer:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._log.close()
 
-    def _start(self, executor: str) -> subprocess.Popen[bytes]:
+    def _start(self, executor: str, script: Path | None) -> subprocess.Popen[bytes]:
         root = _wheel()
         assert root is not None
         region = f"nemo_deploy_{secrets.token_hex(4)}_"
@@ -159,7 +161,7 @@ class LocalServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=_environment(root, executor),
+            env=_environment(root, executor, script),
             start_new_session=True,
         )
         assert process.stdout is not None
@@ -245,7 +247,7 @@ def _prepare_backend(root: Path, scratch: Path) -> Path:
     return backend.parent
 
 
-def _environment(root: Path, executor: str) -> dict[str, str]:
+def _environment(root: Path, executor: str, script: Path | None) -> dict[str, str]:
     """The server's environment. The stub finds packages through the first `python3` on PATH."""
     given = contract.child_environment()
     libraries = [
@@ -258,6 +260,7 @@ def _environment(root: Path, executor: str) -> dict[str, str]:
         contract.LIBRARIES.name: ":".join(filter(None, libraries)),
         contract.PATH.name: f"{Path(sys.executable).parent}:{given.get(contract.PATH.name, '')}",
         contract.EXECUTOR.name: executor,
+        **({contract.SCRIPT.name: str(script.absolute())} if script else {}),
         **contract.OFFLINE,
     }
 

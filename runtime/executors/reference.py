@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import FIRST_SCHEDULED_TIME, MAX_TOKENS, OMP_THREADS
-from ..generation import Executor, GenerationRequest, RequestError, Sink, Step
-from ..golden import ASKED, Forced, Scores, Tokens
+from ..contract import FIRST_SCHEDULED_TIME, OMP_THREADS
+from ..generation import Executor, GenerationRequest, TokenRequest, TokenSink, TokenStep
+from ..golden import ASKED, Forced, Scores
 from ..scheduler import RoundRobin
-from ..text import Detokenizer, StopWords
+from ..vocabulary import CheckpointVocabulary, context_length
 from .loading import load_model
 
 
@@ -31,20 +31,15 @@ class ReferenceExecutor(Executor):
     def __init__(self, checkpoint: Path, *, max_active: int, max_tokens: int | None = None) -> None:
         if OMP_THREADS.name not in os.environ:
             torch.set_num_threads(len(os.sched_getaffinity(0)))
-        model, tokenizer = load_model(checkpoint)
-        self._model, self._tokenizer = model, tokenizer
-        limit = min(max_tokens or 2**31, model.config.max_position_embeddings)
-        self._scheduler = RoundRobin(
-            lambda request: generate(model, tokenizer, request, limit), max_active
-        )
+        self.vocabulary = CheckpointVocabulary(checkpoint)
+        longest = context_length(checkpoint)
+        self.context = min(max_tokens or longest, longest)
+        model = self._model = load_model(checkpoint)[0]
+        self._scheduler = RoundRobin(lambda request: generate(model, request), max_active)
 
-    def submit(self, request: GenerationRequest, sink: Sink) -> None:
+    def submit(self, request: TokenRequest, sink: TokenSink) -> None:
         """Queue a request."""
         self._scheduler.submit(request, sink)
-
-    def tokens(self, text: str) -> Tokens:
-        """The token numbers of a prompt."""
-        return tuple(self._tokenizer(text).input_ids)
 
     def score(self, cases: Sequence[Forced]) -> list[Scores]:
         """Log-probabilities of the likeliest tokens at every forced one."""
@@ -60,38 +55,37 @@ class ReferenceExecutor(Executor):
         self._scheduler.close(timeout)
 
 
-def generate(model: Any, tokenizer: Any, request: GenerationRequest, limit: int) -> Iterator[Step]:
-    """Yield one `Step` per generated token; the last one has `finish`.
-
-    `limit` bounds prompt and answer together, in tokens. Raises `RequestError` beyond it.
-    """
+def generate(model: Any, request: TokenRequest) -> Iterator[TokenStep]:
+    """Yield one step for each generated token; the last one has `finish`."""
     scheduled = time.monotonic_ns()
-    prompt = tokenizer(request.prompt, return_tensors="pt").input_ids
-    length = prompt.shape[1]
-    if length == 0 or length + request.max_tokens > limit:
-        raise RequestError(
-            f"the prompt has {length} tokens and {MAX_TOKENS.name} is "
-            f"{request.max_tokens}; at least one and together at most {limit} are possible"
-        )
-    forward, choose, ends = _Decoder(model), _chooser(request), _end_tokens(model)
-    detokenizer, stops = Detokenizer(tokenizer.backend_tokenizer), StopWords(request.stop)
-    tokens, total = prompt, 0.0
+    forward, choose = _Decoder(model), _chooser(request.request)
+    tokens, total = torch.tensor([request.prompt]), 0.0
+    likely = request.request.logprobs
     for count in range(1, request.max_tokens + 1):
         logits = forward(tokens)
         token = choose(logits)
-        total += float(logits.log_softmax(-1)[token])
-        text, stop = stops.push("" if token in ends else detokenizer.push(token))
-        finish = "stop" if token in ends or stop else None
+        logprobs = logits.log_softmax(-1)
+        total += float(logprobs[token])
+        finish = "stop" if token in request.end_tokens else None
         if finish is None and count == request.max_tokens:
             finish = "length"
-        if finish is None:
-            yield Step(text, cumulative_logprob=total)
-            tokens = torch.tensor([[token]])
-            continue
-        if stop is None:
-            text += stops.flush()
-        yield Step(text, finish, stop or "", total, {FIRST_SCHEDULED_TIME.name: scheduled})
-        return
+        yield TokenStep(
+            (token,),
+            finish,
+            total,
+            () if likely is None else (_likeliest(logprobs, token, likely),),
+            {FIRST_SCHEDULED_TIME.name: scheduled} if finish else {},
+        )
+        if finish:
+            return
+        tokens = torch.tensor([[token]])
+
+
+def _likeliest(logprobs: Tensor, chosen: int, count: int) -> dict[int, float]:
+    """The log-probabilities of the `count` likeliest tokens and of the chosen one."""
+    top = logprobs.topk(min(count, len(logprobs)))
+    likely = dict(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+    return likely | {chosen: float(logprobs[chosen])}
 
 
 def score(model: Any, case: Forced, count: int = ASKED) -> Scores:
@@ -125,18 +119,11 @@ class _Decoder:
         return logits
 
 
-def _end_tokens(model: Any) -> frozenset[int]:
-    ends = model.generation_config.eos_token_id
-    if ends is None:
-        ends = model.config.eos_token_id
-    return frozenset([ends] if isinstance(ends, int) else ends or [])
-
-
 def _chooser(request: GenerationRequest) -> Callable[[Tensor], int]:
     """A function from logits [vocabulary] to the next token, which remembers what it chose."""
     seen: Counter[int] = Counter()
     warpers = [] if request.greedy else _warpers(request)
-    generator = torch.Generator().manual_seed(request.seed)
+    generator = torch.Generator().manual_seed(request.seed or 0)
 
     def choose(logits: Tensor) -> int:
         scores = _penalize(logits, seen, request)

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import contract
-from ..generation import Executor, Failure, GenerationRequest, Sink, StartError, Step
+from ..generation import Executor, Failure, StartError, TokenRequest, TokenSink, TokenStep
 from ..golden import ASKED, Forced, Scores, Tokens
+from ..vocabulary import CheckpointVocabulary, context_length
 
 _AHEAD: Final = 8
 """Tokens decoded at once while scoring; those after one that differs are of no use."""
@@ -40,8 +41,10 @@ class TrtllmExecutor(Executor):
         self, bundle: Path, arguments: Mapping[str, Any], engine: Mapping[str, Any]
     ) -> None:
         require_compatible(engine)
-        self._view = tempfile.TemporaryDirectory(prefix="nemo-deploy-")
         checkpoint = bundle / "checkpoint"
+        self.vocabulary = CheckpointVocabulary(checkpoint)
+        self.context = int(arguments.get("max_seq_len") or context_length(checkpoint))
+        self._view = tempfile.TemporaryDirectory(prefix="nemo-deploy-")
         if engine.get("plugin"):
             checkpoint = _with_plugin(bundle, engine, Path(self._view.name))
         import tensorrt_llm
@@ -55,13 +58,9 @@ class TrtllmExecutor(Executor):
         self._thread = threading.Thread(target=self._loop.run_forever, name="trtllm", daemon=True)
         self._thread.start()
 
-    def submit(self, request: GenerationRequest, sink: Sink) -> None:
+    def submit(self, request: TokenRequest, sink: TokenSink) -> None:
         """Queue a request in TensorRT-LLM, which batches it with the others."""
         self._loop.call_soon_threadsafe(self._start, self._serve(request, sink))
-
-    def tokens(self, text: str) -> Tokens:
-        """The token numbers of a prompt."""
-        return tuple(self._llm.tokenizer.encode(text))
 
     def score(self, cases: Sequence[Forced]) -> list[Scores]:
         """Log-probabilities of the likeliest tokens at every forced one.
@@ -127,17 +126,21 @@ class TrtllmExecutor(Executor):
         await asyncio.gather(*tasks, return_exceptions=True)
         self._loop.stop()
 
-    async def _serve(self, request: GenerationRequest, sink: Sink) -> None:
+    async def _serve(self, request: TokenRequest, sink: TokenSink) -> None:
         try:
+            # Streamed also for a client that is not: the text stage ends answers by their text.
             result = self._llm.generate_async(
-                request.prompt,
+                {"prompt_token_ids": list(request.prompt)},
                 self._sampling_params(**sampling_arguments(request)),
-                streaming=request.streaming,
+                streaming=True,
             )
             watch = asyncio.create_task(_abort_when_done(result, sink))
             try:
                 async for output in result:
                     sink.step(_step(output, request))
+                    if sink.done and not output.finished:
+                        result.abort()
+                        break
             finally:
                 watch.cancel()
         except Exception as error:
@@ -231,51 +234,61 @@ def _with_plugin(bundle: Path, engine: Mapping[str, Any], into: Path) -> Path:
     return view
 
 
-def sampling_arguments(request: GenerationRequest) -> dict[str, Any]:
+def sampling_arguments(request: TokenRequest) -> dict[str, Any]:
     """Keyword arguments of `tensorrt_llm.SamplingParams` for a request.
 
-    The prompt is never asked for: the session prepends it where it is wanted.
+    Stop texts are not among them: TensorRT-LLM would look for their tokens, and a text can be
+    written with other tokens. The text stage looks for the text.
     """
+    wanted = request.request
     arguments: dict[str, Any] = {
         "max_tokens": request.max_tokens,
-        "seed": request.seed,
-        "stop": list(request.stop) or None,
-        "exclude_input_from_output": True,
-        "return_perf_metrics": request.return_perf_metrics,
+        "seed": wanted.seed,
+        "detokenize": False,
+        "return_perf_metrics": wanted.return_perf_metrics,
     }
-    if request.greedy:
+    if ends := sorted(request.end_tokens):
+        arguments |= {"end_id": ends[0], "stop_token_ids": ends[1:] or None}
+    else:
+        arguments["ignore_eos"] = True
+    if wanted.greedy:
         arguments["top_k"] = 1
     else:
         arguments |= {
-            "temperature": request.temperature,
-            "top_k": request.top_k,
-            "top_p": request.top_p,
+            "temperature": wanted.temperature,
+            "top_k": wanted.top_k,
+            "top_p": wanted.top_p,
         }
-    if request.frequency_penalty:
-        arguments["frequency_penalty"] = request.frequency_penalty
-    if request.presence_penalty:
-        arguments["presence_penalty"] = request.presence_penalty
-    if request.return_cumulative_logprob:
-        arguments["logprobs"] = 1
+    if wanted.frequency_penalty:
+        arguments["frequency_penalty"] = wanted.frequency_penalty
+    if wanted.presence_penalty:
+        arguments["presence_penalty"] = wanted.presence_penalty
+    if wanted.logprobs is not None or wanted.return_cumulative_logprob:
+        arguments["logprobs"] = max(wanted.logprobs or 0, 1)
     return arguments
 
 
-async def _abort_when_done(result: Any, sink: Sink, period: float = 0.05) -> None:
+async def _abort_when_done(result: Any, sink: TokenSink, period: float = 0.05) -> None:
     """Abort a generation whose request was cancelled, streamed or not."""
     while not sink.done:
         await asyncio.sleep(period)
     result.abort()
 
 
-def _step(result: Any, request: GenerationRequest) -> Step:
+def _step(result: Any, request: TokenRequest) -> TokenStep:
     output = result.outputs[0]
-    text = output.text_diff if request.streaming else output.text
+    tokens = tuple(output.token_ids_diff)
+    logprobs = [{n: row.logprob for n, row in rows.items()} for rows in output.logprobs_diff or ()]
+    total = output.cumulative_logprob
     if not result.finished:
-        return Step(text)
-    reason = "" if output.stop_reason is None else str(output.stop_reason)
-    logprob = output.cumulative_logprob
-    metrics = _metrics(output) if request.return_perf_metrics else {}
-    return Step(text, output.finish_reason or "stop", reason, logprob, metrics)
+        return TokenStep(tokens, None, total, logprobs)
+    finish = output.finish_reason or "stop"
+    if finish == "stop" and not request.end_tokens.intersection(tokens[-1:]):
+        # It removes a token of `stop_token_ids` from the answer, and names it as the reason.
+        end = output.stop_reason if isinstance(output.stop_reason, int) else None
+        tokens += () if end is None else (end,)
+    metrics = _metrics(output) if request.request.return_perf_metrics else {}
+    return TokenStep(tokens, finish, total, logprobs, metrics)
 
 
 def _metrics(output: Any) -> dict[str, float]:

@@ -17,7 +17,8 @@ import triton_python_backend_utils as pb_utils
 from ..contract import OUTPUTS, TEXT_OUTPUT
 from ..engine import create_executor, read_settings
 from ..generation import Failure, RequestError
-from ..sessions import OverloadedError, Sessions
+from ..service import Service
+from ..sessions import OverloadedError
 from ..startup_check import require_golden
 from .parsing import is_stop, parse_request
 from .watchdog import Watchdog
@@ -38,13 +39,14 @@ class TritonPythonModel:
             name: value["string_value"] for name, value in config.get("parameters", {}).items()
         }
         settings = read_settings(Path(args["model_repository"]), parameters)
-        self._executor = create_executor(settings)
+        executor = create_executor(settings)
         try:
-            require_golden(settings.bundle, self._executor, pb_utils.Logger.log_info)
+            require_golden(settings.bundle, executor, pb_utils.Logger.log_info)
+            limit = settings.max_active + settings.max_waiting
+            self._service = Service(executor, settings.checkpoint, limit)
         except Exception:
-            self._executor.close(CLOSE_SECONDS)
+            executor.close(CLOSE_SECONDS)
             raise
-        self._sessions = Sessions(limit=settings.max_active + settings.max_waiting)
         self._watchdog = Watchdog(os.getppid())
         pb_utils.Logger.log_info(
             f"{config['name']}: the {settings.executor} executor serves {settings.bundle}"
@@ -65,32 +67,26 @@ class TritonPythonModel:
 
     def is_ready(self) -> bool:
         """Whether the executor is alive (for backends that know this hook)."""
-        return self._executor.healthy
+        return self._service.ready
 
     def finalize(self) -> None:
         """Fail live requests and stop the executor, within `CLOSE_SECONDS`."""
         self._watchdog.dismiss()
-        self._sessions.close()
-        self._executor.close(CLOSE_SECONDS)
+        self._service.close(CLOSE_SECONDS)
 
     def _start(self, request: Any, channel: TritonChannel) -> None:
         tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         if is_stop(tensors):
             self._cancel(request.request_id(), channel)
             return
-        if not self._executor.healthy:
-            raise OverloadedError("the executor has stopped; restart the server")
-        session = self._sessions.open(request.request_id(), parse_request(tensors), channel)
-        try:
-            self._executor.submit(session.request, session)
-        except Exception as error:
-            session.fail(f"{type(error).__name__}: {error}", Failure.INTERNAL)
+        parsed = parse_request(tensors, self._service.prompt_limit)
+        self._service.submit(request.request_id(), parsed, channel)
 
     def _cancel(self, request_id: str, channel: TritonChannel) -> None:
         """Answer a `stop` request with empty text, also if its target had already ended."""
         if not request_id:
             raise RequestError("stop needs the request id of the request to cancel")
-        self._sessions.cancel(request_id)
+        self._service.cancel(request_id)
         channel.send({TEXT_OUTPUT.name: ""}, final=True)
 
 

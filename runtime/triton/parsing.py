@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import contract
+from ..chat import (
+    TOOL_CHOICES,
+    Conversation,
+    Guide,
+    read_conversation,
+    read_response_format,
+)
 from ..contract import Tensor
 from ..generation import GenerationRequest, RequestError
-
-Tensors = Mapping[str, NDArray[Any]]
-
-MAX_PROMPT_BYTES: Final = 8 * 2**20
-"""Longer prompts are refused before tokenizing, whose time and memory grow with the text."""
+from ..prompts import MAX_PROMPT_BYTES
+from ..untrusted import parse_json
+from .frontend import Tensors, in_our_form
 
 MAX_STOP_WORDS: Final = 16
 MAX_STOP_BYTES: Final = 256
+MAX_LOGPROBS: Final = 20
+
+_CHAT_ONLY: Final = (
+    contract.TOOLS, contract.TOOL_CHOICE, contract.TEMPLATE_ARGUMENTS, contract.THINKING_BUDGET,
+)  # fmt: skip
+"""Inputs that mean something with `messages` only."""
 
 _NAMES: Final = tuple(tensor.name for tensor in contract.INPUTS)
 
@@ -29,8 +41,10 @@ def is_stop(tensors: Tensors) -> bool:
     return bool(_scalar(tensors, contract.STOP, default=False))
 
 
-def parse_request(tensors: Tensors) -> GenerationRequest:
+def parse_request(tensors: Tensors, most_bytes: int = MAX_PROMPT_BYTES) -> GenerationRequest:
     """Validate the tensors of one request. Raises `RequestError` that names tensor and rule.
+
+    A prompt, or a JSON text, of more than `most_bytes` bytes is refused before it is read.
 
     The prompt is echoed only into an answer that is not streamed, and only where
     `sampling_param_exclude_input_from_output` is false. TensorRT-LLM's own defaults disagree about
@@ -40,24 +54,110 @@ def parse_request(tensors: Tensors) -> GenerationRequest:
     unknown = sorted(set(tensors) - set(_NAMES))
     if unknown:
         raise RequestError(f"unknown input {unknown[0]!r}; known are {', '.join(_NAMES)}")
+    tensors = in_our_form(tensors)
     _require_single_sequence(tensors)
+    source = _source(tensors)
+    chat = source is contract.MESSAGES
+    conversation, guide = _conversation(tensors, most_bytes) if chat else (None, None)
     return GenerationRequest(
-        prompt=_prompt(tensors),
-        max_tokens=_integer(tensors, contract.MAX_TOKENS, 32, least=1),
+        prompt=_prompt(tensors, most_bytes) if source is contract.TEXT_INPUT else "",
+        conversation=conversation,
+        input_ids=_input_ids(tensors, most_bytes) if source is contract.INPUT_IDS else None,
+        max_tokens=_max_tokens(tensors, chat),
         temperature=_optional_number(tensors, contract.TEMPERATURE, least=0.0, most=100.0),
         top_k=_optional_top_k(tensors),
         top_p=_top_p(tensors),
         frequency_penalty=_penalty(tensors, contract.FREQUENCY_PENALTY),
         presence_penalty=_penalty(tensors, contract.PRESENCE_PENALTY),
-        seed=int(_scalar(tensors, contract.SEED, default=0)),
+        seed=_scalar(tensors, contract.SEED, default=None),
         stop=_stop_words(tensors),
         streaming=_flag(tensors, contract.STREAMING),
         echo_prompt=not _flag(tensors, contract.EXCLUDE_INPUT, default=True),
         return_perf_metrics=_flag(tensors, contract.RETURN_PERF_METRICS),
-        return_finish_reason=_flag(tensors, contract.RETURN_FINISH_REASON),
+        return_finish_reason=_flag(tensors, contract.RETURN_FINISH_REASON, default=chat),
         return_stop_reason=_flag(tensors, contract.RETURN_STOP_REASON),
         return_cumulative_logprob=_flag(tensors, contract.RETURN_CUMULATIVE_LOGPROB),
+        ignore_eos=_flag(tensors, contract.IGNORE_EOS),
+        logprobs=_optional_integer(tensors, contract.LOGPROBS, most=MAX_LOGPROBS),
+        thinking_budget=_optional_integer(tensors, contract.THINKING_BUDGET),
+        guide=_guide(tensors, guide, most_bytes),
     )
+
+
+def _source(tensors: Tensors) -> Tensor:
+    """The input that holds the prompt. Raises `RequestError` unless there is exactly one, and for
+    inputs that do not go with it."""
+    sources = (contract.TEXT_INPUT, contract.MESSAGES, contract.INPUT_IDS)
+    given = [source for source in sources if source.name in tensors]
+    if len(given) > 1:
+        raise RequestError(f"{given[0].name} and {given[1].name} are both given; send one of them")
+    source = given[0] if given else contract.TEXT_INPUT
+    if source is not contract.MESSAGES:
+        for chat_only in _CHAT_ONLY:
+            if chat_only.name in tensors:
+                raise RequestError(f"{chat_only.name} needs {contract.MESSAGES.name}")
+    return source
+
+
+def _conversation(tensors: Tensors, most_bytes: int) -> tuple[Conversation, Guide | None]:
+    return read_conversation(
+        _json(tensors, contract.MESSAGES, most_bytes),
+        _json(tensors, contract.TOOLS, most_bytes),
+        _json(tensors, contract.TOOL_CHOICE, most_bytes, words=TOOL_CHOICES),
+        _json(tensors, contract.TEMPLATE_ARGUMENTS, most_bytes),
+    )
+
+
+def _guide(tensors: Tensors, of_tools: Guide | None, most_bytes: int) -> Guide | None:
+    value = _json(tensors, contract.RESPONSE_FORMAT, most_bytes)
+    of_format = None if value is None else read_response_format(value)
+    if of_tools is not None and of_format is not None:
+        raise RequestError(
+            f"{contract.RESPONSE_FORMAT.name} and a {contract.TOOL_CHOICE.name} that demands a "
+            "call exclude each other"
+        )
+    return of_tools or of_format
+
+
+def _json(tensors: Tensors, wanted: Tensor, most_bytes: int, words: Sequence[str] = ()) -> Any:
+    """The JSON value of a text tensor, None where it is absent; one of `words` may be unquoted."""
+    texts = _texts(tensors, wanted, most_bytes)
+    if wanted.name not in tensors:
+        return None
+    if len(texts) != 1:
+        raise RequestError(f"{wanted.name} must hold one JSON text, got {len(texts)}")
+    if texts[0] in words:
+        return texts[0]
+    try:
+        value = parse_json(texts[0].encode())
+        json.dumps(value, ensure_ascii=False).encode()  # JSON can write halves of surrogate pairs
+    except ValueError as error:
+        raise RequestError(f"{wanted.name} is not valid JSON: {error}") from error
+    return value
+
+
+def _input_ids(tensors: Tensors, most_bytes: int) -> tuple[int, ...]:
+    tensor = _tensor(tensors, contract.INPUT_IDS)
+    if tensor is None or not tensor.size:
+        raise RequestError(f"{contract.INPUT_IDS.name} is empty")
+    if tensor.nbytes > most_bytes:
+        raise RequestError(f"{contract.INPUT_IDS.name} has {tensor.size} tokens, which is too many")
+    return tuple(tensor.tolist())
+
+
+def _max_tokens(tensors: Tensors, chat: bool) -> int | None:
+    if chat and contract.MAX_TOKENS.name not in tensors:
+        return None
+    return _integer(tensors, contract.MAX_TOKENS, 32, least=1)
+
+
+def _optional_integer(tensors: Tensors, wanted: Tensor, most: int | None = None) -> int | None:
+    if wanted.name not in tensors:
+        return None
+    value = _integer(tensors, wanted, 0, least=0)
+    if most is not None and value > most:
+        raise RequestError(f"{wanted.name} must be at most {most}, got {value}")
+    return value
 
 
 def _tensor(tensors: Tensors, wanted: Tensor) -> NDArray[Any] | None:
@@ -101,8 +201,7 @@ def _optional_number(tensors: Tensors, wanted: Tensor, least: float, most: float
 
 
 def _optional_top_k(tensors: Tensors) -> int | None:
-    given = contract.TOP_K.name in tensors
-    return _integer(tensors, contract.TOP_K, 0, least=0) if given else None
+    return _optional_integer(tensors, contract.TOP_K)
 
 
 def _top_p(tensors: Tensors) -> float | None:
@@ -128,12 +227,17 @@ def _require_single_sequence(tensors: Tensors) -> None:
         )
 
 
-def _texts(tensors: Tensors, wanted: Tensor) -> list[str]:
+def _texts(tensors: Tensors, wanted: Tensor, most_bytes: int = MAX_PROMPT_BYTES) -> list[str]:
     tensor = _tensor(tensors, wanted)
     texts = []
     for element in [] if tensor is None else tensor.tolist():
         if isinstance(element, str):
             element = element.encode()
+        if isinstance(element, bytes) and len(element) > most_bytes:
+            raise RequestError(
+                f"{wanted.name} has {len(element)} bytes; the limit is {most_bytes}, from the "
+                "tokens of the context"
+            )
         try:
             texts.append(element.decode("utf-8"))
         except (UnicodeDecodeError, AttributeError):
@@ -141,19 +245,16 @@ def _texts(tensors: Tensors, wanted: Tensor) -> list[str]:
     return texts
 
 
-def _prompt(tensors: Tensors) -> str:
-    texts = _texts(tensors, contract.TEXT_INPUT)
+def _prompt(tensors: Tensors, most_bytes: int) -> str:
+    texts = _texts(tensors, contract.TEXT_INPUT, most_bytes)
     if len(texts) != 1:
-        raise RequestError(f"{contract.TEXT_INPUT.name} must hold one prompt, got {len(texts)}")
-    prompt = texts[0]
-    if not prompt:
-        raise RequestError(f"{contract.TEXT_INPUT.name} is empty")
-    size = len(prompt.encode())
-    if size > MAX_PROMPT_BYTES:
         raise RequestError(
-            f"{contract.TEXT_INPUT.name} has {size} bytes; the limit is {MAX_PROMPT_BYTES}"
+            f"{contract.TEXT_INPUT.name} must hold one prompt, got {len(texts)}; instead of it, "
+            f"{contract.MESSAGES.name} or {contract.INPUT_IDS.name} may be sent"
         )
-    return prompt
+    if not texts[0]:
+        raise RequestError(f"{contract.TEXT_INPUT.name} is empty")
+    return texts[0]
 
 
 def _stop_words(tensors: Tensors) -> tuple[str, ...]:

@@ -66,6 +66,10 @@ class RecordingSink:
     def text(self):
         return "".join(step.text for step in self.steps)
 
+    @property
+    def tokens(self):
+        return [token for step in self.steps for token in step.tokens]
+
     def step(self, step):
         self.steps.append(step)
 
@@ -76,6 +80,19 @@ class RecordingSink:
 @pytest.fixture
 def new_sink():
     return RecordingSink
+
+
+@pytest.fixture
+def token_request():
+    """Builds what an executor is given, from a prompt's tokens and fields of a request."""
+    from nemotron_deploy.runtime.generation import GenerationRequest, TokenRequest
+
+    def build(prompt, max_tokens=32, ends=(), text="", resumed=False, **fields):
+        return TokenRequest(
+            tuple(prompt), max_tokens, frozenset(ends), text, GenerationRequest(**fields), resumed
+        )
+
+    return build
 
 
 @pytest.fixture

@@ -82,8 +82,12 @@ def test_tensors_are_spelled_here_alone() -> None:
     assert found == {"runtime/contract.py"}
 
 
-_SDK_NAMES = {"stop_reason", "finish_reason", "return_perf_metrics", "acceptance_rate"}
-"""Also names of TensorRT-LLM's and of our own fields."""
+_SDK_NAMES = {
+    "stop_reason", "finish_reason", "return_perf_metrics", "acceptance_rate", "max_tokens", "top_p",
+    "frequency_penalty", "presence_penalty", "ignore_eos", "input_ids", "reasoning_content",
+    "tool_calls",
+}  # fmt: skip
+"""Also names of fields: of ours, TensorRT-LLM's, transformers' and OpenAI's."""
 
 
 def test_every_entry_is_described_once() -> None:

@@ -143,7 +143,7 @@ def test_finalize_fails_what_is_live(bundle, request_of, watchdogs):
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ({"executor": "vllm"}, "must be one of trtllm, reference, got 'vllm'"),
+        ({"executor": "vllm"}, "must be one of trtllm, reference, scripted, got 'vllm'"),
         ({"bundle": "."}, "not a bundle"),
         ({"max_active": "0"}, "`max_active` must be a whole number above 0"),
     ],

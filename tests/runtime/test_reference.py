@@ -8,12 +8,7 @@ import torch
 from nemotron_deploy.model import catalog
 from nemotron_deploy.runtime.executors.loading import load_model
 from nemotron_deploy.runtime.executors.reference import ReferenceExecutor, generate
-from nemotron_deploy.runtime.generation import (
-    Failure,
-    GenerationRequest,
-    RequestError,
-    StartError,
-)
+from nemotron_deploy.runtime.generation import GenerationRequest, StartError, TokenRequest
 
 PROMPT = "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n"
 
@@ -21,13 +16,6 @@ PROMPT = "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n"
 @pytest.fixture(scope="module")
 def loaded():
     return load_model(catalog.TINY)
-
-
-@pytest.fixture
-def endless(loaded, monkeypatch):
-    """The same model, which takes no token for the end of its answer."""
-    monkeypatch.setattr(loaded[0].generation_config, "eos_token_id", [])
-    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +33,20 @@ def _greedy(model, tokenizer, prompt, max_tokens):
     return output[0, ids.shape[1] :].tolist()
 
 
-def _run(loaded, prompt=PROMPT, limit=4096, **fields):
+def _run(loaded, prompt=PROMPT, max_tokens=32, ends=(2,), **fields):
     model, tokenizer = loaded
-    return list(generate(model, tokenizer, GenerationRequest(prompt, **fields), limit))
+    request = TokenRequest(
+        tuple(tokenizer(prompt).input_ids),
+        max_tokens,
+        frozenset(ends),
+        prompt,
+        GenerationRequest(prompt, **fields),
+    )
+    return list(generate(model, request))
+
+
+def _tokens(steps):
+    return [token for step in steps for token in step.tokens]
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, "The", "Tuesday é 日本 ", "a" * 200])
@@ -55,9 +54,7 @@ def test_tokens_are_those_of_transformers(loaded, plain, prompt):
     model, tokenizer = loaded
     expected = _greedy(plain, tokenizer, prompt, 24)
     steps = _run(loaded, prompt, max_tokens=24)
-    assert len(steps) == len(expected)
-    text = tokenizer.decode(expected, skip_special_tokens=True)
-    assert "".join(step.text for step in steps) == text.rstrip("\ufffd")
+    assert [step.tokens for step in steps] == [(token,) for token in expected]
     ended = expected[-1] == model.generation_config.eos_token_id
     assert steps[-1].finish == ("stop" if ended else "length")
 
@@ -134,26 +131,18 @@ def test_shards_are_found_through_the_index_and_only_beside_it(tmp_path, loaded)
         save_file({n: tensors[n] for n in names if where[n] == shard}, tmp_path / shard)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": where}))
-    sharded = [step.text for step in _run(load_model(tmp_path), max_tokens=4)]
-    assert sharded == [step.text for step in _run(loaded, max_tokens=4)]
+    sharded = _tokens(_run(load_model(tmp_path), max_tokens=4))
+    assert sharded == _tokens(_run(loaded, max_tokens=4))
     index.write_text(json.dumps({"weight_map": {"x": "../model.safetensors"}}))
     with pytest.raises(StartError, match="no file of its directory"):
         load_model(tmp_path)
 
 
-def test_limit_counts_prompt_and_answer(loaded):
-    length = len(loaded[1](PROMPT).input_ids)
-    assert _run(loaded, limit=length + 2, max_tokens=2)
-    with pytest.raises(RequestError, match=rf"has {length} tokens .* at most {length + 2}"):
-        _run(loaded, limit=length + 2, max_tokens=3)
-
-
-def test_stop_words_end_the_answer_before_them(endless):
-    whole = "".join(step.text for step in _run(endless, "Monday", max_tokens=24))
-    word = whole[6:9]
-    steps = _run(endless, "Monday", max_tokens=24, stop=(word,))
-    assert "".join(step.text for step in steps) == whole[: whole.index(word)]
-    assert (steps[-1].finish, steps[-1].stop_reason) == ("stop", word)
+def test_every_end_token_ends_the_answer(loaded):
+    whole = _tokens(_run(loaded, "Monday", max_tokens=24, ends=()))
+    steps = _run(loaded, "Monday", max_tokens=24, ends=(whole[5], whole[9]))
+    assert _tokens(steps) == whole[: 1 + min(whole.index(whole[5]), whole.index(whole[9]))]
+    assert steps[-1].finish == "stop"
 
 
 def test_sampling_repeats_with_its_seed_and_differs_between_seeds(loaded):
@@ -161,20 +150,32 @@ def test_sampling_repeats_with_its_seed_and_differs_between_seeds(loaded):
         steps = _run(
             loaded, "The", max_tokens=16, temperature=3.0, top_k=200, top_p=0.99, seed=seed
         )
-        return "".join(step.text for step in steps)
+        return tuple(_tokens(steps))
 
     assert sample(1) == sample(1)
     assert len({sample(seed) for seed in range(4)}) > 1
 
 
 @pytest.mark.parametrize("penalty", ["frequency_penalty", "presence_penalty"])
-def test_penalties_avoid_what_was_generated(endless, penalty):
-    """Sixty greedy tokens repeat some; with a large penalty all differ, so the text must."""
-    plain = _run(endless, "Monday", max_tokens=60)
-    penalized = _run(endless, "Monday", max_tokens=60, **{penalty: 100.0})
-    assert [step.text for step in plain] != [step.text for step in penalized]
-    words = [step.text for step in penalized if step.text]
-    assert len(set(words)) == len(words)
+def test_penalties_avoid_what_was_generated(loaded, penalty):
+    """Sixty greedy tokens repeat some; with a large penalty all differ."""
+    plain = _tokens(_run(loaded, "Monday", max_tokens=60, ends=()))
+    penalized = _tokens(_run(loaded, "Monday", max_tokens=60, ends=(), **{penalty: 100.0}))
+    assert len(set(plain)) < len(plain)
+    assert len(set(penalized)) == len(penalized)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_logprobs_hold_the_likeliest_tokens_and_the_chosen_one(loaded, count):
+    steps = _run(loaded, max_tokens=4, ends=(), logprobs=count, temperature=50.0, seed=1)
+    previous = 0.0
+    for step in steps:
+        (row,) = step.logprobs
+        (token,) = step.tokens
+        assert count <= len(row) <= count + 1
+        assert row[token] == pytest.approx(step.cumulative_logprob - previous, abs=1e-4)
+        previous = step.cumulative_logprob
+    assert _run(loaded, max_tokens=1)[0].logprobs == ()
 
 
 def test_cumulative_logprob_falls_and_is_that_of_the_tokens(loaded):
@@ -191,20 +192,19 @@ def test_cumulative_logprob_falls_and_is_that_of_the_tokens(loaded):
     assert sums[-1] == pytest.approx(expected, rel=0.1, abs=0.1)
 
 
-def test_executor_serves_many_at_once_as_if_alone(new_sink, eventually, loaded):
+def test_executor_serves_many_at_once_as_if_alone(new_sink, eventually, loaded, token_request):
     prompts = ["Monday", "The", PROMPT, "12 + 7", "cat", "x"]
     executor = ReferenceExecutor(catalog.TINY, max_active=3, max_tokens=256)
     try:
+        assert executor.context == 256
+        assert executor.answers.end_tokens == {2}
         sinks = [new_sink() for _ in prompts]
         for prompt, sink in zip(prompts, sinks, strict=True):
-            executor.submit(GenerationRequest(prompt, max_tokens=12), sink)
-        too_long = new_sink()
-        executor.submit(GenerationRequest("x", max_tokens=256), too_long)
-        eventually(lambda: all(sink.done for sink in [*sinks, too_long]))
+            executor.submit(token_request(executor.tokens(prompt), 12, ends={2}), sink)
+        eventually(lambda: all(sink.done for sink in sinks))
         assert executor.healthy
     finally:
         executor.close(5)
-    alone = ["".join(s.text for s in _run(loaded, prompt, max_tokens=12)) for prompt in prompts]
-    assert [sink.text for sink in sinks] == alone
-    assert too_long.failure[1] is Failure.INVALID
+    alone = [_tokens(_run(loaded, prompt, max_tokens=12)) for prompt in prompts]
+    assert [sink.tokens for sink in sinks] == alone
     assert not executor.healthy

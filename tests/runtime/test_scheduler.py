@@ -2,12 +2,7 @@
 
 import pytest
 
-from nemotron_deploy.runtime.generation import (
-    Failure,
-    GenerationRequest,
-    RequestError,
-    Step,
-)
+from nemotron_deploy.runtime.generation import Failure, TokenStep
 from nemotron_deploy.runtime.scheduler import RoundRobin
 
 
@@ -18,60 +13,66 @@ def log():
 
 @pytest.fixture
 def scheduler(log):
+    """Answers a request with its own text, letter by letter, over and over."""
+
     def generate(request):
-        if request.prompt == "invalid":
-            raise RequestError("too long")
         for count in range(1, request.max_tokens + 1):
-            if request.prompt == "broken":
+            if request.text == "broken":
                 raise ZeroDivisionError("no")
-            log.append(request.prompt)
-            yield Step(request.prompt, "length" if count == request.max_tokens else None)
+            letter = request.text[(count - 1) % len(request.text)]
+            log.append(letter)
+            yield TokenStep((ord(letter),), "length" if count == request.max_tokens else None)
 
     scheduler = RoundRobin(generate, max_active=2)
     yield scheduler
     scheduler.close(5)
 
 
-def test_requests_take_turns_and_wait_for_a_place(scheduler, log, new_sink, eventually):
-    sinks = {name: new_sink() for name in "abc"}
-    for name, sink in sinks.items():
-        scheduler.submit(GenerationRequest(name, max_tokens=50), sink)
+@pytest.fixture
+def submit(scheduler, new_sink, token_request):
+    def submit(text, max_tokens=32):
+        sink = new_sink()
+        scheduler.submit(token_request([1], max_tokens, text=text), sink)
+        return sink
+
+    return submit
+
+
+def _text(sink):
+    return "".join(map(chr, sink.tokens))
+
+
+def test_requests_take_turns_and_wait_for_a_place(submit, log, eventually):
+    sinks = {name: submit(name, 50) for name in "abc"}
     eventually(lambda: all(sink.finish for sink in sinks.values()))
-    assert all(sink.text == name * 50 for name, sink in sinks.items())
+    assert all(_text(sink) == name * 50 for name, sink in sinks.items())
     assert log.index("c") >= 50, "the third started before a place was free"
     both = "".join(log)[log.index("b") : 90]
     assert "aa" not in both and "bb" not in both  # noqa: PT018
 
 
-def test_a_failing_request_fails_alone(scheduler, new_sink, eventually):
-    good, broken, invalid = new_sink(), new_sink(), new_sink()
-    scheduler.submit(GenerationRequest("broken"), broken)
-    scheduler.submit(GenerationRequest("invalid"), invalid)
-    scheduler.submit(GenerationRequest("ok", max_tokens=3), good)
-    eventually(lambda: good.done and broken.done and invalid.done)
+def test_a_failing_request_fails_alone(scheduler, submit, eventually):
+    broken, good = submit("broken"), submit("ok", 4)
+    eventually(lambda: good.done and broken.done)
     assert broken.failure == ("generation failed: ZeroDivisionError: no", Failure.INTERNAL)
-    assert invalid.failure == ("too long", Failure.INVALID)
-    assert good.text == "okokok"
+    assert _text(good) == "okok"
     assert scheduler.alive
 
 
-def test_a_cancelled_request_is_dropped(scheduler, log, new_sink, eventually):
-    endless = new_sink()
-    scheduler.submit(GenerationRequest("x", max_tokens=10**9), endless)
+def test_a_cancelled_request_is_dropped(submit, log, eventually):
+    endless = submit("x", 10**9)
     eventually(lambda: len(log) > 10)
     endless.cancelled = True
-    after = new_sink()
-    scheduler.submit(GenerationRequest("y", max_tokens=2), after)
+    after = submit("y", 2)
     eventually(lambda: after.done)
     seen = log.count("x")
-    last = new_sink()
-    scheduler.submit(GenerationRequest("z", max_tokens=100), last)
+    last = submit("z", 100)
     eventually(lambda: last.done)
     assert log.count("x") == seen
 
 
-def test_close_ends_the_worker_amid_work(scheduler, log, new_sink, eventually):
-    scheduler.submit(GenerationRequest("x", max_tokens=10**9), new_sink())
+def test_close_ends_the_worker_amid_work(scheduler, submit, log, eventually):
+    submit("x", 10**9)
     eventually(lambda: log)
     scheduler.close(5)
     assert not scheduler.alive

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from nemotron_deploy.model import catalog
-from nemotron_deploy.runtime.text import Detokenizer, StopWords
+from nemotron_deploy.runtime.text import StopWords
+from nemotron_deploy.runtime.vocabulary import CheckpointVocabulary
 
 
 @pytest.fixture(scope="session")
@@ -14,23 +15,28 @@ def tokenizer():
     return Tokenizer.from_file(str(catalog.TINY / "tokenizer.json"))
 
 
+@pytest.fixture(scope="session")
+def vocabulary():
+    return CheckpointVocabulary(catalog.TINY)
+
+
 @given(text=st.text(max_size=40))
-def test_pieces_join_to_the_decoded_text(tokenizer, text):
+def test_pieces_join_to_the_decoded_text(tokenizer, vocabulary, text):
     tokens = tokenizer.encode(text, add_special_tokens=False).ids
-    detokenizer = Detokenizer(tokenizer)
+    detokenizer = vocabulary.detokenizer()
     assert "".join(map(detokenizer.push, tokens)) == tokenizer.decode(tokens)
 
 
 @given(tokens=st.lists(st.integers(0, 511), max_size=30))
-def test_any_tokens_give_a_beginning_of_the_decoded_text(tokenizer, tokens):
+def test_any_tokens_give_a_beginning_of_the_decoded_text(tokenizer, vocabulary, tokens):
     """Random tokens cut characters: what is incomplete at the end is left out, never halved."""
-    detokenizer = Detokenizer(tokenizer)
+    detokenizer = vocabulary.detokenizer()
     joined = "".join(map(detokenizer.push, tokens))
     assert tokenizer.decode(tokens).startswith(joined)
 
 
-def test_a_character_of_several_tokens_comes_whole(tokenizer):
-    detokenizer = Detokenizer(tokenizer)
+def test_a_character_of_several_tokens_comes_whole(tokenizer, vocabulary):
+    detokenizer = vocabulary.detokenizer()
     tokens = tokenizer.encode("日", add_special_tokens=False).ids
     assert len(tokens) > 1
     assert [detokenizer.push(token) for token in tokens] == [""] * (len(tokens) - 1) + ["日"]

@@ -14,7 +14,7 @@ from nemotron_deploy.runtime.executors.trtllm import (
     require_compatible,
     sampling_arguments,
 )
-from nemotron_deploy.runtime.generation import Failure, GenerationRequest, StartError
+from nemotron_deploy.runtime.generation import Failure, StartError
 
 pytestmark = pytest.mark.usefixtures("fakes", "hopper")
 
@@ -46,40 +46,103 @@ def test_a_bundle_cannot_turn_remote_code_on(bundle):
     assert tensorrt_llm.LLM.instances[-1].kwargs["trust_remote_code"] is False
 
 
-def test_streaming_hands_over_each_token(executor, new_sink, eventually):
+A, B, C = 97, 98, 99
+
+
+def test_tokens_are_handed_over_as_they_come(executor, llm, token_request, new_sink, eventually):
     sink = new_sink()
-    request = GenerationRequest("abc", max_tokens=5, streaming=True, return_cumulative_logprob=True)
-    executor.submit(request, sink)
+    executor.submit(token_request([A, B, C], 5, return_cumulative_logprob=True, seed=3), sink)
     eventually(lambda: sink.done)
-    assert [step.text for step in sink.steps] == ["a", "b", "c", "a", "b"]
+    assert [step.tokens for step in sink.steps] == [(A,), (B,), (C,), (A,), (B,)]
     assert sink.finish == "length"
     assert sink.steps[-1].cumulative_logprob == -2.5
+    assert llm.requests[0].prompt == [A, B, C]
+    assert llm.requests[0].sampling_params.detokenize is False
 
 
-def test_not_streaming_hands_over_the_whole_answer_once(executor, new_sink, eventually):
-    sink = new_sink()
-    executor.submit(GenerationRequest("abc", max_tokens=5), sink)
+def test_several_tokens_may_come_at_once(bundle, token_request, new_sink, eventually):
+    arguments = {**read_llm_args(bundle), "stream_interval": 3}
+    executor, sink = TrtllmExecutor(bundle, arguments, read_engine(bundle)), new_sink()
+    executor.submit(token_request([A, B, C, A], 7, logprobs=1), sink)
     eventually(lambda: sink.done)
-    assert [step.text for step in sink.steps] == ["abcab"]
+    executor.close(5)
+    assert [step.tokens for step in sink.steps] == [(A, B, C), (A, A, B), (C,)]
+    assert [len(step.logprobs) for step in sink.steps] == [3, 3, 1]
+    assert sink.steps[0].logprobs[1] == {B: -0.5, B + 1: -1.5}
 
 
-@pytest.mark.parametrize("streaming", [True, False])
-def test_cancelling_aborts_the_generation(executor, llm, new_sink, eventually, streaming):
+@pytest.mark.parametrize("ends", [{C}, {C, 500}, {5, C}])
+def test_the_token_that_ends_an_answer_is_the_last_one(
+    executor, token_request, new_sink, eventually, ends
+):
+    """TensorRT-LLM keeps it if it is the first end token, and removes it if it is another one."""
     sink = new_sink()
-    executor.submit(GenerationRequest("abc", max_tokens=10**6, streaming=streaming), sink)
+    executor.submit(token_request([A, B, C], 9, ends=ends), sink)
+    eventually(lambda: sink.done)
+    assert sink.tokens == [A, B, C]
+    assert sink.finish == "stop"
+
+
+def test_end_tokens_may_be_ignored(executor, token_request, new_sink, eventually):
+    sink = new_sink()
+    executor.submit(token_request([A, B], 4), sink)
+    eventually(lambda: sink.done)
+    assert (sink.tokens, sink.finish) == ([A, B, A, B], "length")
+
+
+def test_cancelling_aborts_the_generation(executor, llm, token_request, new_sink, eventually):
+    sink = new_sink()
+    executor.submit(token_request([A], 10**6), sink)
     eventually(lambda: llm.requests)
     sink.cancelled = True
-    eventually(lambda: llm.requests[0].was_aborted and llm.requests[0].finished)
+    eventually(lambda: llm.requests[0].was_aborted)
 
 
-def test_a_request_that_fails_in_the_engine_fails_alone(executor, new_sink, eventually):
+def test_nothing_is_generated_after_a_stop_text(executor, llm, eventually):
+    """The stop text spans tokens that TensorRT-LLM would not look for."""
+    from nemotron_deploy.runtime.generation import GenerationRequest
+    from nemotron_deploy.runtime.sessions import Sessions
+    from nemotron_deploy.runtime.stage import Prepared, TextStage
+
+    sent = []
+
+    class Channel:
+        def send(self, outputs, final):
+            sent.append((outputs, final))
+
+        def send_error(self, message, failure):
+            raise AssertionError(message)
+
+        def is_cancelled(self):
+            return False
+
+    sessions = Sessions(1)
+    request = GenerationRequest("x", stop=("lo, wor",), return_stop_reason=True)
+    prompt = executor.tokens("hello, world. ")
+    prepared = Prepared(request, "x", prompt, max_tokens=10**6)
+    session = sessions.open("", request, Channel())
+    TextStage(prepared, executor.answers, executor.submit, session).start()
+    eventually(lambda: llm.requests and llm.requests[0].was_aborted)
+    sessions.close()
+    ((outputs, final),) = sent
+    assert outputs["text_output"] == "hel"
+    assert outputs["stop_reason"] == "lo, wor"
+    assert outputs["num_output_tokens"] <= len(prompt)
+    assert final
+
+
+def test_a_request_that_fails_in_the_engine_fails_alone(
+    executor, token_request, new_sink, eventually
+):
+    from tensorrt_llm import BOOM
+
     broken, good = new_sink(), new_sink()
-    executor.submit(GenerationRequest("boom"), broken)
-    executor.submit(GenerationRequest("ok", max_tokens=2), good)
+    executor.submit(token_request([BOOM]), broken)
+    executor.submit(token_request([A], 2), good)
     eventually(lambda: broken.done and good.done)
     assert broken.failure[1] is Failure.INTERNAL
     assert "illegal memory access" in broken.failure[0]
-    assert good.text == "ok"
+    assert good.tokens == [A, A]
     assert executor.healthy
 
 
@@ -89,18 +152,20 @@ def test_close_shuts_the_engine_down(executor, llm):
     assert not executor.healthy
 
 
-def test_sampling_arguments_fit_the_fakes_signature():
+def test_sampling_arguments_fit_the_fakes_signature(token_request):
     import tensorrt_llm
 
-    request = GenerationRequest(
-        "x", max_tokens=3, temperature=0.5, top_k=4, top_p=0.5, seed=9, stop=("\n",),
-        frequency_penalty=1.0, presence_penalty=2.0, return_cumulative_logprob=True,
+    request = token_request(
+        [1], 3, ends={11, 2, 7}, temperature=0.5, top_k=4, top_p=0.5, seed=9, stop=("x",),
+        frequency_penalty=1.0, presence_penalty=2.0, logprobs=3,
     )  # fmt: skip
     params = tensorrt_llm.SamplingParams(**sampling_arguments(request))
     assert (params.temperature, params.top_k, params.top_p, params.seed) == (0.5, 4, 0.5, 9)
-    assert (params.stop, params.logprobs, params.exclude_input_from_output) == (["\n"], 1, True)
-    greedy = tensorrt_llm.SamplingParams(**sampling_arguments(GenerationRequest("x")))
+    assert (params.end_id, params.stop_token_ids, params.ignore_eos) == (2, [7, 11], False)
+    assert (params.stop, params.logprobs, params.max_tokens) == (None, 3, 3)
+    greedy = tensorrt_llm.SamplingParams(**sampling_arguments(token_request([1])))
     assert (greedy.temperature, greedy.top_k, greedy.top_p) == (None, 1, None)
+    assert (greedy.end_id, greedy.ignore_eos) == (None, True)
 
 
 def _engine(**changes):

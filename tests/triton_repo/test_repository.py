@@ -22,7 +22,7 @@ def test_config_is_the_golden_one(repository):
 def test_an_emitted_repository_passes_its_check(repository):
     checks = triton_repo.check(repository)
     assert [check.ok for check in checks] == [True, True]
-    assert checks[0].detail == "17 inputs, 16 outputs, decoupled"
+    assert checks[0].detail == "41 inputs, 22 outputs, decoupled"
 
 
 def test_the_runtime_is_copied_as_one_package(repository):

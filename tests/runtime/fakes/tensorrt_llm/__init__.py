@@ -1,20 +1,28 @@
 """A FAKE of the part of TensorRT-LLM that the production executor uses; no GPU, no model.
 
-It answers the prompt "abc" with the tokens "a", "b", "c", "a", ... Signatures and behaviour follow
+It answers a prompt with the prompt's own tokens, over and over. Signatures and behaviour follow
 NVIDIA/TensorRT-LLM: tensorrt_llm/llmapi/llm.py @0096693 (LLM.__init__, generate_async, shutdown),
 tensorrt_llm/sampling_params.py @000a01d (SamplingParams), tensorrt_llm/executor/result.py @005bc84
-(CompletionOutput, and GenerationResult for RequestOutput).
+(CompletionOutput, and GenerationResult for RequestOutput). What it shares with upstream and makes
+callers stumble: each step hands out the same object, changed; a step has `stream_interval` tokens;
+a token of `stop_token_ids` is removed from the answer, its log-probabilities are not; an aborted
+generation gives one more step.
 """
 
 import asyncio
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+BOOM = 13
+"""A prompt of this token alone fails in the engine."""
+
 
 @dataclass(slots=True, kw_only=True)
 class SamplingParams:
+    end_id: int | None = None
     max_tokens: int = 32
     stop: list[str] | str | None = None
+    stop_token_ids: list[int] | None = None
     n: int = 1
     best_of: int | None = None
     use_beam_search: bool = False
@@ -27,6 +35,14 @@ class SamplingParams:
     logprobs: int | None = None
     exclude_input_from_output: bool = True
     return_perf_metrics: bool = False
+    ignore_eos: bool = False
+    detokenize: bool = True
+
+
+@dataclass(slots=True)
+class Logprob:
+    logprob: float
+    rank: int | None = None
 
 
 @dataclass(slots=True)
@@ -35,19 +51,26 @@ class CompletionOutput:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     cumulative_logprob: float | None = None
+    logprobs: list[dict[int, Logprob]] = field(default_factory=list)
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     request_perf_metrics: object | None = None
-    _last_text_len: int = 0
+    _last_token_ids_len: int = 0
+    _last_logprobs_len: int = 0
 
     @property
-    def text_diff(self) -> str:
-        return self.text[self._last_text_len :]
+    def token_ids_diff(self) -> list[int]:
+        return self.token_ids[self._last_token_ids_len :]
+
+    @property
+    def logprobs_diff(self) -> list[dict[int, Logprob]]:
+        return self.logprobs[self._last_logprobs_len :]
 
 
 class RequestOutput:
-    def __init__(self, prompt, sampling_params, streaming):
+    def __init__(self, prompt, sampling_params, streaming, interval):
         self.prompt, self.sampling_params, self.streaming = prompt, sampling_params, streaming
+        self.interval = interval
         self.outputs = [CompletionOutput(0)]
         self.finished = False
         self.was_aborted = False
@@ -61,34 +84,48 @@ class RequestOutput:
     async def __anext__(self):
         if self.finished:
             raise StopAsyncIteration
-        if self.prompt == "boom":
+        if self.prompt == [BOOM]:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        output = self.outputs[0]
+        output._last_token_ids_len = len(output.token_ids)
+        output._last_logprobs_len = len(output.logprobs)
         self._advance()
-        while not self.streaming and not self.finished:
-            await asyncio.sleep(0.005)
+        while not self.finished and (
+            not self.streaming or len(output.token_ids_diff) < self.interval
+        ):
+            await asyncio.sleep(0)
             self._advance()
         await asyncio.sleep(0.005)
         return self
 
     def _advance(self) -> None:
-        output = self.outputs[0]
-        output._last_text_len = len(output.text)
+        output, wanted = self.outputs[0], self.sampling_params
         if self.was_aborted:
             output.finish_reason, self.finished = "cancelled", True
             return
-        output.text += self.prompt[len(output.token_ids) % len(self.prompt)]
-        output.token_ids.append(len(output.token_ids))
-        if self.sampling_params.logprobs:
+        token = self.prompt[len(output.token_ids) % len(self.prompt)]
+        output.token_ids.append(token)
+        if wanted.logprobs is not None:
             output.cumulative_logprob = -0.5 * len(output.token_ids)
-        if len(output.token_ids) == self.sampling_params.max_tokens:
+            output.logprobs.append({token: Logprob(-0.5, 1), token + 1: Logprob(-1.5, 2)})
+        if len(output.token_ids) == wanted.max_tokens:
             output.finish_reason, self.finished = "length", True
+        if wanted.ignore_eos:
+            return
+        if token == wanted.end_id:
+            output.finish_reason, self.finished = "stop", True
+        elif token in (wanted.stop_token_ids or ()):
+            output.finish_reason, self.finished = "stop", True
+            output.stop_reason = token
+            output.token_ids = output.token_ids[:-1]
 
 
 class LLM:
     instances: ClassVar[list["LLM"]] = []
 
-    def __init__(self, model, **kwargs):
+    def __init__(self, model, stream_interval=1, **kwargs):
         self.model, self.kwargs = model, kwargs
+        self.stream_interval = stream_interval
         self.requests: list[RequestOutput] = []
         self.is_shut_down = False
         LLM.instances.append(self)
@@ -102,7 +139,10 @@ class LLM:
         streaming: bool = False,
     ):
         asyncio.get_running_loop()  # results are queued to the loop that asked, as there
-        self.requests.append(RequestOutput(inputs, sampling_params, streaming))
+        prompt = inputs["prompt_token_ids"]
+        self.requests.append(
+            RequestOutput(prompt, sampling_params, streaming, self.stream_interval)
+        )
         return self.requests[-1]
 
     def shutdown(self) -> None:
