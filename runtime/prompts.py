@@ -130,7 +130,7 @@ class Prompts:
                     ignored=(THINKING_SWITCH,),
                 )
         except TemplateError as error:
-            raise RequestError(f"{contract.MESSAGES.name}: {error.reason}") from error
+            raise RequestError(error.reason) from error
         tokens: list[int] = []
         for text, literal in literals.parts(rendered):
             tokens += self._vocabulary.encode(text, whole=False, control=not literal)

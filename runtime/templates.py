@@ -96,9 +96,10 @@ class ChatTemplate:
         name = "tool_use" if tools and "tool_use" in self._templates else DEFAULT
         template = self._templates[name]
         arguments = arguments or {}
-        unused = sorted(set(arguments) - set(ignored) - self._used(name)) if arguments else []
-        if unused:
-            raise self._refused(f"it has no variable {unused[0]!r}")
+        if unknown := sorted(set(arguments) - set(ignored)):
+            unknown = sorted(set(unknown) - self._used(name))
+        if unknown:
+            raise self._refused(f"it has no variable {unknown[0]!r}")
         return str(
             self._ask(
                 {

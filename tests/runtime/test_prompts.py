@@ -112,15 +112,13 @@ def test_no_client_can_write_a_control_token(prompts: Prompts, place: str) -> No
 
 
 def test_variables_that_the_template_does_not_have_are_refused(prompts: Prompts) -> None:
-    with pytest.raises(RequestError, match="messages: chat template: it has no variable 'budget'"):
+    with pytest.raises(RequestError, match="chat template: it has no variable 'budget'"):
         prepared(prompts, [USER], arguments={"budget": 5})
 
 
 def test_what_a_template_refuses_is_the_clients_error(tmp_path: Path) -> None:
     prompts = prompts_with(tmp_path, "{{ raise_exception('Roles must alternate') }}")
-    with pytest.raises(
-        RequestError, match=r"messages: chat template: .*Roles must alternate"
-    ) as no:
+    with pytest.raises(RequestError, match=r"chat template: .*Roles must alternate") as no:
         prepared(prompts, [USER])
     assert str(tmp_path) not in str(no.value)
     prompts.close()
