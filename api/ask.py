@@ -25,6 +25,7 @@ def ask(url: str, model: str, prompt: str, max_tokens: int = 32) -> Iterator[str
         (contract.TEXT_INPUT, prompt.encode()),
         (contract.STREAMING, True),
         (contract.MAX_TOKENS, max_tokens),
+        (contract.TOP_K, 1),
         (contract.EXCLUDE_INPUT, True),
     ):
         tensor = triton.InferInput(sent.name, [1], sent.data_type.wire)

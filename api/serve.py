@@ -120,8 +120,8 @@ def serve(
     whose files or code are not as they should be.
     """
     progress = progress or Silent()
-    opened = Bundle.open(Path(bundle))
     answers = _checked_script(executor, script)
+    opened = Bundle.open(Path(bundle))
     trusted = require_trusted(opened, verify, trust_code, progress)
     progress.step("start tritonserver")
     ports = Ports(http_port, grpc_port, metrics_port)

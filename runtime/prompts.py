@@ -6,6 +6,7 @@ own, so that a long prompt does not keep the tokens of other requests waiting.
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 from collections.abc import Mapping
@@ -50,6 +51,8 @@ class Prompts:
         self._vocabulary = vocabulary
         self._defaults = defaults
         self._context = context
+        texts = sorted(vocabulary.control_texts, key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, texts)) or "(?!)")
         self._template = ChatTemplate(checkpoint)
         self._rendering = threading.Lock()
 
@@ -118,7 +121,7 @@ class Prompts:
         is rendered with a placeholder for it, which is tokenized as ordinary text. So no client can
         end its own turn and write another one.
         """
-        literals = _Literals(self._vocabulary.control_texts)
+        literals = _Literals(self._control)
         try:
             with self._rendering:
                 rendered = self._template.apply_chat_template(
@@ -131,10 +134,11 @@ class Prompts:
                 )
         except TemplateError as error:
             raise RequestError(error.reason) from error
+        parts = literals.parts(rendered)
         tokens: list[int] = []
-        for text, literal in literals.parts(rendered):
+        for text, literal in parts:
             tokens += self._vocabulary.encode(text, whole=False, control=not literal)
-        return literals.shown(rendered), tuple(tokens)
+        return "".join(text for text, _ in parts), tuple(tokens)
 
 
 def _start(prompt: str, conversation: Conversation) -> Start:
@@ -148,43 +152,32 @@ def _start(prompt: str, conversation: Conversation) -> Start:
 
 
 class _Literals:
-    """Placeholders for `texts` in what a client wrote."""
+    """Placeholders for the texts that `pattern` finds in what a client wrote."""
 
-    def __init__(self, texts: tuple[str, ...]) -> None:
-        nonce = secrets.token_hex(8)
-        longest_first = sorted(filter(None, texts), key=len, reverse=True)
-        self._texts = {f"x{nonce}x{i}x": text for i, text in enumerate(longest_first)}
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+        self._texts: list[str] = []
+        self._nonce = secrets.token_hex(8)
+        self._placeholder = re.compile(f"x{self._nonce}x([0-9]+)x")
 
     def hidden(self, value: Any) -> Any:
         """A JSON value with placeholders in its texts."""
         if isinstance(value, str):
-            for placeholder, text in self._texts.items():
-                value = value.replace(text, placeholder)
-            return value
+            return self._pattern.sub(self._hide, value)
         if isinstance(value, Mapping):
             return {self.hidden(key): self.hidden(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.hidden(item) for item in value]
         return value
 
-    def shown(self, rendered: str) -> str:
-        """A rendered text with what the placeholders stand for."""
-        for placeholder, text in self._texts.items():
-            rendered = rendered.replace(placeholder, text)
-        return rendered
+    def _hide(self, match: re.Match[str]) -> str:
+        self._texts.append(match[0])
+        return f"x{self._nonce}x{len(self._texts) - 1}x"
 
     def parts(self, rendered: str) -> list[tuple[str, bool]]:
-        """A rendered text in parts, each with whether it stands for a text of the client's."""
-        parts = [(rendered, False)]
-        for placeholder, text in self._texts.items():
-            parts = [
-                part
-                for given, literal in parts
-                for part in ([(given, True)] if literal else _split(given, placeholder, text))
-            ]
+        """A rendered text in parts, each with whether it is one of the texts."""
+        parts = []
+        for number, part in enumerate(self._placeholder.split(rendered)):
+            literal = number % 2 == 1
+            parts.append((self._texts[int(part)] if literal else part, literal))
         return [part for part in parts if part[0]]
-
-
-def _split(given: str, placeholder: str, text: str) -> list[tuple[str, bool]]:
-    first, *others = given.split(placeholder)
-    return [(first, False), *(part for other in others for part in ((text, True), (other, False)))]

@@ -42,9 +42,10 @@ class RoundRobin:
         return self._thread.is_alive() and not self._closed
 
     def submit(self, request: TokenRequest, sink: TokenSink) -> None:
-        """Queue a request."""
+        """Queue a request; one that continues an answer comes before others."""
         with self._changed:
-            self._waiting.append(_Job(request, sink))
+            enqueue = self._waiting.appendleft if request.resumed else self._waiting.append
+            enqueue(_Job(request, sink))
             self._changed.notify()
 
     def close(self, timeout: float) -> None:

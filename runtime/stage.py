@@ -184,7 +184,9 @@ class TextStage:
         stop: str = "",
         taken: int = 0,
     ) -> None:
-        usage = Usage(len(self._prepared.prompt), self._count, self._reasoning_count)
+        usage = None
+        if finish:
+            usage = Usage(len(self._prepared.prompt), self._count, self._reasoning_count)
         self._sink.step(
             Step(
                 "".join(event.text for event in events if isinstance(event, Content)),
@@ -195,7 +197,7 @@ class TextStage:
                 "".join(event.text for event in events if isinstance(event, Reasoning)),
                 tuple(event for event in events if isinstance(event, Call)),
                 self._logprobs(step, taken),
-                usage if finish else None,
+                usage,
             )
         )
 
@@ -230,8 +232,13 @@ class _Run:
         return self.abandoned or self._sink.done
 
     def step(self, step: TokenStep) -> None:
-        if not self.done:
+        if self.done:
+            return
+        try:
             self._stage.take(step)
+        except Exception as error:  # the executor's thread serves other requests, too
+            self.abandoned = True
+            self._sink.fail(f"{type(error).__name__}: {error}", Failure.INTERNAL)
 
     def fail(self, message: str, failure: Failure) -> None:
         if not self.done:

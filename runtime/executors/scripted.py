@@ -126,7 +126,7 @@ class ScriptedExecutor(Executor):
         return self._pieces
 
     def submit(self, request: TokenRequest, sink: TokenSink) -> None:
-        """Queue a request."""
+        """Queue a request; one that continues an answer comes before others."""
         matching = (i for i, a in enumerate(self._script) if a.when in request.text)
         number = next(matching, None)
         if number is None:
@@ -139,7 +139,8 @@ class ScriptedExecutor(Executor):
         tokens = deque((*self._pieces.tokens(pieces), _END))
         playback = _Playback(0.0, next(self._numbers), request, sink, tokens, answer.pace_s)
         with self._changed:
-            self._waiting.append(playback)
+            enqueue = self._waiting.appendleft if request.resumed else self._waiting.append
+            enqueue(playback)
             self._changed.notify()
 
     def score(self, cases: Sequence[Forced]) -> list[Scores]:

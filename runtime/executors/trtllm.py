@@ -137,6 +137,10 @@ class TrtllmExecutor(Executor):
             watch = asyncio.create_task(_abort_when_done(result, sink))
             try:
                 async for output in result:
+                    finish = output.outputs[0].finish_reason
+                    if finish not in (None, "stop", "length"):
+                        sink.fail(f"TensorRT-LLM ended the request: {finish}", Failure.INTERNAL)
+                        break
                     sink.step(_step(output, request))
                     if sink.done and not output.finished:
                         result.abort()

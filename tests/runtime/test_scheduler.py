@@ -30,9 +30,9 @@ def scheduler(log):
 
 @pytest.fixture
 def submit(scheduler, new_sink, token_request):
-    def submit(text, max_tokens=32):
+    def submit(text, max_tokens=32, resumed=False):
         sink = new_sink()
-        scheduler.submit(token_request([1], max_tokens, text=text), sink)
+        scheduler.submit(token_request([1], max_tokens, text=text, resumed=resumed), sink)
         return sink
 
     return submit
@@ -69,6 +69,16 @@ def test_a_cancelled_request_is_dropped(submit, log, eventually):
     last = submit("z", 100)
     eventually(lambda: last.done)
     assert log.count("x") == seen
+
+
+def test_an_answer_that_continues_comes_before_those_that_wait(submit, log, eventually):
+    running = [submit("a", 10**9), submit("b", 10**9)]
+    eventually(lambda: "a" in log and "b" in log)
+    waiting, continued = submit("c", 1), submit("d", 1, resumed=True)
+    for sink in running:
+        sink.cancelled = True
+    eventually(lambda: waiting.done and continued.done)
+    assert log.index("d") < log.index("c")
 
 
 def test_close_ends_the_worker_amid_work(scheduler, submit, log, eventually):

@@ -185,6 +185,24 @@ def test_logprobs_are_those_of_the_tokens_that_count() -> None:
     assert answered(["a"], start=Start.RAW)[0].steps[0].logprobs == ()
 
 
+def test_a_fault_ends_the_request_and_not_the_executor() -> None:
+    failures = []
+
+    class Broken(Recorder):
+        def step(self, step: Step) -> None:
+            raise ZeroDivisionError("no")
+
+        def fail(self, message: str, failure: Failure) -> None:
+            failures.append((message, failure))
+
+    vocabulary = ScriptVocabulary([b"a"])
+    player = Player([1])
+    prepared = Prepared(GenerationRequest(), "x", (1,), 9)
+    TextStage(prepared, vocabulary, player.submit, Broken()).start()
+    assert failures == [("ZeroDivisionError: no", Failure.INTERNAL)]
+    assert player.generated == 1
+
+
 class TestBudget:
     PIECES = ("a ", "b ", "c ", "d ", "</think>", "never")
     REST = ("answer", "!")

@@ -98,6 +98,17 @@ def test_cancelling_aborts_the_generation(executor, llm, token_request, new_sink
     eventually(lambda: llm.requests[0].was_aborted)
 
 
+def test_a_request_that_the_engine_gives_up_fails(
+    executor, llm, token_request, new_sink, eventually
+):
+    sink = new_sink()
+    executor.submit(token_request([A], 10**6), sink)
+    eventually(lambda: llm.requests)
+    llm.requests[0].abort()
+    eventually(lambda: sink.failure)
+    assert sink.failure == ("TensorRT-LLM ended the request: cancelled", Failure.INTERNAL)
+
+
 def test_nothing_is_generated_after_a_stop_text(executor, llm, eventually):
     """The stop text spans tokens that TensorRT-LLM would not look for."""
     from nemotron_deploy.runtime.generation import GenerationRequest
