@@ -76,7 +76,8 @@ def in_our_form(tensors: Tensors) -> Tensors:
             raise RequestError(
                 f"{where} is not supported; known are {', '.join(sorted(_PARAMETERS))}"
             )
-        if value is not None:
+        # Some versions send `"logprobs": false` where none are wanted.
+        if value is not None and not (_PARAMETERS[name] is contract.LOGPROBS and value is False):
             _add(given, _PARAMETERS[name], where, _array(value, _PARAMETERS[name], where))
     return _with_guide(given)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,18 @@ def test_requests_of_tritons_own_frontend(server: local.LocalServer) -> None:
     assert answer.content == "x</thi"
     assert answer.last["num_output_tokens"] == 7
     assert answer.last["num_input_tokens"] > 1
+
+
+def test_conversations_over_http(server: local.LocalServer) -> None:
+    body = chat("6", "WHOLE") | {"streaming": False}
+    request = urllib.request.Request(
+        f"{server.http_url}/v2/models/tiny/generate", data=json.dumps(body).encode()
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        answer = json.load(response)
+    assert (answer["reasoning_content"], answer["text_output"]) == ("x", "")
+    assert json.loads(answer["tool_calls"])[0]["function"]["arguments"] == '{"a": "1"}'
+    assert answer["finish_reason"] == "tool_calls"
 
 
 def test_logprobs_travel_as_json(server: local.LocalServer) -> None:

@@ -128,6 +128,11 @@ def test_requests_of_tritons_own_frontend(tensors):
     )
 
 
+def test_logprobs_that_the_frontend_does_not_want(tensors):
+    request = parse_request(tensors(sampling_parameters='{"logprobs": false, "stop": "x"}'))
+    assert (request.logprobs, request.stop) == (None, ("x",))
+
+
 def test_a_guide_of_tritons_own_frontend(tensors):
     request = tensors(guided_decoding_guide_type="json_schema", guided_decoding_guide="{}")
     assert parse_request(request).guide == Guide("json_schema", "response_format")

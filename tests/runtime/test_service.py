@@ -17,6 +17,7 @@ from nemotron_deploy.runtime.executors.reference import ReferenceExecutor
 from nemotron_deploy.runtime.executors.scripted import ScriptedExecutor
 from nemotron_deploy.runtime.generation import Executor, Failure, GenerationRequest, RequestError
 from nemotron_deploy.runtime.service import Service
+from nemotron_deploy.runtime.vocabulary import CheckpointVocabulary
 
 CONTEXT = 512
 
@@ -191,8 +192,6 @@ def test_a_prompt_of_tokens(scripted: Service) -> None:
 
 
 def scripted_tokens(text: str) -> tuple[int, ...]:
-    from nemotron_deploy.runtime.vocabulary import CheckpointVocabulary
-
     return CheckpointVocabulary(catalog.TINY).encode(text)
 
 
@@ -241,6 +240,31 @@ def test_stop_words_end_the_answer_before_them(reference: Service) -> None:
     )  # fmt: skip
     assert stopped.joined("text_output") == text[: text.index(word)]
     assert stopped.sent[-1]["stop_reason"] == word
+
+
+@pytest.mark.parametrize("name", ["reference", "scripted"])
+def test_tokens_flow_while_a_prompt_is_tokenized(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service: Service = request.getfixturevalue(name)
+    tokenizing, finish = threading.Event(), threading.Event()
+    encode = CheckpointVocabulary.encode
+
+    def slow(self: CheckpointVocabulary, text: str, **fields: Any) -> tuple[int, ...]:
+        if text == "raw and long":
+            tokenizing.set()
+            assert finish.wait(120)
+        return encode(self, text, **fields)
+
+    monkeypatch.setattr(CheckpointVocabulary, "encode", slow)
+    long = Channel()
+    service.submit("", GenerationRequest("raw and long", max_tokens=2), long)
+    assert tokenizing.wait(120)
+    assert asking(service)(prompt="raw", max_tokens=2).error is None
+    assert not long.sent
+    finish.set()
+    long.wait()
+    assert long.error is None
 
 
 def test_an_absent_seed_is_a_random_one(reference: Service) -> None:
