@@ -153,6 +153,11 @@ class AnswerParser:
         """How many calls were read to their end."""
 
     @property
+    def called(self) -> bool:
+        """Whether there are calls, all of them complete."""
+        return self.complete_calls > 0 and self._state is not _State.CALL
+
+    @property
     def reasoning(self) -> bool:
         """Whether the answer is within its reasoning."""
         return self._state in (_State.OPENED, _State.REASONING)

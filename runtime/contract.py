@@ -256,7 +256,7 @@ TEXT_OUTPUT: Final = Tensor(
 FINISH_REASON: Final = Tensor(
     "finish_reason",
     DataType.STRING,
-    "Why the generation ended: `stop`, `length`, or `tool_calls` where a call was made.",
+    "Why the generation ended: `stop`, `length`, or `tool_calls` where complete calls were made.",
     _ANY,
 )
 STOP_REASON: Final = Tensor(

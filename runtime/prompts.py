@@ -56,10 +56,11 @@ class Prompts:
         self._template = ChatTemplate(checkpoint)
         self._rendering = threading.Lock()
 
-    def close(self) -> None:
-        """End the process that renders templates."""
-        with self._rendering:
+    def close(self, timeout: float) -> None:
+        """End the process that renders templates, unless it is busy for `timeout` seconds."""
+        if self._rendering.acquire(timeout=timeout):
             self._template.close()
+            self._rendering.release()
 
     def prepare(self, request: GenerationRequest) -> Prepared:
         """The prompt of a request. Raises `RequestError`."""

@@ -67,8 +67,8 @@ class Service:
         """Fail live requests and stop the executor within `timeout` seconds."""
         self._sessions.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._executor.close(timeout)
-        self._prompts.close()
+        self._executor.close(timeout / 2)
+        self._prompts.close(timeout / 2)
 
     def _start(self, session: Session) -> None:
         """Make the prompt and begin to generate."""

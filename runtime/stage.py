@@ -107,7 +107,7 @@ class TextStage:
         if finish is not None and not stop:
             stop = self._finish(events)
             finish = "stop" if stop else finish
-        if finish == "stop" and self._parser.complete_calls:
+        if finish is not None and self._parser.called:
             finish = "tool_calls"
         self._send(events, step, finish, stop, taken)
         if run.abandoned and finish is None:

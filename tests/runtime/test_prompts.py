@@ -39,7 +39,7 @@ def prompts_with(folder: Path, template: str) -> Prompts:
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prompts]:
     made = prompts_with(tmp_path_factory.mktemp("checkpoint"), TEMPLATE.read_text())
     yield made
-    made.close()
+    made.close(5)
 
 
 def prepared(
@@ -121,12 +121,12 @@ def test_what_a_template_refuses_is_the_clients_error(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"chat template: .*Roles must alternate") as no:
         prepared(prompts, [USER])
     assert str(tmp_path) not in str(no.value)
-    prompts.close()
+    prompts.close(5)
     (tmp_path / "chat_template.jinja").unlink()
     prompts = Prompts(tmp_path, CheckpointVocabulary(tmp_path), SamplingDefaults(), CONTEXT)
     with pytest.raises(RequestError, match="this model has no chat template"):
         prepared(prompts, [USER])
-    prompts.close()
+    prompts.close(5)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_template_without_markers_leaves_it_to_the_switch(
     prompts = prompts_with(tmp_path, (catalog.TINY / "chat_template.jinja").read_text())
     arguments = None if switch is None else {"enable_thinking": switch}
     assert prepared(prompts, [USER], arguments=arguments).start is start
-    prompts.close()
+    prompts.close(5)
 
 
 def test_a_long_prompt_is_rendered_and_refused_by_its_tokens(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_long_prompt_is_rendered_and_refused_by_its_tokens(tmp_path: Path) -> 
         prepared(prompts, [{"role": "user", "content": "x" * 60_000}])
     with pytest.raises(RequestError, match="it wrote more than 65536 characters"):
         prepared(prompts, [{"role": "user", "content": "x" * 70_000}])
-    prompts.close()
+    prompts.close(5)
 
 
 def test_the_limit_in_bytes_follows_from_the_context() -> None:

@@ -155,16 +155,25 @@ def test_a_stop_text_is_found_in_what_was_held_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cut", "max_tokens", "finish"),
-    [(0, 100, "tool_calls"), (3, 100, "stop"), (0, 4, "length")],
+    ("played", "max_tokens", "finish", "calls"),
+    [
+        (5, 100, "tool_calls", 1),
+        (5, 5, "tool_calls", 1),
+        (5, 3, "length", 0),
+        (2, 100, "stop", 0),
+        (7, 100, "stop", 2),
+        (7, 7, "length", 2),
+    ],
 )
-def test_a_complete_call_decides_the_finish(cut: int, max_tokens: int, finish: str) -> None:
+def test_complete_calls_decide_the_finish(
+    played: int, max_tokens: int, finish: str, calls: int
+) -> None:
+    """Where the last call is cut, its arguments are no JSON, and the finish says so."""
     pieces = ["</think><tool_call>", "<function=f>", "</func", "tion>", "</tool_call>"]
-    recorder, _ = answered(
-        pieces[: len(pieces) - cut], max_tokens=max_tokens, tools={"f": {"type": "object"}}
-    )
+    pieces += ["<function=f>", "<parameter=a>1"]
+    recorder, _ = answered(pieces[:played], max_tokens=max_tokens, tools={"f": {}})
     assert recorder.steps[-1].finish == finish
-    assert bool([c for s in recorder.steps for c in s.calls]) is (cut == 0)
+    assert len([c for s in recorder.steps for c in s.calls if c.name]) == calls
 
 
 def test_end_tokens_can_be_ignored() -> None:
