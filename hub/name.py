@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from ..core.errors import BadInputError
+from ..runtime.contract import HF_ENDPOINT
 
 DEFAULT_REVISION: Final = "main"
 
@@ -95,7 +96,7 @@ def _without_host(text: str, address: str) -> str:
 
 
 def _hub_hosts() -> frozenset[str]:
-    endpoint = os.environ.get("HF_ENDPOINT", "")
+    endpoint = os.environ.get(HF_ENDPOINT.name, "")
     mirror = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").netloc.lower()
     return HOSTS | ({mirror} if mirror else frozenset())
 

@@ -446,6 +446,11 @@ HF_SHARED_BLOBS: Final = Variable(
     "1 keeps huggingface_hub from sharing files between repositories. Set while fetching.",
     "1",
 )
+HF_ENDPOINT: Final = Variable(
+    "HF_ENDPOINT",
+    "The address of a mirror of the Hugging Face hub.",
+    "https://huggingface.co",
+)
 HF_TOKEN: Final = Variable(
     "HF_TOKEN", "The access token for gated repositories. Never passed to a child process."
 )
@@ -507,8 +512,8 @@ _SYSTEM: Final = (
 VARIABLES: Final = (
     EXECUTOR, SCRIPT, GOLDEN, CACHE, DEBUG, SOURCE_DATE, SINGLE_PROCESS, TRTLLM_LOG_LEVEL,
     TRITON_CACHE, INDUCTOR_CACHE, ASSEMBLER, AUTOTUNER_CACHE, XDG_CACHE_HOME, HF_OFFLINE,
-    TRANSFORMERS_OFFLINE, HF_CACHE, HF_SHARED_BLOBS, HF_TOKEN, OMP_THREADS, SPIN_COUNT, PYTHONPATH,
-    NO_BYTECODE, TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION, INTERPRET, BUNDLE_NAME, POD_NAME,
+    TRANSFORMERS_OFFLINE, HF_CACHE, HF_SHARED_BLOBS, HF_ENDPOINT, HF_TOKEN, OMP_THREADS,
+    SPIN_COUNT, PYTHONPATH, NO_BYTECODE, TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION, INTERPRET, BUNDLE_NAME, POD_NAME,
     POD_NAMESPACE,
     PATH, HOME, LIBRARIES, *_SYSTEM,
 )  # fmt: skip

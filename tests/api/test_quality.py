@@ -41,7 +41,7 @@ def test_a_machine_too_small_still_measures_weights(monkeypatch: pytest.MonkeyPa
     missing, mean = report.missing, row.weight_error.mean
     assert missing is not None
     assert "are missing" in missing
-    assert "0 GB are free here" in missing
+    assert "0 MB are free here" in missing
     assert mean is not None
     assert 0.05 < mean < 0.2
     assert set(row.weight_error.layers) == {"1", "4", "6"}
