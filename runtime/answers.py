@@ -28,6 +28,7 @@ from .calls import (
     CALL_START,
     FUNCTION,
     FUNCTION_END,
+    MOST_NESTED,
     CallReader,
     first_marker,
     held_back,
@@ -264,7 +265,8 @@ class AnswerParser:
         rest = self._buffer[at + len(marker) :]
         self._buffer = self._buffer[:at]
         watched = self._in_content_markers if kind is Content else self._in_reasoning_markers
-        certain = at - held_back(self._buffer, watched)
+        # One less: before the marker was complete, its beginning was one of those held back.
+        certain = at - held_back(self._buffer, watched, MOST_NESTED - 1)
         if kind is Content and self._tools:
             certain = self._without_space(certain)
         self._emit_up_to(kind, certain)

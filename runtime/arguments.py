@@ -11,11 +11,15 @@ import ast
 import json
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 Schema = Mapping[str, Any]
+
+# What models write is tried as a Python literal; Python's opinion of its style is no news.
+warnings.filterwarnings("ignore", category=SyntaxWarning, module="<unknown>")
 
 _MOST_DEPTH: Final = 32
 """References and unions nested deeper than this are not followed."""

@@ -50,17 +50,21 @@ def first_marker(text: str, markers: Iterable[str], start: int = 0) -> tuple[int
     return min(places, default=(len(text), None))
 
 
-def held_back(text: str, markers: Iterable[str]) -> int:
-    """Length of the end of `text` that consists of proper beginnings of `markers`.
+MOST_NESTED: Final = 8
+"""How many beginnings of markers are held back at most."""
+
+
+def held_back(text: str, markers: Iterable[str], most: int = MOST_NESTED) -> int:
+    """Length of the end of `text` that consists of proper beginnings of `markers`, at most `most`.
 
     Of several, because dropping a marker joins what is before it with what is after it.
     """
-    start = end = len(text)
-    while (at := text.rfind("<", 0, end)) >= 0:
-        part = text[at:end]
-        if not any(marker.startswith(part) for marker in markers):
+    start = len(text)
+    for _ in range(most):
+        at = text.rfind("<", 0, start)
+        if at < 0 or not any(marker.startswith(text[at:start]) for marker in markers):
             break
-        start = end = at
+        start = at
     return len(text) - start
 
 

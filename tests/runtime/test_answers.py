@@ -269,6 +269,17 @@ def test_thinking_off(text: str, content: str) -> None:
     assert parsed(text, start=Start.CONTENT).parts() == ("", content, [], 0)
 
 
+@pytest.mark.parametrize("count", range(6, 11))
+def test_beginnings_of_markers_within_markers(count: int) -> None:
+    """However they nest, cutting the text changes nothing, and they are not collected for ever."""
+    nested = "</thi" * count + THINK_END + "nk>" * count
+    for start in (Start.CONTENT, Start.REASONING):
+        parsed(f"{nested}y", start=start)
+    parser = AnswerParser(Start.CONTENT, TOOLS)
+    sent = sum(len(e.text) for _ in range(100) for e in parser.push("<") if isinstance(e, Content))
+    assert sent >= 90
+
+
 @pytest.mark.parametrize(
     ("text", "reasoning", "content"),
     [
