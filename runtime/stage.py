@@ -157,7 +157,8 @@ class TextStage:
         self._budget = None
         self._run.abandoned = True
         self._filter(self._parser.push(THINK_END), events)
-        self._count += len(self._prepared.closing)
+        most = self._prepared.max_tokens
+        self._count = min(self._count + len(self._prepared.closing), most)
 
     def _spent(self) -> bool:
         return self._count >= self._prepared.max_tokens

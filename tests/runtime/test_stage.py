@@ -259,6 +259,7 @@ class TestBudget:
         recorder, _ = answered(self.PIECES, self.REST, thinking_budget=3, max_tokens=max_tokens)
         assert (recorder.reasoning, recorder.text) == ("a b c ", text)
         assert recorder.steps[-1].finish == "length"
+        assert recorder.steps[-1].usage == Usage(prompt=2, answer=max_tokens, reasoning=3)
 
     def test_no_half_of_a_character_is_put_into_the_second_prompt(self) -> None:
         pieces = ("a", b"\xe6", b"\x97", "never")
@@ -320,7 +321,7 @@ def test_markers_may_be_spelled_over_many_tokens(marked: CheckpointVocabulary) -
     assert parts(marked, spelled, 1)[:2] == ("First, 日本.", "I add.")
 
 
-@given(tokens=st.lists(st.integers(1, 515), max_size=60), width=st.integers(1, 20))
+@given(tokens=st.lists(st.integers(1, 600), max_size=60), width=st.integers(1, 20))
 def test_any_tokens_in_any_steps_give_the_same_answer(
     marked: CheckpointVocabulary, tokens: list[int], width: int
 ) -> None:
