@@ -59,12 +59,21 @@ def find_shards(
     foreign = [name for name in here if name.endswith(".gguf")]
     if foreign:
         raise BadInputError(f"{path / min(foreign)}: {GGUF_REFUSED}; {original_named(path, {})}")
+    dangling = sorted(path.glob("*.safetensors"))
+    if dangling:
+        raise BadInputError(_dangling(dangling[0]))
     raise BadInputError(f"{path}: there is no {SINGLE_NAME} or {INDEX_NAME} in it")
+
+
+def _dangling(link: Path) -> str:
+    return f"{link}: is a link to {link.readlink()}, which is not there"
 
 
 def missing_shard(shard: Path) -> str:
     """Why the file `shard`, which an index names, may be missing, and what to do."""
     path = shard.parent
+    if shard.is_symlink():
+        return _dangling(shard)
     message = f"{shard}: this shard is missing"
     if download_aborted(path):
         return f"{message}: the download was aborted; run the same `hf download` again to resume it"

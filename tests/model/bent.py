@@ -215,6 +215,14 @@ def packed(suffixes: Mapping[str, str], end: str = "in_proj.weight") -> Maker:
     return tensors(pack)
 
 
+def linked_elsewhere(path: Path) -> None:
+    """The shard lies in another directory, and a link to it here."""
+    other = path.with_name(f"{path.name}-disk")
+    other.mkdir()
+    (path / SINGLE).rename(other / SINGLE)
+    (path / SINGLE).symlink_to(other / SINGLE)
+
+
 def link(name: str, target: str) -> Maker:
     return lambda path: (path / name).symlink_to(target)
 
@@ -324,6 +332,8 @@ CASES: Final = (
          "refused", "is a text file beginning with"),
     Case("Empty shard", content(SINGLE, b""), "refused", "is empty"),
     Case("Shard of zeros", content(SINGLE, bytes(4096)), "refused", "is filled with zeros"),
+    Case("Shard as a link to another disk", linked_elsewhere, "read"),
+    Case("Shard as a link to a disk that is not there", both(moved(SINGLE, "gone"), link(SINGLE, "/mnt/disk/model.safetensors")), "refused", "which is not there"),
     Case("Link to a document that is not there", link("README.md", "/nonexistent/README.md"),
          "read"),
     Case("Files of macOS beside the model",
