@@ -52,13 +52,14 @@ def serving(
     ports: Ports | None = None,
     log: Path | None = None,
     script: Path | None = None,
+    grace: float = contract.GRACE_SECONDS,
 ) -> Iterator[LocalServer]:
     """Serve `bundle` until the block ends; the server is ready when the block begins.
 
-    Its code runs: check it first (`trust.require_trusted`). `auto` is `trtllm` where TensorRT-LLM
-    is installed and the bundle needs nothing that is missing, `reference` otherwise. Raises
-    `UsageError` for an unknown executor, `CheckFailedError` for an incomplete bundle or a server
-    that does not start.
+    When the block ends, live requests have `grace` seconds to end. The bundle's code runs: check it
+    first (`trust.require_trusted`). `auto` is `trtllm` where TensorRT-LLM is installed and the
+    bundle needs nothing that is missing, `reference` otherwise. Raises `UsageError` for an unknown
+    executor, `CheckFailedError` for an incomplete bundle or a server that does not start.
     """
     from ..triton_repo.local import LocalServer
 
@@ -72,6 +73,7 @@ def serving(
         http_port=ports.http,
         grpc_port=ports.grpc,
         metrics_port=ports.metrics,
+        grace=grace,
         log=log,
     ) as server:
         server.wait_ready()
@@ -96,6 +98,7 @@ def serve(
     http_port: int | None = None,
     grpc_port: int | None = None,
     metrics_port: int | None = None,
+    grace: float = contract.GRACE_SECONDS,
     verify: str = "quick",
     trust_code: bool = False,
     progress: Progress | None = None,
@@ -110,6 +113,8 @@ def serve(
             for the one of the first two that works here.
         script: The file of answers for `scripted`.
         http_port, grpc_port, metrics_port: Ports to listen on; None takes a free one.
+        grace: Seconds that live requests have to end when the block ends. New ones are refused
+            meanwhile. Interrupting that wait ends the server at once.
         verify: What is hashed before the bundle's code runs: `quick` or `full`.
         trust_code: Whether code may run that this version would not write.
         progress: Receives what is being done.
@@ -125,7 +130,7 @@ def serve(
     trusted = require_trusted(opened, verify, trust_code, progress)
     progress.step("start tritonserver")
     ports = Ports(http_port, grpc_port, metrics_port)
-    with serving(opened, executor, ports, script=answers) as server:
+    with serving(opened, executor, ports, script=answers, grace=grace) as server:
         address = ServeResult(opened.model_name, server.grpc_url, server.http_url, trusted)
         yield Served(address, server.wait)
 

@@ -283,6 +283,16 @@ ScriptOption = Annotated[
         '[TEXT, …], "pace_ms": N}. The first whose `when` occurs in the prompt is played.',
     ),
 ]
+GraceOption = Annotated[
+    int,
+    typer.Option(
+        "--grace",
+        metavar="SECONDS",
+        min=0,
+        help="How long live requests may go on after SIGTERM or Ctrl-C, while new ones are "
+        "refused. A second signal ends the server at once.",
+    ),
+]
 LevelsOption = Annotated[
     str,
     typer.Option(

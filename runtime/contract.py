@@ -361,6 +361,10 @@ METRICS_PORT: Final = Port("metrics", 8002, "Prometheus metrics at /metrics.")
 PORTS: Final = (HTTP, GRPC, METRICS_PORT)
 
 
+GRACE_SECONDS: Final = 300
+"""How long live requests may go on when a server is asked to end: reasoning takes minutes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Variable:
     """An environment variable that is read or set. `default` is what holds where it is not set.

@@ -7,12 +7,12 @@ Python version. This module runs them on an ordinary model repository.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import secrets
 import shutil
 import socket
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -27,11 +27,12 @@ from typing import Final, Self
 from ..core.errors import BadInputError, CheckFailedError
 from ..runtime import contract
 from .log import decisive_lines, refused_ports
+from .processes import Child, Supervised
 
 HOST: Final = "127.0.0.1"
 
-GRACE_SECONDS: Final = 15.0
-"""Time from SIGTERM to SIGKILL, in which Triton drains requests and finalizes the models."""
+UNLOAD_SECONDS: Final = 15.0
+"""What unloading the model may take after the last request has ended."""
 
 _INSTALL: Final = "pip install 'nemotron-deploy[local]'"
 
@@ -62,10 +63,10 @@ class LocalServer:
     """A running tritonserver that serves `repository`; a context manager that stops it.
 
     `executor` is one of `contract.EXECUTORS`; `script` is what the scripted one plays. A port that
-    is None is chosen. The log goes to `log`, or to a temporary file. The server sees only the
-    environment variables that the contract passes to children. Raises `BadInputError` if the wheel
-    is missing or a port is in use. The server and its files are removed when this process ends,
-    even if it is killed.
+    is None is chosen. When it is stopped, live requests have `grace` seconds to end. The log goes
+    to `log`, or to a temporary file. The server sees only the environment variables that the
+    contract passes to children. Raises `BadInputError` if the wheel is missing or a port is in use.
+    The server and its files are removed when this process ends, even if it is killed.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class LocalServer:
         http_port: int | None = None,
         grpc_port: int | None = None,
         metrics_port: int | None = None,
+        grace: float = contract.GRACE_SECONDS,
         log: Path | None = None,
     ) -> None:
         reason = unavailable()
@@ -90,7 +92,20 @@ class LocalServer:
         )
         self._scratch = Path(tempfile.mkdtemp(prefix="nemo-deploy-triton-"))
         self._log = log.open("w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = self._start(executor, script)
+        region_prefix = f"nemo_deploy_{secrets.token_hex(4)}_"
+        self._processes = Supervised(
+            [self._server(executor, script, region_prefix, grace)],
+            scratch=self._scratch,
+            region_prefix=region_prefix,
+            grace=grace + UNLOAD_SECONDS,
+            log=self._log,
+        )
+        self._was_ready = False
+
+    @property
+    def pid(self) -> int:
+        """The process id of `tritonserver`; 0 if it could not be started."""
+        return self._processes.pids[0] if self._processes.pids else 0
 
     @property
     def http_url(self) -> str:
@@ -121,71 +136,55 @@ class LocalServer:
         """
         deadline = time.monotonic() + timeout
         while not self._ready():
-            if self._process.poll() is not None:
+            if self._processes.ended:
                 raise self._failed("ended while it started")
             if time.monotonic() > deadline:
                 raise self._failed(f"was not ready after {timeout:g} s")
             time.sleep(0.1)
         if refused_ports(self._log_text()):  # the metrics port: the server goes on without it
             raise self._failed("could not listen")
+        self._was_ready = True
 
     def wait(self) -> None:
         """Block until interrupted. Raises `CheckFailedError` when the server ends by itself."""
-        self._process.wait()
+        self._processes.wait()
         raise self._failed("ended")
 
     def stop(self) -> None:
-        """Stop the server: drain requests, then kill it. Does nothing if it is stopped already."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(GRACE_SECONDS + 5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        """Stop the server.
+
+        It refuses new requests at once, and live ones have the grace to end. An interrupt while
+        they do ends the server at once. One that is not ready yet has no requests, and is killed.
+        Does nothing if it is stopped already.
+        """
+        if self._was_ready:
+            self._processes.stop()
+        else:
+            self._processes.kill()
         self._log.close()
 
-    def _start(self, executor: str, script: Path | None) -> subprocess.Popen[bytes]:
+    def _server(
+        self, executor: str, script: Path | None, region_prefix: str, grace: float
+    ) -> Child:
         root = _wheel()
-        assert root is not None
-        region = f"nemo_deploy_{secrets.token_hex(4)}_"
-        command = [
-            sys.executable, "-I", str(Path(__file__).with_name("supervisor.py")),
-            f"--scratch={self._scratch}", f"--shm-prefix={region}", f"--grace={GRACE_SECONDS}",
-            "--", *self._server_command(root, region),
-        ]  # fmt: skip
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=_environment(root, executor, script),
-            start_new_session=True,
-        )
-        assert process.stdout is not None
-        with process.stdout:
-            self.pid = int(process.stdout.readline() or 0)
-        return process
-
-    def _server_command(self, root: Path, region: str) -> list[str]:
-        return [
+        assert root is not None, "`unavailable` looked for it"
+        command = (
             str(root / "bin" / "tritonserver"),
             f"--model-repository={_private_copy(self.repository, self._scratch)}",
             f"--backend-directory={_prepare_backend(root, self._scratch)}",
-            f"--backend-config=python,shm-region-prefix-name={region}",
+            f"--backend-config=python,shm-region-prefix-name={region_prefix}",
             "--disable-auto-complete-config",
-            f"--exit-timeout-secs={GRACE_SECONDS * 2 / 3:.0f}",
+            f"--exit-timeout-secs={math.ceil(grace)}",
             f"--http-address={HOST}", f"--http-port={self.http_port}",
             f"--grpc-address={HOST}", f"--grpc-port={self.grpc_port}",
             f"--metrics-address={HOST}", f"--metrics-port={self.metrics_port}",
-        ]  # fmt: skip
+        )  # fmt: skip
+        return Child(command, _environment(root, executor, script))
 
     def _ready(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.http_url}/v2/health/ready", timeout=5) as answer:  # noqa: S310
-                return answer.status == 200 and self._process.poll() is None
+                return answer.status == 200 and not self._processes.ended
         except (OSError, urllib.error.URLError):
             return False
 
