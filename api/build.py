@@ -42,7 +42,6 @@ from .stored_format import (
     layout_note,
     require_format_alone,
     require_no_calibration,
-    stored_quant,
 )
 
 BUNDLES: Final = Path("dist")
@@ -204,8 +203,6 @@ def prepare(
     target, chosen = gpu_named(gpu_name), engine(engine_name)
     wanted = require_format_alone(quant_name, recipe, group_size)
     source = resolve(checkpoint)
-    if wanted is None and source.published_as is not None:
-        source = opened(source)  # its tensors decide
     texts = _Texts(calibration, smooth, heldout)
     quant, plan = _planned(source, target, workload, chosen, wanted)
     chosen.require_tools(plan)
@@ -234,8 +231,8 @@ class _Texts:
 def _options(source: Source, quant: Quant, texts: _Texts, device: str, low_disk: bool) -> Options:
     """How the checkpoint of `source` is quantized, or that it is taken over. Raises as
     `options_for` and `require_no_calibration`."""
-    if source.checkpoint is not None and source.checkpoint.is_quantized:
-        require_no_calibration(source.checkpoint, **asdict(texts))
+    if source.stored is not None:
+        require_no_calibration(source, **asdict(texts))
         return taking_over(quant.recipe, device=device, low_disk=low_disk)
     return options_for(quant.recipe, **asdict(texts), device=device, low_disk=low_disk)
 
@@ -245,16 +242,16 @@ def _planned(
 ) -> tuple[Quant, Plan]:
     """The format that is wanted, or that of a quantized checkpoint, and its plan. Raises
     `UsageError` where there is neither, `RefusedError` for what cannot be served."""
-    quant = format_for(source.model, source.checkpoint, wanted)
+    quant = format_for(source, wanted)
     if quant is None:
         raise UsageError(
             "missing option '--quant': only a checkpoint that is quantized already says its format "
             "(see nemo-deploy build --help)"
         )
-    stored = stored_quant(source.checkpoint)
+    stored = source.stored.quant if source.stored else None
     plan = planner.plan(source.model, gpu, quant, workload, chosen, stored=stored)
     planner.require_buildable(plan)
-    return quant, as_stored(plan, source.checkpoint)
+    return quant, as_stored(plan, source)
 
 
 def dry_run(job: Job) -> DryRunResult:

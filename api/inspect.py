@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from ..core.result import Result
 from ..model.architecture import Model, Role
-from ..model.checkpoint import Checkpoint
-from ..sources.checkpoint_source import resolve
+from ..model.recipe import Recipe
+from ..sources.checkpoint_source import Source, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ class InspectResult(Result):
     `weights` is whether the sizes are those of a checkpoint that is here; otherwise they follow
     from the configuration. `bytes`, `dtypes` (bytes of each) and `tensors` are of the checkpoint.
     `quantization` is what the configuration calls the format of a quantized checkpoint, `quantized`
-    says what its tensors hold and who made it. `notes` say what was read in another spelling or
-    left out. `differences` say how the checkpoint differs from its configuration; one that does
-    cannot be quantized or built.
+    says what its tensors hold, or are declared to hold, and who made it. `notes` say what was read
+    in another spelling or left out. `differences` say how the checkpoint differs from its
+    configuration; one that does cannot be quantized or built.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -91,34 +91,31 @@ class InspectResult(Result):
 def inspect(name: str) -> InspectResult:
     """Facts of the checkpoint, configuration or known model `name`.
 
-    Sizes of a checkpoint that is here are its own; without one they are those of an unquantized
-    checkpoint and follow from the configuration. Raises `BadInputError` for what cannot be read.
+    Sizes of a checkpoint that is here are its own; without one they follow from the configuration
+    and the format that it declares. Raises `BadInputError` for what cannot be read.
     """
     source = resolve(name)
     model, checkpoint = source.model, source.checkpoint
-    quantization = checkpoint.quantization if checkpoint else None
     roles: Counter[str] = Counter()
-    dtypes: Counter[str] = Counter()
     for group in model.tensors():
         roles[group.role.value] += group.parameters
-        dtypes[group.dtype] += group.bytes
-    tensors = sum(group.count for group in model.tensors())
+    stored = source.stored
     if checkpoint is not None:
-        dtypes = Counter()
-        for info in checkpoint.tensors.values():
-            dtypes[info.dtype] += info.bytes
-        tensors = len(checkpoint.tensors)
+        sizes = [(info.dtype, info.bytes) for info in checkpoint.tensors.values()]
+    else:
+        recipe = stored.recipe if stored else Recipe("bf16")
+        sizes = [(tensor.dtype, tensor.bytes) for tensor in recipe.tensors(model)]
+    dtypes: Counter[str] = Counter()
+    for dtype, size in sizes:
+        dtypes[dtype] += size
     notes = checkpoint.notes if checkpoint else model.notes
-    if source.published_as is not None:
-        published = source.published_as.upper()
-        notes += (f"published in {published}; these sizes are those of the unquantized model",)
     return InspectResult(
         model=source.slug,
         source=source.place,
         weights=checkpoint is not None,
         architecture=model.config["architectures"][0],
-        quantization=_quantization(checkpoint, model),
-        quantized=quantization.summary if quantization else None,
+        quantization=_quantization(source),
+        quantized=stored.summary if stored else None,
         parameters_total=model.parameters_total,
         parameters_active=model.parameters_active,
         parameters_active_with_embedding=model.parameters_active + roles[Role.EMBEDDING],
@@ -131,7 +128,7 @@ def inspect(name: str) -> InspectResult:
         max_positions=model.max_positions,
         bytes=sum(dtypes.values()),
         dtypes=dict(dtypes),
-        tensors=tensors,
+        tensors=len(sizes),
         notes=notes,
         differences=checkpoint.differences if checkpoint else (),
         kv_bytes_per_token=KvBytes(
@@ -143,14 +140,14 @@ def inspect(name: str) -> InspectResult:
     )
 
 
-def _quantization(checkpoint: Checkpoint | None, model: Model) -> str | None:
+def _quantization(source: Source) -> str | None:
     """The algorithm or method that the configuration names, None for an unquantized model."""
-    entry = model.config.get("quantization_config") or {}
+    entry = source.model.config.get("quantization_config") or {}
     named = entry.get("quant_algo") or entry.get("quant_method")
     if isinstance(named, str):
         return named
-    if checkpoint and checkpoint.quantization:
-        return checkpoint.quantization.name
+    if source.stored is not None:
+        return source.stored.name
     return "not named" if entry else None
 
 

@@ -25,7 +25,7 @@ from ..model.peers import PEERS, peer
 from ..model.spec import Gpu, Plan, Workload
 from ..sources.checkpoint_source import Source, resolve
 from .plan_result import MatrixCell, MatrixChoice, MatrixResult, PeerComparison, PlanResult
-from .stored_format import as_stored, format_for, require_format_alone, stored_quant
+from .stored_format import as_stored, format_for, require_format_alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,23 +169,23 @@ def answer(request: PlanRequest) -> PlanResult:
     target = gpu_named(request.gpu)
     wanted = require_format_alone(request.quant, request.recipe, request.group_size)
     (model, source), why = _model(request.checkpoint), None
-    checkpoint = source.checkpoint if source else None
-    stored = stored_quant(checkpoint)
-    if wanted is None and source is not None and source.published_as is not None:
-        wanted = requested(source.published_as)
-        why = f"{request.checkpoint} is published in this format"
-    elif wanted is None and stored is None and model.planned_only is not None:
+    stored = _stored(source)
+    if wanted is None and stored is None and model.planned_only is not None:
         wanted, why = (
             requested("bf16"),
             "what is never built is planned unquantized without --quant",
         )
-    quant = format_for(model, checkpoint, wanted)
+    if source is not None:
+        quant = format_for(source, wanted)
+    else:
+        quant = wanted.for_model(model) if wanted else None
     if quant is None:
         _require_no_single(request)
         return _recommended(request, model, target)
     efficiency = _efficiency(request, model, target, quant)
     planner = Planner(model, request.workload, _engine(request), efficiency, stored)
-    planned = as_stored(planner.plan(target, quant), checkpoint)
+    planned = planner.plan(target, quant)
+    planned = as_stored(planned, source) if source else planned
     money = cost(planned, request.workload, request.price, request.max_tpot_ms)
     comparison = _compared(request, model, target, quant, efficiency) if request.against else None
     return _result(planned, money, why, comparison)
@@ -251,6 +251,11 @@ def _model(name: str) -> tuple[Model, Source | None]:
     return source.model, source
 
 
+def _stored(source: Source | None) -> Quant | None:
+    """The format that the weights have already; None where they can be quantized."""
+    return source.stored.quant if source and source.stored else None
+
+
 def _compared(
     request: PlanRequest, model: Model, target: Gpu, quant: Quant, efficiency: Efficiency
 ) -> PeerComparison | str:
@@ -295,7 +300,7 @@ def compare(request: PlanRequest) -> MatrixResult:
     matrix.require_aim(request.optimize)
     model, source = _model(request.checkpoint)
     only = [gpu_named(request.gpu)] if request.gpu else None
-    stored = stored_quant(source.checkpoint if source else None)
+    stored = _stored(source)
     cells = _cells(request, model, only, stored)
     best = matrix.best(cells, request.optimize, request.workload)
     return MatrixResult(

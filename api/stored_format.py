@@ -5,20 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..core.errors import RefusedError, UsageError
-from ..model.architecture import Model
+from ..model.catalog.family import original_repository
 from ..model.checkpoint import Checkpoint
 from ..model.contents import original_named
 from ..model.format_request import FormatRequest, requested
 from ..model.formats import Quant
+from ..model.quantized import StoredFormat
 from ..model.spec import Plan
 from ..quantize.layouts import DEFAULT
-
-
-def stored_quant(checkpoint: Checkpoint | None) -> Quant | None:
-    """The format of a quantized checkpoint that is open; None for one that can be quantized."""
-    if checkpoint is None or checkpoint.quantization is None:
-        return None
-    return checkpoint.quantization.quant
+from ..sources.checkpoint_source import Source
 
 
 def require_format_alone(
@@ -33,55 +28,63 @@ def require_format_alone(
     return None
 
 
-def format_for(
-    model: Model, checkpoint: Checkpoint | None, wanted: FormatRequest | None
-) -> Quant | None:
-    """The format that is `wanted` of `model`; that of a quantized checkpoint is its own. None where
+def format_for(source: Source, wanted: FormatRequest | None) -> Quant | None:
+    """The format that is `wanted` of `source`; that of quantized weights is their own. None where
     neither says one.
 
-    Raises `RefusedError` for another format than a quantized checkpoint has.
+    Raises `RefusedError` for another format than quantized weights have.
     """
-    stored = stored_quant(checkpoint)
-    if stored is None or checkpoint is None or checkpoint.quantization is None:
-        return wanted.for_model(model) if wanted else None
+    stored = source.stored
+    if stored is None:
+        return wanted.for_model(source.model) if wanted else None
     if wanted is not None and _differs(wanted, stored):
         raise RefusedError(
-            f"{wanted} cannot be had from {checkpoint.path} (rule: quantized-already): it is "
-            f"{checkpoint.quantization.summary}. What works instead: leave {wanted} out, or "
-            f"{original_named(checkpoint.path, checkpoint.config)}"
+            f"{wanted} cannot be had from {source.asked} (rule: quantized-already): it is "
+            f"{stored.summary}. What works instead: leave {wanted} out, or {_original(source)}"
         )
-    return stored
+    return stored.quant
 
 
-def _differs(wanted: FormatRequest, stored: Quant) -> bool:
+def _differs(wanted: FormatRequest, stored: StoredFormat) -> bool:
     sizes = {kind.group_size for kind in stored.recipe.formats}
     return (
-        wanted.quant != stored.key
+        wanted.quant != stored.recipe.key
         or wanted.name is not None
         or wanted.custom is not None
         or (wanted.group_size is not None and sizes != {wanted.group_size})
     )
 
 
-def as_stored(plan: Plan, checkpoint: Checkpoint | None) -> Plan:
-    """`plan` with what is known of a quantized checkpoint: what it is, its own size, and what
-    becomes of it."""
-    if checkpoint is None or checkpoint.quantization is None:
+def _original(source: Source) -> str:
+    """Where the unquantized model is, as the end of a message."""
+    if source.checkpoint is not None:
+        return original_named(source.checkpoint.path, source.checkpoint.config)
+    if source.configuration is not None:
+        return original_named(source.configuration.parent, source.model.config)
+    return f"use the unquantized original, {original_repository(source.asked)}"
+
+
+def as_stored(plan: Plan, source: Source) -> Plan:
+    """`plan` with what is known of quantized weights: what they are, their own size, and what
+    becomes of them."""
+    if source.stored is None:
         return plan
-    quantization = checkpoint.quantization
-    note = f"the checkpoint is quantized already: {quantization.summary}"
+    notes = [*plan.notes, f"the checkpoint is quantized already: {source.stored.summary}"]
+    checkpoint = source.checkpoint
+    if checkpoint is None:
+        return replace(plan, notes=tuple(notes))
     if other := layout_note(checkpoint):
-        return replace(plan, notes=(*plan.notes, note, other))
-    return replace(plan, notes=(*plan.notes, note), weights_bytes=checkpoint.bytes)
+        return replace(plan, notes=(*notes, other))
+    return replace(plan, notes=tuple(notes), weights_bytes=checkpoint.bytes)
 
 
-def require_no_calibration(checkpoint: Checkpoint, **options: object) -> None:
+def require_no_calibration(source: Source, **options: object) -> None:
     """Raise `UsageError` for options of quantizing, by their names with underscores, which have no
-    effect on a checkpoint that is quantized already."""
+    effect on weights that are quantized already."""
     for name, value in options.items():
         if value:
             raise UsageError(
-                f"--{name.replace('_', '-')} has no effect here: {checkpoint.path} is quantized "
+                f"--{name.replace('_', '-')} has no effect here: {source.asked} is quantized "
                 "already"
             )
 

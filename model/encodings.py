@@ -46,13 +46,11 @@ _UNUSABLE: Final[Mapping[str, str]] = {
 class Encoding:
     """How one matrix is stored.
 
-    `layout` is the key of the layout whose tensors these are. `input_scale` is whether the scale of
-    its inputs is stored, too.
+    `layout` is the key of the layout whose tensors these are.
     """
 
     format: WeightFormat
     layout: str
-    input_scale: bool = False
 
 
 class UnusableError(ValueError):
@@ -111,13 +109,11 @@ def _fp8(weight: TensorInfo, parts: Parts, said: Declared | None) -> Decoded:
             f"FP8 without scales of its inputs ({weight.name} has no {INPUT_SCALE}: it was made "
             "without calibration)"
         )
-    if math.prod(input_scale.shape) != 1:
-        raise UnusableError(f"FP8 with several scales of its inputs ({input_scale.name})")
-    for part in (scale, input_scale):
-        _require_float(part, "FP8")
+    _require_input_scale(input_scale, "FP8")
+    _require_float(scale, "FP8")
     plain = all(part.shape == () and part.dtype == "F32" for part in (scale, input_scale))
     layout = MODELOPT if plain else COMPRESSED_TENSORS
-    return Encoding(WeightFormat("fp8"), layout, input_scale=True), weight.shape
+    return Encoding(WeightFormat("fp8"), layout), weight.shape
 
 
 def _int8(weight: TensorInfo, parts: Parts, said: Declared | None) -> Decoded:
@@ -141,8 +137,11 @@ def _four_bits(weight: TensorInfo, parts: Parts, said: Declared | None) -> Decod
         _require_float(second, "NVFP4")
         if scale.shape != (rows, columns * 2 // NVFP4_GROUP):
             raise UnusableError(f"NVFP4 in groups other than {NVFP4_GROUP} ({scale.name})")
-        encoding = Encoding(WeightFormat("nvfp4", NVFP4_GROUP), MODELOPT, INPUT_SCALE in parts)
-        return encoding, (rows, columns * 2)
+        input_scale = parts.get(INPUT_SCALE)
+        if input_scale is not None:
+            _require_input_scale(input_scale, "NVFP4")
+        kind = WeightFormat("nvfp4", NVFP4_GROUP, inputs=input_scale is not None)
+        return Encoding(kind, MODELOPT), (rows, columns * 2)
     if second is not None:
         raise UnusableError(f"INT4 weights with FP8 inputs (W4A8, {weight.name})")
     _require_weights_only("INT4", parts, said)
@@ -176,6 +175,12 @@ def _packed(
 _BY_DTYPE: Final[Mapping[str, Callable[[TensorInfo, Parts, Declared | None], Decoded]]] = {
     "F8_E4M3": _fp8, "I8": _int8, "U8": _four_bits,
 }  # fmt: skip
+
+
+def _require_input_scale(scale: TensorInfo, name: str) -> None:
+    if math.prod(scale.shape) != 1:
+        raise UnusableError(f"{name} with several scales of its inputs ({scale.name})")
+    _require_float(scale, name)
 
 
 def _require_float(scale: TensorInfo, name: str) -> None:

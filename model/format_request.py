@@ -11,6 +11,7 @@ from ..core.errors import BadInputError, RefusedError, UsageError
 from .architecture import Model
 from .catalog import known_model
 from .formats import QUANTS, Quant
+from .quantized import StoredFormat
 from .recipe import Recipe
 from .recipe_file import read_recipe
 from .recipes import AGGRESSIVE, CONSERVATIVE, PUBLISHED, Published
@@ -119,6 +120,14 @@ def published_recipe(quant: str, model: Model) -> Recipe | None:
         if published.recipe.key == quant and _is_for(published, model):
             return published.recipe
     return None
+
+
+def published_format(quant: str, model: Model) -> StoredFormat:
+    """The format of the weights that NVIDIA publishes for `model` in `quant`, as far as is known
+    without looking at them: NVFP4 with NVFP4 inputs, in the published recipe if there is one."""
+    recipe = FormatRequest(quant).for_model(model).recipe
+    unread = "published in this format; the tensors were not read"
+    return StoredFormat(recipe.with_nvfp4_inputs(), "NVIDIA", unread)
 
 
 def _is_for(published: Published, model: Model) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from ..core.errors import BadInputError
 from .architecture import Model, Role
 from .contents import original_named
-from .declared import COMPRESSED_TENSORS, HF_QUANT_CONFIG, MODELOPT, Declared, declared
+from .declared import COMPRESSED_TENSORS, FP8_KV, HF_QUANT_CONFIG, MODELOPT, Declared, declared
 from .encodings import (
     PACKED,
     SCALES,
@@ -31,42 +31,56 @@ from .formats import QUANTS, Quant
 from .headers import TensorInfo
 from .recipe import Recipe
 from .stored_recipe import recipe_of
+from .weight_format import GROUP_SIZES, INTEGER_BITS, ROW, WeightFormat
+
+_KNOWN_GROUPS: Final = ", ".join(map(str, GROUP_SIZES))
 
 KV_SCALES: Final = ("k_scale", "v_scale")
 """Of an FP8 KV cache, beside the projections of keys and values."""
 
 
 @dataclass(frozen=True, slots=True)
-class Quantization:
-    """What a checkpoint is quantized as.
+class StoredFormat:
+    """The format that a checkpoint has already.
 
-    `recipe` says which matrices have which format, `encodings` how each is stored, by the template
-    of its tensor group; groups that are not quantized are absent. `layout` is that of the files.
-    `declared` is what the configuration files say, None where they say nothing; `agrees` is whether
-    that is what the tensors are.
+    `recipe` says which matrices have which format, `producer` who made them so. `unread` says where
+    this is known from, if the tensors were not read, and is empty if they were.
     """
 
     recipe: Recipe
-    encodings: Mapping[str, Encoding]
-    layout: str
-    declared: Declared | None
-    agrees: bool
+    producer: str
+    unread: str
 
     @property
     def name(self) -> str:
         """The formats, for people: `FP8 and NVFP4`."""
-        return _formats(kind.key for kind in self.recipe.formats)
+        return _named(self.recipe.formats)
 
     @property
     def summary(self) -> str:
         """What is quantized as what, and who made it, in a clause."""
-        producer = self.declared.producer if self.declared else ""
-        return f"{self.name} by {producer or 'an unnamed producer'}: {self.recipe.summary}"
+        producer = self.producer or "an unnamed producer"
+        text = f"{self.name} by {producer}: {self.recipe.summary}"
+        return f"{text} ({self.unread})" if self.unread else text
 
     @property
     def quant(self) -> Quant:
         """The format as planner and engines take it."""
         return replace(QUANTS[self.recipe.key], name=self.summary, recipe=self.recipe)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization(StoredFormat):
+    """What a checkpoint is quantized as, by its tensors.
+
+    `encodings` say how each matrix is stored, by the template of its tensor group; groups that are
+    not quantized are absent. `layout` is that of the files. `agrees` is whether the configuration
+    files say what the tensors are.
+    """
+
+    encodings: Mapping[str, Encoding]
+    layout: str
+    agrees: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +99,7 @@ def require_known_format(
     """Raise `BadInputError` for weights of a quantizer whose files nothing here reads, saying which
     one and where the unquantized model is."""
     if name := _foreign_format(declared(path, config), config, tensors):
-        raise _refusal(path, config, f"is quantized by {name}")
+        raise refusal(path, config, f"is quantized by {name}")
 
 
 def read_quantization(
@@ -104,17 +118,69 @@ def read_quantization(
         encodings, decoded = _decode(tensors, owners, model, said)
         kv_scales = _without_kv_scales(decoded, model)
         by_group = _by_group(encodings, decoded, model)
-        recipe = recipe_of({name: kind.format for name, kind in by_group.items()}, kv_scales, model)
+        formats = {name: kind.format for name, kind in by_group.items()}
+        declares_kv = said is not None and said.kv_cache == FP8_KV
+        recipe = recipe_of(formats, kv_scales or declares_kv, kv_scales, model)
     except UnusableError as error:
-        raise _refusal(path, config, f"is quantized as {error}") from None
+        raise refusal(path, config, f"is quantized as {error}") from None
     wrong = _difference(said, by_group, model)
     layouts = {encoding.layout for encoding in encodings.values()}
     layout = COMPRESSED_TENSORS if COMPRESSED_TENSORS in layouts else MODELOPT
-    quantization = Quantization(recipe, by_group, layout, said, wrong is None)
-    return Decoded(quantization, decoded, (f"{wrong}; the tensors decide",) if wrong else ())
+    producer = said.producer if said else ""
+    quantization = Quantization(recipe, producer, "", by_group, layout, wrong is None)
+    notes = [f"{wrong}; the tensors decide"] if wrong else []
+    notes += [_WITHOUT_KV_SCALES] if declares_kv and not kv_scales else []
+    return Decoded(quantization, decoded, tuple(notes))
 
 
-def _refusal(path: Path, config: Mapping[str, Any], what: str) -> BadInputError:
+_WITHOUT_KV_SCALES: Final = (
+    "an FP8 KV cache is declared and no scales of it are stored: engines take every scale as 1"
+)
+
+
+def declared_format(path: Path, config: Mapping[str, Any], model: Model) -> StoredFormat | None:
+    """The format that `config` and the files beside it in the directory `path` declare, where no
+    tensors are there; None for an unquantized model.
+
+    Raises `BadInputError` for a format that cannot be used.
+    """
+    said = declared(path, config)
+    if said is None:
+        return None
+    if said.method not in (MODELOPT, COMPRESSED_TENSORS):
+        raise refusal(path, config, f"is declared as quantized by {said.producer or 'a tool'}")
+    try:
+        formats = _declared_formats(said, model)
+        has_fp8_kv = said.kv_cache == FP8_KV
+        recipe = recipe_of(formats, has_fp8_kv, has_fp8_kv, model)
+    except UnusableError as error:
+        raise refusal(path, config, f"is declared as {error}") from None
+    return StoredFormat(recipe, said.producer, "declared; the tensors were not read")
+
+
+def _declared_formats(said: Declared, model: Model) -> dict[str, WeightFormat]:
+    """The declared format of each tensor group by its template. Raises `UnusableError`."""
+    if said.integer_inputs:
+        raise UnusableError("integers with quantized inputs")
+    if said.unusable or not said.formats:
+        raise UnusableError(said.unusable or said.algorithm or "quantized without a known format")
+    roles = _LINEAR | ({Role.HEAD} if said.modules else set())
+    formats: dict[str, WeightFormat] = {}
+    for group in model.tensors():
+        if group.role not in roles or len(group.shape) != 2:
+            continue
+        if kind := said.format_of(next(group.names()).rpartition(".")[0]):
+            sizes = (*GROUP_SIZES, ROW) if kind.key == "int8" else GROUP_SIZES
+            if kind.key in INTEGER_BITS and kind.group_size not in sizes:
+                raise UnusableError(f"{kind.label}; known are groups of {_KNOWN_GROUPS}")
+            formats[group.template] = kind
+    if not formats:
+        raise UnusableError(f"{_named(said.formats)} of no matrix of this model")
+    return formats
+
+
+def refusal(path: Path, config: Mapping[str, Any], what: str) -> BadInputError:
+    """What says that a format cannot be used, and where the unquantized model is."""
     return BadInputError(f"{path}: {what}, which is not read; {original_named(path, config)}")
 
 
@@ -224,10 +290,10 @@ def _difference(
     """How what is declared differs from what the tensors are, if it does."""
     if said is None:
         return "no configuration file says that the weights are quantized"
-    stored = {encoding.format.key for encoding in by_group.values()}
-    if said.formats != stored:
-        names = _formats(said.formats) or said.algorithm or said.method or "nothing that is known"
-        return f"the configuration says {names}, but the tensors are {_formats(stored)}"
+    stored = {encoding.format for encoding in by_group.values()}
+    if set(map(_kind, said.formats)) != set(map(_kind, stored)):
+        names = _named(said.formats) or said.algorithm or said.method or "nothing that is known"
+        return f"the configuration says {names}, but the tensors are {_named(stored)}"
     if said.method != MODELOPT:
         return None
     for group in model.tensors():
@@ -235,11 +301,17 @@ def _difference(
             continue
         module = next(group.names()).rpartition(".")[0]
         encoding = by_group.get(group.template)
-        if said.format_of(module) != (encoding.format.key if encoding else None):
-            kind = encoding.format.key.upper() if encoding else "not quantized"
-            return f"the configuration is wrong about single modules ({module} is {kind})"
+        kind = encoding.format if encoding else None
+        if _kind(said.format_of(module)) != _kind(kind):
+            name = kind.name if kind else "not quantized"
+            return f"the configuration is wrong about single modules ({module} is {name})"
     return None
 
 
-def _formats(keys: Iterable[str]) -> str:
-    return " and ".join(sorted({key.upper() for key in keys}))
+def _kind(kind: WeightFormat | None) -> tuple[str, bool] | None:
+    """What of a format is compared: groups are in the shapes of the scales."""
+    return (kind.key, kind.inputs) if kind else None
+
+
+def _named(formats: Iterable[WeightFormat]) -> str:
+    return " and ".join(sorted({kind.name for kind in formats}))

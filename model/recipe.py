@@ -5,8 +5,8 @@ The quantizer follows these records and the planner sums over them, so that both
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import astuple, dataclass, replace
 from typing import Any, Final
 
 from .architecture import Model, Role, TensorGroup
@@ -60,14 +60,15 @@ class Recipe:
 
     The first of `choices` that covers a weight matrix decides about it; everything else is copied.
     `key` is the value of `--quant`: the format of experts and MLPs. `kv_dtype` is what the KV cache
-    holds, by safetensors' name; a calibration supplies the scales of FP8. `origin` says whose
-    recipe it is.
+    holds, by safetensors' name. FP8 has scales, which a calibration supplies; without `kv_scales`
+    every scale is 1, and none is stored. `origin` says whose recipe it is.
     """
 
     key: str
     choices: tuple[Choice, ...] = ()
     kv_dtype: str = "BF16"
     origin: str = ""
+    kv_scales: bool = True
 
     def choice_of(self, group: TensorGroup) -> Choice | None:
         """What decides about the tensors of `group`, None where nothing does."""
@@ -104,9 +105,14 @@ class Recipe:
         return any(kind.scales_activations for kind in self.formats)
 
     @property
+    def has_fp8_kv(self) -> bool:
+        """Whether the KV cache holds FP8."""
+        return self.kv_dtype == "F8_E4M3"
+
+    @property
     def scales_kv(self) -> bool:
         """Whether a calibration must supply scales of keys and values."""
-        return self.kv_dtype == "F8_E4M3"
+        return self.has_fp8_kv and self.kv_scales
 
     @property
     def calibrates(self) -> bool:
@@ -129,22 +135,29 @@ class Recipe:
             "choices": [
                 {
                     "roles": sorted(choice.roles),
-                    "format": [choice.format.key, choice.format.group_size]
-                    if choice.format
-                    else None,
+                    "format": astuple(choice.format) if choice.format else None,
                     "layers": None if choice.layers is None else sorted(choice.layers),
                     "feeds_attention": choice.feeds_attention,
                 }
                 for choice in self.choices
             ],
             "kv_dtype": self.kv_dtype,
+            "kv_scales": self.scales_kv,
         }
 
     def with_group_size(self, group_size: int) -> Recipe:
         """The same with another group size of its integer formats."""
+        return self._with_formats(INTEGER_BITS, group_size=group_size)
+
+    def with_nvfp4_inputs(self) -> Recipe:
+        """The same with NVFP4 inputs of NVFP4 weights."""
+        return self._with_formats({"nvfp4"}, inputs=True)
+
+    def _with_formats(self, keys: Container[str], **changes: Any) -> Recipe:
+        """The same with other fields of the formats of these keys."""
         changed = tuple(
-            replace(choice, format=replace(choice.format, group_size=group_size))
-            if choice.format and choice.format.key in INTEGER_BITS
+            replace(choice, format=replace(choice.format, **changes))
+            if choice.format and choice.format.key in keys
             else choice
             for choice in self.choices
         )
@@ -155,6 +168,13 @@ class Recipe:
         its widths do not divide."""
         kind = self.format_of(group)
         return kind.stored(group) if kind else (StoredTensor("", group.dtype, group.shape),)
+
+    def tensors(self, model: Model) -> Iterator[StoredTensor]:
+        """What all tensors of `model` become, scales of an FP8 KV cache included."""
+        for group in model.tensors():
+            kv_scale = (StoredTensor("scale", "F32", ()),) if self._has_kv_scale(group) else ()
+            for _ in range(group.count):
+                yield from (*self.stored(group), *kv_scale)
 
     def weights_bytes(self, model: Model) -> int:
         """Bytes of all tensors of `model` in this format, scales included."""
@@ -169,7 +189,10 @@ class Recipe:
         """Bytes of a tensor group as written, scales included: also those of an FP8 KV cache, one
         F32 beside each projection of keys and of values."""
         size = group.count * sum(stored.bytes for stored in self.stored(group))
-        return size + 4 * group.count * (self.scales_kv and group.makes_kv)
+        return size + 4 * group.count * self._has_kv_scale(group)
+
+    def _has_kv_scale(self, group: TensorGroup) -> bool:
+        return self.scales_kv and group.makes_kv
 
 
 def _summary(recipe: Recipe) -> str:
@@ -184,7 +207,8 @@ def _summary(recipe: Recipe) -> str:
     kept = [QUANTIZABLE[role] for role in (Role.MAMBA_PROJ, Role.ATTENTION) if role not in covered]
     kept += ["router", "embeddings"] + ["head"] * (Role.HEAD not in covered)
     text = f"{', '.join(quantized)}; {_listed(kept)} BF16"
-    text += "; KV cache FP8" if recipe.scales_kv else ""
+    if recipe.has_fp8_kv:
+        text += "; KV cache FP8" if recipe.kv_scales else "; KV cache FP8 with scales of 1"
     return f"{text}; after {recipe.origin}" if recipe.origin else text
 
 

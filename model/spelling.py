@@ -41,6 +41,11 @@ _ALIASES: Final[Mapping[str, str]] = {
 
 _STACK: Final = re.compile(r"(.*\.mixer\.experts)\.((?:up|down)_proj)(?:\.weight)?")
 
+_KV_SCALE: Final = re.compile(
+    r"(?P<mixer>.*\.mixer)\.(?:(?:attn\.)?(?P<side>[kv])_scale|(?P<of>[kv])_proj\.output_scale)"
+)
+"""Scales of an FP8 KV cache as vLLM, llm-compressor and older releases of ModelOpt spell them."""
+
 _BUFFER: Final = re.compile(r"(?:.*\.)?(?:rotary_emb\.\w+|position_ids)")
 _TOWER: Final = re.compile(
     r"(?:model\.)?(?:vision\w*|visual|radio\w*|image\w*|mlp1|multi_modal_projector|mm_projector"
@@ -92,15 +97,21 @@ def read_names(stored: Mapping[str, TensorInfo], model: Model) -> Reading:
             named[part.name] = part
         if len(named) > MAX_TENSORS:
             raise BadInputError(f"{info.shard}: its stacked experts make over {MAX_TENSORS}")
-    notes = []
-    if prefix not in (None, _ROOT):
-        notes.append(f"names beginning with {prefix!r} are read as {_ROOT!r}")
-    if any(_WRAPPERS.search(name) for name in stored):
-        notes.append("parts of names that torch's wrappers add are left out")
-    notes += sorted(aliases)[:5]
+    notes = list(_spelled(stored, prefix, aliases))
     if stacks:
         notes.append(f"{stacks} tensors of stacked experts are read expert by expert")
     return _without_surplus(named, model, expected, notes)
+
+
+def _spelled(stored: Iterable[str], prefix: str | None, aliases: Iterable[str]) -> Iterator[str]:
+    """What of the `stored` names is spelled in another way, a line each."""
+    if prefix not in (None, _ROOT):
+        yield f"names beginning with {prefix!r} are read as {_ROOT!r}"
+    if any(_WRAPPERS.search(name) for name in stored):
+        yield "parts of names that torch's wrappers add are left out"
+    yield from sorted(aliases)[:5]
+    if scales := sum(map(bool, map(_KV_SCALE.fullmatch, stored))):
+        yield f"{scales} scales of the KV cache are read as `k_proj.k_scale` and `v_proj.v_scale`"
 
 
 def _prefix(names: Iterable[str]) -> str | None:
@@ -120,6 +131,9 @@ def _canonical(name: str, prefix: str | None) -> str:
     plain = _WRAPPERS.sub("", name)
     if plain.startswith(prefix):
         rest = plain.removeprefix(prefix)
+        if scale := _KV_SCALE.fullmatch(rest):
+            side = scale["side"] or scale["of"]
+            return f"{_ROOT}{scale['mixer']}.{side}_proj.{side}_scale"
         if _PARTS.match(rest):
             return _ROOT + _ALIASES.get(rest, rest)
     components = prefix.split(".")

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Final
 
 from .architecture import Model, Role
 from .encodings import UnusableError
 from .recipe import EXPERT_ROLES, QUANTIZABLE, Choice, Recipe
 from .weight_format import WeightFormat
 
-_KV: Final[Mapping[bool, str]] = {True: "F8_E4M3", False: "BF16"}
-
 Layers = dict[int | None, WeightFormat | None]
 """The format of one role's matrices in each layer."""
 
 
-def recipe_of(formats: Mapping[str, WeightFormat], kv_scales: bool, model: Model) -> Recipe:
+def recipe_of(
+    formats: Mapping[str, WeightFormat], fp8_kv: bool, kv_scales: bool, model: Model
+) -> Recipe:
     """The recipe of `model` that gives the matrices their `formats`, by the template of the tensor
-    group; those that are absent are not quantized.
+    group; those that are absent are not quantized. `fp8_kv` is whether the KV cache holds FP8,
+    `kv_scales` whether its scales are stored.
 
     Raises `UnusableError` where a recipe cannot say it: for matrices that are never quantized, and
     for several formats of a role in one layer.
@@ -43,7 +43,8 @@ def recipe_of(formats: Mapping[str, WeightFormat], kv_scales: bool, model: Model
         for chosen, names in roles.items()
         for choice in chosen
     ]
-    return Recipe(_key(by_role), tuple(choices), _KV[kv_scales])
+    kv_dtype = "F8_E4M3" if fp8_kv else "BF16"
+    return Recipe(_key(by_role), tuple(choices), kv_dtype, kv_scales=kv_scales)
 
 
 def _choices(layers: Layers, feeding: set[int | None]) -> Iterator[Choice]:

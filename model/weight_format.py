@@ -47,15 +47,17 @@ class StoredTensor:
 @dataclass(frozen=True, slots=True)
 class WeightFormat:
     """A format of weights: a key of `QUANT_ALGOS`, and how many weights of a row share a scale (0
-    stands for whole rows in INT8, and for none in FP8)."""
+    stands for whole rows in INT8, and for none in FP8). With `inputs`, NVFP4 weights are multiplied
+    with NVFP4 inputs (W4A4), for which a scale is stored."""
 
     key: str
     group_size: int = 0
+    inputs: bool = False
 
     @property
     def quant_algo(self) -> str:
         """ModelOpt's name of it."""
-        return QUANT_ALGOS[self.key]
+        return "NVFP4" if self.inputs else QUANT_ALGOS[self.key]
 
     @property
     def integer_bits(self) -> int:
@@ -65,12 +67,17 @@ class WeightFormat:
     @property
     def scales_activations(self) -> bool:
         """Whether a calibration must supply an `input_scale` for each tensor."""
-        return self.key == "fp8"
+        return self.key == "fp8" or self.inputs
+
+    @property
+    def name(self) -> str:
+        """For people, without groups: `INT4`."""
+        return f"{self.key.upper()} (W4A4)" if self.inputs else self.key.upper()
 
     @property
     def label(self) -> str:
         """For people: `INT4, group 64`."""
-        name = self.key.upper()
+        name = self.name
         if self.key not in INTEGER_BITS:
             return name
         return f"{name}, group {self.group_size}" if self.group_size else f"{name}, one scale a row"
@@ -92,10 +99,12 @@ class WeightFormat:
             )
         groups = columns // self.group_size
         if self.key == "nvfp4":
+            input_scale = (StoredTensor("input_scale", "F32", ()),) if self.inputs else ()
             return (
                 StoredTensor("weight", "U8", (rows, columns // 2)),
                 StoredTensor("weight_scale", "F8_E4M3", (rows, groups)),
                 StoredTensor("weight_scale_2", "F32", ()),
+                *input_scale,
             )
         return (
             StoredTensor("weight", "U8", (rows // 2, columns)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class Takeover(ShardJob):
         if suffix == PACKED:
             tensor = _repacked(tensor, target)
         elif target.suffix != WEIGHT:
-            _require_scales(info, tensor)
+            _require_scales(info, tensor, zero=info.dtype == _BLOCK_SCALE)
             tensor = tensor.to(STORED_DTYPES[target.dtype]).view(target.shape)
         return {f"{owner}.{target.suffix}": tensor}, None
 
@@ -86,7 +86,7 @@ class Takeover(ShardJob):
         are not, or tensors are laid out anew, those that the layout writes."""
         source = self.checkpoint
         written = self.layout.configuration(
-            source.config, source.model, self.recipe, self.recipe.scales_kv
+            source.config, source.model, self.recipe, self.recipe.has_fp8_kv
         )
         if not self.quantization.agrees or self.quantization.layout != self.layout.key:
             return written
@@ -145,9 +145,16 @@ def _repacked(packed: Tensor, target: StoredTensor) -> Tensor:
     return formats.pack_int4(formats.unpack_int4_columns(packed))
 
 
-def _require_scales(info: TensorInfo, scales: Tensor) -> None:
+_BLOCK_SCALE: Final = "F8_E4M3"
+"""The dtype of NVFP4's scales of blocks. One of zero stands for a block of zeros, which is what
+becomes of weights too small for the tensor's second scale."""
+
+
+def _require_scales(info: TensorInfo, scales: Tensor, *, zero: bool) -> None:
+    """Raise `BadInputError` for a scale that is no positive number, or none but `zero`."""
     values = scales.float()
-    if not bool((torch.isfinite(values) & (values > 0)).all()):
+    positive = values >= 0 if zero else values > 0
+    if not bool((torch.isfinite(values) & positive).all()):
         raise BadInputError(
             f"{info.shard}: tensor {info.name} holds a scale that is no positive number"
         )

@@ -33,6 +33,8 @@ from ..model.contents import (
     models_below,
     require_model_directory,
 )
+from ..model.format_request import published_format
+from ..model.quantized import StoredFormat, declared_format
 
 if TYPE_CHECKING:
     from ..hub.snapshot import Snapshot
@@ -44,8 +46,9 @@ class Source:
 
     `checkpoint` is None for a known model that was not looked up on the hub, and where there is
     only the file `configuration`. `snapshot` is the repository on the hub, if the checkpoint comes
-    from there: its headers are here then, and its shards need not be. `published_as` is the format
-    that a known repository is published in, where it is quantized and was not looked up.
+    from there: its headers are here then, and its shards need not be. `announced` is the format
+    that the configuration declares, or a known repository is published in, where the tensors were
+    not looked up.
     """
 
     asked: str
@@ -54,12 +57,17 @@ class Source:
     checkpoint: Checkpoint | None
     snapshot: Snapshot | None = None
     configuration: Path | None = None
-    published_as: str | None = None
+    announced: StoredFormat | None = None
 
     @property
     def opened(self) -> Checkpoint:
         assert self.checkpoint is not None, "made by open_source"
         return self.checkpoint
+
+    @property
+    def stored(self) -> StoredFormat | None:
+        """The format that the weights have already; None where they can be quantized."""
+        return self.checkpoint.quantization if self.checkpoint else self.announced
 
     @property
     def place(self) -> str:
@@ -110,8 +118,10 @@ def resolve(name: str) -> Source:
     model, known = known_model(name), known_repository(name)
     if model is None or known is None:
         return _at_hub(name)
-    published = known.published_as if known.published_as != "bf16" else None
-    return Source(name, slug(model.name), model, None, published_as=published)
+    published = None
+    if known.published_as != "bf16":
+        published = published_format(known.published_as, model)
+    return Source(name, slug(model.name), model, None, announced=published)
 
 
 def open_source(name: str) -> Source:
@@ -147,8 +157,10 @@ def _configured(asked: str, path: Path) -> Source:
     path = path.parent.resolve() / path.name  # links are followed when it is opened
     own = re.sub(r"[._-]?config$", "", path.stem, flags=re.IGNORECASE)
     called = slug(own or path.parent.name)
-    model = read_model(read_configuration(path), called)
-    return Source(asked, called, model, None, configuration=path)
+    config = read_configuration(path)
+    model = read_model(config, called)
+    stored = declared_format(path.parent, config, model) if model.planned_only is None else None
+    return Source(asked, called, model, None, configuration=path, announced=stored)
 
 
 def _without_weights(path: Path) -> str:

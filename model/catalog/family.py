@@ -93,3 +93,10 @@ def known_repository(name: str) -> Repository | None:
     ignored. None where there is none."""
     wanted = name.lower()
     return next((row for row in FAMILY if wanted in (row.hub.lower(), row.name)), None)
+
+
+def original_repository(name: str) -> str:
+    """The unquantized repository of the model that the known `name` stands for."""
+    known = known_repository(name)
+    assert known is not None, "the name of a known repository"
+    return next(row.hub for row in FAMILY if row.name == known.name)

@@ -158,10 +158,10 @@ def encoded(which: Callable[[str], bool], encode: Encode) -> Maker:
     return tensors(change)
 
 
-def kv_scales(*projections: str) -> Maker:
+def kv_scales(*projections: str, spelling: str = "{}_proj.{}_scale") -> Maker:
     """Scales of an FP8 KV cache in the attention layer."""
     scale = to_stored(torch.tensor(0.01))
-    new = {f"backbone.layers.3.mixer.{p}_proj.{p}_scale": scale for p in projections}
+    new = {f"backbone.layers.3.mixer.{spelling.format(p, p)}": scale for p in projections}
     return tensors(lambda old: old | new)
 
 
@@ -202,11 +202,12 @@ def llm_compressor(form: str = "pack-quantized", inputs: bool = False, **weights
         "dynamic": False, "actorder": None, "observer": "minmax", "observer_kwargs": {},
         "block_structure": None, **weights,
     }  # fmt: skip
-    dynamic = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": True}
+    kind = scheme["type"]
+    activations = {"num_bits": 8, "type": kind, "symmetric": True, "dynamic": kind == "int"}
     group = {
         "targets": ["Linear"],
         "weights": scheme,
-        "input_activations": dynamic if inputs else None,
+        "input_activations": activations if inputs else None,
         "output_activations": None,
     }
     return config(
@@ -238,7 +239,7 @@ MIXED_FILES: Final = both(
         **{f"backbone.layers.{layer}.mixer.{side}_proj": {"quant_algo": "FP8"}
            for layer in (0, 2, 5) for side in ("in", "out")},
         **{f"backbone.layers.{layer}.mixer.{owner}.{side}_proj":
-           {"quant_algo": "NVFP4", "group_size": 16}
+           {"quant_algo": "W4A16_NVFP4", "group_size": 16}
            for layer in (1, 4, 6) for side in ("up", "down")
            for owner in ("shared_experts", *(f"experts.{number}" for number in range(12)))},
     }),
@@ -261,17 +262,35 @@ TAKEN_OVER: Final = (
     Case("The same with the configuration of another checkpoint",
          both(NVIDIA, modelopt("W4A16_NVFP4")), "taken over",
          "the configuration says NVFP4, but the tensors are FP8; the tensors decide"),
+    Case("The same without scales of its FP8 KV cache (ModelOpt's `fp8_cast`)",
+         both(encoded(experts_and_mamba, fp8), FP8_FILES), "taken over",
+         "an FP8 KV cache is declared and no scales of it are stored: engines take every scale as"
+         " 1"),
+    Case("The same with scales of the KV cache as llm-compressor spells them",
+         both(encoded(experts_and_mamba, fp8), kv_scales("k", "v", spelling="{}_scale"), FP8_FILES),
+         "taken over", "2 scales of the KV cache are read as `k_proj.k_scale`"),
+    Case("The same with scales of the KV cache as vLLM spells them", both(
+        encoded(experts_and_mamba, fp8), kv_scales("k", "v", spelling="attn.{}_scale"), FP8_FILES),
+         "taken over", "2 scales of the KV cache are read as `k_proj.k_scale`"),
+    Case("The same with scales of the KV cache as scales of outputs", both(
+        encoded(experts_and_mamba, fp8), FP8_FILES,
+        kv_scales("k", "v", spelling="{}_proj.output_scale")),
+         "taken over", "2 scales of the KV cache are read as `k_proj.k_scale`"),
     Case("The same under the prefix `model.`",
          both(NVIDIA, FP8_FILES, renamed(lambda n: n.replace("backbone.", "model."))),
          "taken over", "names beginning with 'model.'"),
-    Case("INT4 in ModelOpt's layout", both(encoded(experts, int4), modelopt("W4A16_AWQ")),
+    Case("INT4 in ModelOpt's layout",
+         both(encoded(experts, int4), modelopt("W4A16_AWQ", group_size=64)),
          "taken over", "INT4 by ModelOpt 0.40.0: routed experts and shared experts INT4, group 64"),
     Case("INT8 in ModelOpt's layout", both(encoded(experts, int8_rows), modelopt("W8A16")),
          "taken over", "routed experts and shared experts INT8, one scale a row"),
     Case("NVFP4 by ModelOpt, weights only", both(encoded(experts, nvfp4), modelopt("W4A16_NVFP4")),
          "taken over", "NVFP4 by ModelOpt 0.40.0"),
     Case("NVFP4 by ModelOpt, inputs too", both(encoded(experts, nvfp4_inputs), modelopt("NVFP4")),
-         "taken over", "NVFP4 by ModelOpt 0.40.0"),
+         "taken over", "NVFP4 (W4A4) by ModelOpt 0.40.0"),
+    Case("NVFP4 said to have NVFP4 inputs, whose scales are not stored",
+         both(encoded(experts, nvfp4), modelopt("NVFP4")), "taken over",
+         "the configuration says NVFP4 (W4A4), but the tensors are NVFP4; the tensors decide"),
     Case("NVFP4 experts and FP8 Mamba by ModelOpt",
          both(encoded(experts, nvfp4), encoded(mamba, fp8), MIXED_FILES),
          "taken over", "routed experts and shared experts NVFP4, Mamba FP8"),
@@ -290,7 +309,8 @@ TAKEN_OVER: Final = (
          "taken over", "INT8 by compressed-tensors 0.12.2"),
     Case("FP8 with static scales in the layout of compressed-tensors",
          both(encoded(experts, fp8_vectors),
-              llm_compressor("float-quantized", num_bits=8, type="float", strategy="tensor")),
+              llm_compressor("float-quantized", True, num_bits=8, type="float",
+                             strategy="tensor")),
          "taken over", "FP8 by compressed-tensors 0.12.2"),
 )  # fmt: skip
 

@@ -25,6 +25,9 @@ from nemotron_deploy.tests.model.quantized_cases import (
     encoded,
     experts,
     llm_compressor,
+    modelopt,
+    nvfp4,
+    nvfp4_inputs,
     packed,
 )
 
@@ -64,11 +67,16 @@ def test_every_weight_is_what_it_was(case: Case, tiny_copy: Path, tmp_path: Path
     after = tensors_in(tmp_path / "out")
     expected = decode_checkpoint(before, torch.float32)
     found = decode_checkpoint(after, torch.float32)
+    expected = {name: t for name, t in expected.items() if not name.endswith("output_scale")}
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert summary.written_bytes == sum(t.numel() * t.element_size() for t in after.values())
-    scales = {name: t for name, t in after.items() if name.endswith(("input_scale", "k_scale"))}
+    scales = {name: t for name, t in after.items() if name.endswith("input_scale")}
     assert all(torch.equal(t, before[name].float().view(())) for name, t in scales.items())
+    stored = [name for name in before if "layers.3.mixer" in name and "scale" in name]
+    named = [f"backbone.layers.3.mixer.{side}_proj.{side}_scale" for side in "kv"]
+    assert [name for name in after if name in named] == named[: len(stored)]
+    assert all(after[name] == torch.tensor(0.01) for name in named[: len(stored)])
     opened = Checkpoint.open(tmp_path / "out")
     assert opened.quantization is not None
     assert opened.quantization.layout == "modelopt"
@@ -136,6 +144,41 @@ def test_a_broken_scale_of_one_group(tiny_copy: Path, tmp_path: Path) -> None:
 
     change(tiny_copy, f"{EXPERT}weight_scale", spoil)
     with pytest.raises(BadInputError, match=f"{EXPERT}weight_scale holds a scale"):
+        take_over(tiny_copy, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"), [(0.0, None), (-1.0, "no positive"), (float("nan"), "no positive")]
+)
+def test_a_block_of_zeros_has_a_scale_of_zero(
+    value: float, answer: str | None, tiny_copy: Path, tmp_path: Path
+) -> None:
+    """NVFP4 alone: of a block far smaller than the largest of its matrix nothing is left."""
+    both(encoded(experts, nvfp4), modelopt("W4A16_NVFP4"))(tiny_copy)
+
+    def spoil(scale: Tensor) -> Tensor:
+        values = scale.float()
+        values[5, 1] = value
+        return values.to(scale.dtype)
+
+    change(tiny_copy, f"{EXPERT}weight_scale", spoil)
+    if answer is None:
+        take_over(tiny_copy, tmp_path / "out")
+        written = tensors_in(tmp_path / "out")
+        decoded = decode_checkpoint(written, torch.float32)[f"{EXPERT}weight"]
+        assert not decoded[5, 16:32].any()
+        return
+    with pytest.raises(BadInputError, match=f"{EXPERT}weight_scale holds a scale that is {answer}"):
+        take_over(tiny_copy, tmp_path / "out")
+
+
+@pytest.mark.parametrize("suffix", ["weight_scale_2", "input_scale"])
+def test_the_other_scales_of_nvfp4_are_not_zero(
+    suffix: str, tiny_copy: Path, tmp_path: Path
+) -> None:
+    both(encoded(experts, nvfp4_inputs), modelopt("NVFP4"))(tiny_copy)
+    change(tiny_copy, EXPERT + suffix, torch.zeros_like)
+    with pytest.raises(BadInputError, match=f"{EXPERT}{suffix} holds a scale that is no positive"):
         take_over(tiny_copy, tmp_path / "out")
 
 

@@ -107,9 +107,10 @@ def _known(option: str, value: str | None, dtypes: Mapping[str, str]) -> str | N
 def problem(recipe: Recipe, workload: Workload) -> str | None:
     """Why TensorRT-LLM cannot serve the format as `workload` chooses, or None."""
     if workload.kv_cache == "bf16" and recipe.kv_dtype != "BF16":
+        have = "have scales for" if recipe.kv_scales else "of this recipe ask for"
         return (
-            f"{recipe.key.upper()} checkpoints have scales for an FP8 KV cache, and TensorRT-LLM "
-            "has no setting that overrides them with BF16."
+            f"{recipe.key.upper()} checkpoints {have} an FP8 KV cache, and TensorRT-LLM has no "
+            "setting that overrides them with BF16."
         )
     return None
 
