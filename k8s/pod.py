@@ -88,6 +88,7 @@ def triton_arguments() -> list[str]:
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         f"--grpc-max-connection-age={CONNECTION_AGE_S * 1000}",
         f"--grpc-max-response-pool-size={RESPONSE_POOL}",
+        *contract.METRICS_FLAGS,
     ]
 
 

@@ -137,7 +137,8 @@ class Step:
     """What generated tokens add to the answer.
 
     All may be empty: the end-of-sequence token has no text, and a character or a marker can span
-    tokens. `finish` is set on the last step only: `stop`, `length` or `tool_calls`.
+    tokens. `finish` is set on the last step only: `stop`, `length` or `tool_calls`. `tokens` is how
+    many tokens the step adds to the answer.
     """
 
     text: str = ""
@@ -149,6 +150,7 @@ class Step:
     calls: tuple[Call, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     usage: Usage | None = None
+    tokens: int = 0
 
 
 class TokenSink(Protocol):
@@ -177,6 +179,16 @@ class Sink(Protocol):
 
     def fail(self, message: str, failure: Failure) -> None:
         """End the request without an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What an executor is occupied with: the sequences that it generates for, and the shares of its
+    caches that are in use, 0 to 1 or None where it does not know."""
+
+    running: int
+    kv_cache: float | None = None
+    mamba_state: float | None = None
 
 
 class Vocabulary(Protocol):
@@ -230,6 +242,11 @@ class Executor(ABC):
     @abstractmethod
     def healthy(self) -> bool:
         """Whether a request submitted now would be served."""
+
+    @property
+    @abstractmethod
+    def load(self) -> Load:
+        """What it is occupied with now. May take a tenth of a second."""
 
     @abstractmethod
     def close(self, timeout: float) -> None:

@@ -41,6 +41,11 @@ class RoundRobin:
         """Whether the worker thread runs."""
         return self._thread.is_alive() and not self._closed
 
+    @property
+    def running(self) -> int:
+        """Requests that are active."""
+        return len(self._active)
+
     def submit(self, request: TokenRequest, sink: TokenSink) -> None:
         """Queue a request; one that continues an answer comes before others."""
         with self._changed:

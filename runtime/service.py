@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from .generation import Executor, Failure, GenerationRequest, RequestError
+from .generation import Executor, Failure, GenerationRequest, Load, RequestError
 from .prompts import Prompts, prompt_limit
+from .recorder import Recorder
 from .sessions import Channel, OverloadedError, Session, Sessions
 from .stage import TextStage
 from .vocabulary import read_sampling_defaults
@@ -34,7 +35,9 @@ class Service:
             read_sampling_defaults(checkpoint),
             executor.context,
         )
-        self._sessions = Sessions(limit)
+        self.recorder = Recorder()
+        """What is counted and measured. Add requests that do not get as far as `submit`."""
+        self._sessions = Sessions(limit, self.recorder)
         self._threads = ThreadPoolExecutor(PROMPT_THREADS, thread_name_prefix="prompts")
         self.prompt_limit = prompt_limit(executor.context)
         """How many bytes a prompt may have."""
@@ -43,6 +46,16 @@ class Service:
     def ready(self) -> bool:
         """Whether a request submitted now would be served."""
         return self._executor.healthy
+
+    @property
+    def live(self) -> int:
+        """Requests that were accepted and have not ended."""
+        return len(self._sessions)
+
+    @property
+    def load(self) -> Load:
+        """What the executor is occupied with. May take a tenth of a second."""
+        return self._executor.load
 
     def submit(self, request_id: str, request: GenerationRequest, channel: Channel) -> None:
         """Answer a request through `channel`, from other threads.
@@ -77,6 +90,7 @@ class Service:
         try:
             prepared = self._prompts.prepare(session.request)
             session.prompt = prepared.text
+            self.recorder.prompt(len(prepared.prompt))
             executor = self._executor
             TextStage(prepared, executor.answers, executor.submit, session).start()
         except RequestError as error:

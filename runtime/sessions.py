@@ -18,6 +18,7 @@ from .contract import (
     ARRIVAL_TIME,
     CUMULATIVE_LOGPROB,
     FINISH_REASON,
+    FIRST_SCHEDULED_TIME,
     FIRST_TOKEN_TIME,
     INPUT_COUNT,
     LAST_TOKEN_TIME,
@@ -30,6 +31,7 @@ from .contract import (
     TOOL_CALLS,
 )
 from .generation import Failure, GenerationRequest, RequestError, Step, TokenLogprob
+from .recorder import Recorder
 
 POLL_SECONDS: Final = 0.05
 """How often disconnected clients are looked for. Asking Triton after every token instead would cost
@@ -62,17 +64,19 @@ class Session:
         request: GenerationRequest,
         channel: Channel,
         on_end: Callable[[Session], None],
+        recorder: Recorder,
     ) -> None:
         self.request_id = request_id
         self.request = request
         self._channel = channel
         self._on_end = on_end
+        self._recorder = recorder
         self._lock = threading.RLock()
         self._done = False
         self._steps: list[Step] = []
         self.prompt = request.prompt
         """What is put before an answer that is to contain its prompt."""
-        self._times = {ARRIVAL_TIME.name: time.monotonic_ns()}
+        self._times: dict[str, float] = {ARRIVAL_TIME.name: time.monotonic_ns()}
 
     @property
     def done(self) -> bool:
@@ -84,20 +88,17 @@ class Session:
         with self._lock:
             if self._done:
                 return
-            now = time.monotonic_ns()
-            self._times.setdefault(FIRST_TOKEN_TIME.name, now)
-            self._times[LAST_TOKEN_TIME.name] = now
-            final = step.finish is not None
+            self._measure(step)
             if not self.request.streaming:
                 self._steps.append(step)
-            if self.request.streaming or final:
-                self._end(lambda: self._send(step), ends=final)
+            if self.request.streaming or step.finish is not None:
+                self._respond(lambda: self._send(step), step.finish)
 
     def fail(self, message: str, failure: Failure) -> None:
         """End the request with an error."""
         with self._lock:
             if not self._done:
-                self._end(lambda: self._channel.send_error(message, failure))
+                self._respond(lambda: self._channel.send_error(message, failure), failure)
 
     def cancel(self, reason: str = "the request was cancelled") -> None:
         """End the request at once; the executor abandons it before its next token."""
@@ -115,14 +116,34 @@ class Session:
             if gone:
                 self.cancel()
 
-    def _end(self, send: Callable[[], None], ends: bool = True) -> None:
-        """Send; the session is then over if `ends` is true or the channel failed."""
-        self._done = ends
+    def _measure(self, step: Step) -> None:
+        """Record when a step came. All times are in ns."""
+        times, arrival, now = self._times, self._times[ARRIVAL_TIME.name], time.monotonic_ns()
+        if step.metrics and FIRST_SCHEDULED_TIME.name not in times:
+            scheduled = step.metrics.get(FIRST_SCHEDULED_TIME.name)
+            if scheduled is not None:
+                times[FIRST_SCHEDULED_TIME.name] = scheduled
+                # An executor that says when a request arrived has a clock of its own.
+                since = step.metrics.get(ARRIVAL_TIME.name, arrival)
+                self._recorder.queued((scheduled - since) / 1e9)
+        last = times.get(LAST_TOKEN_TIME.name)
+        if last is None:
+            times[FIRST_TOKEN_TIME.name] = now
+            self._recorder.first_tokens(step.tokens, (now - arrival) / 1e9)
+        else:
+            self._recorder.next_tokens(step.tokens, (now - last) / 1e9)
+        times[LAST_TOKEN_TIME.name] = now
+
+    def _respond(self, send: Callable[[], None], end: str | Failure | None) -> None:
+        """Send; the session is then over with `end`, if there is one, or if the channel failed."""
+        self._done = end is not None
         try:
             send()
         except Exception:
             self._done = True
-        if self._done:
+            end = end if isinstance(end, Failure) else Failure.CANCELLED
+        if end is not None:
+            self._recorder.ended(end)
             self._on_end(self)
 
     def _send(self, step: Step) -> None:
@@ -163,10 +184,14 @@ class Session:
 
 
 class Sessions:
-    """All live requests, at most `limit`. A thread ends those whose clients disconnected."""
+    """All live requests, at most `limit`. A thread ends those whose clients disconnected.
 
-    def __init__(self, limit: int) -> None:
+    What they measure goes to `recorder`.
+    """
+
+    def __init__(self, limit: int, recorder: Recorder | None = None) -> None:
         self._limit = limit
+        self._recorder = recorder or Recorder()
         self._live: dict[int, Session] = {}
         self._by_id: dict[str, Session] = {}
         self._lock = threading.Lock()
@@ -186,7 +211,7 @@ class Sessions:
         holder = self._by_id.get(request_id) if request_id else None
         if holder is not None:
             holder.poll()
-        session = Session(request_id, request, channel, self._forget)
+        session = Session(request_id, request, channel, self._forget, self._recorder)
         with self._lock:
             if self._closed.is_set():
                 raise OverloadedError("the model is shutting down")

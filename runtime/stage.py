@@ -68,7 +68,7 @@ class TextStage:
         self._detokenizer = vocabulary.detokenizer()
         self._budget = request.thinking_budget
         self._generated: list[int] = []
-        self._count = self._reasoning_count = 0
+        self._count = self._sent = self._reasoning_count = 0
         self._logprob: float | None = None
         self._earlier_logprob = 0.0
         self._run = _Run(self, sink)
@@ -188,6 +188,7 @@ class TextStage:
         usage = None
         if finish:
             usage = Usage(len(self._prepared.prompt), self._count, self._reasoning_count)
+        added, self._sent = self._count - self._sent, self._count
         self._sink.step(
             Step(
                 "".join(event.text for event in events if isinstance(event, Content)),
@@ -199,6 +200,7 @@ class TextStage:
                 tuple(event for event in events if isinstance(event, Call)),
                 self._logprobs(step, taken),
                 usage,
+                added,
             )
         )
 

@@ -25,6 +25,7 @@ import typer
 
 from nemotron_deploy.cli import app, run
 from nemotron_deploy.core import errors
+from nemotron_deploy.k8s.monitoring import ALERTS
 from nemotron_deploy.model.catalog import gpus
 from nemotron_deploy.model.spec import Gpu
 from nemotron_deploy.runtime import contract
@@ -304,15 +305,43 @@ def contract_pages() -> Pages:
         ),
         "reference/metrics.md": page(
             "Metrics",
-            "The metrics port also reports Triton's own metrics, whose names begin with `nv_`.",
+            f"Port {contract.METRICS_PORT.number} reports these metrics at `/metrics`, brought up "
+            f"to date once a second. Each has the label `{contract.MODEL_LABEL}`. Triton's own, "
+            "whose names begin with `nv_`, are there as well; they count a refused request of a "
+            "streaming model as a success.",
             table(
                 ("metric", "type", "meaning"),
                 [(code(row.name), row.type, row.help) for row in contract.METRICS],
-            )
-            if contract.METRICS
-            else "The served model adds no metrics of its own yet.",
+            ),
+            "The parts of a histogram are declared as counters, because Triton's interface takes "
+            "one observation a call. Names, labels and values are those of a histogram, and "
+            "`histogram_quantile` works on them.",
+            *(_label_values(row) for row in contract.METRICS if row.label),
+            "## Buckets",
+            table(
+                ("histogram", "upper bounds, in seconds"),
+                [
+                    (code(row.name), ", ".join(f"{bound:g}" for bound in row.buckets))
+                    for row in contract.METRICS
+                    if row.buckets
+                ],
+            ),
+            "## Alerts",
+            "The component `monitoring` of a bundle's Kubernetes manifests has these alerts and a "
+            "dashboard for Grafana.",
+            table(
+                ("alert", "severity", "fires when"),
+                [(code(row.name), row.severity, row.summary) for row in ALERTS],
+            ),
         ),
     }
+
+
+def _label_values(metric: contract.Metric) -> str:
+    return f"## {metric.label.capitalize()}s\n\n" + table(
+        (metric.label, "meaning"),
+        [(code(value), meaning) for value, meaning in metric.values.items()],
+    )
 
 
 def _tensors(rows: Iterable[Any]) -> str:

@@ -178,6 +178,7 @@ class LocalServer:
             f"--http-address={HOST}", f"--http-port={self.http_port}",
             f"--grpc-address={HOST}", f"--grpc-port={self.grpc_port}",
             f"--metrics-address={HOST}", f"--metrics-port={self.metrics_port}",
+            *contract.METRICS_FLAGS,
         )  # fmt: skip
         return Child(command, _environment(root, executor, script))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..contract import FIRST_SCHEDULED_TIME, OMP_THREADS
-from ..generation import Executor, GenerationRequest, TokenRequest, TokenSink, TokenStep
+from ..generation import Executor, GenerationRequest, Load, TokenRequest, TokenSink, TokenStep
 from ..golden import ASKED, Forced, Scores
 from ..scheduler import RoundRobin
 from ..vocabulary import CheckpointVocabulary, context_length
@@ -35,6 +35,7 @@ class ReferenceExecutor(Executor):
         longest = context_length(checkpoint)
         self.context = min(max_tokens or longest, longest)
         model = self._model = load_model(checkpoint)[0]
+        self._max_active = max_active
         self._scheduler = RoundRobin(lambda request: generate(model, request), max_active)
 
     def submit(self, request: TokenRequest, sink: TokenSink) -> None:
@@ -49,6 +50,12 @@ class ReferenceExecutor(Executor):
     def healthy(self) -> bool:
         """Whether the worker thread runs."""
         return self._scheduler.alive
+
+    @property
+    def load(self) -> Load:
+        """A sequence has one Mamba state. The KV cache grows as it is needed."""
+        running = self._scheduler.running
+        return Load(running, mamba_state=running / self._max_active)
 
     def close(self, timeout: float) -> None:
         """Stop the worker thread."""
@@ -74,7 +81,7 @@ def generate(model: Any, request: TokenRequest) -> Iterator[TokenStep]:
             finish,
             total,
             () if likely is None else (_likeliest(logprobs, token, likely),),
-            {FIRST_SCHEDULED_TIME.name: scheduled} if finish else {},
+            {FIRST_SCHEDULED_TIME.name: scheduled} if count == 1 else {},
         )
         if finish:
             return

@@ -19,7 +19,7 @@ from typing import Final
 
 from ..answers import THINK_END
 from ..contract import FIRST_SCHEDULED_TIME
-from ..generation import Executor, Failure, StartError, TokenRequest, TokenSink, TokenStep
+from ..generation import Executor, Failure, Load, StartError, TokenRequest, TokenSink, TokenStep
 from ..golden import Forced, Scores, Tokens
 from ..script import ScriptError, read_script
 from ..vocabulary import CheckpointVocabulary, context_length
@@ -152,6 +152,19 @@ class ScriptedExecutor(Executor):
         """Whether the thread runs."""
         return self._thread.is_alive() and not self._closed
 
+    @property
+    def load(self) -> Load:
+        """As if there were caches: a Mamba state for each of `max_active` answers, and a KV cache
+        for as many whole contexts."""
+        with self._changed:
+            playing = list(self._active)
+        tokens = sum(len(playback.request.prompt) + playback.played for playback in playing)
+        return Load(
+            len(playing),
+            tokens / (self._max_active * self.context),
+            len(playing) / self._max_active,
+        )
+
     def close(self, timeout: float) -> None:
         """Abandon all answers."""
         with self._changed:
@@ -161,15 +174,17 @@ class ScriptedExecutor(Executor):
 
     def _run(self) -> None:
         while (playback := self._next()) is not None:
-            if not self._play(playback):
-                continue
-            playback.due += playback.pace_s
+            more = self._play(playback)
             with self._changed:
-                playback.number = next(self._numbers)
-                heapq.heappush(self._active, playback)
+                if more:
+                    playback.due += playback.pace_s
+                    playback.number = next(self._numbers)
+                    heapq.heapreplace(self._active, playback)
+                else:
+                    heapq.heappop(self._active)
 
     def _next(self) -> _Playback | None:
-        """The playback whose token is due, taken from the active ones; None once closed."""
+        """The first of the active playbacks, once its token is due; None once closed."""
         with self._changed:
             while not self._closed:
                 while self._waiting and len(self._active) < self._max_active:
@@ -179,7 +194,7 @@ class ScriptedExecutor(Executor):
                     heapq.heappush(self._active, playback)
                 wait = self._active[0].due - time.monotonic() if self._active else None
                 if wait is not None and wait <= 0:
-                    return heapq.heappop(self._active)
+                    return self._active[0]
                 self._changed.wait(wait)
             return None
 
@@ -193,7 +208,8 @@ class ScriptedExecutor(Executor):
         finish = "stop" if last else None
         if finish is None and playback.played == playback.request.max_tokens:
             finish = "length"
-        metrics = {FIRST_SCHEDULED_TIME.name: playback.started_ns} if finish else {}
+        first = playback.played == 1
+        metrics = {FIRST_SCHEDULED_TIME.name: playback.started_ns} if first else {}
         # What a script says is certain: the logarithm of 1.
         certain = () if playback.request.request.logprobs is None else ({token: 0.0},)
         playback.sink.step(TokenStep((token,), finish, 0.0, certain, metrics))

@@ -4,7 +4,8 @@ Written against NVIDIA/TensorRT-LLM: `LLM.generate_async` and `RequestOutput` as
 model uses them (triton_backend/all_models/llmapi/tensorrt_llm/1/model.py @044a90d), results
 (tensorrt_llm/executor/result.py @005bc84), sampling (tensorrt_llm/sampling_params.py @000a01d),
 `LLM.generate` on token numbers (tensorrt_llm/llmapi/llm.py @0096693), several log-probabilities at
-each token with the PyTorch backend (pull request 7756, September 2025).
+each token with the PyTorch backend (pull request 7756, September 2025), iteration statistics
+(`LLM.get_stats`; `_update_iter_stats` in tensorrt_llm/_torch/pyexecutor/py_executor.py @9521caf).
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import contract
-from ..generation import Executor, Failure, StartError, TokenRequest, TokenSink, TokenStep
+from ..generation import Executor, Failure, Load, StartError, TokenRequest, TokenSink, TokenStep
 from ..golden import ASKED, Forced, Scores, Tokens
 from ..vocabulary import CheckpointVocabulary, context_length
 
 _AHEAD: Final = 8
 """Tokens decoded at once while scoring; those after one that differs are of no use."""
+
+
+_STATISTICS_WAIT_S: Final = 0.1
+"""How long to wait for statistics of iterations since the last time."""
 
 
 class TrtllmExecutor(Executor):
@@ -52,7 +57,8 @@ class TrtllmExecutor(Executor):
         self._sampling_params = tensorrt_llm.SamplingParams
         # A checkpoint's own code never runs, whatever the bundle's arguments say.
         fixed = {"model": str(checkpoint), "trust_remote_code": False}
-        self._llm = tensorrt_llm.LLM(**{**arguments, **fixed})
+        self._llm = tensorrt_llm.LLM(**{"enable_iter_perf_stats": True, **arguments, **fixed})
+        self._statistics: Mapping[str, Any] = {}
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="trtllm", daemon=True)
@@ -100,6 +106,14 @@ class TrtllmExecutor(Executor):
     def healthy(self) -> bool:
         """Whether the event loop runs."""
         return self._thread.is_alive()
+
+    @property
+    def load(self) -> Load:
+        """From the statistics of the latest iteration; those of an idle engine are out of date."""
+        running = len(self._tasks)
+        if running and (new := self._llm.get_stats(timeout=_STATISTICS_WAIT_S)):
+            self._statistics = new[-1]
+        return _load(running, self._statistics)
 
     def close(self, timeout: float) -> None:
         """Abandon live requests and shut the engine down; give up after `timeout` seconds."""
@@ -249,7 +263,7 @@ def sampling_arguments(request: TokenRequest) -> dict[str, Any]:
         "max_tokens": request.max_tokens,
         "seed": wanted.seed,
         "detokenize": False,
-        "return_perf_metrics": wanted.return_perf_metrics,
+        "return_perf_metrics": True,  # the server measures how long requests wait
     }
     if ends := sorted(request.end_tokens):
         arguments |= {"end_id": ends[0], "stop_token_ids": ends[1:] or None}
@@ -291,8 +305,28 @@ def _step(result: Any, request: TokenRequest) -> TokenStep:
         # It removes a token of `stop_token_ids` from the answer, and names it as the reason.
         end = output.stop_reason if isinstance(output.stop_reason, int) else None
         tokens += () if end is None else (end,)
-    metrics = _metrics(output) if request.request.return_perf_metrics else {}
-    return TokenStep(tokens, finish, total, logprobs, metrics)
+    return TokenStep(tokens, finish, total, logprobs, _metrics(output))
+
+
+def _load(live: int, statistics: Mapping[str, Any]) -> Load:
+    """What the engine is occupied with while it has `live` requests.
+
+    Its statistics know nothing of Mamba states. There is one for each sequence, and as many as
+    sequences may be active.
+    """
+    if not statistics:
+        return Load(live)
+    running = min(live, statistics["numActiveRequests"])
+    most, cache = statistics["maxNumActiveRequests"], statistics.get("kvCacheStats")
+    return Load(
+        running,
+        _share(cache["usedNumBlocks"] if live else 0, cache["maxNumBlocks"]) if cache else None,
+        _share(running, most),
+    )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _metrics(output: Any) -> dict[str, float]:

@@ -20,6 +20,7 @@ from ..generation import Failure, RequestError
 from ..service import Service
 from ..sessions import OverloadedError
 from ..startup_check import require_golden
+from .metrics import MetricsExporter
 from .parsing import is_stop, parse_request
 from .watchdog import Watchdog
 
@@ -47,6 +48,7 @@ class TritonPythonModel:
         except Exception:
             executor.close(CLOSE_SECONDS)
             raise
+        self._metrics = MetricsExporter(self._service, config["name"])
         self._watchdog = Watchdog(os.getppid())
         pb_utils.Logger.log_info(
             f"{config['name']}: the {settings.executor} executor serves {settings.bundle}"
@@ -59,11 +61,11 @@ class TritonPythonModel:
             try:
                 self._start(request, channel)
             except RequestError as error:
-                channel.send_error(str(error), Failure.INVALID)
+                self._refuse(channel, str(error), Failure.INVALID)
             except OverloadedError as error:
-                channel.send_error(str(error), Failure.UNAVAILABLE)
+                self._refuse(channel, str(error), Failure.UNAVAILABLE)
             except Exception as error:
-                channel.send_error(f"{type(error).__name__}: {error}", Failure.INTERNAL)
+                self._refuse(channel, f"{type(error).__name__}: {error}", Failure.INTERNAL)
 
     def is_ready(self) -> bool:
         """Whether the executor is alive (for backends that know this hook)."""
@@ -73,6 +75,7 @@ class TritonPythonModel:
         """Fail live requests and stop the executor, within `CLOSE_SECONDS`."""
         self._watchdog.dismiss()
         self._service.close(CLOSE_SECONDS)
+        self._metrics.close()
 
     def _start(self, request: Any, channel: TritonChannel) -> None:
         tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
@@ -81,6 +84,10 @@ class TritonPythonModel:
             return
         parsed = parse_request(tensors, self._service.prompt_limit)
         self._service.submit(request.request_id(), parsed, channel)
+
+    def _refuse(self, channel: TritonChannel, message: str, failure: Failure) -> None:
+        self._service.recorder.ended(failure)
+        channel.send_error(message, failure)
 
     def _cancel(self, request_id: str, channel: TritonChannel) -> None:
         """Answer a `stop` request with empty text, also if its target had already ended."""

@@ -236,6 +236,10 @@ class OfModel(Executor):
     def healthy(self) -> bool:
         return True
 
+    @property
+    def load(self) -> Any:
+        raise NotImplementedError
+
     def close(self, timeout: float) -> None:
         pass
 

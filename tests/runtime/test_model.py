@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from nemotron_deploy.runtime.contract import INTER_TOKEN_TIME, OUTPUT_TOKENS, REQUESTS, RUNNING
 from nemotron_deploy.runtime.generation import StartError
 
 pytestmark = pytest.mark.usefixtures("fakes", "watchdogs")
@@ -138,6 +139,29 @@ def test_finalize_fails_what_is_live(bundle, request_of, watchdogs):
     late = request_of("Monday")
     model.execute([late])
     assert _error(late).code() == pb_utils.TritonError.UNAVAILABLE
+
+
+def test_metrics_are_exported_before_the_end(bundle, request_of, eventually):
+    import triton_python_backend_utils as pb_utils
+
+    pb_utils.MetricFamily.metrics.clear()
+    model = _initialize(bundle)
+    good, bad = request_of("Monday", max_tokens=2), request_of("x", best_of=2)
+    model.execute([good, bad])
+    eventually(lambda: good.sender.closed)
+    model.finalize()
+    values = {k: m.value() for k, m in pb_utils.MetricFamily.metrics.items()}
+    assert all(("model", "tiny") in labels for _, *labels in values)
+    requests = {
+        dict(labels)["outcome"]: values[(name, *labels)]
+        for name, *labels in values
+        if name == REQUESTS.name
+    }
+    assert {outcome: n for outcome, n in requests.items() if n} == {"length": 1, "refused": 1}
+    assert values[(OUTPUT_TOKENS.name, ("model", "tiny"))] == 2
+    assert values[(RUNNING.name, ("model", "tiny"))] == 0
+    last = (f"{INTER_TOKEN_TIME.name}_bucket", ("le", "+Inf"), ("model", "tiny"))
+    assert values[last] == values[(f"{INTER_TOKEN_TIME.name}_count", ("model", "tiny"))] == 1
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from nemotron_deploy.runtime.generation import (
     RequestError,
     Step,
 )
+from nemotron_deploy.runtime.contract import REQUESTS, TIME_TO_FIRST_TOKEN, Series, series
+from nemotron_deploy.runtime.recorder import Recorder
 from nemotron_deploy.runtime.sessions import OverloadedError, Sessions
 
 
@@ -80,6 +82,31 @@ def test_measured_times_are_ordered_and_the_executors_own_win(sessions):
     sent = channel.sent[0]
     assert sent["arrival_time_ns"] <= sent["first_token_time_ns"] <= sent["last_token_time_ns"]
     assert sent["first_scheduled_time_ns"] == 7
+
+
+def test_each_request_is_counted_once_by_how_it_ended():
+    recorder = Recorder()
+    sessions = Sessions(limit=10, recorder=recorder)
+    answered, hung_up, broken, failed = (_open(sessions, streaming=True) for _ in range(4))
+    answered[0].step(Step("a", tokens=1, metrics={"first_scheduled_time_ns": 0}))
+    answered[0].step(Step("b", "length", tokens=2))
+    answered[0].cancel()
+    hung_up[1].gone = True
+    hung_up[0].poll()
+    broken[1].broken = True
+    broken[0].step(Step("a", tokens=1))
+    failed[1].broken = True
+    failed[0].fail("no", Failure.INTERNAL)
+    _open(sessions)
+    sessions.close()
+    totals = recorder.totals()
+    assert {one.value: totals[one] for one in series(REQUESTS) if totals[one]} == {
+        "length": 1, "cancelled": 2, "error": 1, "overloaded": 1,
+    }  # fmt: skip
+    assert totals[Series("nemo_deploy_output_tokens_total")] == 4
+    assert totals[Series(f"{TIME_TO_FIRST_TOKEN.name}_count")] == 2
+    assert totals[Series("nemo_deploy_inter_token_seconds_count")] == 1
+    assert totals[Series("nemo_deploy_queue_seconds_count")] == 1
 
 
 @pytest.mark.parametrize("streaming", [True, False])

@@ -14,7 +14,7 @@ from nemotron_deploy.runtime.executors.trtllm import (
     require_compatible,
     sampling_arguments,
 )
-from nemotron_deploy.runtime.generation import Failure, StartError
+from nemotron_deploy.runtime.generation import Failure, Load, StartError
 
 pytestmark = pytest.mark.usefixtures("fakes", "hopper")
 
@@ -35,7 +35,33 @@ def llm(executor):
 
 def test_llm_gets_the_bundles_arguments(bundle, llm):
     assert llm.model == str(bundle / "checkpoint")
-    assert llm.kwargs == {"backend": "pytorch", "max_seq_len": 512, "trust_remote_code": False}
+    assert llm.kwargs == {
+        "backend": "pytorch", "max_seq_len": 512, "trust_remote_code": False,
+        "enable_iter_perf_stats": True,
+    }  # fmt: skip
+
+
+def test_load_is_that_of_the_latest_iteration(executor, llm, token_request, new_sink, eventually):
+    assert executor.load == Load(0)
+    sinks = [new_sink() for _ in range(3)]
+    for sink in sinks:
+        executor.submit(token_request([A], 10**6), sink)
+    eventually(lambda: len(llm.requests) == 3)
+    assert executor.load == Load(2, 0.25, 0.25)
+    for sink in sinks:
+        sink.cancelled = True
+    eventually(lambda: executor.load.running == 0)
+    assert executor.load == Load(0, 0.0, 0.0)
+
+
+def test_without_statistics_the_load_is_the_requests(
+    bundle, token_request, new_sink, eventually
+):
+    arguments = {**read_llm_args(bundle), "enable_iter_perf_stats": False}
+    executor, sink = TrtllmExecutor(bundle, arguments, read_engine(bundle)), new_sink()
+    executor.submit(token_request([A], 10**6), sink)
+    eventually(lambda: executor.load == Load(1))
+    executor.close(5)
 
 
 def test_a_bundle_cannot_turn_remote_code_on(bundle):

@@ -1,11 +1,12 @@
 """A FAKE of what Triton's Python backend hands to a model; the real one exists only in its stub.
 
 Names and signatures follow triton-inference-server/python_backend, README.md @main ("Usage",
-"Decoupled mode", "Error Handling", "Request Cancellation Handling"); tests/e2e runs the real one.
+"Decoupled mode", "Error Handling", "Request Cancellation Handling", "Custom Metrics");
+tests/e2e runs the real one.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
 
@@ -89,3 +90,34 @@ class Logger:
     @staticmethod
     def log_info(message):
         pass
+
+    @staticmethod
+    def log_warn(message):
+        pass
+
+
+class Metric:
+    def __init__(self):
+        self._value = 0.0
+
+    def increment(self, value):
+        self._value += value
+
+    def set(self, value):
+        self._value = value
+
+    def value(self):
+        return self._value
+
+
+class MetricFamily:
+    """As there, a name is registered once for each kind; the values stay for a test to read."""
+
+    COUNTER, GAUGE, HISTOGRAM = range(3)
+    metrics: ClassVar[dict[Any, Metric]] = {}
+
+    def __init__(self, name, description, kind):
+        self._name = name
+
+    def Metric(self, labels):  # noqa: N802
+        return self.metrics.setdefault((self._name, *sorted(labels.items())), Metric())

@@ -3,8 +3,9 @@
 It answers a prompt with the prompt's own tokens, over and over. Signatures and behaviour follow
 NVIDIA/TensorRT-LLM: tensorrt_llm/llmapi/llm.py @0096693 (LLM.__init__, generate_async, shutdown),
 tensorrt_llm/sampling_params.py @000a01d (SamplingParams), tensorrt_llm/executor/result.py @005bc84
-(CompletionOutput, and GenerationResult for RequestOutput). What it shares with upstream and makes
-callers stumble: each step hands out the same object, changed; a step has `stream_interval` tokens;
+(CompletionOutput, and GenerationResult for RequestOutput),
+tensorrt_llm/_torch/pyexecutor/py_executor.py @9521caf (`_update_iter_stats`, for `get_stats`).
+What it shares with upstream and makes callers stumble: each step hands out the same object, changed; a step has `stream_interval` tokens;
 a token of `stop_token_ids` is removed from the answer, its log-probabilities are not; an aborted
 generation gives one more step.
 """
@@ -144,6 +145,13 @@ class LLM:
             RequestOutput(prompt, sampling_params, streaming, self.stream_interval)
         )
         return self.requests[-1]
+
+    def get_stats(self, timeout=2):
+        """One iteration's statistics: two sequences run, and a quarter of the blocks is used."""
+        if not self.kwargs.get("enable_iter_perf_stats"):
+            return []
+        cache = {"maxNumBlocks": 64, "freeNumBlocks": 48, "usedNumBlocks": 16}
+        return [{"numActiveRequests": 2, "maxNumActiveRequests": 8, "kvCacheStats": cache}]
 
     def shutdown(self) -> None:
         self.is_shut_down = True

@@ -1,0 +1,174 @@
+"""The metrics port of a real tritonserver after requests whose number and pace are known."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemotron_deploy import triton_repo
+from nemotron_deploy.model import catalog
+from nemotron_deploy.model.spec import Deployment
+from nemotron_deploy.runtime import contract
+from nemotron_deploy.triton_repo import local
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(local.unavailable() is not None, reason=str(local.unavailable())),
+]
+
+PACE_MS = 20
+ANSWERS = (
+    {"when": "slow", "pieces": ["a "] * 2000, "pace_ms": 50},
+    {"when": "", "pieces": ["one ", "two ", "three "], "pace_ms": PACE_MS},
+)
+
+Values = dict[str, float]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.LocalServer]:
+    """Two answers at a time, at a fixed pace."""
+    bundle = tmp_path_factory.mktemp("bundle")
+    shutil.copytree(catalog.TINY, bundle / "checkpoint")
+    (bundle / "engine").mkdir()
+    (bundle / "engine" / "llm_args.yaml").write_text("backend: pytorch\nmax_seq_len: 4096\n")
+    repository = bundle / "model_repository"
+    repository.mkdir()
+    deployment = Deployment(
+        name="tiny-h100-bf16", model_name="tiny", image="none", gpu=catalog.gpu("h100"), gpus=1,
+        quant="bf16", bundle_bytes=1, max_batch_size=2,
+    )  # fmt: skip
+    triton_repo.emit(repository, deployment)
+    script = bundle / "answers.jsonl"
+    script.write_text("\n".join(map(json.dumps, ANSWERS)))
+    with local.LocalServer(repository, executor="scripted", script=script) as running:
+        running.wait_ready()
+        yield running
+
+
+def scrape(server: local.LocalServer) -> tuple[Values, set[str]]:
+    """Every series of the model, without the label `model`, and the names of all families."""
+    url = f"http://{local.HOST}:{server.metrics_port}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as response:
+        text = response.read().decode()
+    families = set(re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE))
+    values = {}
+    for name, labels, value in re.findall(r"^(nemo_deploy_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+        given = sorted(set(labels.split(",")) - {f'{contract.MODEL_LABEL}="tiny"'})
+        values[f"{name}{{{','.join(given)}}}" if given else name] = float(value)
+    return values, families
+
+
+@pytest.fixture
+def until(server: local.LocalServer) -> Callable[[Callable[[Values], bool]], Values]:
+    """Scrape until the values, which are exported once a second, fulfil a condition."""
+
+    def wait(condition: Callable[[Values], bool]) -> Values:
+        deadline = time.monotonic() + 30
+        while not condition(values := scrape(server)[0]):
+            assert time.monotonic() < deadline, values
+        return values
+
+    return wait
+
+
+def generate(server: local.LocalServer, text: str = "x", **values: Any) -> None:
+    body = {"text_input": text, "sampling_param_max_tokens": 100, **values}
+    request = urllib.request.Request(
+        f"{server.http_url}/v2/models/tiny/generate", data=json.dumps(body).encode()
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        response.read()
+
+
+def outcome(name: str) -> str:
+    return f'{contract.REQUESTS.name}{{outcome="{name}"}}'
+
+
+def grown(after: Values, before: Values, name: str) -> float:
+    return after[name] - before[name]
+
+
+def test_counts_equal_what_was_sent(
+    server: local.LocalServer, until: Callable[[Callable[[Values], bool]], Values]
+) -> None:
+    before = scrape(server)[0]
+    assert {outcome(name) for name in contract.REQUESTS.values} <= before.keys()
+    for _ in range(4):
+        generate(server)
+    for _ in range(3):
+        generate(server, sampling_param_max_tokens=2)
+    for bad in ({"sampling_param_top_p": 2.0}, {"text": ""}, {"text": "x" * 70_000}):
+        with pytest.raises(urllib.error.HTTPError):
+            generate(server, **bad)
+    # An answer's end is a token, too. These are the last ones to be exported.
+    until(lambda values: grown(values, before, f"{contract.INTER_TOKEN_TIME.name}_count") == 15)
+    after = until(lambda values: grown(values, before, outcome("refused")) == 3)
+    counts = {name: grown(after, before, outcome(name)) for name in contract.REQUESTS.values}
+    assert {name: n for name, n in counts.items() if n} == {"stop": 4, "length": 3, "refused": 3}
+    assert grown(after, before, contract.OUTPUT_TOKENS.name) == 4 * 4 + 3 * 2
+    assert grown(after, before, contract.PROMPT_TOKENS.name) >= 7
+    _histogram(after, before, contract.TIME_TO_FIRST_TOKEN, 7, PACE_MS / 1000)
+    _histogram(after, before, contract.INTER_TOKEN_TIME, 4 * 3 + 3, PACE_MS / 1000)
+    _histogram(after, before, contract.QUEUE_TIME, 7, 0.0)
+
+
+def _histogram(
+    after: Values, before: Values, metric: contract.Metric, count: int, least: float
+) -> None:
+    """The count is exact, and the mean is at least the pace of the script."""
+    assert grown(after, before, f"{metric.name}_count") == count
+    assert grown(after, before, f"{metric.name}_sum") > 0.9 * count * least
+    buckets = [
+        grown(after, before, f'{metric.name}_bucket{{le="{one.value}"}}')
+        for one in contract.series(metric)
+        if one.label
+    ]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == count
+    below = [n for bound, n in zip(metric.buckets, buckets, strict=True) if bound < 0.5 * least]
+    assert sum(below[-1:]) == 0
+
+
+def test_load_cancellation_and_overload(
+    server: local.LocalServer, until: Callable[[Callable[[Values], bool]], Values]
+) -> None:
+    """Two of three slow answers run, one waits, and they end when they are cancelled."""
+    before = scrape(server)[0]
+    names = [f"slow-{number}" for number in range(3)]
+    with ThreadPoolExecutor(len(names)) as clients:
+        sent = [
+            clients.submit(generate, server, "slow", id=name, sampling_param_max_tokens=3000)
+            for name in names
+        ]
+        during = until(lambda values: values[contract.RUNNING.name] == 2)
+        during = until(lambda values: values[contract.WAITING.name] == 1)
+        assert during[contract.MAMBA_STATE_OCCUPANCY.name] == 1.0
+        assert 0 < during[contract.KV_CACHE_OCCUPANCY.name] < 1
+        for name in names:
+            generate(server, id=name, stop=True)
+        for one in sent:
+            with pytest.raises(urllib.error.HTTPError):
+                one.result(timeout=30)
+    after = until(lambda values: values[contract.RUNNING.name] == 0)
+    assert grown(after, before, outcome("cancelled")) == 3
+    assert after[contract.WAITING.name] == 0
+    assert after[contract.KV_CACHE_OCCUPANCY.name] == 0
+
+
+def test_every_metric_is_there(server: local.LocalServer) -> None:
+    generate(server)
+    values, families = scrape(server)
+    expected = {one for metric in contract.METRICS for one in contract.series(metric)}
+    assert {one.name for one in expected} <= families
+    assert len(values) == len(expected)
