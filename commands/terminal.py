@@ -18,6 +18,7 @@ def printed(as_json: bool, value: dict[str, Any]) -> bool:
     """Print `value` when JSON was asked for; says whether it was."""
     if as_json:
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        sys.stdout.flush()  # `serve` prints and goes on
     return as_json
 
 

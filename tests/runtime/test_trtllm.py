@@ -54,9 +54,7 @@ def test_load_is_that_of_the_latest_iteration(executor, llm, token_request, new_
     assert executor.load == Load(0, 0.0, 0.0)
 
 
-def test_without_statistics_the_load_is_the_requests(
-    bundle, token_request, new_sink, eventually
-):
+def test_without_statistics_the_load_is_the_requests(bundle, token_request, new_sink, eventually):
     arguments = {**read_llm_args(bundle), "enable_iter_perf_stats": False}
     executor, sink = TrtllmExecutor(bundle, arguments, read_engine(bundle)), new_sink()
     executor.submit(token_request([A], 10**6), sink)
