@@ -41,8 +41,9 @@ def open_inside(path: Path) -> BufferedReader:
     """Open the regular file `path` for reading; give it to a `with`.
 
     A symbolic link may lead to a file below the same directory, or, in a snapshot of the Hugging
-    Face cache, to `blobs/` beside `snapshots/`; that of a shard to a shard on another disk. Raises `UntrustedError` for one that leads anywhere
-    else and for what is no regular file (opening a pipe would wait for ever), `OSError` as `open`.
+    Face cache, to `blobs/` beside `snapshots/`; that of a shard to a shard on another disk. Raises
+    `UntrustedError` for one that leads anywhere else and for what is no regular file (opening a
+    pipe would wait for ever), `OSError` as `open`.
     """
     real = Path(os.path.realpath(path, strict=True))
     _require_inside(path, real)

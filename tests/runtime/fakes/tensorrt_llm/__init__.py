@@ -5,9 +5,9 @@ NVIDIA/TensorRT-LLM: tensorrt_llm/llmapi/llm.py @0096693 (LLM.__init__, generate
 tensorrt_llm/sampling_params.py @000a01d (SamplingParams), tensorrt_llm/executor/result.py @005bc84
 (CompletionOutput, and GenerationResult for RequestOutput),
 tensorrt_llm/_torch/pyexecutor/py_executor.py @9521caf (`_update_iter_stats`, for `get_stats`).
-What it shares with upstream and makes callers stumble: each step hands out the same object, changed; a step has `stream_interval` tokens;
-a token of `stop_token_ids` is removed from the answer, its log-probabilities are not; an aborted
-generation gives one more step.
+What it shares with upstream and makes callers stumble: each step hands out the same object,
+changed; a step has `stream_interval` tokens; a token of `stop_token_ids` is removed from the
+answer, its log-probabilities are not; an aborted generation gives one more step.
 """
 
 import asyncio
