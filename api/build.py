@@ -1,179 +1,42 @@
-"""`build`: makes a bundle, stage by stage. The one place where the rooms meet."""
+"""`build`: makes a bundle, stage by stage."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from ..build.engines.base import Engine
 from ..build.engines.registry import DEFAULT as DEFAULT_ENGINE
 from ..build.engines.registry import engine
 from ..build.planner import plan as planner
-from ..core.bundle import CHECKPOINT, STAGES, Bundle, MadeFrom, building, require_place
+from ..core.bundle import CHECKPOINT, STAGES, Bundle, building, require_place
 from ..core.errors import UsageError
-from ..core.files import Work, digest_of
 from ..core.progress import Progress, Silent
-from ..core.record import RECORD_NAME, Header
-from ..core.result import Result, plain
-from ..core.sizes import size_text
-from ..core.source_digest import source_digest
+from ..core.record import RECORD_NAME
 from ..model.catalog import DEFAULT_CHECKPOINT
 from ..model.catalog import gpu as gpu_named
 from ..model.format_request import FormatRequest
 from ..model.formats import Quant
-from ..model.spec import Concession, Deployment, Gpu, Plan, Workload
-from ..quantize.encoding import ENCODING
+from ..model.spec import Gpu, Plan, Workload
 from ..quantize.options import Options
-from ..runtime.contract import GOLDEN
 from ..sources.checkpoint_source import Source, opened, resolve
 from ..sources.fetching import fetch_plan
-from .golden import GoldenJob, require_recordable, write_golden
+from .build_result import BuildResult, BuildStep, DryRunResult
+from .build_stages import Job, bundle_name, stages
+from .golden import require_recordable
 from .preflight import require_checkpoint_needs
-from .quality import files
-from .quantize import quantize_into, require_low_disk_source
+from .quantize import require_low_disk_source
 from .quantize_options import options_for, taking_over
 from .stored_format import (
     as_stored,
     format_for,
-    layout_note,
     require_format_alone,
     require_no_calibration,
 )
 
 BUNDLES: Final = Path("dist")
 """Where bundles go when `--out` is not given."""
-
-SOURCES: Final = {
-    "engine": (
-        "api/golden.py",
-        "build/engines",
-        "quantize/fidelity.py",
-        "quantize/forced.py",
-        "quantize/golden_texts.py",
-        "quantize/layerwise.py",
-        "quantize/recording.py",
-        "runtime/formats.py",
-        "runtime/golden.py",
-    ),
-    "model_repository": ("runtime", "triton_repo/repository.py"),
-    "k8s": ("k8s", "runtime/check_bundle.py", "runtime/contract.py"),
-}
-"""The code that writes each generated stage or is copied into it: a change there, and no other
-change of this package, has the stage made again."""
-
-PLUGIN_SOURCES: Final = ("build/kernels", "build/plugin")
-"""What an engine with the plugin is made from besides."""
-
-
-@dataclass(frozen=True, slots=True)
-class BuildResult(Result):
-    """A bundle that is complete.
-
-    Attributes:
-        bundle: Its directory.
-        name: Its name, which is also that of the Kubernetes objects.
-        model_name: The name under which the model is served.
-        made: Stages that this build made, in order.
-        kept: Stages that were up to date.
-        files: Number of files.
-        bytes: Their size.
-        checkpoint_bytes: The size of the quantized checkpoint.
-        backend: The engine's backend.
-        needs: What serving it needs beyond a released engine.
-        reasons: Why the plan is what it is.
-        calibration: The calibration text of the checkpoint; None without calibration.
-        thin: Why that text is too little; None where it is enough.
-        warnings: Sentences about the source.
-        concessions: What the server gives up so that the model fits.
-    """
-
-    SCHEMA: ClassVar[int] = 1
-
-    bundle: Path
-    name: str
-    model_name: str
-    made: tuple[str, ...]
-    kept: tuple[str, ...]
-    files: int
-    bytes: int
-    checkpoint_bytes: int
-    backend: str
-    needs: tuple[str, ...]
-    reasons: tuple[str, ...]
-    calibration: str | None
-    thin: str | None
-    warnings: tuple[str, ...]
-    concessions: tuple[Concession, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class BuildStep:
-    """What a build would do with one stage: `action` is `make` or `keep`; `why` it would be made,
-    None where it is kept."""
-
-    stage: str
-    action: str
-    what: str
-    why: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class DryRunResult(Result):
-    """What a build would do. `fetch` is what it would download and the disk that this takes (see
-    `sources.fetching.fetch_plan`), None for nothing; `warnings` are sentences about the source,
-    `concessions` what the server gives up so that the model fits."""
-
-    SCHEMA: ClassVar[int] = 1
-
-    bundle: Path
-    stages: tuple[BuildStep, ...]
-    fetch: dict[str, Any] | None
-    warnings: tuple[str, ...]
-    concessions: tuple[Concession, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A build, decided: nothing is written before all of this is known to be possible."""
-
-    source: Source
-    plan: Plan
-    options: Options
-    out: Path
-    require_golden: bool = False
-
-    @property
-    def header(self) -> Header:
-        """What `bundle.json` says besides stages and files."""
-        calibration = self.options.calibration
-        return Header(
-            name=self.out_name,
-            model_name=self.source.slug,
-            asked={
-                "checkpoint": self.source.asked,
-                "gpu": self.plan.gpu,
-                "gpus": self.plan.gpus,
-                "quant": self.plan.quant["requested"],
-                "calibration": str(calibration) if calibration else None,
-                "smooth": self.options.smooth,
-            },
-            backend=self.plan.engine.backend,
-            needs=tuple(self.plan.engine.needs),
-        )
-
-    @property
-    def out_name(self) -> str:
-        return bundle_name(self.source.slug, self.plan)
-
-
-def bundle_name(slug: str, plan: Plan) -> str:
-    """For example `nemotron-3-nano-30b-a3b-h100-int4`; more than one GPU is said."""
-    count = f"-x{plan.gpus}" if plan.gpus > 1 else ""
-    return f"{slug}-{plan.gpu}{count}-{plan.quant['requested']}"
 
 
 def prepare(
@@ -263,7 +126,7 @@ def dry_run(job: Job) -> DryRunResult:
     require_place(job.out)
     bundle = Bundle.open(job.out) if (job.out / RECORD_NAME).exists() else None
     steps = []
-    for stage in _stages(job, Silent()):
+    for stage in stages(job, Silent()):
         why = bundle.why_outdated(stage.name, stage.made_from) if bundle else _NO_BUNDLE
         steps.append(BuildStep(stage.name, "make" if why else "keep", stage.what, why))
     if steps[0].action == "keep":
@@ -287,7 +150,7 @@ def make(job: Job, progress: Progress | None = None) -> BuildResult:
     warnings = dry_run(job).warnings
     made = []
     with building(job.out, job.header) as bundle:
-        for stage in _stages(job, progress):
+        for stage in stages(job, progress):
             if bundle.why_outdated(stage.name, stage.made_from):
                 stage.make(bundle)
                 made.append(stage.name)
@@ -398,144 +261,3 @@ def build(
 
 def _path(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
-
-
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """A stage: what it is made from, what it holds, and what makes it."""
-
-    name: str
-    made_from: MadeFrom
-    what: str
-    make: Callable[[Bundle], None]
-
-
-def _stages(job: Job, progress: Progress) -> list[_Stage]:
-    """The stages in order."""
-    deployment, part = _deployment(job), job.plan.engine
-    described = digest_of(asdict(deployment))
-    checkpoint = MadeFrom(
-        f"encoding {ENCODING}", digest_of([job.source.fingerprint(), job.options.identity()])
-    )
-
-    def quantized(bundle: Bundle, work: Work) -> dict[str, Any]:
-        written, report = quantize_into(job.source, job.options, work, progress)
-        for name, content in files(report).items() if report else ():
-            bundle.add_report(name, content)
-        made: dict[str, Any] = plain(written)
-        return made
-
-    def model_repository(dest: Path) -> None:
-        from .. import triton_repo
-
-        triton_repo.emit(dest, deployment)
-
-    def k8s(dest: Path) -> None:
-        from .. import k8s as manifests
-
-        manifests.emit(dest, deployment)
-
-    def generated(name: str, inputs: str, what: str, emit: Callable[[Path], None]) -> _Stage:
-        made_from = MadeFrom(f"sources {source_digest(*SOURCES[name])}", inputs)
-
-        def run(bundle: Bundle) -> None:
-            progress.step(name)
-            bundle.run_stage(name, made_from, emit)
-
-        return _Stage(name, made_from, what, run)
-
-    engine_from = MadeFrom(
-        f"sources {source_digest(*SOURCES['engine'], *(PLUGIN_SOURCES if part.plugin else ()))}",
-        digest_of([engine(part.name).inputs(job.plan), str(checkpoint), job.require_golden]),
-    )
-
-    def make_engine(bundle: Bundle) -> None:
-        progress.step("engine")
-        bundle.resume_stage(
-            "engine",
-            engine_from,
-            lambda work: _emit_engine(work, bundle, job, str(checkpoint), progress),
-        )
-
-    return [
-        _Stage(
-            "checkpoint",
-            checkpoint,
-            f"{size_text(job.plan.weights_bytes)} of tensors{_how(job)}: "
-            f"{job.options.recipe.summary}",
-            lambda bundle: bundle.resume_stage(
-                "checkpoint", checkpoint, partial(quantized, bundle)
-            ),
-        ),
-        _Stage(
-            "engine",
-            engine_from,
-            f"{'kernels, plugin, ' if part.plugin else ''}golden outputs and arguments for "
-            f"{part.backend}, SM{job.plan.sm}",
-            make_engine,
-        ),
-        generated(
-            "model_repository",
-            described,
-            f"Triton model {deployment.model_name} for {deployment.image}",
-            model_repository,
-        ),
-        generated(
-            "k8s",
-            described,
-            f"kustomize tree for {', '.join(deployment.gpu.product_labels)}",
-            k8s,
-        ),
-    ]
-
-
-def _how(job: Job) -> str:
-    """What becomes of a checkpoint that is quantized already, in words."""
-    if not job.options.taken_over:
-        return ""
-    return ", laid out anew" if layout_note(job.source.opened) else ", taken over"
-
-
-def _emit_engine(work: Work, bundle: Bundle, job: Job, checkpoint: str, progress: Progress) -> None:
-    """Arguments, plugin, compiled kernels, golden outputs; `checkpoint` tells its weights apart."""
-    model, advance = job.source.model, None
-
-    def compiled(done: int, total: int) -> None:
-        nonlocal advance
-        advance = advance or progress.step("kernels", total, unit="kernels")
-        advance(done)
-
-    # Made anew also where a build is resumed: compiled kernels are in the cache, and what takes
-    # time, the layers of golden outputs, is kept in `work.state`, for exactly these weights.
-    shutil.rmtree(work.content)
-    work.content.mkdir()
-    engine(job.plan.engine.name).emit(work.content, job.plan, model, job.options.recipe, compiled)
-    weights = digest_of(bundle.stage_digests(CHECKPOINT))
-    layers = work.state / f"golden-{weights[:16]}"
-    layers.mkdir(exist_ok=True)
-    golden = GoldenJob(
-        job.out / CHECKPOINT,
-        checkpoint,
-        job.source,
-        job.options.recipe,
-        job.options.device,
-        layers,
-        job.require_golden,
-    )
-    write_golden(work.content, golden, progress)
-
-
-def _deployment(job: Job) -> Deployment:
-    plan = job.plan
-    required = {GOLDEN.name: "require"} if job.require_golden else {}
-    return Deployment(
-        name=job.out_name,
-        model_name=job.source.slug,
-        image=plan.engine.image,
-        gpu=gpu_named(plan.gpu),
-        gpus=plan.gpus,
-        quant=str(plan.quant["requested"]),
-        bundle_bytes=plan.weights_bytes,
-        max_batch_size=plan.concurrency,
-        env={**plan.engine.env, **required},
-    )

@@ -17,7 +17,8 @@ from ..core.result import Result
 from ..model.catalog import DEFAULT_CHECKPOINT, TINY, text
 from ..model.spec import Workload
 from .ask import ask
-from .build import BuildResult, make, prepare
+from .build import make, prepare
+from .build_result import BuildResult
 from .inspect import inspect
 from .loadtest import built_in_prompts, keep, show_levels, token_counter
 from .serve import serving

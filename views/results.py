@@ -16,7 +16,7 @@ from ..runtime import contract
 from .parts import BAD, GOOD, amount, concession_text, facts, heading, show
 
 if TYPE_CHECKING:
-    from ..api.build import BuildResult, DryRunResult
+    from ..api.build_result import BuildResult, DryRunResult
     from ..api.doctor import DoctorResult
     from ..api.loadtest import LoadTestResult
     from ..api.quantize import QuantizeResult

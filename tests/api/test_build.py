@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from nemotron_deploy import __version__
-from nemotron_deploy.api.build import PLUGIN_SOURCES, SOURCES, Job, dry_run, make, prepare
+from nemotron_deploy.api.build import dry_run, make, prepare
+from nemotron_deploy.api.build_stages import PLUGIN_SOURCES, SOURCES, Job
 from nemotron_deploy.api.verify import verify
 from nemotron_deploy.core import source_digest
 from nemotron_deploy.core.bundle import Bundle

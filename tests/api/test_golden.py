@@ -11,7 +11,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from nemotron_deploy.api import golden
-from nemotron_deploy.api.build import Job, make, prepare
+from nemotron_deploy.api.build import make, prepare
+from nemotron_deploy.api.build_stages import Job
 from nemotron_deploy.api.verify import verify
 from nemotron_deploy.api.warmup import warmup
 from nemotron_deploy.cli import run

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.api.build import Job, dry_run, make, prepare
+from nemotron_deploy.api.build import dry_run, make, prepare
+from nemotron_deploy.api.build_stages import Job
 from nemotron_deploy.api.verify import verify
 from nemotron_deploy.core.bundle import Bundle
 from nemotron_deploy.core.files import sha256

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nemotron_deploy.api.build import BuildResult, BuildStep, DryRunResult
+from nemotron_deploy.api.build_result import BuildResult, BuildStep, DryRunResult
 from nemotron_deploy.api.verify import VerifyResult
 from nemotron_deploy.core.checks import Check
 from nemotron_deploy.model.spec import Concession
