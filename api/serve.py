@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -53,6 +54,7 @@ def serving(
     log: Path | None = None,
     script: Path | None = None,
     grace: float = contract.GRACE_SECONDS,
+    trace: Sequence[str] = (),
 ) -> Iterator[LocalServer]:
     """Serve `bundle` until the block ends; the server is ready when the block begins.
 
@@ -74,6 +76,7 @@ def serving(
         grpc_port=ports.grpc,
         metrics_port=ports.metrics,
         grace=grace,
+        trace=trace,
         log=log,
     ) as server:
         server.wait_ready()
@@ -99,6 +102,7 @@ def serve(
     grpc_port: int | None = None,
     metrics_port: int | None = None,
     grace: float = contract.GRACE_SECONDS,
+    trace_config: Sequence[str] = (),
     verify: str = "quick",
     trust_code: bool = False,
     progress: Progress | None = None,
@@ -115,24 +119,37 @@ def serve(
         http_port, grpc_port, metrics_port: Ports to listen on; None takes a free one.
         grace: Seconds that live requests have to end when the block ends. New ones are refused
             meanwhile. Interrupting that wait ends the server at once.
+        trace_config: Settings of Triton's tracing, as `tritonserver --trace-config` takes them.
         verify: What is hashed before the bundle's code runs: `quick` or `full`.
         trust_code: Whether code may run that this version would not write.
         progress: Receives what is being done.
 
-    Raises `UsageError` for an unknown executor or a script that does not go with it,
-    `BadInputError` for a directory without a bundle, a script that cannot be played or a port that
-    is taken, `CheckFailedError` for a bundle that is incomplete or does not start, or
-    whose files or code are not as they should be.
+    Raises `UsageError` for an unknown executor, a script that does not go with it, or a setting
+    of tracing that is none, `BadInputError` for a directory without a bundle, a script that cannot
+    be played or a port that is taken, `CheckFailedError` for a bundle that is incomplete or does
+    not start, or whose files or code are not as they should be.
     """
     progress = progress or Silent()
+    _check_settings(trace_config)
     answers = _checked_script(executor, script)
     opened = Bundle.open(Path(bundle))
     trusted = require_trusted(opened, verify, trust_code, progress)
     progress.step("start tritonserver")
     ports = Ports(http_port, grpc_port, metrics_port)
-    with serving(opened, executor, ports, script=answers, grace=grace) as server:
+    with serving(
+        opened, executor, ports, script=answers, grace=grace, trace=trace_config
+    ) as server:
         address = ServeResult(opened.model_name, server.grpc_url, server.http_url, trusted)
         yield Served(address, server.wait)
+
+
+def _check_settings(trace_config: Sequence[str]) -> None:
+    for setting in trace_config:
+        if not re.fullmatch(r"((triton|opentelemetry),)?[\w-]+=\S+", setting):
+            raise UsageError(
+                f"--trace-config {setting!r} is not a setting: write NAME=VALUE, "
+                "triton,NAME=VALUE or opentelemetry,NAME=VALUE, as tritonserver takes them"
+            )
 
 
 def _checked_script(executor: str, script: str | Path | None) -> Path | None:

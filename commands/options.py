@@ -274,6 +274,15 @@ ServingExecutorOption = Annotated[
         "scripted (answers from --script).",
     ),
 ]
+TraceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trace-config",
+        metavar="SETTING",
+        help="A setting of Triton's tracing, as `tritonserver` takes it: level=TIMESTAMPS, "
+        "mode=opentelemetry, opentelemetry,url=URL, … Repeatable.",
+    ),
+]
 ScriptOption = Annotated[
     Path | None,
     typer.Option(

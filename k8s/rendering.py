@@ -22,6 +22,9 @@ KUSTOMIZATION: Final = {
 }
 """How every `kustomization.yaml` begins."""
 
+COMPONENT: Final = {"apiVersion": "kustomize.config.k8s.io/v1alpha1", "kind": "Component"}
+"""How that of a component begins."""
+
 
 def kustomization(deployment: Deployment, overlay: Overlay) -> Object:
     """The overlay's `kustomization.yaml`."""

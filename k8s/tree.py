@@ -10,9 +10,10 @@ from typing import Final
 from ..core.errors import BadInputError
 from ..model.spec import Deployment
 from .images import parse_image
+from .monitoring import Component, components
 from .objects import COMMENTS, base
 from .overlays import DEFAULT, Overlay, overlays
-from .rendering import KUSTOMIZATION, kustomization, patch, render
+from .rendering import COMPONENT, KUSTOMIZATION, kustomization, patch, render
 from .sizing import sizes
 from .yaml_text import Object, dump
 
@@ -32,6 +33,8 @@ def emit(dest: Path, deployment: Deployment) -> None:
         rendered = render(deployment, objects.values(), overlay)
         note = f"What `kubectl kustomize overlays/{overlay.name}` prints."
         files[f"rendered/{overlay.name}.yaml"] = dump(*rendered, comment=_head(deployment, note))
+    for component in components(deployment):
+        files |= _component(deployment, component)
     for name, text in files.items():
         path = dest / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,4 +97,16 @@ def _overlay(deployment: Deployment, overlay: Overlay) -> dict[str, str]:
     return {
         f"overlays/{overlay.name}/{name}": text
         for name, text in (files | {**overlay.files}).items()
+    }
+
+
+def _component(deployment: Deployment, component: Component) -> dict[str, str]:
+    index = {**COMPONENT, **component.kustomization}
+    files = {"kustomization.yaml": dump(index, comment=_head(deployment, component.comment))}
+    note = f"A part of the component {component.name}."
+    for name, document in component.objects.items():
+        files[name] = dump(document, comment=_head(deployment, note))
+    return {
+        f"components/{component.name}/{name}": text
+        for name, text in (files | {**component.files}).items()
     }

@@ -19,6 +19,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -63,10 +64,12 @@ class LocalServer:
     """A running tritonserver that serves `repository`; a context manager that stops it.
 
     `executor` is one of `contract.EXECUTORS`; `script` is what the scripted one plays. A port that
-    is None is chosen. When it is stopped, live requests have `grace` seconds to end. The log goes
-    to `log`, or to a temporary file. The server sees only the environment variables that the
-    contract passes to children. Raises `BadInputError` if the wheel is missing or a port is in use.
-    The server and its files are removed when this process ends, even if it is killed.
+    is None is chosen. When it is stopped, live requests have `grace` seconds to end. `trace` are
+    values of Triton's `--trace-config`. `auto_complete` lets Triton complete what it misses in a
+    `config.pbtxt`. The log goes to `log`, or to a temporary file. The server sees only the
+    environment variables that the contract passes to children. Raises `BadInputError` if the wheel
+    is missing or a port is in use. The server and its files are removed when this process ends,
+    even if it is killed.
     """
 
     def __init__(
@@ -79,6 +82,8 @@ class LocalServer:
         grpc_port: int | None = None,
         metrics_port: int | None = None,
         grace: float = contract.GRACE_SECONDS,
+        trace: Sequence[str] = (),
+        auto_complete: bool = False,
         log: Path | None = None,
     ) -> None:
         reason = unavailable()
@@ -92,6 +97,9 @@ class LocalServer:
         )
         self._scratch = Path(tempfile.mkdtemp(prefix="nemo-deploy-triton-"))
         self._log = log.open("w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115
+        self._options = [f"--trace-config={setting}" for setting in trace]
+        if not auto_complete:
+            self._options.append("--disable-auto-complete-config")
         region_prefix = f"nemo_deploy_{secrets.token_hex(4)}_"
         self._processes = Supervised(
             [self._server(executor, script, region_prefix, grace)],
@@ -173,12 +181,12 @@ class LocalServer:
             f"--model-repository={_private_copy(self.repository, self._scratch)}",
             f"--backend-directory={_prepare_backend(root, self._scratch)}",
             f"--backend-config=python,shm-region-prefix-name={region_prefix}",
-            "--disable-auto-complete-config",
             f"--exit-timeout-secs={math.ceil(grace)}",
             f"--http-address={HOST}", f"--http-port={self.http_port}",
             f"--grpc-address={HOST}", f"--grpc-port={self.grpc_port}",
             f"--metrics-address={HOST}", f"--metrics-port={self.metrics_port}",
             *contract.METRICS_FLAGS,
+            *self._options,
         )  # fmt: skip
         return Child(command, _environment(root, executor, script))
 

@@ -116,6 +116,7 @@ def test_views_are_plain_text_when_piped(capsys: pytest.CaptureFixture[str]) -> 
          "rule: layout"),
         (["verify", "/nowhere"], 4, "no bundle here"),
         (["serve", "/nowhere"], 4, "no bundle here"),
+        (["serve", "/nowhere", "--trace-config", "on"], 2, "--trace-config 'on' is not a setting"),
         (["serve", "/nowhere", "--executor", "scripted"], 2, "scripted needs --script FILE"),
         (["serve", "/nowhere", "--script", "x"], 2, "is for the executor scripted, not for auto"),
         (["serve", "/nowhere", "--executor", "scripted", "--script", "/none.jsonl"], 4,

@@ -35,8 +35,8 @@ Values = dict[str, float]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.LocalServer]:
-    """Two answers at a time, at a fixed pace."""
+def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., local.LocalServer]:
+    """Start a server that plays two answers at a time, at a fixed pace."""
     bundle = tmp_path_factory.mktemp("bundle")
     shutil.copytree(catalog.TINY, bundle / "checkpoint")
     (bundle / "engine").mkdir()
@@ -50,8 +50,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.LocalServ
     triton_repo.emit(repository, deployment)
     script = bundle / "answers.jsonl"
     script.write_text("\n".join(map(json.dumps, ANSWERS)))
-    with local.LocalServer(repository, executor="scripted", script=script) as running:
-        running.wait_ready()
+
+    def run(**options: Any) -> local.LocalServer:
+        server = local.LocalServer(repository, executor="scripted", script=script, **options)
+        server.wait_ready()
+        return server
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def server(start: Callable[..., local.LocalServer]) -> Iterator[local.LocalServer]:
+    with start() as running:
         yield running
 
 
@@ -171,3 +181,31 @@ def test_every_metric_is_there(server: local.LocalServer) -> None:
     expected = {one for metric in contract.METRICS for one in contract.series(metric)}
     assert {one.name for one in expected} <= families
     assert len(values) == len(expected)
+
+
+def _configuration(server: local.LocalServer) -> Any:
+    url = f"{server.http_url}/v2/models/tiny/config"
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return json.load(response)
+
+
+def test_completing_the_configuration_changes_nothing(
+    server: local.LocalServer, start: Callable[..., local.LocalServer]
+) -> None:
+    with start(auto_complete=True) as completed:
+        generate(completed)
+        assert _configuration(completed) == _configuration(server)
+
+
+def test_traces_are_written(start: Callable[..., local.LocalServer], tmp_path: Path) -> None:
+    """Triton writes its own file of traces when it ends."""
+    traces = tmp_path / "traces.json"
+    settings = (f"triton,file={traces}", "level=TIMESTAMPS", "rate=1")
+    with start(trace=settings) as traced:
+        generate(traced)
+    names = {
+        event["name"]
+        for trace in json.loads(traces.read_text())
+        for event in trace.get("timestamps", [])
+    }
+    assert {"REQUEST_START", "COMPUTE_START", "REQUEST_END"} <= names

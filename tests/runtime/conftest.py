@@ -35,7 +35,8 @@ def fakes(monkeypatch):
     monkeypatch.syspath_prepend(str(FAKES))
     names = ("tensorrt_llm", "triton_python_backend_utils")
     yield
-    for name in (*names, "nemotron_deploy.runtime.triton.model"):
+    ours = "nemotron_deploy.runtime.triton"
+    for name in (*names, f"{ours}.model", f"{ours}.metrics"):
         sys.modules.pop(name, None)
 
 

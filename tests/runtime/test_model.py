@@ -144,7 +144,6 @@ def test_finalize_fails_what_is_live(bundle, request_of, watchdogs):
 def test_metrics_are_exported_before_the_end(bundle, request_of, eventually):
     import triton_python_backend_utils as pb_utils
 
-    pb_utils.MetricFamily.metrics.clear()
     model = _initialize(bundle)
     good, bad = request_of("Monday", max_tokens=2), request_of("x", best_of=2)
     model.execute([good, bad])
