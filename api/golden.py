@@ -13,6 +13,7 @@ from ..core.sizes import size_text
 from ..model.architecture import Model
 from ..model.checkpoint import Checkpoint
 from ..model.recipe import Recipe
+from ..model.spec import Serving
 from ..quantize.golden_texts import not_recorded
 from ..sources.checkpoint_source import Source
 from ..sources.fetching import fetched, is_local
@@ -27,13 +28,15 @@ _PACKAGES: Final = ("torch", "transformers", "safetensors")
 @dataclass(frozen=True, slots=True)
 class GoldenJob:
     """What golden outputs are recorded from: the quantized `checkpoint`, whose weights `digest`
-    tells from others, and the `source` that `recipe` rounded. `work` keeps finished layers of an
-    interrupted run. With `required`, a bundle without golden outputs is refused."""
+    tells from others, and the `source` that `recipe` rounded. `serving` is how the server is
+    configured. `work` keeps finished layers of an interrupted run. With `required`, a bundle
+    without golden outputs is refused."""
 
     checkpoint: Path
     digest: str
     source: Source
     recipe: Recipe
+    serving: Serving
     device: str
     work: Path
     required: bool
@@ -62,6 +65,7 @@ def require_recordable(model: Model) -> None:
 
 def _record(job: GoldenJob, progress: Progress) -> Recording:
     from ..quantize import forced, recording
+    from ..quantize.roundings import Served
 
     quantized = Checkpoint.open(job.checkpoint)
     source, note = None, ""
@@ -82,6 +86,7 @@ def _record(job: GoldenJob, progress: Progress) -> Recording:
         job.digest,
         source,
         note,
+        served=Served(job.serving.kv_dtype == "F8_E4M3", job.serving.state_dtype),
         device=_device(job.device, forced.bytes_needed(quantized.model)),
         work=job.work,
         on_layer=progress.step("golden", len(quantized.model.pattern), "layers"),

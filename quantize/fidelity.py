@@ -12,10 +12,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..model.architecture import EMBEDDING, Model
 from ..model.checkpoint import Checkpoint
@@ -23,6 +23,7 @@ from ..model.recipe import Recipe
 from ..runtime import formats
 from .layerwise import Layer, load_block, next_token_head, read_tensor, transformers_config
 from .layouts import DEFAULT, Layout
+from .roundings import Rounding, round_activations, to_fp8
 from .smooth import Folding
 
 KL_TOKENS: Final = 256
@@ -38,6 +39,11 @@ class Variant:
     layout: Layout = DEFAULT
     amax: Mapping[str, float] = field(default_factory=dict)
     folding: Folding = field(default_factory=Folding)
+
+    @property
+    def roundings(self) -> dict[str, Rounding]:
+        """How an engine rounds activations, keys and values."""
+        return {name: to_fp8(largest) for name, largest in self.amax.items() if largest}
 
 
 @dataclass(slots=True)
@@ -99,7 +105,7 @@ def compare(
         del block
         for variant, run, result in zip(variants, runs, results, strict=True):
             block = load_block(checkpoint.model, config, index, variant.read, torch.float32)
-            round_activations(block.to(device), index, variant.variant.amax)
+            round_activations(block.to(device), index, variant.variant.roundings)
             run[:] = Layer(index, letter, block, run).run()
             del block
             result.layer_errors.append(_relative_error(run, source))
@@ -139,39 +145,6 @@ class Stored:
         packed = stored["weight_packed"] if "weight_packed" in stored else stored["weight"]
         others = (stored.get(suffix) for suffix in ("weight_scale_2", "weight_shape"))
         return formats.decode(packed, stored["weight_scale"], *others)
-
-
-def round_activations(block: Any, index: int, amax: Mapping[str, float]) -> None:
-    """Make the layer `block` round its inputs, keys and values to FP8, where `amax` has their
-    largest magnitude (as `Variant.amax`)."""
-    prefix = f"backbone.layers.{index}."
-    for name, module in block.named_modules():
-        path = f"{prefix}{name}"
-        if largest := amax.get(f"{path}.weight"):
-            module.register_forward_pre_hook(_on_input(largest))
-        for side in ("k", "v"):
-            if largest := amax.get(f"{path}.{side}_scale"):
-                module.register_forward_hook(_on_output(largest))
-        # All experts of a layer share one scale a projection, and they are one fused module.
-        if largest := amax.get(f"{path}.0.up_proj.weight"):
-            module.register_forward_pre_hook(_on_input(largest))
-        if largest := amax.get(f"{path}.0.down_proj.weight"):
-            module.act_fn.register_forward_hook(_on_output(largest))
-
-
-def _on_input(amax: float) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    return lambda module, args: (_rounded(args[0], amax), *args[1:])
-
-
-def _on_output(amax: float) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-    return lambda module, args, output: _rounded(output, amax)
-
-
-def _rounded(values: Tensor, amax: float) -> Tensor:
-    """`values` as FP8 with the scale of a largest magnitude `amax`, saturating."""
-    scale = amax / formats.FP8_MAX
-    limited = (values / scale).clamp(-formats.FP8_MAX, formats.FP8_MAX)
-    return limited.to(torch.float8_e4m3fn).to(values.dtype) * scale
 
 
 def squared_differences(ours: Iterable[Tensor], other: Iterable[Tensor]) -> float:

@@ -5,8 +5,9 @@ Five runs go side by side, each with activations of its own:
 
 - `exact`: the quantized weights as they are on the disk, in float32;
 - `scaled`: the same with all quantized weights 2 % larger (see `runtime/golden.py`);
-- `healthy`: the same in BF16, with activations, keys and values rounded where the checkpoint has
-  scales for that: how far from `exact` a server may be;
+- `healthy`: the same in BF16, with everything rounded that a server rounds: activations, keys and
+  values where the checkpoint has scales for that, and what the server's configuration rounds
+  besides. This is how far from `exact` a server may be;
 - `source` and `rounded`, where the source is given: its weights, and what plain rounding to the
   checkpoint's format makes of them.
 
@@ -18,7 +19,6 @@ seen where it is, whatever the layers behind it make of it.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,23 +28,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from ..core.errors import BadInputError, CheckFailedError
+from ..core.errors import CheckFailedError
 from ..model.architecture import EMBEDDING, Model, TensorGroup
 from ..model.checkpoint import Checkpoint
 from ..model.recipe import Recipe
-from ..runtime import formats
 from ..runtime.golden import ASKED, Forced, FromSource, Scores
 from . import golden_texts
-from .fidelity import (
-    Stored,
-    Variant,
-    divergence,
-    memory_needed,
-    round_activations,
-    squared_differences,
-)
+from .fidelity import Stored, Variant, divergence, memory_needed, squared_differences
 from .layerwise import (
-    STORED_DTYPES,
     Layer,
     Read,
     keep,
@@ -55,6 +46,13 @@ from .layerwise import (
     read_tensor,
     resume,
     transformers_config,
+)
+from .quantized_reader import QuantizedReader
+from .roundings import (
+    STATE_DTYPES,
+    Served,
+    round_activations,
+    run_mamba,
 )
 
 SCALES_OFF_BY: Final = 1.02
@@ -71,53 +69,6 @@ DIVERGENCE_FLOOR: Final = 1e-3
 
 Hidden = list[Tensor]
 """Activations [1, tokens, hidden] of every case."""
-
-
-class QuantizedReader:
-    """Reads a quantized checkpoint as it lies on the disk, in any layout that `runtime/formats.py`
-    decodes."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._by_owner: dict[str, list[str]] = defaultdict(list)
-        for name in checkpoint.tensors:
-            self._by_owner[name.rpartition(".")[0]].append(name)
-
-    def __call__(self, name: str) -> Tensor:
-        """The values of the parameter `name`; float32 where it is quantized."""
-        stored = {other: self._stored(other) for other in self._by_owner[name.rpartition(".")[0]]}
-        decoded = formats.decode_checkpoint(stored, torch.float32)
-        if name not in decoded:
-            raise BadInputError(f"{self._checkpoint.path}: tensor {name} is missing")
-        return decoded[name]
-
-    def quantized(self, group: TensorGroup) -> bool:
-        """Whether the tensors of `group` are quantized."""
-        owner = next(group.names()).rpartition(".")[0]
-        return f"{owner}.weight_scale" in self._checkpoint.tensors
-
-    def largest(self, groups: Sequence[TensorGroup]) -> dict[str, float]:
-        """The largest magnitude of the inputs of each tensor, and of keys and values, that the
-        checkpoint's scales stand for (as `Variant.amax`)."""
-        amax = {}
-        for group in groups:
-            for name in group.names():
-                owner = name.rpartition(".")[0]
-                for scale, key in (
-                    (f"{owner}.input_scale", name),
-                    (f"{owner}.k_scale", f"{owner}.k_scale"),
-                    (f"{owner}.v_scale", f"{owner}.v_scale"),
-                ):
-                    if scale in self._checkpoint.tensors:
-                        amax[key] = float(self._stored(scale)) * formats.FP8_MAX
-        return amax
-
-    def _stored(self, name: str) -> Tensor:
-        info = self._checkpoint.tensors[name]
-        if info.dtype not in STORED_DTYPES:
-            raise BadInputError(f"{info.shard}: tensor {name} has the dtype {info.dtype}")
-        data = self._checkpoint.read(name)
-        return torch.frombuffer(data, dtype=STORED_DTYPES[info.dtype]).view(info.shape)
 
 
 class Source:
@@ -161,11 +112,13 @@ def run(
     cases: Sequence[Forced],
     source: Source | None = None,
     *,
+    served: Served | None = None,
     device: str = "cpu",
     work: Path | None = None,
     on_layer: Callable[[int], None] | None = None,
 ) -> ForcedRun:
-    """Run `cases` through the checkpoint `quantized` and, if given, its `source`.
+    """Run `cases` through the checkpoint `quantized` and, if given, its `source`. A server rounds
+    what the checkpoint has scales for, and what `served` says.
 
     `work`, an existing directory, keeps what is done after each layer; a run with the same
     arguments goes on from there. `on_layer` is called with the number of layers done.
@@ -173,7 +126,7 @@ def run(
     Raises `CheckFailedError` naming the first part that does not do what the source's part does,
     `BadInputError` for a tensor that is missing or cannot be read.
     """
-    runner = _Runner(quantized, cases, source, device)
+    runner = _Runner(quantized, cases, source, served or Served(), device)
     count = len(quantized.model.pattern)
     start = runner.begin(work)
     for index in range(start, count):
@@ -188,13 +141,19 @@ class _Runner:
     """The activations of all runs, before the layer at hand. All runs begin with the same."""
 
     def __init__(
-        self, quantized: Checkpoint, cases: Sequence[Forced], source: Source | None, device: str
+        self,
+        quantized: Checkpoint,
+        cases: Sequence[Forced],
+        source: Source | None,
+        served: Served,
+        device: str,
     ) -> None:
         self._checkpoint, self._model = quantized, quantized.model
         self._read = QuantizedReader(quantized)
         self._config = transformers_config(quantized)
         self._config.chunk_size = SCAN_CHUNK
-        self._cases, self._source, self._device = cases, source, device
+        self._config.use_mamba_kernels = False  # which would keep states of their own
+        self._cases, self._source, self._served, self._device = cases, source, served, device
         self._runs: dict[str, Hidden] = {}
         names = ["exact", "healthy"]
         if any(map(self._read.quantized, self._model.tensors())):
@@ -266,8 +225,8 @@ class _Runner:
             outputs["scaled"] = self._outputs(block, index, runs["scaled"])
         del block
         block = self._block(index, self._read, torch.bfloat16)
-        round_activations(block, index, self._read.largest(groups))
-        outputs["healthy"] = self._outputs(block, index, runs["healthy"])
+        round_activations(block, index, self._read.roundings(groups, self._served.fp8_kv))
+        outputs["healthy"] = self._served_outputs(block, index, runs["healthy"])
         self._runs = outputs
 
     def _block(self, index: int, read: Read, dtype: torch.dtype = torch.float32) -> Any:
@@ -281,6 +240,13 @@ class _Runner:
             return Layer(index, letter, block, inputs).run()
         (joined,) = Layer(index, letter, block, [torch.cat(inputs, dim=1)]).run()
         return list(torch.split(joined, [hidden.shape[1] for hidden in inputs], dim=1))
+
+    def _served_outputs(self, block: Any, index: int, inputs: Hidden) -> Hidden:
+        """The outputs of a layer in a server, which may keep the Mamba state in 16 bits."""
+        dtype = STATE_DTYPES.get(self._served.state)
+        if dtype is None or self._model.pattern[index] != "M":
+            return self._outputs(block, index, inputs)
+        return run_mamba(block, inputs, [len(case.prompt) for case in self._cases], dtype)
 
     def heads(self) -> ForcedRun:
         """The scores of all runs, from the activations behind the last layer. Each head is made

@@ -20,11 +20,21 @@ MODELOPT_VERSION: Final = "0.47.0"
 
 _FP8: Final[Mapping[str, Any]] = {"dynamic": False, "num_bits": 8, "type": "float"}
 
+_NVFP4: Final[Mapping[str, Any]] = {
+    "dynamic": False, "num_bits": 4, "type": "float", "group_size": 16,
+}  # fmt: skip
+
 _GROUPS: Final[Mapping[str, dict[str, Any]]] = {
     "fp8": {"input_activations": _FP8, "weights": _FP8},
-    "nvfp4": {"weights": {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16}},
+    "nvfp4": {"weights": _NVFP4},
 }
 """How ModelOpt describes the formats that it lists in `config_groups`."""
+
+
+def _group(kind: WeightFormat) -> dict[str, Any]:
+    """How ModelOpt describes a format of `_GROUPS`."""
+    inputs = {"input_activations": _NVFP4} if kind.inputs else {}
+    return {**inputs, **_GROUPS[kind.key]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +83,13 @@ def quantized_config(
     if len(modules.formats) == 1:
         (kind,) = modules.formats
         if kind.key in _GROUPS:
-            added["config_groups"] = {"group_0": {**_GROUPS[kind.key], "targets": ["Linear"]}}
+            added["config_groups"] = {"group_0": {**_group(kind), "targets": ["Linear"]}}
         else:
             added |= _group_fields(kind)
     elif all(kind.key in _GROUPS for kind in modules.formats):
         added["config_groups"] = {
             f"group_{number}": {
-                **_GROUPS[kind.key],
+                **_group(kind),
                 "targets": sorted(
                     name for name, other in modules.quantized.items() if other == kind
                 ),

@@ -11,6 +11,7 @@ from ..model.checkpoint import Checkpoint
 from ..runtime.golden import Entry, Recording, Scores, bounds_from, compare, recorded_positions
 from . import forced
 from .golden_texts import cases as golden_cases
+from .roundings import Served
 
 
 def record(
@@ -19,6 +20,7 @@ def record(
     source: forced.Source | None = None,
     note: str = "",
     *,
+    served: Served | None = None,
     device: str = "cpu",
     work: Path | None = None,
     on_layer: Callable[[int], None] | None = None,
@@ -34,6 +36,7 @@ def record(
         quantized,
         [case for _, case in texts],
         source,
+        served=served,
         device=device,
         work=work,
         on_layer=on_layer,

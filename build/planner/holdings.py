@@ -86,7 +86,7 @@ def holdings(model: Model, recipe: Recipe) -> Holdings:
         values[group.role] = values.get(group.role, 0) + group.parameters
         if kind := recipe.format_of(group):
             quantized.add(group.role)
-            if kind.scales_activations:
+            if kind.key == "fp8":
                 fp8[group.role] = fp8.get(group.role, 0) + group.parameters
         if group.makes_kv:
             kv_weights += size

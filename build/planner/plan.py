@@ -75,7 +75,7 @@ class Planner:
             layers=quant.recipe.summary,
             status="refused" if refusal else rule.status,
             rule=refusal.rule if refusal else rule.key,
-            reasons=(refusal.reason if refusal else rule.reason,),
+            reasons=(refusal.reason if refusal else rule.reason.format(sm=gpu.sm),),
             alternatives=self.judge.alternatives(options, candidate, search=refusal is not None),
             notes=() if refusal else self._notes(gpu, verdict),
             engine=engine.refused_part()

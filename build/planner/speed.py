@@ -250,6 +250,8 @@ def _assumptions(speed: Speed) -> tuple[str, ...]:
         lines.append(f"the shares of SM{speed.rates.sm} are {speed.rates.source}")
     if speed.experts.caveat:
         lines.append(f"{speed.quant.key.upper()} experts: {speed.experts.caveat}")
+    if any(kind.inputs for kind in speed.quant.recipe.formats):
+        lines.append("products of NVFP4 are counted at the rate of BF16: prompts may be faster")
     if speed.gpus > 1:
         lines.append("several GPUs: one all-reduce a layer over the link of the GPU's usual node")
     if efficiency != DEFAULT:

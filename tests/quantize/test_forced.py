@@ -19,12 +19,17 @@ from nemotron_deploy.model.checkpoint import Checkpoint
 from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.quantize import forced, golden_texts
 from nemotron_deploy.quantize.calibrate import calibrate
-from nemotron_deploy.quantize.forced import ForcedRun, QuantizedReader, Source
+from nemotron_deploy.quantize.forced import ForcedRun, Source
 from nemotron_deploy.quantize.layouts import LAYOUTS
+from nemotron_deploy.quantize.quantized_reader import QuantizedReader
+from nemotron_deploy.quantize.roundings import Served, to_nvfp4
 from nemotron_deploy.quantize.stream import quantize
+from nemotron_deploy.runtime import formats
 from nemotron_deploy.runtime.executors.loading import load_model
 from nemotron_deploy.runtime.executors.reference import score
 from nemotron_deploy.runtime.golden import Entry, Forced, bounds_from, compare, recorded_positions
+from nemotron_deploy.tests.model.bent import both
+from nemotron_deploy.tests.model.quantized_cases import encoded, experts, modelopt, nvfp4
 
 Tensors = dict[str, Any]
 
@@ -150,6 +155,125 @@ def test_bounds_of_fp8_cover_rounded_activations(
     weights, _ = load_model(out, "bfloat16")
     alone = compare(entries(cases, run), [score(weights, case) for case in cases])
     assert compare(entries(cases, run), run.healthy).divergence > 2 * alone.divergence
+
+
+def stepwise(
+    model: Any, case: Forced, state: torch.dtype | None = None, fp8_kv: bool = False
+) -> list[dict[int, float]]:
+    """The scores of a server that keeps Mamba states in `state`, and keys and values in FP8: the
+    prompt at once, then token after token."""
+    from transformers import DynamicCache
+
+    def rounded(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output.to(torch.float8_e4m3fn).to(output.dtype)
+
+    hooks = [
+        module.register_forward_hook(rounded)
+        for name, module in model.named_modules()
+        if fp8_kv and name.endswith((".k_proj", ".v_proj"))
+    ]
+    cache, fed, scores = DynamicCache(config=model.config), case.prompt, []
+    for token in case.forced:
+        with torch.inference_mode():
+            logits = model(torch.tensor([fed]), past_key_values=cache, use_cache=True).logits
+            for layer in cache.layers if state else ():
+                for held in getattr(layer, "recurrent_states", {}).values():
+                    if held is not None:
+                        held.copy_(held.to(state))
+        top = logits[0, -1].float().log_softmax(-1).topk(20)
+        scores.append(dict(zip(top.indices.tolist(), top.values.tolist(), strict=True)))
+        fed = (token,)
+    for hook in hooks:
+        hook.remove()
+    return scores
+
+
+@pytest.fixture(scope="module")
+def conceded(int4_tiny: Path, cases: list[Forced]) -> dict[str, ForcedRun]:
+    """Runs of INT4 for servers that round nothing more, and for those of a plan's concessions."""
+    checkpoint = Checkpoint.open(int4_tiny)
+    return {
+        "nothing": forced.run(checkpoint, cases),
+        "state": forced.run(checkpoint, cases, served=Served(state="BF16")),
+        "kv": forced.run(checkpoint, cases, served=Served(fp8_kv=True)),
+        "both": forced.run(checkpoint, cases, served=Served(fp8_kv=True, state="BF16")),
+    }
+
+
+def test_what_a_server_concedes_is_in_its_bounds_alone(conceded: dict[str, ForcedRun]) -> None:
+    plain = conceded["nothing"]
+    for run in conceded.values():
+        assert run.exact == plain.exact
+        assert run.scaled == plain.scaled
+    healthy = [run.healthy for run in conceded.values()]
+    assert all(healthy[a] != healthy[b] for a in range(4) for b in range(a))
+
+
+@pytest.mark.parametrize(
+    ("which", "state", "fp8_kv"),
+    [("state", torch.bfloat16, False), ("kv", None, True), ("both", torch.bfloat16, True)],
+)
+def test_a_server_that_rounds_more_is_healthy(
+    conceded: dict[str, ForcedRun],
+    int4_tiny: Path,
+    cases: list[Forced],
+    which: str,
+    state: torch.dtype | None,
+    fp8_kv: bool,
+) -> None:
+    run = conceded[which]
+    bounds = bounds_from(compare(entries(cases, run), run.healthy))
+    model, _ = load_model(int4_tiny, "bfloat16")
+    seen = [stepwise(model, case, state, fp8_kv) for case in cases]
+    found = compare(entries(cases, run), seen)
+    assert not found.faults(bounds)
+
+
+@pytest.mark.parametrize("which", ["state", "kv", "both"])
+@pytest.mark.parametrize("fault", ["experts exchanged", "nibbles of one matrix exchanged",
+                                   "one projection negated"])  # fmt: skip
+def test_faults_are_beyond_the_bounds_of_concessions(
+    conceded: dict[str, ForcedRun], int4_tiny: Path, tmp_path: Path, cases: list[Forced],
+    which: str, fault: str,
+) -> None:  # fmt: skip
+    change, _ = FAULTS[fault]
+    broken = changed(int4_tiny, tmp_path / "broken", change)
+    run = conceded[which]
+    bounds = bounds_from(compare(entries(cases, run), run.healthy))
+    model, _ = load_model(broken.path, "bfloat16")
+    state = torch.bfloat16 if which != "kv" else None
+    seen = [stepwise(model, case, state, which != "state") for case in cases]
+    assert compare(entries(cases, run), seen).faults(bounds)
+
+
+def test_stored_scales_of_keys_and_values_are_used_for_fp8(
+    made: Callable[..., Path], cases: list[Forced]
+) -> None:
+    checkpoint = Checkpoint.open(made("fp8"))
+    run = forced.run(checkpoint, cases)
+    assert forced.run(checkpoint, cases, served=Served(fp8_kv=True)) == run
+
+
+def test_nvfp4_inputs_are_rounded(tiny_copy: Path, cases: list[Forced]) -> None:
+    both(encoded(experts, nvfp4), modelopt("W4A16_NVFP4"))(tiny_copy)
+    weights_only = forced.run(Checkpoint.open(tiny_copy), cases)
+    path = tiny_copy / "model.safetensors"
+    tensors = load_file(path)
+    scale = torch.tensor(0.02)
+    owners = {n.rpartition(".")[0] for n in tensors if n.endswith("weight_scale_2")}
+    save_file(tensors | {f"{owner}.input_scale": scale.clone() for owner in owners}, path)
+    run = forced.run(Checkpoint.open(tiny_copy), cases)
+    assert run.exact == weights_only.exact
+    rounded = compare(entries(cases, run), run.healthy).divergence
+    assert rounded > 2 * compare(entries(cases, run), weights_only.healthy).divergence
+
+
+def test_nvfp4_rounds_as_the_weights_of_that_format_do() -> None:
+    values = torch.randn(7, 64, generator=torch.Generator().manual_seed(0))
+    packed, scale, scale_2 = formats.encode_nvfp4(values)
+    expected = formats.decode_nvfp4(packed, scale, scale_2)
+    assert torch.equal(to_nvfp4(float(scale_2))(values), expected)
+    assert not to_nvfp4(float(scale_2))(torch.zeros(2, 32)).any()
 
 
 def changed(checkpoint: Path, folder: Path, change: Callable[[Tensors], Tensors]) -> Checkpoint:

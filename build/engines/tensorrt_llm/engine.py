@@ -25,6 +25,9 @@ NO_KERNELS: Final = "no-kernels"
 MIXED_EXPERTS: Final = "mixed-experts"
 """Condition of a rule: experts do not all have one format."""
 
+NVFP4_INPUTS: Final = "nvfp4-inputs"
+"""Condition of a rule: NVFP4 weights are multiplied with NVFP4 inputs (W4A4)."""
+
 
 class TensorRtLlm:
     """TensorRT-LLM with its PyTorch backend, at one release.
@@ -51,6 +54,8 @@ class TensorRtLlm:
         conditions = set() if experts.has_kernels(gpu.sm) else {NO_KERNELS}
         if quant.recipe.expert_format is None:
             conditions.add(MIXED_EXPERTS)
+        if any(kind.inputs for kind in quant.recipe.formats):
+            conditions.add(NVFP4_INPUTS)
         return RULES.rule_for(gpu, quant, roles, self.release, conditions)
 
     def split_problem(self, rule: Rule, model: Model, recipe: Recipe, gpus: int) -> str | None:

@@ -48,12 +48,12 @@ def book(tmp_path: Path, **changes: Any) -> RuleBook:
 
 
 def test_a_rule_with_an_unknown_field_is_an_error_that_names_both(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="nvfp4-marlin: unknown field sm_min"):
+    with pytest.raises(BadInputError, match="nvfp4-w4a4-image: unknown field sm_min"):
         assert book(tmp_path, sm_min=80).rules
 
 
 def test_a_rule_with_an_unknown_status_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="nvfp4-marlin: status 'maybe' is unknown"):
+    with pytest.raises(BadInputError, match="nvfp4-w4a4-image: status 'maybe' is unknown"):
         assert book(tmp_path, status="maybe").rules
 
 
