@@ -40,6 +40,7 @@ SOURCES: Final = {
         "quantize/quantized_reader.py",
         "quantize/recording.py",
         "quantize/roundings.py",
+        "quantize/texts.py",
         "runtime/formats.py",
         "runtime/golden.py",
     ),

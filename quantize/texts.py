@@ -60,7 +60,7 @@ def read_sequences(
     with ChatTemplate(checkpoint.path) as template:
         if file:
             source, texts = read_texts(file, template)
-        elif _has_tiny_tokenizer(checkpoint):
+        elif has_tiny_tokenizer(checkpoint.path):
             source = f"built-in: {TINY_SAMPLES} generated sequences, {split}, seed 0"
             texts = list(text.documents(0, TINY_SAMPLES, split=split))
         else:
@@ -122,9 +122,9 @@ def built_in_texts(template: ChatTemplate, split: text.Split) -> tuple[str, list
     return source, texts
 
 
-def _has_tiny_tokenizer(checkpoint: Checkpoint) -> bool:
-    """Whether the tokenizer is the embedded checkpoint's."""
-    tokenizer = checkpoint.path / TOKENIZER_NAME
+def has_tiny_tokenizer(checkpoint: Path) -> bool:
+    """Whether the tokenizer in a directory is the embedded checkpoint's."""
+    tokenizer = checkpoint / TOKENIZER_NAME
     return tokenizer.is_file() and filecmp.cmp(tokenizer, TINY / TOKENIZER_NAME, shallow=False)
 
 
