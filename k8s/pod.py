@@ -65,7 +65,7 @@ def _triton(deployment: Deployment, sizes: Sizes) -> dict[str, Any]:
         "command": ["tritonserver"],
         "args": triton_arguments(),
         "env": [{"name": k, "value": v} for k, v in environment(deployment).items()],
-        "ports": [{"name": p.name, "containerPort": p.number} for p in contract.PORTS],
+        "ports": [{"name": p.name, "containerPort": p.number} for p in contract.TRITON_PORTS],
         **_probes(sizes.startup_s),
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
         "terminationMessagePolicy": "FallbackToLogsOnError",

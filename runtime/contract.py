@@ -359,7 +359,9 @@ class Port:
 HTTP: Final = Port("http", 8000, "Inference and health over HTTP.")
 GRPC: Final = Port("grpc", 8001, "Inference and health over gRPC.")
 METRICS_PORT: Final = Port("metrics", 8002, "Prometheus metrics at /metrics.")
-PORTS: Final = (HTTP, GRPC, METRICS_PORT)
+TRITON_PORTS: Final = (HTTP, GRPC, METRICS_PORT)
+OPENAI: Final = Port("openai", 9000, "OpenAI's API over HTTP, and its health at /health.")
+PORTS: Final = (*TRITON_PORTS, OPENAI)
 
 
 GRACE_SECONDS: Final = 300

@@ -1,0 +1,78 @@
+"""Run the endpoint: `python -m nemo_deploy_runtime.openai --model NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Final
+
+from ..contract import GRPC, OPENAI
+from .keys import ApiKeys, KeysError
+
+BAD_INPUT: Final = 4
+"""The exit status for a file of keys, an address or a port that cannot be used."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; gives the exit status.
+
+    Requests that are being answered then have `--grace` seconds to end.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="openai: %(message)s")
+    try:
+        keys = None if options.api_keys is None else ApiKeys.read(options.api_keys)
+    except KeysError as error:
+        return _refused(str(error))
+    if keys is None and not options.without_keys and not _is_loopback(options.host):
+        return _refused(
+            "without --api-keys, the endpoint listens on this machine only, not on "
+            f"{options.host}; pass --without-keys where something else decides who can reach it"
+        )
+    try:
+        from .server import serve
+    except ImportError as error:
+        return _refused(
+            f"the Python package {error.name} is missing; the endpoint needs starlette, uvicorn "
+            "and tritonclient[grpc]"
+        )
+    # uvicorn raises the signal again when it has shut down, for handlers such as this one.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    served = serve(options.grpc, options.model, keys, options.host, options.port, options.grace)
+    return 0 if asyncio.run(served) else BAD_INPUT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m nemo_deploy_runtime.openai")
+    parser.add_argument("--model", required=True, help="the name of the served model")
+    parser.add_argument("--grpc", default=f"127.0.0.1:{GRPC.number}", help="tritonserver's gRPC")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--port", type=int, default=OPENAI.number)
+    parser.add_argument("--api-keys", type=Path, help="a file with one API key a line")
+    parser.add_argument(
+        "--without-keys", action="store_true", help="let everybody who can reach it use it"
+    )
+    parser.add_argument("--grace", type=int, default=300, help="seconds for answers to end in")
+    return parser
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _refused(message: str) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Answers of the model in the shapes of OpenAI's API, whole and streamed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .request import CompletionRequest
+from .upstream import Piece, Usage
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Replies:
+    """The replies to one request: their id, and what all of them say."""
+
+    request: CompletionRequest
+    id: str
+    model: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, answers: Sequence[Piece]) -> Json:
+        """The reply that is not streamed. `answers` has one for each generation."""
+        kind = "chat.completion" if self.request.chat else "text_completion"
+        choice = _chat_choice if self.request.chat else _text_choice
+        choices = [choice(index, answer) for index, answer in enumerate(answers)]
+        usages = [answer.usage for answer in answers]
+        return self._head(kind) | {"choices": choices, "usage": self.usage(usages)}
+
+    def first(self, index: int) -> Json:
+        """The chunk that begins a choice of a chat."""
+        return self._chunk([_delta(index, {"role": "assistant", "content": ""})])
+
+    def chunk(self, index: int, piece: Piece) -> Json | None:
+        """The chunk for a piece of a choice, None if it has nothing to say."""
+        if not self.request.chat:
+            empty = not (piece.text or piece.logprobs or piece.finish)
+            return None if empty else self._chunk([_text_choice(index, piece)])
+        delta: Json = {}
+        if piece.reasoning:
+            delta["reasoning_content"] = piece.reasoning
+        if piece.text:
+            delta["content"] = piece.text
+        if piece.calls:
+            delta["tool_calls"] = piece.calls
+        if not (delta or piece.logprobs or piece.finish):
+            return None
+        return self._chunk([_delta(index, delta, piece)])
+
+    def usage_chunk(self, usages: Sequence[Usage | None]) -> Json:
+        """The last chunk of a stream that reports usage."""
+        return self._chunk([]) | {"usage": self.usage(usages)}
+
+    def usage(self, usages: Sequence[Usage | None]) -> Json:
+        """Tokens of all generations; a prompt with several choices counts once."""
+        counted = [usage for usage in usages if usage is not None]
+        prompt = sum(usage.prompt for usage in counted[:: self.request.choices_per_prompt])
+        answer = sum(usage.answer for usage in counted)
+        total: Json = {
+            "prompt_tokens": prompt,
+            "completion_tokens": answer,
+            "total_tokens": prompt + answer,
+        }
+        if self.request.chat:
+            reasoning = sum(usage.reasoning for usage in counted)
+            total["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+        return total
+
+    def _chunk(self, choices: list[Json]) -> Json:
+        kind = "chat.completion.chunk" if self.request.chat else "text_completion"
+        usage: Json = {"usage": None} if self.request.include_usage else {}
+        return self._head(kind) | {"choices": choices} | usage
+
+    def _head(self, kind: str) -> Json:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def _delta(index: int, delta: Json, piece: Piece | None = None) -> Json:
+    choice: Json = {"index": index, "delta": delta, "finish_reason": piece and piece.finish}
+    if piece and piece.logprobs:
+        choice["logprobs"] = {"content": piece.logprobs, "refusal": None}
+    return choice
+
+
+def _chat_choice(index: int, answer: Piece) -> Json:
+    message: Json = {
+        "role": "assistant",
+        "content": answer.text or (None if answer.calls else ""),
+        "refusal": None,
+    }
+    if answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
+    if answer.calls:
+        message["tool_calls"] = answer.calls
+    logprobs = {"content": answer.logprobs, "refusal": None} if answer.logprobs else None
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": logprobs,
+        "finish_reason": answer.finish,
+    }
+
+
+def _text_choice(index: int, piece: Piece) -> Json:
+    return {
+        "index": index,
+        "text": piece.text,
+        "logprobs": _text_logprobs(piece.logprobs) if piece.logprobs else None,
+        "finish_reason": piece.finish,
+    }
+
+
+def _text_logprobs(rows: Sequence[Mapping[str, Any]]) -> Json:
+    """Chat's rows of log-probabilities as the columns of `/v1/completions`."""
+    offsets, position = [], 0
+    for row in rows:
+        offsets.append(position)
+        position += len(row["token"])
+    return {
+        "tokens": [row["token"] for row in rows],
+        "token_logprobs": [row["logprob"] for row in rows],
+        "top_logprobs": [
+            {top["token"]: top["logprob"] for top in row["top_logprobs"]} for row in rows
+        ],
+        "text_offset": offsets,
+    }

@@ -1,0 +1,185 @@
+"""The served model over gRPC: one stream for each generation, which ends when its reader does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from .. import contract
+from ..contract import DataType
+from .errors import ApiError
+from .request import CHAT_FIELDS, TEXT_FIELDS, Inputs
+
+HEALTH_TIMEOUT_S: Final = 2.0
+
+_CHANNEL: Final = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
+"""Without gRPC's own limit of 4 MB. Prompts are limited by the endpoint and the model."""
+
+_METADATA: Final = (("triton_grpc_error", "true"),)
+"""Lets Triton end a stream with the status of its error, instead of a message without a code."""
+
+_CONTENTS: Final = {
+    DataType.STRING: "bytes_contents",
+    DataType.BOOL: "bool_contents",
+    DataType.INT32: "int_contents",
+    DataType.UINT64: "uint64_contents",
+    DataType.FP32: "fp32_contents",
+}
+
+_STATUSES: Final = {
+    grpc.StatusCode.INVALID_ARGUMENT: (400, "invalid_value"),
+    grpc.StatusCode.UNAVAILABLE: (503, "overloaded"),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (503, "overloaded"),
+    grpc.StatusCode.DEADLINE_EXCEEDED: (504, "timeout"),
+}
+"""HTTP status and code for a failure of the model; others are 500."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of the prompt, of the answer, and those of the answer that are reasoning."""
+
+    prompt: int
+    answer: int
+    reasoning: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One response of the model: what it adds to the answer. `calls` and `logprobs` are in OpenAI's
+    form; `finish` and `usage` come with the last one."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: Sequence[Any] = ()
+    logprobs: Sequence[Any] = ()
+    finish: str | None = None
+    usage: Usage | None = None
+
+
+class Upstream:
+    """The model `model` of the Triton server at `address` (`host:port`). Made, used and closed in
+    one event loop."""
+
+    def __init__(self, address: str, model: str) -> None:
+        self.model = model
+        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    async def ready(self) -> bool:
+        """Whether the model takes requests now."""
+        try:
+            answer = await self._stub.ModelReady(
+                service_pb2.ModelReadyRequest(name=self.model), timeout=HEALTH_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.ready)
+
+    async def generate(self, inputs: Inputs, request_id: str) -> AsyncIterator[Piece]:
+        """The pieces of one answer. Closing the iterator stops the generation.
+
+        Raises `ApiError` for what the model or the connection reports.
+        """
+        request = _request(self.model, inputs, request_id)
+        call = self._stub.ModelStreamInfer((request,), metadata=_METADATA)
+        try:
+            async for message in call:
+                if message.error_message:
+                    raise ApiError(500, message.error_message, "internal_error")
+                response = message.infer_response
+                if response.outputs:
+                    yield _piece(response)
+                if response.parameters[contract.FINAL_RESPONSE].bool_param:
+                    return
+        except grpc.aio.AioRpcError as error:
+            raise_lost_cancellation()
+            raise _failure(error) from error
+        finally:
+            call.cancel()
+        raise ApiError(500, "the model ended without its last response", "internal_error")
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+
+def raise_lost_cancellation() -> None:
+    """Cancel the task anew where gRPC reported a failed call in place of its cancellation.
+
+    A cancellation that meets a call still being set up ends in gRPC's own task (grpcio 1.85).
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def _request(model: str, inputs: Inputs, request_id: str) -> Any:
+    request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
+    request.parameters["triton_enable_empty_final_response"].bool_param = True
+    for tensor, elements in inputs.items():
+        sent = request.inputs.add(
+            name=tensor.name, datatype=tensor.data_type.wire, shape=[len(elements)]
+        )
+        getattr(sent.contents, _CONTENTS[tensor.data_type]).extend(elements)
+    return request
+
+
+def _piece(response: Any) -> Piece:
+    raw: dict[str, bytes] = {
+        output.name: data
+        for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+
+    def text(tensor: contract.Tensor) -> str:
+        # Each element follows its length in 4 bytes; a response has one.
+        return raw.get(tensor.name, b"")[4:].decode(errors="replace")
+
+    def count(tensor: contract.Tensor) -> int:
+        return int.from_bytes(raw.get(tensor.name, b""), "little")
+
+    usage = None
+    if contract.OUTPUT_COUNT.name in raw:
+        usage = Usage(
+            count(contract.INPUT_COUNT),
+            count(contract.OUTPUT_COUNT),
+            count(contract.REASONING_COUNT),
+        )
+    return Piece(
+        text=text(contract.TEXT_OUTPUT),
+        reasoning=text(contract.REASONING_CONTENT),
+        calls=json.loads(text(contract.TOOL_CALLS) or "[]"),
+        logprobs=json.loads(text(contract.OUTPUT_LOGPROBS) or '{"content": []}')["content"],
+        finish=text(contract.FINISH_REASON) or None,
+        usage=usage,
+    )
+
+
+_FIELD_OF: Final = {
+    **{tensor.name: name for name, (tensor, _) in (*TEXT_FIELDS.items(), *CHAT_FIELDS.items())},
+    contract.MAX_TOKENS.name: "max_tokens",
+    contract.THINKING_BUDGET.name: "thinking_budget",
+    contract.TEXT_INPUT.name: "prompt",
+    contract.INPUT_IDS.name: "prompt",
+}
+"""The field that a tensor came from; of two names, the first."""
+
+_TENSOR_NAME: Final = re.compile(rf"\b({'|'.join(_FIELD_OF)})\b")
+
+
+def _failure(error: Any) -> ApiError:
+    """A failed call as the client is to see it, with its own names of the fields."""
+    status, code = _STATUSES.get(error.code(), (500, "internal_error"))
+    message = " ".join(str(error.details()).split()) or "the model gave no reason"
+    if status != 400:
+        return ApiError(status, message, code)
+    first = _TENSOR_NAME.match(message)
+    message = _TENSOR_NAME.sub(lambda found: _FIELD_OF[found[0]], message)
+    return ApiError(status, message, code, _FIELD_OF[first[0]] if first else None)
