@@ -20,7 +20,7 @@ from .errors import ApiError
 from .keys import ApiKeys
 from .replies import Replies
 from .request import CompletionRequest, Inputs, read_request
-from .upstream import Piece, Upstream
+from .upstream import Piece, Upstream, Usage
 
 MAX_BODY_BYTES: Final = 8 * 2**20
 """Longest body of a request. The model limits prompts further, by its context."""
@@ -96,8 +96,8 @@ class Answer(Response):
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def answer(number: int, inputs: Inputs) -> Piece:
-            pieces = [piece async for piece in self._generate(number, inputs)]
-            return pieces[-1]
+            (piece,) = [piece async for piece in self._generate(number, inputs)]
+            return piece
 
         try:
             async with asyncio.timeout(self._request.timeout):
@@ -125,16 +125,18 @@ class Answer(Response):
             await events.send(_as_api_error(error).to_json())
             await events.end()
 
-    async def _stream_choice(self, number: int, inputs: Inputs, events: _Events) -> Any:
-        piece = Piece()
-        started = False
-        async for piece in self._generate(number, inputs):
-            if self._request.chat and not started:
+    async def _stream_choice(self, number: int, inputs: Inputs, events: _Events) -> Usage | None:
+        piece: Piece | None = None
+        offset = 0
+        async for following in self._generate(number, inputs):
+            if self._request.chat and piece is None:
                 await events.send(self._replies.first(number))
-            started = True
-            chunk = self._replies.chunk(number, piece)
+            piece = following
+            chunk = self._replies.chunk(number, piece, offset)
             if chunk is not None:
                 await events.send(chunk)
+            offset += sum(len(row["token"]) for row in piece.logprobs)
+        assert piece is not None, "the model's last response has a piece"
         return piece.usage
 
     def _generate(self, number: int, inputs: Inputs) -> AsyncIterator[Piece]:

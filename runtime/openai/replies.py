@@ -34,11 +34,12 @@ class Replies:
         """The chunk that begins a choice of a chat."""
         return self._chunk([_delta(index, {"role": "assistant", "content": ""})])
 
-    def chunk(self, index: int, piece: Piece) -> Json | None:
-        """The chunk for a piece of a choice, None if it has nothing to say."""
+    def chunk(self, index: int, piece: Piece, offset: int) -> Json | None:
+        """The chunk for a piece of a choice, None if it has nothing to say. `offset` is how many
+        characters the tokens before it have."""
         if not self.request.chat:
             empty = not (piece.text or piece.logprobs or piece.finish)
-            return None if empty else self._chunk([_text_choice(index, piece)])
+            return None if empty else self._chunk([_text_choice(index, piece, offset)])
         delta: Json = {}
         if piece.reasoning:
             delta["reasoning_content"] = piece.reasoning
@@ -104,21 +105,21 @@ def _chat_choice(index: int, answer: Piece) -> Json:
     }
 
 
-def _text_choice(index: int, piece: Piece) -> Json:
+def _text_choice(index: int, piece: Piece, offset: int = 0) -> Json:
     return {
         "index": index,
         "text": piece.text,
-        "logprobs": _text_logprobs(piece.logprobs) if piece.logprobs else None,
+        "logprobs": _text_logprobs(piece.logprobs, offset) if piece.logprobs else None,
         "finish_reason": piece.finish,
     }
 
 
-def _text_logprobs(rows: Sequence[Mapping[str, Any]]) -> Json:
+def _text_logprobs(rows: Sequence[Mapping[str, Any]], offset: int) -> Json:
     """Chat's rows of log-probabilities as the columns of `/v1/completions`."""
-    offsets, position = [], 0
+    offsets = []
     for row in rows:
-        offsets.append(position)
-        position += len(row["token"])
+        offsets.append(offset)
+        offset += len(row["token"])
     return {
         "tokens": [row["token"] for row in rows],
         "token_logprobs": [row["logprob"] for row in rows],

@@ -19,10 +19,13 @@ from .request import CHAT_FIELDS, TEXT_FIELDS, Inputs
 
 HEALTH_TIMEOUT_S: Final = 2.0
 
-_CHANNEL: Final = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
+CHANNEL_OPTIONS: Final = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+)
 """Without gRPC's own limit of 4 MB. Prompts are limited by the endpoint and the model."""
 
-_METADATA: Final = (("triton_grpc_error", "true"),)
+METADATA: Final = (("triton_grpc_error", "true"),)
 """Lets Triton end a stream with the status of its error, instead of a message without a code."""
 
 _CONTENTS: Final = {
@@ -70,7 +73,7 @@ class Upstream:
 
     def __init__(self, address: str, model: str) -> None:
         self.model = model
-        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL)
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def ready(self) -> bool:
@@ -88,20 +91,20 @@ class Upstream:
 
         Raises `ApiError` for what the model or the connection reports.
         """
-        request = _request(self.model, inputs, request_id)
-        call = self._stub.ModelStreamInfer((request,), metadata=_METADATA)
+        request = model_request(self.model, inputs, request_id)
+        call = self._stub.ModelStreamInfer((request,), metadata=METADATA)
         try:
             async for message in call:
                 if message.error_message:
                     raise ApiError(500, message.error_message, "internal_error")
                 response = message.infer_response
                 if response.outputs:
-                    yield _piece(response)
+                    yield read_piece(response)
                 if response.parameters[contract.FINAL_RESPONSE].bool_param:
                     return
         except grpc.aio.AioRpcError as error:
             raise_lost_cancellation()
-            raise _failure(error) from error
+            raise failure(error) from error
         finally:
             call.cancel()
         raise ApiError(500, "the model ended without its last response", "internal_error")
@@ -121,7 +124,8 @@ def raise_lost_cancellation() -> None:
         raise asyncio.CancelledError
 
 
-def _request(model: str, inputs: Inputs, request_id: str) -> Any:
+def model_request(model: str, inputs: Inputs, request_id: str) -> Any:
+    """One generation as the message of a stream."""
     request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     request.parameters["triton_enable_empty_final_response"].bool_param = True
     for tensor, elements in inputs.items():
@@ -132,7 +136,8 @@ def _request(model: str, inputs: Inputs, request_id: str) -> Any:
     return request
 
 
-def _piece(response: Any) -> Piece:
+def read_piece(response: Any) -> Piece:
+    """What a response of the model holds."""
     raw: dict[str, bytes] = {
         output.name: data
         for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
@@ -174,7 +179,7 @@ _FIELD_OF: Final = {
 _TENSOR_NAME: Final = re.compile(rf"\b({'|'.join(_FIELD_OF)})\b")
 
 
-def _failure(error: Any) -> ApiError:
+def failure(error: Any) -> ApiError:
     """A failed call as the client is to see it, with its own names of the fields."""
     status, code = _STATUSES.get(error.code(), (500, "internal_error"))
     message = " ".join(str(error.details()).split()) or "the model gave no reason"
