@@ -15,7 +15,9 @@ from ..core.errors import BadInputError, UsageError
 from ..core.progress import Progress, Silent
 from ..core.result import Result
 from ..runtime import contract
+from ..runtime.openai.keys import ApiKeys, KeysError
 from ..runtime.script import ScriptError, read_script
+from ..triton_repo.openai import Endpoint
 from .trust import require_trusted
 
 if TYPE_CHECKING:
@@ -35,8 +37,9 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class ServeResult(Result):
-    """A server that is ready: the model's name, `host:port` of gRPC, the URL of HTTP, and files of
-    the bundle whose code differs from what this version writes and is trusted."""
+    """A server that is ready: the model's name, `host:port` of gRPC, the URL of HTTP, files of the
+    bundle whose code differs from what this version writes and is trusted, and the base URL for
+    OpenAI clients where there is one."""
 
     SCHEMA: ClassVar[int] = 1
 
@@ -44,6 +47,7 @@ class ServeResult(Result):
     grpc: str
     http: str
     trusted_code: tuple[str, ...] = ()
+    openai: str | None = None
 
 
 @contextmanager
@@ -54,8 +58,8 @@ def serving(
     log: Path | None = None,
     script: Path | None = None,
     grace: float = contract.GRACE_SECONDS,
-    trace: Sequence[str] = (),
-) -> Iterator[LocalServer]:
+    openai: Endpoint | None = None,
+    trace: Sequence[str] = (),) -> Iterator[LocalServer]:
     """Serve `bundle` until the block ends; the server is ready when the block begins.
 
     When the block ends, live requests have `grace` seconds to end. The bundle's code runs: check it
@@ -75,6 +79,7 @@ def serving(
         http_port=ports.http,
         grpc_port=ports.grpc,
         metrics_port=ports.metrics,
+        openai=openai,
         grace=grace,
         trace=trace,
         log=log,
@@ -101,6 +106,8 @@ def serve(
     http_port: int | None = None,
     grpc_port: int | None = None,
     metrics_port: int | None = None,
+    openai_port: int | None = None,
+    api_keys: str | Path | None = None,
     grace: float = contract.GRACE_SECONDS,
     trace_config: Sequence[str] = (),
     verify: str = "quick",
@@ -117,6 +124,9 @@ def serve(
             for the one of the first two that works here.
         script: The file of answers for `scripted`.
         http_port, grpc_port, metrics_port: Ports to listen on; None takes a free one.
+        openai_port: The port for OpenAI clients; None offers no endpoint for them.
+        api_keys: A file with one API key a line. With keys, the endpoint is reached from other
+            machines; without, only from this one.
         grace: Seconds that live requests have to end when the block ends. New ones are refused
             meanwhile. Interrupting that wait ends the server at once.
         trace_config: Settings of Triton's tracing, as `tritonserver --trace-config` takes them.
@@ -124,22 +134,32 @@ def serve(
         trust_code: Whether code may run that this version would not write.
         progress: Receives what is being done.
 
-    Raises `UsageError` for an unknown executor, a script that does not go with it, or a setting
-    of tracing that is none, `BadInputError` for a directory without a bundle, a script that cannot
-    be played or a port that is taken, `CheckFailedError` for a bundle that is incomplete or does
-    not start, or whose files or code are not as they should be.
-    """
+    Raises `UsageError` for an unknown executor, a script that does not go with it, keys without an
+    endpoint, or a setting of tracing that is none, `BadInputError` for a directory without a bundle,
+    a script that cannot be played, a file without keys or a port that is taken, `CheckFailedError`
+    for a bundle that is incomplete or does not start, or whose files or code are not as they should
+    be.    """
     progress = progress or Silent()
     _check_settings(trace_config)
     answers = _checked_script(executor, script)
+    keys = _checked_keys(openai_port, api_keys)
     opened = Bundle.open(Path(bundle))
+    endpoint = None if openai_port is None else Endpoint(opened.model_name, openai_port, keys)
     trusted = require_trusted(opened, verify, trust_code, progress)
     progress.step("start tritonserver")
     ports = Ports(http_port, grpc_port, metrics_port)
     with serving(
-        opened, executor, ports, script=answers, grace=grace, trace=trace_config
+        opened,
+        executor,
+        ports,
+        script=answers,
+        grace=grace,
+        openai=endpoint,
+        trace=trace_config,
     ) as server:
-        address = ServeResult(opened.model_name, server.grpc_url, server.http_url, trusted)
+        address = ServeResult(
+            opened.model_name, server.grpc_url, server.http_url, trusted, server.openai_url
+        )
         yield Served(address, server.wait)
 
 
@@ -150,6 +170,19 @@ def _check_settings(trace_config: Sequence[str]) -> None:
                 f"--trace-config {setting!r} is not a setting: write NAME=VALUE, "
                 "triton,NAME=VALUE or opentelemetry,NAME=VALUE, as tritonserver takes them"
             )
+
+
+def _checked_keys(port: int | None, path: str | Path | None) -> Path | None:
+    """The file of API keys, which is checked to have some."""
+    if path is None:
+        return None
+    if port is None:
+        raise UsageError("--api-keys is for the OpenAI endpoint; also pass --openai-port")
+    try:
+        ApiKeys.read(Path(path))
+    except KeysError as error:
+        raise BadInputError(str(error)) from error
+    return Path(path)
 
 
 def _checked_script(executor: str, script: str | Path | None) -> Path | None:

@@ -292,6 +292,25 @@ ScriptOption = Annotated[
         '[TEXT, …], "pace_ms": N}. The first whose `when` occurs in the prompt is played.',
     ),
 ]
+OpenAIPortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--openai-port",
+        metavar="PORT",
+        min=1,
+        max=65535,
+        help="Also offer OpenAI's API over HTTP, at /v1 of this port (9000 by custom).",
+    ),
+]
+ApiKeysOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--api-keys",
+        metavar="FILE",
+        help="API keys for --openai-port, one a line. With them it listens on all addresses, "
+        "without on this machine only.",
+    ),
+]
 GraceOption = Annotated[
     int,
     typer.Option(

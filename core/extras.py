@@ -20,6 +20,8 @@ EXTRA_OF: Final = {
     "requests": "quantize",
     "modelopt": "quantize",
     "pytriton": "local",
+    "starlette": "local",
+    "uvicorn": "local",
     "triton": "kernels",
     "tensorrt_llm": "engine",
 }

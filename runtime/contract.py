@@ -343,6 +343,13 @@ OUTPUTS: Final = (
 )  # fmt: skip
 """What a response may hold, in the order of `config.pbtxt`."""
 
+ERROR_CODES: Final = "error_codes"
+"""The request parameter that puts the code of an error before its message, as `CODE: message`.
+
+A message on a stream has no code of its own. Triton can end the stream with a status instead
+(`triton_grpc_error`), but its version 2.51 then dies of a segmentation fault now and then.
+"""
+
 FINAL_RESPONSE: Final = "triton_final_response"
 """Triton's response parameter that says whether a response is the last one of its request."""
 

@@ -28,6 +28,8 @@ from typing import Final, Self
 from ..core.errors import BadInputError, CheckFailedError
 from ..runtime import contract
 from .log import decisive_lines, refused_ports
+from .openai import NAME as ENDPOINT
+from .openai import Endpoint, endpoint_process
 from .processes import Child, Supervised
 
 HOST: Final = "127.0.0.1"
@@ -64,12 +66,12 @@ class LocalServer:
     """A running tritonserver that serves `repository`; a context manager that stops it.
 
     `executor` is one of `contract.EXECUTORS`; `script` is what the scripted one plays. A port that
-    is None is chosen. When it is stopped, live requests have `grace` seconds to end. `trace` are
-    values of Triton's `--trace-config`. `auto_complete` lets Triton complete what it misses in a
-    `config.pbtxt`. The log goes to `log`, or to a temporary file. The server sees only the
-    environment variables that the contract passes to children. Raises `BadInputError` if the wheel
-    is missing or a port is in use. The server and its files are removed when this process ends,
-    even if it is killed.
+    is None is chosen. With `openai`, OpenAI's API is offered, too. When it is stopped, live
+    requests have `grace` seconds to end. `trace` are values of Triton's `--trace-config`.
+    `auto_complete` lets Triton complete what it misses in a `config.pbtxt`. The log goes to `log`,
+    or to a temporary file. The server sees only the environment variables that the contract passes
+    to children. Raises `BadInputError` if the wheel is missing or a port is in use. The server and
+    its files are removed when this process ends, even if it is killed.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class LocalServer:
         http_port: int | None = None,
         grpc_port: int | None = None,
         metrics_port: int | None = None,
+        openai: Endpoint | None = None,
         grace: float = contract.GRACE_SECONDS,
         trace: Sequence[str] = (),
         auto_complete: bool = False,
@@ -92,17 +95,24 @@ class LocalServer:
         if not repository.is_dir():
             raise BadInputError(f"{repository}: no such model repository")
         self.repository = repository
-        self.http_port, self.grpc_port, self.metrics_port = _ports(
-            {"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port}
-        )
+        wanted = {"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port}
+        if openai is not None:
+            openai.require_runnable(repository)
+            wanted["OpenAI"] = openai.port
+        self.http_port, self.grpc_port, self.metrics_port, *others = _ports(wanted)
+        self.openai_url = f"http://{HOST}:{others[0]}/v1" if others else None
         self._scratch = Path(tempfile.mkdtemp(prefix="nemo-deploy-triton-"))
         self._log = log.open("w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115
         self._options = [f"--trace-config={setting}" for setting in trace]
         if not auto_complete:
             self._options.append("--disable-auto-complete-config")
         region_prefix = f"nemo_deploy_{secrets.token_hex(4)}_"
+        children = [self._server(executor, script, region_prefix, grace)]
+        if openai is not None:
+            copy = self._scratch / "bundle" / repository.name
+            children.append(endpoint_process(openai, copy, self.grpc_url, others[0], grace))
         self._processes = Supervised(
-            [self._server(executor, script, region_prefix, grace)],
+            children,
             scratch=self._scratch,
             region_prefix=region_prefix,
             grace=grace + UNLOAD_SECONDS,
@@ -188,14 +198,20 @@ class LocalServer:
             *contract.METRICS_FLAGS,
             *self._options,
         )  # fmt: skip
-        return Child(command, _environment(root, executor, script))
+        return Child("tritonserver", command, _environment(root, executor, script))
 
     def _ready(self) -> bool:
+        urls = [f"{self.http_url}/v2/health/ready"]
+        if self.openai_url is not None:
+            urls.append(f"{self.openai_url.removesuffix('/v1')}/health")
         try:
-            with urllib.request.urlopen(f"{self.http_url}/v2/health/ready", timeout=5) as answer:  # noqa: S310
-                return answer.status == 200 and not self._processes.ended
+            for url in urls:
+                with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+                    if answer.status != 200:
+                        return False
         except (OSError, urllib.error.URLError):
             return False
+        return not self._processes.ended
 
     def _log_text(self) -> str:
         size = os.fstat(self._log.fileno()).st_size
@@ -210,7 +226,8 @@ class LocalServer:
                 f"port {ports[0]} on {HOST} is in use; stop what uses it, or choose another port"
             )
         lines = decisive_lines(text) or ["its log is empty"]
-        return CheckFailedError(f"tritonserver {what}: " + "\n  ".join(lines))
+        program = ENDPOINT if f"{ENDPOINT} ended" in text else "tritonserver"
+        return CheckFailedError(f"{program} {what}: " + "\n  ".join(lines))
 
 
 def _wheel() -> Path | None:

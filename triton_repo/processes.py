@@ -19,8 +19,9 @@ _MARGIN_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A program to run, with its whole environment."""
+    """A program to run, with its whole environment. `name` is what the log calls it."""
 
+    name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
 

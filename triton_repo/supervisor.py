@@ -70,6 +70,8 @@ def _supervise(children: Sequence[dict[str, Any]], grace: float) -> int:
             os.killpg(group, signal.SIGKILL)
     statuses = {fd: _status(process) for fd, process in running.items()}
     if first is not None:
+        name = children[list(running).index(first)]["name"]
+        print(f"{name} ended with status {statuses[first]}", file=sys.stderr)
         return statuses[first]
     return next((status for status in statuses.values() if status), 0)
 

@@ -159,6 +159,7 @@ def serving(console: Console, result: ServeResult) -> None:
     rows: list[tuple[str, RenderableType]] = [
         ("gRPC", result.grpc),
         ("HTTP", result.http),
+        *([("OpenAI", result.openai)] if result.openai else []),
         ("try", f"curl -N {url} -d '{body}'"),
         ("load", f"nemo-deploy loadtest grpc://{result.grpc}"),
         ("stop", "Ctrl-C"),

@@ -191,14 +191,19 @@ _SAMPLING: Final[Table] = {
 }
 
 CHAT_FIELDS: Final[Table] = {
-    "messages": (contract.MESSAGES, _json),
+    **{
+        tensor.name: (tensor, _json)
+        for tensor in (
+            contract.MESSAGES,
+            contract.TOOLS,
+            contract.TOOL_CHOICE,
+            contract.RESPONSE_FORMAT,
+            contract.TEMPLATE_ARGUMENTS,
+        )
+    },
     **_SAMPLING,
     "max_completion_tokens": (contract.MAX_TOKENS, _INT32),
-    "tools": (contract.TOOLS, _json),
-    "tool_choice": (contract.TOOL_CHOICE, _json),
-    "response_format": (contract.RESPONSE_FORMAT, _json),
-    "chat_template_kwargs": (contract.TEMPLATE_ARGUMENTS, _json),
-    "thinking_budget": (contract.THINKING_BUDGET, _INT32),
+    contract.THINKING_BUDGET.name: (contract.THINKING_BUDGET, _INT32),
     "thinking_token_budget": (contract.THINKING_BUDGET, _INT32),  # vLLM's name of it
 }
 """Fields of `/v1/chat/completions` that are passed to the model, with their tensors."""
@@ -235,10 +240,10 @@ def _apply_effort(fields: Mapping[str, Any], inputs: dict[Tensor, Sequence[Any]]
         return
     if effort not in _EFFORTS:
         raise invalid(f"reasoning_effort must be one of {', '.join(_EFFORTS)}", "reasoning_effort")
-    given = fields.get("chat_template_kwargs", {})
+    name = contract.TEMPLATE_ARGUMENTS.name
+    given = fields.get(name, {})
     if effort == "none" and isinstance(given, dict):
-        arguments = {THINKING_SWITCH: False} | given
-        inputs[contract.TEMPLATE_ARGUMENTS] = _json(arguments, "chat_template_kwargs")
+        inputs[contract.TEMPLATE_ARGUMENTS] = _json({THINKING_SWITCH: False} | given, name)
 
 
 def _logprobs(fields: Mapping[str, Any]) -> Inputs:

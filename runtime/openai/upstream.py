@@ -14,6 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from .. import contract
 from ..contract import DataType
+from ..generation import Failure
 from .errors import ApiError
 from .request import CHAT_FIELDS, TEXT_FIELDS, Inputs
 
@@ -25,9 +26,6 @@ CHANNEL_OPTIONS: Final = (
 )
 """Without gRPC's own limit of 4 MB. Prompts are limited by the endpoint and the model."""
 
-METADATA: Final = (("triton_grpc_error", "true"),)
-"""Lets Triton end a stream with the status of its error, instead of a message without a code."""
-
 _CONTENTS: Final = {
     DataType.STRING: "bytes_contents",
     DataType.BOOL: "bool_contents",
@@ -36,13 +34,13 @@ _CONTENTS: Final = {
     DataType.FP32: "fp32_contents",
 }
 
-_STATUSES: Final = {
-    grpc.StatusCode.INVALID_ARGUMENT: (400, "invalid_value"),
-    grpc.StatusCode.UNAVAILABLE: (503, "overloaded"),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: (503, "overloaded"),
-    grpc.StatusCode.DEADLINE_EXCEEDED: (504, "timeout"),
+_REASONS: Final = {
+    Failure.INVALID: (400, "invalid_value"),
+    Failure.UNAVAILABLE: (503, "overloaded"),
+    Failure.CANCELLED: (500, "cancelled"),
+    Failure.INTERNAL: (500, "internal_error"),
 }
-"""HTTP status and code for a failure of the model; others are 500."""
+"""HTTP status and code for a failure of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +90,25 @@ class Upstream:
         Raises `ApiError` for what the model or the connection reports.
         """
         request = model_request(self.model, inputs, request_id)
-        call = self._stub.ModelStreamInfer((request,), metadata=METADATA)
+        call = self._stub.ModelStreamInfer((request,))
+        final = False
         try:
             async for message in call:
                 if message.error_message:
-                    raise ApiError(500, message.error_message, "internal_error")
+                    raise failure(message.error_message)
                 response = message.infer_response
                 if response.outputs:
                     yield read_piece(response)
-                if response.parameters[contract.FINAL_RESPONSE].bool_param:
-                    return
+                # The server closes the stream after its last response. Cancelling it in between
+                # would be counted as a client that hung up.
+                final = final or response.parameters[contract.FINAL_RESPONSE].bool_param
         except grpc.aio.AioRpcError as error:
             raise_lost_cancellation()
-            raise failure(error) from error
+            raise unreachable(error) from error
         finally:
             call.cancel()
-        raise ApiError(500, "the model ended without its last response", "internal_error")
+        if not final:
+            raise ApiError(500, "the model ended without its last response", "internal_error")
 
     async def close(self) -> None:
         """Close the connection."""
@@ -128,6 +129,7 @@ def model_request(model: str, inputs: Inputs, request_id: str) -> Any:
     """One generation as the message of a stream."""
     request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     request.parameters["triton_enable_empty_final_response"].bool_param = True
+    request.parameters[contract.ERROR_CODES].bool_param = True
     for tensor, elements in inputs.items():
         sent = request.inputs.add(
             name=tensor.name, datatype=tensor.data_type.wire, shape=[len(elements)]
@@ -170,7 +172,7 @@ def read_piece(response: Any) -> Piece:
 _FIELD_OF: Final = {
     **{tensor.name: name for name, (tensor, _) in (*TEXT_FIELDS.items(), *CHAT_FIELDS.items())},
     contract.MAX_TOKENS.name: "max_tokens",
-    contract.THINKING_BUDGET.name: "thinking_budget",
+    contract.THINKING_BUDGET.name: contract.THINKING_BUDGET.name,
     contract.TEXT_INPUT.name: "prompt",
     contract.INPUT_IDS.name: "prompt",
 }
@@ -179,12 +181,19 @@ _FIELD_OF: Final = {
 _TENSOR_NAME: Final = re.compile(rf"\b({'|'.join(_FIELD_OF)})\b")
 
 
-def failure(error: Any) -> ApiError:
-    """A failed call as the client is to see it, with its own names of the fields."""
-    status, code = _STATUSES.get(error.code(), (500, "internal_error"))
-    message = " ".join(str(error.details()).split()) or "the model gave no reason"
-    if status != 400:
-        return ApiError(status, message, code)
-    first = _TENSOR_NAME.match(message)
-    message = _TENSOR_NAME.sub(lambda found: _FIELD_OF[found[0]], message)
-    return ApiError(status, message, code, _FIELD_OF[first[0]] if first else None)
+def failure(message: str) -> ApiError:
+    """What the server reports on a stream, with the client's own names of the fields."""
+    name, _, rest = message.partition(": ")
+    known = {failure.value: reason for failure, reason in _REASONS.items()}
+    if name not in known:  # Triton's own: the model is not there, or its process has died
+        return ApiError(503, message, "unavailable")
+    status, code = known[name]
+    first = _TENSOR_NAME.match(rest) if status == 400 else None
+    text = _TENSOR_NAME.sub(lambda found: _FIELD_OF[found[0]], rest) if status == 400 else rest
+    return ApiError(status, text, code, _FIELD_OF[first[0]] if first else None)
+
+
+def unreachable(error: Any) -> ApiError:
+    """A call that failed as such."""
+    message = f"the server of the model cannot be reached ({error.code().name}: {error.details()})"
+    return ApiError(503, " ".join(message.split()), "unavailable")

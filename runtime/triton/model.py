@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ..contract import OUTPUTS, TEXT_OUTPUT
+from ..contract import ERROR_CODES, OUTPUTS, TEXT_OUTPUT
 from ..engine import create_executor, read_settings
 from ..generation import Failure, RequestError
 from ..service import Service
@@ -57,7 +57,8 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Start every request and return; answers are sent through the response senders."""
         for request in requests:
-            channel = TritonChannel(request.get_response_sender())
+            with_code = json.loads(request.parameters() or "{}").get(ERROR_CODES) is True
+            channel = TritonChannel(request.get_response_sender(), with_code)
             try:
                 self._start(request, channel)
             except RequestError as error:
@@ -98,10 +99,12 @@ class TritonPythonModel:
 
 
 class TritonChannel:
-    """A request's response sender as a `sessions.Channel`."""
+    """A request's response sender as a `sessions.Channel`. `with_code` puts the code of an error
+    before its message."""
 
-    def __init__(self, sender: Any) -> None:
+    def __init__(self, sender: Any, with_code: bool) -> None:
         self._sender = sender
+        self._with_code = with_code
 
     def send(self, outputs: dict[str, Any], final: bool) -> None:
         """Send tensors of shape [1], typed as `config.pbtxt` declares them."""
@@ -113,6 +116,8 @@ class TritonChannel:
 
     def send_error(self, message: str, failure: Failure) -> None:
         """Send an error and nothing after it."""
+        if self._with_code:
+            message = f"{failure.value}: {message}"
         error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, failure.value))
         self._respond(pb_utils.InferenceResponse([], error), final=True)
 

@@ -44,7 +44,10 @@ def start(scratch: Path, log: Path) -> Iterator[Start]:
     with log.open("w+b") as output:
 
         def run(*programs: str, grace: float = PATIENCE_S) -> Supervised:
-            children = [Child((sys.executable, "-c", text), dict(os.environ)) for text in programs]
+            children = [
+                Child("program", (sys.executable, "-c", text), dict(os.environ))
+                for text in programs
+            ]
             supervised = Supervised(
                 children,
                 scratch=scratch,
@@ -156,8 +159,8 @@ def test_children_and_files_go_when_the_supervisor_is_killed(
 
 def test_a_child_that_cannot_start_ends_all(scratch: Path) -> None:
     children = [
-        Child((sys.executable, "-c", STUBBORN), dict(os.environ)),
-        Child(("/nowhere/program",), {}),
+        Child("program", (sys.executable, "-c", STUBBORN), dict(os.environ)),
+        Child("program", ("/nowhere/program",), {}),
     ]
     with tempfile.TemporaryFile() as output:
         supervised = Supervised(

@@ -72,8 +72,8 @@ class ResponseSender:
 
 
 class InferenceRequest:
-    def __init__(self, tensors, request_id=""):
-        self._tensors, self._id = tensors, request_id
+    def __init__(self, tensors, request_id="", parameters=""):
+        self._tensors, self._id, self._parameters = tensors, request_id, parameters
         self.sender = ResponseSender()
 
     def inputs(self):
@@ -81,6 +81,9 @@ class InferenceRequest:
 
     def request_id(self):
         return self._id
+
+    def parameters(self):
+        return self._parameters
 
     def get_response_sender(self):
         return self.sender
