@@ -33,7 +33,7 @@ from .contract import (
 from .generation import Failure, GenerationRequest, RequestError, Step, TokenLogprob
 from .recorder import Recorder
 
-POLL_SECONDS: Final = 0.05
+POLL_SECONDS: Final = 0.1
 """How often disconnected clients are looked for. Asking Triton after every token instead would cost
 more than everything else that is done for a token."""
 

@@ -185,19 +185,28 @@ class TextStage:
         stop: str = "",
         taken: int = 0,
     ) -> None:
+        text = reasoning = ""
+        calls: tuple[Call, ...] = ()
+        for event in events:
+            if isinstance(event, Content):
+                text += event.text
+            elif isinstance(event, Reasoning):
+                reasoning += event.text
+            else:
+                calls += (event,)
         usage = None
         if finish:
             usage = Usage(len(self._prepared.prompt), self._count, self._reasoning_count)
         added, self._sent = self._count - self._sent, self._count
         self._sink.step(
             Step(
-                "".join(event.text for event in events if isinstance(event, Content)),
+                text,
                 finish,
                 stop,
                 self._logprob,
                 step.metrics,
-                "".join(event.text for event in events if isinstance(event, Reasoning)),
-                tuple(event for event in events if isinstance(event, Call)),
+                reasoning,
+                calls,
                 self._logprobs(step, taken),
                 usage,
                 added,

@@ -51,6 +51,8 @@ class StopWords:
 
     def push(self, text: str) -> tuple[str, str | None]:
         """(text that is safe to send, the stop word met or None). After a stop word, no more."""
+        if not self._words:
+            return text, None
         held = self._held + text
         met = min(
             ((held.find(word), word) for word in self._words if word in held),

@@ -155,7 +155,7 @@ def test_load_cancellation_and_overload(
 ) -> None:
     """Two of three slow answers run, one waits, and they end when they are cancelled."""
     before = scrape(server)[0]
-    names = [f"slow-{number}" for number in range(3)]
+    names = [f"slow-and-stoppable-{number}" for number in range(3)]
     with ThreadPoolExecutor(len(names)) as clients:
         sent = [
             clients.submit(generate, server, "slow", id=name, sampling_param_max_tokens=3000)
