@@ -59,7 +59,8 @@ def serving(
     script: Path | None = None,
     grace: float = contract.GRACE_SECONDS,
     openai: Endpoint | None = None,
-    trace: Sequence[str] = (),) -> Iterator[LocalServer]:
+    trace: Sequence[str] = (),
+) -> Iterator[LocalServer]:
     """Serve `bundle` until the block ends; the server is ready when the block begins.
 
     When the block ends, live requests have `grace` seconds to end. The bundle's code runs: check it
@@ -135,10 +136,11 @@ def serve(
         progress: Receives what is being done.
 
     Raises `UsageError` for an unknown executor, a script that does not go with it, keys without an
-    endpoint, or a setting of tracing that is none, `BadInputError` for a directory without a bundle,
-    a script that cannot be played, a file without keys or a port that is taken, `CheckFailedError`
-    for a bundle that is incomplete or does not start, or whose files or code are not as they should
-    be.    """
+    endpoint, or a setting of tracing that is none, `BadInputError` for a directory without a
+    bundle, a script that cannot be played, a file without keys or a port that is taken,
+    `CheckFailedError` for a bundle that is incomplete or does not start, or whose files or code are
+    not as they should be.
+    """
     progress = progress or Silent()
     _check_settings(trace_config)
     answers = _checked_script(executor, script)

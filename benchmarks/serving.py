@@ -255,7 +255,7 @@ async def soak(server: LocalServer, seconds: float, clients: int, seed: int) -> 
             pass
 
     async def work(number: int) -> None:
-        choose = random.Random(seed * 1000 + number)  # noqa: S311 - a load, not a secret
+        choose = random.Random(seed * 1000 + number)
         kinds = [answered, answered, answered, leaves, cancels, refused]
         async with grpc.InferenceServerClient(server.grpc_url) as client:
             while time.monotonic() < end:
