@@ -131,9 +131,9 @@ def dry_run(job: Job) -> DryRunResult:
         steps.append(BuildStep(stage.name, "make" if why else "keep", stage.what, why))
     if steps[0].action == "keep":
         return DryRunResult(job.out, tuple(steps), None, (), job.plan.concessions)
-    fetch = fetch_plan(job.source, job.options)  # before small files are fetched to check them
-    purpose = "recording golden outputs"
-    warnings = require_checkpoint_needs(job.source, job.options, job.out / CHECKPOINT, purpose)
+    place, purpose = job.out / CHECKPOINT, "recording golden outputs"
+    fetch = fetch_plan(job.source, job.options, place)  # before small files are fetched
+    warnings = require_checkpoint_needs(job.source, job.options, place, purpose)
     return DryRunResult(job.out, tuple(steps), fetch, warnings, job.plan.concessions)
 
 

@@ -155,7 +155,7 @@ def quantize_source(
     source = checkpoint if isinstance(checkpoint, Source) else open_source(checkpoint)
     source.opened.require_unquantized()  # before anything heavy is imported
     require_low_disk_source(source, options)
-    fetch = fetch_plan(source, options)  # before small files are fetched to check them
+    fetch = fetch_plan(source, options, out)  # before small files are fetched to check them
     warnings = require_checkpoint_needs(source, options, out)
     if fetch is not None and on_fetch is not None:
         on_fetch(fetch)

@@ -32,8 +32,9 @@ class Weights:
     passing: bool = False
 
 
-def fetch_plan(source: Source, options: Options) -> dict[str, Any] | None:
-    """What will be downloaded, where to, and the disk space it takes; None for nothing."""
+def fetch_plan(source: Source, options: Options, place: Path) -> dict[str, Any] | None:
+    """What will be downloaded, where to, and the disk space that this takes with the output at
+    `place`; None for nothing."""
     if source.snapshot is None:
         return None
     from ..hub.fetch import plan_fetch
@@ -41,13 +42,16 @@ def fetch_plan(source: Source, options: Options) -> dict[str, Any] | None:
     plan = plan_fetch(source.snapshot, options.low_disk)
     if not plan.files:
         return None
-    least, most = _disk(source, options, _output_bytes(source, options))
+    least, most = _disk(source, options, _output_bytes(source, options, place))
     return {**plan.to_json(), "disk_bytes": least, "disk_bytes_overlapped": most}
 
 
-def _output_bytes(source: Source, options: Options, out: Path | None = None) -> int:
+def _output_bytes(source: Source, options: Options, place: Path) -> int:
+    """Bytes of the output at `place`. A shard that becomes a link there takes none, but where each
+    shard is deleted once its output is written."""
     from ..quantize.stream import bytes_needed
 
+    out = None if options.low_disk else place
     return bytes_needed(source.opened, options.recipe, options.layout, out)
 
 
@@ -64,11 +68,11 @@ def _disk(source: Source, options: Options, output: int) -> tuple[int, int]:
 def require_disk(source: Source, options: Options, place: Path, present: int = 0) -> None:
     """Raise `BadInputError` where disks have no room for the output at `place`, of which `present`
     bytes are there, and for weights that are not local."""
+    needed = _output_bytes(source, options, place)
     if options.low_disk:
-        least, _ = _disk(source, options, _output_bytes(source, options))
+        least, _ = _disk(source, options, needed)
         require_space({place: least - present})
         return
-    needed = _output_bytes(source, options, place)
     if source.snapshot is None:
         require_space({place: needed - present})
         return
@@ -105,7 +109,7 @@ def weights(
     from ..hub.passing import OVERLAPPED, PassingShards
 
     fetch_companions(snapshot)
-    _, most = _disk(source, options, _output_bytes(source, options))
+    _, most = _disk(source, options, _output_bytes(source, options, work.content))
     overlaps = free_bytes(work.content) >= most - present
     passing = PassingShards(
         snapshot,

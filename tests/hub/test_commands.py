@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ from nemotron_deploy.api.quantize import quantize_source
 from nemotron_deploy.api.quantize_options import options_for
 from nemotron_deploy.core.errors import BadInputError, RefusedError
 from nemotron_deploy.hub.client import cache_folder
+from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.model.recipes import CONSERVATIVE
 from nemotron_deploy.tests.hub.conftest import INT4, NAMES, REPOSITORY, contents, run
 from nemotron_deploy.tests.hub.stand_in import SIGNATURE, StandIn, digests
+from nemotron_deploy.tests.model.bent import both, shards
+from nemotron_deploy.tests.model.quantized_cases import FP8_FILES, NVIDIA
 
 
 def test_quantize_fetches_checks_and_records(
@@ -188,3 +192,53 @@ def test_a_flipped_bit_is_found_where_a_download_recorded_hashes(
     assert not (tmp_path / "out").exists()
     file.write_bytes(whole)
     quantize_source(str(folder), options_for(CONSERVATIVE["int4"], smooth=False), tmp_path / "out")
+
+
+def test_a_quantized_repository_is_fetched_and_taken_over(hub: StandIn, tmp_path: Path) -> None:
+    """Its shards lie on the disk once, in the cache; the plan of the download counts them once."""
+    repository = "example/nemotron-h-small-fp8"
+    published = tmp_path / "published"
+    shutil.copytree(TINY, published)
+    both(NVIDIA, FP8_FILES, shards(3))(published)
+    hub.repositories[repository] = published
+    out = tmp_path / "bundle"
+    command = ["build", "--checkpoint", repository, "--gpu", "h100", "--context", "4096",
+               "--out", str(out)]  # fmt: skip
+    planned = json.loads(run(*command, "--dry-run", "--json").stdout)
+    names = sorted(path.name for path in published.glob("*.safetensors"))
+    assert not set(names) & set(hub.fetched())
+    assert not out.exists()
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    checkpoint = out / "checkpoint"
+    cached = {path.name: path for path in cache_folder(repository).rglob("*.safetensors")}
+    assert sorted(cached) == names
+    assert all((checkpoint / name).samefile(cached[name]) for name in names)
+    whole = sum((published / name).stat().st_size for name in names)
+    others = sum(p.stat().st_size for p in checkpoint.iterdir() if p.name not in names)
+    assert planned["fetch"]["disk_bytes"] == pytest.approx(whole + others, rel=0.02)
+    assert planned["fetch"]["disk_bytes"] < 1.5 * whole
+    record = json.loads((out / "bundle.json").read_text())
+    assert record["asked"]["quant"] == "fp8"
+    golden = json.loads((out / "engine/golden.json").read_text())
+    assert "was quantized already" in golden["note"]
+
+
+def test_low_disk_takes_a_quantized_repository_over(hub: StandIn, tmp_path: Path) -> None:
+    """Nothing is linked: each shard passes through and is deleted."""
+    repository = "example/nemotron-h-small-fp8"
+    published = tmp_path / "published"
+    shutil.copytree(TINY, published)
+    both(NVIDIA, FP8_FILES, shards(3))(published)
+    hub.repositories[repository] = published
+    out = tmp_path / "bundle"
+    command = ["build", "--checkpoint", repository, "--gpu", "h100", "--context", "4096",
+               "--out", str(out), "--low-disk"]  # fmt: skip
+    whole = sum(path.stat().st_size for path in published.glob("*.safetensors"))
+    planned = json.loads(run(*command, "--dry-run", "--json").stdout)
+    assert planned["fetch"]["disk_bytes"] > whole
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    assert not list(cache_folder(repository).rglob("model-*.safetensors"))
+    for path in published.glob("*.safetensors"):
+        assert (out / "checkpoint" / path.name).read_bytes() == path.read_bytes()
