@@ -109,9 +109,10 @@ class Engine(Protocol):
         of it is what `workload` chooses."""
 
     def server_bytes(
-        self, model: Model, recipe: Recipe, gpus: int, serving: Serving
+        self, model: Model, recipe: Recipe, gpus: int, serving: Serving, rule: Rule
     ) -> Mapping[str, int]:
-        """Bytes that a server takes on each GPU beside weights and caches, by what they are for."""
+        """Bytes that a server of what `rule` decides takes on the fullest GPU beside weights and
+        caches, by what they are for."""
 
     def cache(self, free: int, state: int, kv_per_token: int, serving: Serving) -> Cache:
         """The division of `free` bytes of one GPU, with so many bytes of Mamba state for each

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ...model.recipe import Recipe
 from ...model.spec import Gpu, Serving
 from ..engines.base import Cache, Engine
+from ..engines.rules import Rule
 from .holdings import Holdings
 
 
@@ -37,13 +38,20 @@ class Memory:
 
 
 def memory(
-    held: Holdings, recipe: Recipe, gpu: Gpu, gpus: int, engine: Engine, serving: Serving
+    held: Holdings,
+    recipe: Recipe,
+    gpu: Gpu,
+    gpus: int,
+    engine: Engine,
+    serving: Serving,
+    rule: Rule,
 ) -> Memory:
-    """Memory of each of `gpus` GPUs, the fullest, with the server configured as `serving`."""
+    """Memory of the fullest of `gpus` GPUs, with the server configured as `serving` for what `rule`
+    decides."""
     fixed = {
         "driver": gpu.memory_bytes - gpu.cuda_bytes,
         "weights": held.weight_bytes(gpus),
-        **engine.server_bytes(held.model, recipe, gpus, serving),
+        **engine.server_bytes(held.model, recipe, gpus, serving, rule),
     }
     left = gpu.memory_bytes - sum(fixed.values())
     state = held.state_bytes_per_sequence(serving.state_dtype, gpus)

@@ -114,7 +114,7 @@ class Judge:
         return self._held[quant.recipe]
 
     def memory(self, candidate: Candidate, serving: Serving) -> Memory:
-        """The memory of each GPU when the server is configured as `serving`."""
+        """The memory of the fullest GPU when the server is configured as `serving`."""
         return memory(
             self.held(candidate.quant),
             candidate.quant.recipe,
@@ -122,13 +122,18 @@ class Judge:
             candidate.workload.gpus,
             candidate.engine,
             serving,
+            self._rule(candidate),
         )
+
+    def _rule(self, candidate: Candidate) -> Rule:
+        """The engine's support rule for the candidate."""
+        roles = self.held(candidate.quant).quantized
+        return candidate.engine.rule(candidate.gpu, candidate.quant, roles)
 
     def verdict(self, candidate: Candidate) -> Verdict:
         """Whether the candidate can be served, and how."""
         workload, engine = candidate.workload, candidate.engine
-        recipe, held = candidate.quant.recipe, self.held(candidate.quant)
-        rule = engine.rule(candidate.gpu, candidate.quant, held.quantized)
+        recipe, rule = candidate.quant.recipe, self._rule(candidate)
         if self.model.planned_only is not None:
             rule = rule.only_planned(self.model.planned_only)
         context = workload.context or max(

@@ -11,6 +11,7 @@ from ....model.architecture import Model, Role
 from ....model.formats import Quant
 from ....model.recipe import Recipe
 from ....model.spec import Architecture, EnginePart, Gpu, Plan, Serving, Workload
+from ....runtime.contract import SINGLE_PROCESS
 from ..base import Fallback, OnCompiled
 from ..rules import Rule
 from . import directory, experts, hardware
@@ -77,10 +78,11 @@ class TensorRtLlm:
         return settings.fallbacks(workload)
 
     def server_bytes(
-        self, model: Model, recipe: Recipe, gpus: int, serving: Serving
+        self, model: Model, recipe: Recipe, gpus: int, serving: Serving, rule: Rule
     ) -> Mapping[str, int]:
-        """Bytes that a server takes on each GPU beside weights and caches."""
-        return server_bytes(model, recipe, gpus, serving)
+        """Bytes that a server takes on the fullest GPU beside weights and caches."""
+        single_process = SINGLE_PROCESS.name in _environment(rule, gpus)
+        return server_bytes(model, recipe, gpus, serving, single_process)
 
     def cache(self, free: int, state: int, kv_per_token: int, serving: Serving) -> BlockCache:
         """The division of `free` bytes of one GPU, by the rules of this release."""
@@ -124,7 +126,7 @@ class TensorRtLlm:
             backend=rule.backend or self.release.backend,
             plugin=rule.plugin,
             args=args,
-            env=(rule.env_one_gpu or {}) if workload.gpus == 1 else {},
+            env=_environment(rule, workload.gpus),
             needs=rule.needs,
             evidence=hardware.evidence(rule, gpu),
             tested_on=hardware.tested_on(rule, gpu),
@@ -172,3 +174,8 @@ class TensorRtLlm:
     def check(self, target: Path) -> list[Check]:
         """Check the engine directory of a bundle."""
         return directory.check(target)
+
+
+def _environment(rule: Rule, gpus: int) -> Mapping[str, str]:
+    """The environment of a server on `gpus` GPUs."""
+    return (rule.env_one_gpu or {}) if gpus == 1 else {}

@@ -16,6 +16,11 @@ GIB: Final = 2**30
 RUNTIME_BYTES: Final = int(1.3 * GIB)
 """Of one process, outside torch: CUDA context and libraries (TensorRT-LLM issue 10580)."""
 
+PARENT_BYTES: Final = 592 * 2**20
+"""The CUDA context of the process that starts the workers, on the first GPU: TensorRT-LLM issue
+10580 has it beside a worker of Nano. In issue 1604, a process that computes on another GPU holds
+520 MiB. A worker in the server's own process has no such parent."""
+
 NCCL_BYTES: Final = int(0.41 * GIB)
 """More of that with several GPUs: 0.54 instead of 0.13 GiB in vLLM's logs of two H100 and one."""
 
@@ -97,11 +102,16 @@ class BlockCache:
         return sequences * self.state + max(0, self.kv_budget(sequences))
 
 
-def server_bytes(model: Model, recipe: Recipe, gpus: int, serving: Serving) -> dict[str, int]:
-    """Bytes that a server takes on each of `gpus` GPUs beside weights and caches."""
+def server_bytes(
+    model: Model, recipe: Recipe, gpus: int, serving: Serving, single_process: bool
+) -> dict[str, int]:
+    """Bytes that a server takes on the first of `gpus` GPUs, which is the fullest, beside weights
+    and caches. `single_process` is whether the worker is in the process of the server."""
     activations = activation_bytes(model, recipe, serving.step_tokens, gpus)
     graphs = len(graph_batches(serving.graph_batch))
+    parent = {} if single_process else {"parent_process": PARENT_BYTES}
     return {
+        **parent,
         "runtime": RUNTIME_BYTES + (NCCL_BYTES if gpus > 1 else 0),
         "workspace": SCRATCH_BYTES + int(SLACK * activations),
         "activations": activations,

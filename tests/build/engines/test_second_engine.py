@@ -78,7 +78,7 @@ class StandIn:
         return ()
 
     def server_bytes(
-        self, model: Model, recipe: Recipe, gpus: int, serving: Serving
+        self, model: Model, recipe: Recipe, gpus: int, serving: Serving, rule: Rule
     ) -> Mapping[str, int]:
         return {"everything": 2**30}
 

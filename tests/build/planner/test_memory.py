@@ -37,7 +37,8 @@ def room(
     recipe = CONSERVATIVE[quant]
     held, target = holdings(nano(), recipe), engine("tensorrt-llm", version)
     serving = target.serving(recipe, Workload(**workload))
-    return memory(held, recipe, gpu(key), count, target, serving)
+    rule = target.rule(gpu(key), QUANTS[quant], held.quantized)
+    return memory(held, recipe, gpu(key), count, target, serving, rule)
 
 
 def large() -> Model:
@@ -144,6 +145,20 @@ def test_memory_beside_weights_and_cache_agrees_with_a_published_log() -> None:
     fixed = room(max_num_tokens=16384).fixed
     other = fixed["runtime"] + fixed["workspace"] + fixed["activations"]
     assert other / 2**30 == pytest.approx(0.9 * 79.11 - 58.91 - 7.37, rel=0.02)
+
+
+@pytest.mark.parametrize(("quant", "count"), [("bf16", 1), ("fp8", 1), ("int4", 2)])
+def test_a_worker_of_its_own_has_a_parent_with_a_context(quant: str, count: int) -> None:
+    """TensorRT-LLM issue 10580: of an H100's 79.11 GiB, 592 MiB are another process's, and a worker
+    with 67.16 GiB allocated and 6.90 GiB reserved besides takes 75.36."""
+    fixed = room(quant=quant, count=count).fixed
+    assert fixed["parent_process"] == 592 * 2**20
+    assert room().fixed["runtime"] / 2**30 == pytest.approx(75.36 - 67.16 - 6.90, abs=0.01)
+
+
+def test_a_worker_in_the_servers_process_has_none() -> None:
+    assert "parent_process" not in room(quant="int4").fixed
+    assert planned("h100", "int4").engine.env == {"TLLM_WORKER_USE_SINGLE_PROCESS": "1"}
 
 
 def test_cuda_graphs_agree_with_published_logs() -> None:
