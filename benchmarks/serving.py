@@ -224,67 +224,83 @@ ANSWERS: Final = [
 SHORT: Final = PIECE.encode() * 40
 
 
-async def soak(server: LocalServer, seconds: float, clients: int, seed: int) -> dict[str, Any]:
-    """Clients that do what clients do, for `seconds`; what came of it."""
-    counts: Counter[str] = Counter()
-    memory: list[float] = []
-    end = time.monotonic() + seconds
+class Soak:
+    """Clients that do to a server what clients do."""
 
-    async def answered(client: Any, _: str) -> None:
-        assert await whole(client, text_input="short") == SHORT
+    def __init__(self, server: LocalServer, seconds: float, seed: int) -> None:
+        self._server = server
+        self._seconds = seconds
+        self._seed = seed
+        self._counts: Counter[str] = Counter()
+        self._end = time.monotonic() + seconds
+        self._kinds = (self.answered, self.answered, self.leaves, self.cancels, self.refused)
 
-    async def leaves(client: Any, _: str) -> None:
-        async with grpc.InferenceServerClient(server.grpc_url) as own:
+    async def run(self, clients: int) -> dict[str, Any]:
+        """Let `clients` of them work, and say what came of it."""
+        samples = asyncio.create_task(self._memory())
+        await asyncio.gather(*(self._work(number) for number in range(clients)))
+        memory = await samples
+        warm, last = memory[len(memory) // 4 : len(memory) // 2], memory[-len(memory) // 4 :]
+        before, after = statistics.mean(warm), statistics.mean(last)
+        failed = {name: n for name, n in self._counts.items() if name.startswith("failed")}
+        return {
+            "seconds": self._seconds,
+            "clients": clients,
+            "requests": dict(sorted(self._counts.items())),
+            "failed": sum(failed.values()),
+            "sequences_left": await settled(self._server),
+            "memory_mb": [round(before, 1), round(after, 1)],
+            "memory_growth": round(after / before - 1, 4),
+            "wanted": {"failed": 0, "sequences_left": 0, "memory_growth": WANTED["memory_growth"]},
+        }
+
+    async def answered(self, client: Any, _: str) -> None:
+        """A request that is answered whole."""
+        assert await whole(client, text_input="short") == SHORT, "another answer"
+
+    async def leaves(self, client: Any, _: str) -> None:
+        """A client whose connection closes after the first token."""
+        async with grpc.InferenceServerClient(self._server.grpc_url) as own:
             async for _text in stream(own, text_input="long"):
                 break
 
-    async def cancels(client: Any, name: str) -> None:
-        with suppress(InferenceServerException):
+    async def cancels(self, client: Any, name: str) -> None:
+        """A request that is cancelled by its id after the first token."""
+        try:
             async for _text in stream(client, request_id=name, text_input="long"):
-                await whole_stop(client, name)
+                async for _stopped in stream(client, request_id=name, stop=True):
+                    pass
+        except InferenceServerException:
+            return
+        raise AssertionError("not cancelled")
 
-    async def refused(client: Any, _: str) -> None:
+    async def refused(self, client: Any, _: str) -> None:
+        """A bad request."""
         try:
             await whole(client, text_input="short", sampling_param_top_p=2.0)
         except InferenceServerException:
             return
         raise AssertionError("a bad request was answered")
 
-    async def whole_stop(client: Any, name: str) -> None:
-        async for _text in stream(client, request_id=name, stop=True):
-            pass
-
-    async def work(number: int) -> None:
-        choose = random.Random(seed * 1000 + number)
-        kinds = [answered, answered, answered, leaves, cancels, refused]
-        async with grpc.InferenceServerClient(server.grpc_url) as client:
-            while time.monotonic() < end:
-                kind = choose.choice(kinds)
-                counts[f"sent {kind.__name__}"] += 1
+    async def _work(self, number: int) -> None:
+        choose = random.Random(self._seed * 1000 + number)
+        async with grpc.InferenceServerClient(self._server.grpc_url) as client:
+            while time.monotonic() < self._end:
+                kind = choose.choice(self._kinds)
+                self._counts[f"sent {kind.__name__}"] += 1
+                name = f"a-request-that-can-be-stopped-{number}-{self._counts.total()}"
                 try:
-                    await kind(client, f"a-request-that-can-be-stopped-{number}-{counts.total()}")
+                    await kind(client, name)
                 except (AssertionError, InferenceServerException, AioRpcError) as error:
-                    counts[f"failed {kind.__name__}: {error}"[:100]] += 1
+                    self._counts[f"failed {kind.__name__}: {error}"[:100]] += 1
 
-    async def watch() -> None:
-        while time.monotonic() < end:
-            memory.append(memory_mb(server.pid))
+    async def _memory(self) -> list[float]:
+        """MB, once a second."""
+        samples = []
+        while time.monotonic() < self._end:
+            samples.append(memory_mb(self._server.pid))
             await asyncio.sleep(1)
-
-    await asyncio.gather(watch(), *(work(number) for number in range(clients)))
-    left = await settled(server)
-    warm, last = memory[len(memory) // 4 : len(memory) // 2], memory[-len(memory) // 4 :]
-    growth = statistics.mean(last) / statistics.mean(warm) - 1
-    return {
-        "seconds": seconds,
-        "clients": clients,
-        "requests": dict(sorted(counts.items())),
-        "failed": sum(n for name, n in counts.items() if name.startswith("failed")),
-        "sequences_left": left,
-        "memory_mb": [round(statistics.mean(warm), 1), round(statistics.mean(last), 1)],
-        "memory_growth": round(growth, 4),
-        "wanted": {"failed": 0, "sequences_left": 0, "memory_growth": WANTED["memory_growth"]},
-    }
+        return samples
 
 
 async def settled(server: LocalServer, within: float = 10.0) -> float:
@@ -345,7 +361,7 @@ def main() -> None:
         measured = cost(given.streams, given.tokens, given.pace_ms, given.rounds)
     elif given.what == "soak":
         with serving(ANSWERS) as server:
-            measured = asyncio.run(soak(server, given.minutes * 60, given.streams, given.seed))
+            measured = asyncio.run(Soak(server, given.minutes * 60, given.seed).run(given.streams))
     else:
         with serving(paced) as server:
             measured = asyncio.run(sigterm(server, given.streams, given.tokens))
