@@ -33,6 +33,7 @@ class Ports:
     http: int | None = None
     grpc: int | None = None
     metrics: int | None = None
+    health: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ def serving(
         http_port=ports.http,
         grpc_port=ports.grpc,
         metrics_port=ports.metrics,
+        health_port=ports.health,
         openai=openai,
         grace=grace,
         trace=trace,
@@ -107,6 +109,7 @@ def serve(
     http_port: int | None = None,
     grpc_port: int | None = None,
     metrics_port: int | None = None,
+    health_port: int | None = None,
     openai_port: int | None = None,
     api_keys: str | Path | None = None,
     grace: float = contract.GRACE_SECONDS,
@@ -124,7 +127,7 @@ def serve(
         executor: `trtllm`, `reference` (on the CPU), `scripted` (answers from a file), or `auto`
             for the one of the first two that works here.
         script: The file of answers for `scripted`.
-        http_port, grpc_port, metrics_port: Ports to listen on; None takes a free one.
+        http_port, grpc_port, metrics_port, health_port: Ports to listen on; None takes a free one.
         openai_port: The port for OpenAI clients; None offers no endpoint for them.
         api_keys: A file with one API key a line. With keys, the endpoint is reached from other
             machines; without, only from this one.
@@ -149,7 +152,7 @@ def serve(
     endpoint = None if openai_port is None else Endpoint(opened.model_name, openai_port, keys)
     trusted = require_trusted(opened, verify, trust_code, progress)
     progress.step("start tritonserver")
-    ports = Ports(http_port, grpc_port, metrics_port)
+    ports = Ports(http_port, grpc_port, metrics_port, health_port)
     with serving(
         opened,
         executor,

@@ -6,7 +6,15 @@ from typing import Any, Final
 
 from ..model.spec import Deployment
 from ..runtime import contract
-from .sizing import CONNECTION_AGE_S, EXIT_TIMEOUT_S, PRE_STOP_S, RESPONSE_POOL, Sizes, quantity
+from .sizing import (
+    CONNECTION_AGE_S,
+    DEAD_GRACE_S,
+    EXIT_TIMEOUT_S,
+    PRE_STOP_S,
+    RESPONSE_POOL,
+    Sizes,
+    quantity,
+)  # fmt: skip
 
 BUNDLE: Final = "/bundle"
 """Where the serving container finds the bundle; read-only in every overlay."""
@@ -101,16 +109,22 @@ def environment(deployment: Deployment) -> dict[str, str]:
         contract.XDG_CACHE_HOME.name: f"{_CACHE}/xdg",
         **contract.engine_caches(_CACHE),
         contract.CACHE.name: f"{_CACHE}/nemo-deploy",
+        contract.HEALTH_ADDRESS.name: f"0.0.0.0:{contract.HEALTH.number}",
+        contract.TRITON_ADDRESS.name: f"127.0.0.1:{contract.HTTP.number}",
         **deployment.env,
     }
 
 
 def _probes(startup_s: int) -> dict[str, Any]:
-    """Kubernetes starts the other two probes only after the startup probe has passed."""
+    """Kubernetes starts the other two probes only after the startup probe has passed.
+
+    Triton itself would report a model as ready that makes no progress, so the model's guard is
+    asked. It decides only after a while, so that one answer is enough.
+    """
 
     def probe(state: str, period_s: int, failures: int, timeout_s: int) -> dict[str, Any]:
         return {
-            "httpGet": {"path": f"/v2/health/{state}", "port": "http"},
+            "httpGet": {"path": f"/{state}", "port": contract.HEALTH.name},
             "periodSeconds": period_s,
             "failureThreshold": failures,
             "timeoutSeconds": timeout_s,
@@ -118,8 +132,8 @@ def _probes(startup_s: int) -> dict[str, Any]:
 
     return {
         "startupProbe": probe("ready", 10, startup_s // 10, 5),
-        "readinessProbe": probe("ready", 5, 2, 5),
-        "livenessProbe": probe("live", 10, 6, 10),
+        "readinessProbe": probe("ready", 3, 1, 5),
+        "livenessProbe": probe("live", 10, 3, 10) | {"terminationGracePeriodSeconds": DEAD_GRACE_S},
     }
 
 

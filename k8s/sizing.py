@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..model.spec import Deployment
+from ..runtime import contract
 
 GIB: Final = 2**30
 
@@ -23,8 +24,11 @@ CONNECTION_AGE_S: Final = 10
 `PRE_STOP_S`; otherwise a client stays connected to a draining pod, which refuses its new streams.
 No grace period is set: it would cut every longer stream, at any time."""
 
-EXIT_TIMEOUT_S: Final = 60
+EXIT_TIMEOUT_S: Final = contract.GRACE_SECONDS
 """How long Triton waits for running generations."""
+
+DEAD_GRACE_S: Final = 30
+"""Time to end for a model that is not live: it has no generation that could end by itself."""
 
 GRACE_MARGIN_S: Final = 15
 """Unloading the model after the last generation."""

@@ -366,7 +366,10 @@ class Port:
 HTTP: Final = Port("http", 8000, "Inference and health over HTTP.")
 GRPC: Final = Port("grpc", 8001, "Inference and health over gRPC.")
 METRICS_PORT: Final = Port("metrics", 8002, "Prometheus metrics at /metrics.")
-TRITON_PORTS: Final = (HTTP, GRPC, METRICS_PORT)
+HEALTH: Final = Port(
+    "health", 8003, "Whether the model is ready and live, at /ready and /live: it makes progress."
+)
+TRITON_PORTS: Final = (HTTP, GRPC, METRICS_PORT, HEALTH)
 OPENAI: Final = Port("openai", 9000, "OpenAI's API over HTTP, and its health at /health.")
 PORTS: Final = (*TRITON_PORTS, OPENAI)
 
@@ -397,6 +400,38 @@ EXECUTOR: Final = Variable(
 )
 SCRIPT: Final = Variable(
     "NEMO_DEPLOY_SCRIPT", "The file of answers that the executor `scripted` plays.", passed=True
+)
+MAX_WAITING: Final = Variable(
+    "NEMO_DEPLOY_MAX_WAITING",
+    "How many requests may wait beside those that are generated. More are refused at once.",
+    "the parameter `max_waiting` of config.pbtxt, 256",
+    passed=True,
+)
+TRUSTING: Final = Variable(
+    "NEMO_DEPLOY_TRUSTING_CLIENTS",
+    "1 lets `stop` end requests with ids of any length, for clients that trust each other.",
+    "0",
+    passed=True,
+)
+STALL: Final = Variable(
+    "NEMO_DEPLOY_STALL_SECONDS",
+    "Without a generated token for so long, the model is not ready.",
+    "6",
+    passed=True,
+)
+DEAD: Final = Variable(
+    "NEMO_DEPLOY_DEAD_SECONDS",
+    "Without a generated token for so long, the model is not live.",
+    "120",
+    passed=True,
+)
+HEALTH_ADDRESS: Final = Variable(
+    "NEMO_DEPLOY_HEALTH_ADDRESS",
+    "The `host:port` at which the model says whether it is ready and live. Set for every server.",
+)
+TRITON_ADDRESS: Final = Variable(
+    "NEMO_DEPLOY_TRITON_ADDRESS",
+    "The `host:port` at which the health of Triton itself is asked for. Set for every server.",
 )
 GOLDEN: Final = Variable(
     "NEMO_DEPLOY_GOLDEN",
@@ -524,7 +559,8 @@ _SYSTEM: Final = (
 )
 
 VARIABLES: Final = (
-    EXECUTOR, SCRIPT, GOLDEN, CACHE, DEBUG, SOURCE_DATE, SINGLE_PROCESS, TRTLLM_LOG_LEVEL,
+    EXECUTOR, SCRIPT, MAX_WAITING, TRUSTING, STALL, DEAD, HEALTH_ADDRESS, TRITON_ADDRESS,
+    GOLDEN, CACHE, DEBUG, SOURCE_DATE, SINGLE_PROCESS, TRTLLM_LOG_LEVEL,
     TRITON_CACHE, INDUCTOR_CACHE, ASSEMBLER, AUTOTUNER_CACHE, XDG_CACHE_HOME, HF_OFFLINE,
     TRANSFORMERS_OFFLINE, HF_CACHE, HF_SHARED_BLOBS, HF_ENDPOINT, HF_TOKEN, OMP_THREADS,
     SPIN_COUNT, PYTHONPATH, NO_BYTECODE, TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION, INTERPRET,

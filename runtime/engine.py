@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .contract import EXECUTOR, EXECUTORS, SCRIPT
+from .contract import (
+    DEAD,
+    EXECUTOR,
+    EXECUTORS,
+    MAX_WAITING,
+    SCRIPT,
+    STALL,
+    TRUSTING,
+    Variable,
+)  # fmt: skip
 from .generation import Executor, StartError
 from .yaml_reader import read_yaml_document
 
@@ -23,6 +33,9 @@ class Settings:
     max_active: int
     max_waiting: int
     script: Path | None = None
+    trusting: bool = False
+    stall: float = float(STALL.default)
+    dead: float = float(DEAD.default)
 
     @property
     def checkpoint(self) -> Path:
@@ -49,8 +62,11 @@ def read_settings(model_directory: Path, parameters: Mapping[str, str]) -> Setti
         bundle,
         executor,
         _count(parameters, "max_active"),
-        _count(parameters, "max_waiting"),
+        _count({**parameters, **_given("max_waiting", MAX_WAITING)}, "max_waiting"),
         Path(script) if script else None,
+        os.environ.get(TRUSTING.name, "") not in ("", "0"),
+        _seconds(STALL),
+        _seconds(DEAD),
     )
 
 
@@ -97,6 +113,23 @@ def read_llm_args(bundle: Path) -> dict[str, Any]:
         return _mapping(path, read_yaml_document(path))
     except (OSError, ValueError) as error:
         raise StartError(f"{path}: cannot be read: {error}") from error
+
+
+def _given(parameter: str, variable: Variable) -> dict[str, str]:
+    """The value of a parameter that the environment overrides, where it does."""
+    value = os.environ.get(variable.name)
+    return {parameter: value} if value else {}
+
+
+def _seconds(variable: Variable) -> float:
+    text = os.environ.get(variable.name) or variable.default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise StartError(f"${variable.name} must be a number of seconds above 0, got {text!r}")
+    return seconds
 
 
 def _mapping(path: Path, value: Any) -> dict[str, Any]:

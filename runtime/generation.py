@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from .answers import Call
 from .golden import Forced, Scores, Tokens
@@ -30,12 +30,27 @@ class StartError(RuntimeError):
 
 
 class Failure(Enum):
-    """Why a request ended without an answer; the values are names of Triton's error codes."""
+    """Why a request ended without an answer."""
 
-    INVALID = "INVALID_ARG"
-    UNAVAILABLE = "UNAVAILABLE"
-    CANCELLED = "CANCELLED"
-    INTERNAL = "INTERNAL"
+    INVALID = "invalid"
+    UNAVAILABLE = "unavailable"
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    INTERNAL = "internal"
+
+    @property
+    def triton_code(self) -> str:
+        """The name of Triton's error code; it has none for a deadline."""
+        return _TRITON_CODES[self]
+
+
+_TRITON_CODES: Final = {
+    Failure.INVALID: "INVALID_ARG",
+    Failure.UNAVAILABLE: "UNAVAILABLE",
+    Failure.CANCELLED: "CANCELLED",
+    Failure.DEADLINE: "CANCELLED",
+    Failure.INTERNAL: "INTERNAL",
+}
 
 
 @dataclass(frozen=True, slots=True)

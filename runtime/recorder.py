@@ -26,14 +26,13 @@ from .contract import (
 from .generation import Failure
 
 OUTCOMES: Final = {
-    "INVALID": "refused",
-    "UNAVAILABLE": "overloaded",
-    "CANCELLED": "cancelled",
-    "DEADLINE": "deadline",
-    "INTERNAL": "error",
+    Failure.INVALID: "refused",
+    Failure.UNAVAILABLE: "overloaded",
+    Failure.CANCELLED: "cancelled",
+    Failure.DEADLINE: "deadline",
+    Failure.INTERNAL: "error",
 }
-"""The outcome of a request that has no answer, by the name of its `Failure`. That of an answer is
-its finish reason."""
+"""The outcome of a request that has no answer. That of an answer is its finish reason."""
 
 
 class Recorder:
@@ -49,7 +48,7 @@ class Recorder:
 
     def ended(self, end: str | Failure) -> None:
         """Count a request by the finish reason of its answer, or by why it has none."""
-        outcome = OUTCOMES[end.name] if isinstance(end, Failure) else end
+        outcome = OUTCOMES[end] if isinstance(end, Failure) else end
         with self._lock:
             self._requests[outcome] += 1
 

@@ -5,11 +5,15 @@ Everything that is the same for every executor and every server is here or in wh
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from .generation import Executor, Failure, GenerationRequest, Load, RequestError
+from .health import Health, Monitor
 from .prompts import Prompts, prompt_limit
 from .recorder import Recorder
 from .sessions import Channel, OverloadedError, Session, Sessions
@@ -17,17 +21,27 @@ from .stage import TextStage
 from .vocabulary import read_sampling_defaults
 
 PROMPT_THREADS: Final = 2
-"""Threads that render and tokenize prompts: a long prompt leaves one for the others."""
+"""Threads that read, render and tokenize prompts."""
+
+LONG_BYTES: Final = 256 * 1024
+"""Requests with more bytes than this are prepared by a thread of their own, one after another, so
+that they keep no other request waiting."""
+
+LONG_WAITING: Final = 8
+"""How many of them may wait; each is held in memory."""
 
 
 class Service:
     """Serves requests with `executor`, at most `limit` at a time.
 
-    `checkpoint` is the directory with tokenizer, chat template and generation configuration.
+    With `trusting`, clients may stop each other's requests (see `sessions`). `checkpoint` is the
+    directory with tokenizer, chat template and generation configuration.
     Raises `StartError` for one that cannot be used.
     """
 
-    def __init__(self, executor: Executor, checkpoint: Path, limit: int) -> None:
+    def __init__(
+        self, executor: Executor, checkpoint: Path, limit: int, trusting: bool = False
+    ) -> None:
         self._executor = executor
         self._prompts = Prompts(
             checkpoint,
@@ -37,8 +51,11 @@ class Service:
         )
         self.recorder = Recorder()
         """What is counted and measured. Add requests that do not get as far as `submit`."""
-        self._sessions = Sessions(limit, self.recorder)
+        self._sessions = Sessions(limit, self.recorder, trusting)
+        self._monitor: Monitor | None = None
         self._threads = ThreadPoolExecutor(PROMPT_THREADS, thread_name_prefix="prompts")
+        self._long_thread = ThreadPoolExecutor(1, thread_name_prefix="long-prompts")
+        self._long_places = threading.Semaphore(LONG_WAITING + 1)
         self.prompt_limit = prompt_limit(executor.context)
         """How many bytes a prompt may have."""
 
@@ -57,20 +74,37 @@ class Service:
         """What the executor is occupied with. May take a tenth of a second."""
         return self._executor.load
 
-    def submit(self, request_id: str, request: GenerationRequest, channel: Channel) -> None:
-        """Answer a request through `channel`, from other threads.
+    def watch(self, report: Callable[[Health], None], *, stall: float, dead: float) -> None:
+        """Report the health from now on (see `Monitor`)."""
+        self._monitor = Monitor(self._executor, self._sessions, report, stall=stall, dead=dead)
 
-        Raises `RequestError` for a request that this executor cannot answer, and `OverloadedError`.
+    def submit(
+        self,
+        request_id: str,
+        read: Callable[[], GenerationRequest],
+        channel: Channel,
+        *,
+        size: int = 0,
+        timeout: float | None = None,
+    ) -> None:
+        """Answer the request that `read` returns through `channel`, from other threads.
+
+        `size` is how many bytes it has, and `timeout` how many seconds it may live. `read` may
+        raise `RequestError`. Raises `RequestError` for the request's id, and `OverloadedError`.
         """
         if not self._executor.healthy:
             raise OverloadedError("the executor has stopped; restart the server")
-        if request.guide is not None and not self._executor.can_guide:
-            raise RequestError(
-                f"{request.guide.source}: this executor cannot guide the answer to a form; "
-                "leave it out, or describe the form in the prompt"
+        session = self._sessions.open(request_id, GenerationRequest(), channel, timeout)
+        if size <= LONG_BYTES:
+            self._threads.submit(self._start, session, read)
+        elif self._long_places.acquire(blocking=False):
+            self._long_thread.submit(self._start_long, session, read)
+        else:
+            session.fail(
+                f"{LONG_WAITING} requests of more than {LONG_BYTES} bytes are waiting already, the "
+                "limit; try again later",
+                Failure.UNAVAILABLE,
             )
-        session = self._sessions.open(request_id, request, channel)
-        self._threads.submit(self._start, session)
 
     def cancel(self, request_id: str) -> bool:
         """Cancel the live request with that id; False if there is none."""
@@ -78,22 +112,42 @@ class Service:
 
     def close(self, timeout: float) -> None:
         """Fail live requests and stop the executor within `timeout` seconds."""
+        if self._monitor is not None:
+            self._monitor.close()
         self._sessions.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._long_thread):
+            threads.shutdown(wait=False, cancel_futures=True)
         self._executor.close(timeout / 2)
         self._prompts.close(timeout / 2)
 
-    def _start(self, session: Session) -> None:
-        """Make the prompt and begin to generate."""
+    def _start_long(self, session: Session, read: Callable[[], GenerationRequest]) -> None:
+        try:
+            self._start(session, read)
+        finally:
+            self._long_places.release()
+
+    def _start(self, session: Session, read: Callable[[], GenerationRequest]) -> None:
+        """Read the request, make the prompt and begin to generate."""
         if session.done:
             return
         try:
+            session.request = self._answerable(read())
             prepared = self._prompts.prepare(session.request)
             session.prompt = prepared.text
             self.recorder.prompt(len(prepared.prompt))
+            session.generating_since = time.monotonic()
             executor = self._executor
             TextStage(prepared, executor.answers, executor.submit, session).start()
         except RequestError as error:
             session.fail(str(error), Failure.INVALID)
         except Exception as error:
             session.fail(f"{type(error).__name__}: {error}", Failure.INTERNAL)
+
+    def _answerable(self, request: GenerationRequest) -> GenerationRequest:
+        """The request. Raises `RequestError` for one that this executor cannot answer."""
+        if request.guide is not None and not self._executor.can_guide:
+            raise RequestError(
+                f"{request.guide.source}: this executor cannot guide the answer to a form; "
+                "leave it out, or describe the form in the prompt"
+            )
+        return request

@@ -1,8 +1,14 @@
 """Live requests: each ends with exactly one final response, however it ends.
 
 When a client disconnects, its request ends: over gRPC within `POLL_SECONDS`, over HTTP when Triton
-next writes to it. An HTTP request that is not streamed therefore runs to its end, because Triton's
-HTTP frontend does not check the connection meanwhile (triton-inference-server/server, issue 7077).
+next writes to it. An HTTP request that is not streamed therefore runs to its end or its deadline,
+because Triton's HTTP frontend does not check the connection meanwhile
+(triton-inference-server/server, issue 7077).
+
+Whoever knows the id of a live request can stop it, and Triton does not tell a model which requests
+come from the same client. So only an id that cannot be guessed stops a request: one of
+`STOPPABLE_LENGTH` characters or more, such as a UUID. A shorter one is a label, and many live
+requests may have it.
 """
 
 from __future__ import annotations
@@ -33,9 +39,15 @@ from .contract import (
 from .generation import Failure, GenerationRequest, RequestError, Step, TokenLogprob
 from .recorder import Recorder
 
+STOPPABLE_LENGTH: Final = 16
+"""The shortest id, in characters, with which a request can be stopped."""
+
+MAX_ID_BYTES: Final = 1024
+"""The longest id of a request."""
+
 POLL_SECONDS: Final = 0.1
-"""How often disconnected clients are looked for. Asking Triton after every token instead would cost
-more than everything else that is done for a token."""
+"""How often disconnected clients and passed deadlines are looked for. Asking Triton after every
+token instead would cost more than everything else that is done for a token."""
 
 
 class OverloadedError(RuntimeError):
@@ -56,7 +68,11 @@ class Channel(Protocol):
 
 
 class Session:
-    """One live request: the `Sink` that an executor writes to. Thread-safe."""
+    """One live request: the `Sink` that an executor writes to. Thread-safe.
+
+    `request` may be replaced until the first step: a request is live before it is read. It ends
+    after `timeout` seconds, if that is not None.
+    """
 
     def __init__(
         self,
@@ -65,18 +81,28 @@ class Session:
         channel: Channel,
         on_end: Callable[[Session], None],
         recorder: Recorder,
+        timeout: float | None = None,
     ) -> None:
         self.request_id = request_id
         self.request = request
         self._channel = channel
         self._on_end = on_end
         self._recorder = recorder
+        self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
         self._lock = threading.RLock()
         self._done = False
         self._steps: list[Step] = []
         self.prompt = request.prompt
         """What is put before an answer that is to contain its prompt."""
         self._times: dict[str, float] = {ARRIVAL_TIME.name: time.monotonic_ns()}
+        self.generating_since: float | None = None
+        """When the executor got the request (monotonic seconds)."""
+
+    @property
+    def progress_at(self) -> float:
+        """When the last step came, in monotonic seconds; 0 before the first one."""
+        return self._times.get(LAST_TOKEN_TIME.name, 0) / 1e9
 
     @property
     def done(self) -> bool:
@@ -105,7 +131,7 @@ class Session:
         self.fail(reason, Failure.CANCELLED)
 
     def poll(self) -> None:
-        """End the request if its client disconnected."""
+        """End the request if its client disconnected or its deadline has passed."""
         with self._lock:
             if self._done:
                 return
@@ -115,6 +141,11 @@ class Session:
                 gone = True
             if gone:
                 self.cancel()
+            elif self._deadline is not None and time.monotonic() >= self._deadline:
+                self.fail(
+                    f"the deadline of the request has passed: {self._timeout:g} s",
+                    Failure.DEADLINE,
+                )
 
     def _measure(self, step: Step) -> None:
         """Record when a step came. All times are in ns."""
@@ -184,16 +215,21 @@ class Session:
 
 
 class Sessions:
-    """All live requests, at most `limit`. A thread ends those whose clients disconnected.
+    """All live requests, at most `limit`. A thread ends those whose clients disconnected, and those
+    whose deadlines have passed. With `trusting`, clients trust each other: every id stops.
 
     What they measure goes to `recorder`.
     """
 
-    def __init__(self, limit: int, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self, limit: int, recorder: Recorder | None = None, trusting: bool = False
+    ) -> None:
         self._limit = limit
         self._recorder = recorder or Recorder()
+        self._stoppable_length = 1 if trusting else STOPPABLE_LENGTH
         self._live: dict[int, Session] = {}
         self._by_id: dict[str, Session] = {}
+        self._ended_progress_at = 0.0
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="sessions", daemon=True)
@@ -202,32 +238,63 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._live)
 
-    def open(self, request_id: str, request: GenerationRequest, channel: Channel) -> Session:
-        """Register a request.
+    @property
+    def generating(self) -> bool:
+        """Whether the executor has requests."""
+        return any(session.generating_since is not None for session in self._snapshot())
 
-        Raises `OverloadedError`, or `RequestError` where a live request has the same, non-empty id:
-        a later `stop` could not tell the two apart.
+    @property
+    def progress_at(self) -> float:
+        """When the last step of any request came, in monotonic seconds; 0 before the first one."""
+        steps = [session.progress_at for session in self._snapshot()]
+        return max([self._ended_progress_at, *steps])
+
+    def open(
+        self,
+        request_id: str,
+        request: GenerationRequest,
+        channel: Channel,
+        timeout: float | None = None,
+    ) -> Session:
+        """Register a request, which may live for `timeout` seconds.
+
+        Raises `OverloadedError`, or `RequestError` for an id that cannot be used, also where a live
+        request has the same one: a later `stop` could not tell the two apart.
         """
-        holder = self._by_id.get(request_id) if request_id else None
+        require_usable_id(request_id)
+        stoppable = len(request_id) >= self._stoppable_length
+        holder = self._by_id.get(request_id)
         if holder is not None:
             holder.poll()
-        session = Session(request_id, request, channel, self._forget, self._recorder)
+        session = Session(request_id, request, channel, self._forget, self._recorder, timeout)
         with self._lock:
             if self._closed.is_set():
                 raise OverloadedError("the model is shutting down")
             if len(self._live) >= self._limit:
                 raise OverloadedError(
-                    f"the model already has {self._limit} live requests, its limit"
+                    f"the model already has {self._limit} live requests, its limit; try again later"
                 )
-            if request_id and request_id in self._by_id:
+            if request_id in self._by_id:
                 raise RequestError(f"the request id {request_id!r} belongs to a live request")
             self._live[id(session)] = session
-            if request_id:
+            if stoppable:
                 self._by_id[request_id] = session
         return session
 
     def cancel(self, request_id: str) -> bool:
-        """Cancel the live request with that id; False if there is none."""
+        """Cancel the live request with that id; False if there is none.
+
+        Raises `RequestError` for an id that cannot stop a request.
+        """
+        require_usable_id(request_id)
+        if not request_id:
+            raise RequestError("stop needs the request id of the request to cancel")
+        if len(request_id) < self._stoppable_length:
+            raise RequestError(
+                f"a request id of fewer than {STOPPABLE_LENGTH} characters cannot stop a request, "
+                "because others could guess it; use a random one such as a UUID, or close the "
+                "stream"
+            )
         with self._lock:
             session = self._by_id.get(request_id)
         if session is None:
@@ -245,6 +312,7 @@ class Sessions:
     def _forget(self, session: Session) -> None:
         with self._lock:
             self._live.pop(id(session), None)
+            self._ended_progress_at = max(self._ended_progress_at, session.progress_at)
             if self._by_id.get(session.request_id) is session:
                 del self._by_id[session.request_id]
 
@@ -256,6 +324,15 @@ class Sessions:
         while not self._closed.wait(POLL_SECONDS):
             for session in self._snapshot():
                 session.poll()
+
+
+def require_usable_id(request_id: str) -> None:
+    """Raise `RequestError` for a request id that is too long or has characters that cannot be
+    shown: ids are written to logs."""
+    if len(request_id.encode(errors="replace")) > MAX_ID_BYTES:
+        raise RequestError(f"the request id has more than {MAX_ID_BYTES} bytes")
+    if not request_id.isprintable():
+        raise RequestError("the request id has characters that are not printable")
 
 
 def call_pieces(calls: Iterable[Call]) -> list[dict[str, Any]]:

@@ -83,6 +83,7 @@ class LocalServer:
         http_port: int | None = None,
         grpc_port: int | None = None,
         metrics_port: int | None = None,
+        health_port: int | None = None,
         openai: Endpoint | None = None,
         grace: float = contract.GRACE_SECONDS,
         trace: Sequence[str] = (),
@@ -95,11 +96,15 @@ class LocalServer:
         if not repository.is_dir():
             raise BadInputError(f"{repository}: no such model repository")
         self.repository = repository
-        wanted = {"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port}
+        wanted = {
+            "HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port, "health": health_port,
+        }  # fmt: skip
         if openai is not None:
             openai.require_runnable(repository)
             wanted["OpenAI"] = openai.port
-        self.http_port, self.grpc_port, self.metrics_port, *others = _ports(wanted)
+        self.http_port, self.grpc_port, self.metrics_port, self.health_port, *others = _ports(
+            wanted
+        )
         self.openai_url = f"http://{HOST}:{others[0]}/v1" if others else None
         self._scratch = Path(tempfile.mkdtemp(prefix="nemo-deploy-triton-"))
         self._log = log.open("w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115
@@ -128,6 +133,11 @@ class LocalServer:
     @property
     def http_url(self) -> str:
         return f"http://{HOST}:{self.http_port}"
+
+    @property
+    def health_url(self) -> str:
+        """Where `/ready` and `/live` say whether the model makes progress."""
+        return f"http://{HOST}:{self.health_port}"
 
     @property
     def grpc_url(self) -> str:
@@ -198,7 +208,12 @@ class LocalServer:
             *contract.METRICS_FLAGS,
             *self._options,
         )  # fmt: skip
-        return Child("tritonserver", command, _environment(root, executor, script))
+        addresses = {
+            contract.HEALTH_ADDRESS.name: f"{HOST}:{self.health_port}",
+            contract.TRITON_ADDRESS.name: f"{HOST}:{self.http_port}",
+        }
+        environment = _environment(root, executor, script) | addresses
+        return Child("tritonserver", command, environment)
 
     def _ready(self) -> bool:
         urls = [f"{self.http_url}/v2/health/ready"]

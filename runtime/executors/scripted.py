@@ -24,6 +24,9 @@ from ..golden import Forced, Scores, Tokens
 from ..script import ScriptError, read_script
 from ..vocabulary import CheckpointVocabulary, context_length
 
+DROP_SECONDS: Final = 0.05
+"""How often requests that have ended are looked for."""
+
 _END: Final = 0
 """The token that ends an answer; pieces are the numbers from 1."""
 
@@ -116,6 +119,7 @@ class ScriptedExecutor(Executor):
         self._active: list[_Playback] = []
         self._waiting: deque[_Playback] = deque()
         self._numbers = itertools.count()
+        self._drop_at = 0.0
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="script", daemon=True)
@@ -187,6 +191,7 @@ class ScriptedExecutor(Executor):
         """The first of the active playbacks, once its token is due; None once closed."""
         with self._changed:
             while not self._closed:
+                self._drop_ended()
                 while self._waiting and len(self._active) < self._max_active:
                     playback = self._waiting.popleft()
                     playback.started_ns = time.monotonic_ns()
@@ -195,8 +200,16 @@ class ScriptedExecutor(Executor):
                 wait = self._active[0].due - time.monotonic() if self._active else None
                 if wait is not None and wait <= 0:
                     return self._active[0]
-                self._changed.wait(wait)
+                self._changed.wait(None if wait is None else min(wait, DROP_SECONDS))
             return None
+
+    def _drop_ended(self) -> None:
+        """Free the places of requests that have ended meanwhile, whatever their pace is."""
+        now = time.monotonic()
+        if now >= self._drop_at:
+            self._drop_at = now + DROP_SECONDS
+            self._active = [playback for playback in self._active if not playback.sink.done]
+            heapq.heapify(self._active)
 
     def _play(self, playback: _Playback) -> bool:
         """Give the next token. False when that was the last one."""

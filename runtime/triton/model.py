@@ -13,16 +13,17 @@ from typing import Any, Final
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
 from ..contract import ERROR_CODES, OUTPUTS, TEXT_OUTPUT
-from ..engine import create_executor, read_settings
+from ..engine import Settings, create_executor, read_settings
 from ..generation import Failure, RequestError
 from ..service import Service
 from ..sessions import OverloadedError
 from ..startup_check import require_golden
+from .guard import Guard
 from .metrics import MetricsExporter
 from .parsing import is_stop, parse_request
-from .watchdog import Watchdog
 
 CLOSE_SECONDS: Final = 10.0
 """How long `finalize` waits for the executor. Triton has drained requests before it calls."""
@@ -40,19 +41,27 @@ class TritonPythonModel:
             name: value["string_value"] for name, value in config.get("parameters", {}).items()
         }
         settings = read_settings(Path(args["model_repository"]), parameters)
+        self._guard = Guard(os.getppid(), settings.stall, settings.dead, _shared_memory_region())
+        try:
+            self._service = self._serve(settings)
+        except Exception:
+            self._guard.dismiss()
+            raise
+        self._metrics = MetricsExporter(self._service, config["name"])
+        self._service.watch(self._guard.report, stall=settings.stall, dead=settings.dead)
+        pb_utils.Logger.log_info(
+            f"{config['name']}: the {settings.executor} executor serves {settings.bundle}"
+        )
+
+    def _serve(self, settings: Settings) -> Service:
         executor = create_executor(settings)
         try:
             require_golden(settings.bundle, executor, pb_utils.Logger.log_info)
             limit = settings.max_active + settings.max_waiting
-            self._service = Service(executor, settings.checkpoint, limit)
+            return Service(executor, settings.checkpoint, limit, settings.trusting)
         except Exception:
             executor.close(CLOSE_SECONDS)
             raise
-        self._metrics = MetricsExporter(self._service, config["name"])
-        self._watchdog = Watchdog(os.getppid())
-        pb_utils.Logger.log_info(
-            f"{config['name']}: the {settings.executor} executor serves {settings.bundle}"
-        )
 
     def execute(self, requests: list[Any]) -> None:
         """Start every request and return; answers are sent through the response senders."""
@@ -69,22 +78,29 @@ class TritonPythonModel:
                 self._refuse(channel, f"{type(error).__name__}: {error}", Failure.INTERNAL)
 
     def is_ready(self) -> bool:
-        """Whether the executor is alive (for backends that know this hook)."""
+        """Whether the model makes progress, for Python backends that know this hook: later ones
+        than 2.51, with `/v2/models/MODEL/ready`."""
         return self._service.ready
 
     def finalize(self) -> None:
         """Fail live requests and stop the executor, within `CLOSE_SECONDS`."""
-        self._watchdog.dismiss()
         self._service.close(CLOSE_SECONDS)
         self._metrics.close()
+        self._guard.dismiss()
 
     def _start(self, request: Any, channel: TritonChannel) -> None:
-        tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        # Copied: they are read later, when Triton may use their memory for another request.
+        tensors = {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
         if is_stop(tensors):
             self._cancel(request.request_id(), channel)
             return
-        parsed = parse_request(tensors, self._service.prompt_limit)
-        self._service.submit(request.request_id(), parsed, channel)
+        self._service.submit(
+            request.request_id(),
+            lambda: parse_request(tensors, self._service.prompt_limit),
+            channel,
+            size=sum(map(_bytes, tensors.values())),
+            timeout=_timeout(request),
+        )
 
     def _refuse(self, channel: TritonChannel, message: str, failure: Failure) -> None:
         self._service.recorder.ended(failure)
@@ -92,10 +108,34 @@ class TritonPythonModel:
 
     def _cancel(self, request_id: str, channel: TritonChannel) -> None:
         """Answer a `stop` request with empty text, also if its target had already ended."""
-        if not request_id:
-            raise RequestError("stop needs the request id of the request to cancel")
         self._service.cancel(request_id)
         channel.send({TEXT_OUTPUT.name: ""}, final=True)
+
+
+def _timeout(request: Any) -> float | None:
+    """Seconds that a request may take, from v2's parameter `timeout` in microseconds.
+
+    Triton passes it on as the request's timeout over gRPC, and as an ordinary parameter from the
+    HTTP endpoints `generate` and `generate_stream`. Raises `RequestError`.
+    """
+    given = request.timeout() or json.loads(request.parameters() or "{}").get("timeout", 0)
+    if not isinstance(given, int) or isinstance(given, bool) or given < 0:
+        raise RequestError("timeout must be a whole number of microseconds")
+    return given / 1e6 if given else None
+
+
+def _bytes(tensor: NDArray[Any]) -> int:
+    """The bytes of a tensor's elements."""
+    if tensor.dtype != np.object_:
+        return tensor.nbytes
+    return sum(len(element) for element in tensor.ravel() if isinstance(element, bytes))
+
+
+def _shared_memory_region() -> str:
+    """The name of this stub's region of shared memory, which Triton writes to its command line."""
+    words = Path("/proc/self/cmdline").read_bytes().split(b"\0")
+    is_stub = words[0].endswith(b"triton_python_backend_stub") and len(words) > 2
+    return words[2].decode() if is_stub else ""
 
 
 class TritonChannel:
@@ -118,7 +158,7 @@ class TritonChannel:
         """Send an error and nothing after it."""
         if self._with_code:
             message = f"{failure.value}: {message}"
-        error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, failure.value))
+        error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, failure.triton_code))
         self._respond(pb_utils.InferenceResponse([], error), final=True)
 
     def is_cancelled(self) -> bool:

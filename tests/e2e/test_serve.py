@@ -169,16 +169,19 @@ def test_many_streams_at_once_answer_as_if_alone(server):
 def test_stop_ends_a_stream_with_an_error_and_frees_its_id(server):
     async def run():
         async with grpc.InferenceServerClient(server.grpc_url) as client:
-            stream = _stream(client, "Monday", "same-id", **LONG)
+            stream = _stream(client, "Monday", "one-id-that-nobody-guesses", **LONG)
             await anext(stream)
             with pytest.raises(InferenceServerException, match="belongs to a live request"):
-                await anext(_stream(client, "Tuesday", "same-id"))
-            async for answer in _stream(client, "ignored", "same-id", stop=True):
+                await anext(_stream(client, "Tuesday", "one-id-that-nobody-guesses"))
+            async for answer in _stream(client, "ignored", "one-id-that-nobody-guesses", stop=True):
                 assert answer["text_output"] == b""
             with pytest.raises(InferenceServerException, match="cancelled"):
                 async for _ in stream:
                     pass
-            return [r async for r in _stream(client, "Monday", "same-id", max_tokens=2)]
+            return [
+                r
+                async for r in _stream(client, "Monday", "one-id-that-nobody-guesses", max_tokens=2)
+            ]
 
     assert asyncio.run(run())
 
@@ -252,7 +255,7 @@ def test_a_port_taken_during_the_start_is_named(repository, monkeypatch):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        free = local._ports({"gRPC": None, "metrics": None})
+        free = local._ports({"gRPC": None, "metrics": None, "health": None})
         monkeypatch.setattr(local, "_ports", lambda wanted: [port, *free])
         with (
             local.LocalServer(repository, executor="reference") as server,

@@ -53,16 +53,19 @@ def answer(shim, model_directory):
     import numpy as np
     import triton_python_backend_utils as pb_utils
 
-    class NoWatchdog:
+    class NoGuard:
         """The real one would end the test's process."""
 
-        def __init__(self, server):
+        def __init__(self, *given):
+            pass
+
+        def report(self, health):
             pass
 
         def dismiss(self):
             pass
 
-    module.Watchdog = NoWatchdog
+    module.Guard = NoGuard
     model = shim.TritonPythonModel()
     values = {"bundle": "../..", "executor": "reference", "max_active": "1", "max_waiting": "1"}
     parameters = {name: {"string_value": value} for name, value in values.items()}

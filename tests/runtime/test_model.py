@@ -9,23 +9,29 @@ import pytest
 from nemotron_deploy.runtime.contract import INTER_TOKEN_TIME, OUTPUT_TOKENS, REQUESTS, RUNNING
 from nemotron_deploy.runtime.generation import StartError
 
-pytestmark = pytest.mark.usefixtures("fakes", "watchdogs")
+pytestmark = pytest.mark.usefixtures("fakes", "guards")
 
 
 @pytest.fixture
-def watchdogs(monkeypatch):
+def guards(monkeypatch):
     """FAKE: the real one would end this process' parent. Collects what is not dismissed."""
     alive = []
 
-    class FakeWatchdog:
-        def __init__(self, server):
+    class FakeGuard:
+        def __init__(self, *given):
             alive.append(self)
+
+        def report(self, health):
+            pass
 
         def dismiss(self):
             alive.remove(self)
 
-    monkeypatch.setattr("nemotron_deploy.runtime.triton.watchdog.Watchdog", FakeWatchdog)
+    monkeypatch.setattr("nemotron_deploy.runtime.triton.guard.Guard", FakeGuard)
     return alive
+
+
+ID = "an-id-nobody-guesses"
 
 
 def _initialize(root, /, **parameters):
@@ -52,8 +58,9 @@ def model(bundle):
 def request_of(tensors):
     import triton_python_backend_utils as pb_utils
 
-    def build(*args, request_id="", **values):
-        return pb_utils.InferenceRequest(tensors(*args, **values), request_id)
+    def build(*args, request_id="", timeout=0, parameters="", **values):
+        given = tensors(*args, **values)
+        return pb_utils.InferenceRequest(given, request_id, timeout, parameters)
 
     return build
 
@@ -102,15 +109,17 @@ def test_bad_requests_are_refused_and_the_model_lives_on(model, request_of, even
 def test_stop_cancels_by_id(model, request_of, eventually):
     import triton_python_backend_utils as pb_utils
 
-    target = request_of("Monday", streaming=True, max_tokens=400, seed=1, request_id="7")
-    stop = pb_utils.InferenceRequest({"stop": np.array([True])}, "7")
+    target = request_of("Monday", streaming=True, max_tokens=400, seed=1, request_id=ID)
+    stop = pb_utils.InferenceRequest({"stop": np.array([True])}, ID)
     model.execute([target, stop])
     assert stop.sender.closed
     assert stop.sender.sent[0][0].error is None
     assert target.sender.closed
+    short = pb_utils.InferenceRequest({"stop": np.array([True])}, "7")
     nameless = pb_utils.InferenceRequest({"stop": np.array([True])})
-    again = pb_utils.InferenceRequest({"stop": np.array([True])}, "7")
-    model.execute([nameless, again])
+    again = pb_utils.InferenceRequest({"stop": np.array([True])}, ID)
+    model.execute([nameless, again, short])
+    assert "others could guess it" in _error(short).message()
     assert _error(nameless).code() == pb_utils.TritonError.INVALID_ARG
     assert again.sender.sent[0][0].error is None
 
@@ -125,15 +134,15 @@ def test_more_than_the_model_takes_is_refused(model, request_of):
     assert _error(refused[0]).code() == pb_utils.TritonError.UNAVAILABLE
 
 
-def test_finalize_fails_what_is_live(bundle, request_of, watchdogs):
+def test_finalize_fails_what_is_live(bundle, request_of, guards):
     import triton_python_backend_utils as pb_utils
 
     model = _initialize(bundle)
     request = request_of("Monday", max_tokens=400, temperature=50.0)
     model.execute([request])
-    assert len(watchdogs) == 1
+    assert len(guards) == 1
     model.finalize()
-    assert watchdogs == []
+    assert guards == []
     assert _error(request).code() == pb_utils.TritonError.UNAVAILABLE
     assert not model.is_ready()
     late = request_of("Monday")
@@ -179,4 +188,38 @@ def test_wrong_parameters_stop_the_start(bundle, parameters, said):
 def test_the_environment_overrides_the_executor(bundle, monkeypatch):
     monkeypatch.setenv("NEMO_DEPLOY_EXECUTOR", "nonsense")
     with pytest.raises(StartError, match="got 'nonsense'"):
+        _initialize(bundle)
+
+
+@pytest.mark.parametrize(
+    "given", [{"timeout": 1}, {"parameters": '{"timeout": 1}'}], ids=["grpc", "generate"]
+)
+def test_a_deadline_ends_a_request(model, request_of, eventually, given):
+    import triton_python_backend_utils as pb_utils
+
+    request = request_of("Monday", streaming=True, max_tokens=400, temperature=50.0, **given)
+    model.execute([request])
+    eventually(lambda: request.sender.closed)
+    assert _error(request).code() == pb_utils.TritonError.CANCELLED
+    assert "the deadline of the request has passed" in _error(request).message()
+
+
+@pytest.mark.parametrize("timeout", ["-1", '"1"', "1.5", "true"])
+def test_a_timeout_that_is_no_time_is_refused(model, request_of, timeout):
+    request = request_of("Monday", parameters=f'{{"timeout": {timeout}}}')
+    model.execute([request])
+    assert "timeout must be a whole number of microseconds" in _error(request).message()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("NEMO_DEPLOY_MAX_WAITING", "0", "`max_waiting` must be a whole number above 0"),
+        ("NEMO_DEPLOY_STALL_SECONDS", "soon", "STALL_SECONDS must be a number of seconds"),
+        ("NEMO_DEPLOY_DEAD_SECONDS", "-3", "DEAD_SECONDS must be a number of seconds"),
+    ],
+)
+def test_wrong_settings_in_the_environment(bundle, monkeypatch, name, value, said):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StartError, match=said):
         _initialize(bundle)

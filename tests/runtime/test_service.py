@@ -15,7 +15,7 @@ from nemotron_deploy.model import catalog
 from nemotron_deploy.runtime.chat import Guide, read_conversation
 from nemotron_deploy.runtime.executors.reference import ReferenceExecutor
 from nemotron_deploy.runtime.executors.scripted import ScriptedExecutor
-from nemotron_deploy.runtime.generation import Executor, Failure, GenerationRequest, RequestError
+from nemotron_deploy.runtime.generation import Executor, Failure, GenerationRequest
 from nemotron_deploy.runtime.service import Service
 from nemotron_deploy.runtime.vocabulary import CheckpointVocabulary
 
@@ -67,7 +67,7 @@ Ask = Callable[..., Channel]
 def asking(service: Service) -> Ask:
     def ask(**fields: Any) -> Channel:
         channel = Channel()
-        service.submit("", GenerationRequest(**fields), channel)
+        service.submit("", lambda: GenerationRequest(**fields), channel)
         channel.wait()
         return channel
 
@@ -204,10 +204,11 @@ def test_prompts_that_no_answer_is_for(scripted: Service) -> None:
 
 def test_answers_take_their_pace_side_by_side(scripted: Service) -> None:
     slow = Channel()
-    scripted.submit("slow", GenerationRequest("SLOW", max_tokens=480, streaming=True), slow)
+    request = GenerationRequest("SLOW", max_tokens=480, streaming=True)
+    scripted.submit("slow-and-not-guessed", lambda: request, slow)
     quick = asking(scripted)(prompt="raw")
     assert quick.joined("text_output")
-    assert scripted.cancel("slow")
+    assert scripted.cancel("slow-and-not-guessed")
     slow.wait()
     assert slow.error is not None
     assert slow.error[1] is Failure.CANCELLED
@@ -215,8 +216,10 @@ def test_answers_take_their_pace_side_by_side(scripted: Service) -> None:
 
 def test_what_no_executor_can_guide_is_refused(scripted: Service) -> None:
     for guide in (Guide("json_object", "response_format"), Guide("tool", "tool_choice")):
-        with pytest.raises(RequestError, match=f"{guide.source}: this executor cannot guide"):
-            asking(scripted)(prompt="raw", guide=guide)
+        channel = asking(scripted)(prompt="raw", guide=guide)
+        assert channel.error is not None
+        assert channel.error[1] is Failure.INVALID
+        assert f"{guide.source}: this executor cannot guide" in channel.error[0]
 
 
 def test_limit_counts_prompt_and_answer(reference: Service, scripted: Service) -> None:
@@ -258,7 +261,7 @@ def test_tokens_flow_while_a_prompt_is_tokenized(
 
     monkeypatch.setattr(CheckpointVocabulary, "encode", slow)
     long = Channel()
-    service.submit("", GenerationRequest("raw and long", max_tokens=2), long)
+    service.submit("", lambda: GenerationRequest("raw and long", max_tokens=2), long)
     assert tokenizing.wait(120)
     assert asking(service)(prompt="raw", max_tokens=2).error is None
     assert not long.sent
@@ -315,7 +318,7 @@ def test_after_the_end_nothing_is_accepted(checkpoint: Path, tmp_path: Path) -> 
     script.write_text('{"when": "", "pieces": ["a"], "pace_ms": 3600000}')
     service = Service(ScriptedExecutor(checkpoint, script, max_active=1), checkpoint, limit=2)
     channel = Channel()
-    service.submit("", GenerationRequest("x"), channel)
+    service.submit("", lambda: GenerationRequest("x"), channel)
     service.close(5)
     channel.wait()
     assert channel.error == ("the model is shutting down", Failure.UNAVAILABLE)

@@ -45,9 +45,13 @@ def sessions():
     sessions.close()
 
 
-def _open(sessions, request_id="", **fields):
+ID = "an-id-nobody-guesses"
+
+
+def _open(sessions, request_id="", timeout=None, **fields):
     channel = Channel()
-    return sessions.open(request_id, GenerationRequest("Hi", **fields), channel), channel
+    request = GenerationRequest("Hi", **fields)
+    return sessions.open(request_id, request, channel, timeout), channel
 
 
 def test_streaming_sends_every_token_and_marks_the_last(sessions):
@@ -123,25 +127,25 @@ def test_nothing_follows_the_end(sessions, streaming):
 
 
 def test_stop_ends_the_request_of_that_id_and_only_it(sessions):
-    one, channel_one = _open(sessions, "1")
-    two, channel_two = _open(sessions, "2")
-    assert sessions.cancel("1")
-    assert not sessions.cancel("1")
-    assert not sessions.cancel("3")
+    one, channel_one = _open(sessions, ID + "1")
+    two, channel_two = _open(sessions, ID + "2")
+    assert sessions.cancel(ID + "1")
+    assert not sessions.cancel(ID + "1")
+    assert not sessions.cancel(ID + "3")
     assert (one.done, two.done) == (True, False)
     assert (channel_one.finals, channel_two.finals) == (1, 0)
 
 
 def test_a_live_id_is_refused_and_free_again_afterwards(sessions):
-    session, channel = _open(sessions, "same")
+    session, channel = _open(sessions, ID)
     with pytest.raises(RequestError, match="belongs to a live request"):
-        _open(sessions, "same")
+        _open(sessions, ID)
     channel.gone = True
-    _, second = _open(sessions, "same")
+    _, second = _open(sessions, ID)
     assert session.done
     assert second.finals == 0
     session.cancel()
-    assert sessions.cancel("same"), "the first holder's end must not free the second's id"
+    assert sessions.cancel(ID), "the first holder's end must not free the second's id"
 
 
 def test_requests_without_an_id_never_collide(sessions):
@@ -185,10 +189,10 @@ def test_close_fails_what_is_live_and_takes_no_more(sessions):
 
 def test_racing_ends_send_one_final(sessions):
     for _ in range(50):
-        session, channel = _open(sessions, "id", streaming=True)
+        session, channel = _open(sessions, ID, streaming=True)
         racers = [
             threading.Thread(target=session.step, args=(Step("x", "stop"),)),
-            threading.Thread(target=sessions.cancel, args=("id",)),
+            threading.Thread(target=sessions.cancel, args=(ID,)),
             threading.Thread(target=session.fail, args=("no", Failure.INTERNAL)),
         ]
         for racer in racers:
@@ -196,3 +200,50 @@ def test_racing_ends_send_one_final(sessions):
         for racer in racers:
             racer.join()
         assert channel.finals == 1
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_deadline_ends_a_request_with_an_error(sessions, eventually, streaming):
+    session, channel = _open(sessions, timeout=0.001, streaming=streaming)
+    later, _ = _open(sessions, timeout=3600.0, streaming=streaming)
+    eventually(lambda: session.done)
+    assert channel.error == ("the deadline of the request has passed: 0.001 s", Failure.DEADLINE)
+    assert channel.finals == 1
+    assert not later.done
+
+
+def test_an_id_that_can_be_guessed_stops_nothing(sessions):
+    """And it is only a label: several requests may have it, as NVIDIA's clients send "1"."""
+    first, _ = _open(sessions, "1")
+    second, _ = _open(sessions, "1")
+    with pytest.raises(RequestError, match="fewer than 16 characters cannot stop"):
+        sessions.cancel("1")
+    assert not first.done
+    assert not second.done
+
+
+def test_clients_that_trust_each_other_may_use_short_ids():
+    sessions = Sessions(limit=3, trusting=True)
+    session, _ = _open(sessions, "1")
+    with pytest.raises(RequestError, match="belongs to a live request"):
+        _open(sessions, "1")
+    assert sessions.cancel("1")
+    assert session.done
+    sessions.close()
+
+
+@pytest.mark.parametrize(
+    ("request_id", "said"),
+    [
+        ("x" * 1025, "more than 1024 bytes"),
+        ("a\nb", "not printable"),
+        ("\x1b[31m", "not printable"),
+    ],
+    ids=["long", "line", "escape"],
+)
+def test_ids_that_cannot_be_logged_are_refused(sessions, request_id, said):
+    with pytest.raises(RequestError, match=said):
+        _open(sessions, request_id)
+    with pytest.raises(RequestError, match=said):
+        sessions.cancel(request_id)
+    assert len(sessions) == 0

@@ -54,7 +54,7 @@ def test_the_copy_starts_and_answers(model_directory: Path) -> None:
 )
 def test_a_module_that_imports_the_project_is_caught(model_directory: Path, line: str) -> None:
     package = model_directory / "1" / contract.PACKAGE
-    (package / "triton" / "watchdog.py").write_text(f"{line}\n\nWatchdog = None\n")
+    (package / "triton" / "guard.py").write_text(f"{line}\n\nGuard = None\n")
     done = start(model_directory)
     assert done.returncode == 1
     assert "ImportError" in done.stderr or "ModuleNotFoundError" in done.stderr

@@ -72,8 +72,9 @@ class ResponseSender:
 
 
 class InferenceRequest:
-    def __init__(self, tensors, request_id="", parameters=""):
-        self._tensors, self._id, self._parameters = tensors, request_id, parameters
+    def __init__(self, tensors, request_id="", timeout=0, parameters=""):
+        self._tensors, self._id = tensors, request_id
+        self._timeout, self._parameters = timeout, parameters
         self.sender = ResponseSender()
 
     def inputs(self):
@@ -82,7 +83,12 @@ class InferenceRequest:
     def request_id(self):
         return self._id
 
+    def timeout(self):
+        """Microseconds; 0 where none was given."""
+        return self._timeout
+
     def parameters(self):
+        """JSON, or nothing."""
         return self._parameters
 
     def get_response_sender(self):
