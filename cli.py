@@ -13,6 +13,7 @@ import typer
 
 from . import __version__
 from .commands.build import build
+from .commands.chat import chat
 from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.failures import PROGRAM, exit_code, raise_on_sigterm
@@ -34,6 +35,7 @@ COMMANDS: Final[dict[Callable[..., None], str]] = {
     verify: "verify dist/nemotron-3-nano-30b-a3b-h100-int4",
     warmup: "warmup dist/nemotron-3-nano-30b-a3b-h100-int4",
     serve: "serve dist/nemotron-3-nano-30b-a3b-h100-int4",
+    chat: "chat http://127.0.0.1:9000",
     loadtest: "loadtest grpc://127.0.0.1:8001 --concurrency 1,4,16",
     doctor: "doctor --json",
     demo: "demo --out dist/demo",

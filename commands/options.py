@@ -321,6 +321,43 @@ GraceOption = Annotated[
         "refused. A second signal ends the server at once.",
     ),
 ]
+ChatTargetArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help="OpenAI endpoint (http://HOST:PORT), Triton server (grpc://HOST:PORT), or a bundle "
+        "directory to serve on this machine.",
+    ),
+]
+SystemOption = Annotated[
+    str | None, typer.Option("--system", metavar="TEXT", help="What the system message says.")
+]
+ThinkingOption = Annotated[
+    bool,
+    typer.Option("--thinking/--no-thinking", help="Let the model reason before it answers."),
+]
+ChatMaxTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens",
+        metavar="TOKENS",
+        min=1,
+        help="Longest answer, with its reasoning. Default: what the context leaves.",
+    ),
+]
+ToolsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tools",
+        metavar="FILE",
+        help="JSON list of tools in OpenAI's form that the model may call. Calls are shown, and "
+        "nothing runs them.",
+    ),
+]
+ChatModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="Model to chat with. Default: the only one."),
+]
 LevelsOption = Annotated[
     str,
     typer.Option(
