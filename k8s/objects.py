@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..model.spec import Deployment
-from ..runtime.contract import GRPC, HTTP, METRICS_PORT
+from ..runtime.contract import GRPC, HTTP, METRICS_PORT, OPENAI
 from .pod import pod_spec
 from .sizing import Sizes
 from .yaml_text import Object
@@ -46,8 +46,9 @@ COMMENTS: Final[Mapping[str, str]] = {
         "A dedicated service account without a token: Triton never calls the Kubernetes API."
     ),
     "service.yaml": (
-        "Inference only. Triton has no authentication: to expose it outside the cluster, put a\n"
-        "gateway with TLS and authentication in front of it. Prometheus scrapes the pods directly."
+        "Inference only: Triton, and OpenAI's API on the port openai. Neither asks for a key here:\n"
+        "to expose it outside the cluster, put a gateway with TLS and authentication in front of\n"
+        "it. Prometheus scrapes the pods directly."
     ),
     "deployment.yaml": (
         "The overlays define where the bundle comes from. maxSurge is 0 because a rollout usually\n"
@@ -79,7 +80,7 @@ def _object(deployment: Deployment, api: str, kind: str, **rest: Any) -> Object:
 def _service(deployment: Deployment) -> Object:
     ports = [
         {"name": p.name, "port": p.number, "targetPort": p.name, "appProtocol": protocol}
-        for p, protocol in ((GRPC, "kubernetes.io/h2c"), (HTTP, "http"))
+        for p, protocol in ((GRPC, "kubernetes.io/h2c"), (HTTP, "http"), (OPENAI, "http"))
     ]
     spec = {"type": "ClusterIP", "selector": selector(deployment.name), "ports": ports}
     return _object(deployment, "v1", "Service", spec=spec)
@@ -142,7 +143,7 @@ def _network_policy(deployment: Deployment) -> Object:
         # and `kubectl diff` would find a difference for ever.
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [
-            {"from": [{"podSelector": {}}], "ports": ports(GRPC.name, HTTP.name)},
+            {"from": [{"podSelector": {}}], "ports": ports(GRPC.name, HTTP.name, OPENAI.name)},
             {"from": [{"namespaceSelector": {}}], "ports": ports(METRICS_PORT.name)},
         ],
     }

@@ -72,6 +72,7 @@ def _claim(deployment: Deployment, sizes: Sizes) -> Overlay:
             ),
             (f"{pod}/volumes/-", {"name": "check-bundle", "configMap": {"name": config_map}}),
             (f"{pod}/containers/0/volumeMounts/-", bundle_mount),
+            (f"{pod}/containers/1/volumeMounts/-", bundle_mount),
         ),
         files={CHECK_SCRIPT: script},
         config_map=config_map,

@@ -1,4 +1,7 @@
-"""The serving pod: Triton on one bundle, under the restricted Pod Security level."""
+"""The serving pod: Triton on one bundle, and beside it the OpenAI endpoint.
+
+Under the restricted Pod Security level.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import Any, Final
 
 from ..model.spec import Deployment
 from ..runtime import contract
+from .sidecar import openai_container
 from .sizing import (
     CONNECTION_AGE_S,
     DEAD_GRACE_S,
@@ -22,7 +26,7 @@ BUNDLE: Final = "/bundle"
 USER: Final = 1000
 """`triton-server` in NVIDIA's images."""
 
-CONTAINER_SECURITY: Final = {
+CONTAINER_SECURITY: Final[dict[str, Any]] = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
@@ -49,7 +53,10 @@ def pod_spec(deployment: Deployment, sizes: Sizes) -> dict[str, Any]:
         },
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
         "affinity": {"nodeAffinity": _only_on(deployment.gpu.product_labels)},
-        "containers": [_triton(deployment, sizes)],
+        "containers": [
+            _triton(deployment, sizes),
+            openai_container(deployment, sizes, BUNDLE, CONTAINER_SECURITY),
+        ],
         "volumes": [
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": quantity(sizes.shm)}},
             {"name": "cache", "emptyDir": {"sizeLimit": quantity(sizes.cache)}},

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from ..runtime.contract import GRPC, HTTP, OFFLINE
+from ..runtime.contract import GRPC, HTTP, OFFLINE, OPENAI
 from .images import parse_image
 from .manifest import (
     GPU,
@@ -26,6 +26,7 @@ from .manifest import (
 )
 from .objects import BUNDLE_BYTES
 from .pod import BUNDLE
+from .sidecar import NAME as SIDECAR
 from .sizing import startup_seconds as startup_needed
 from .yaml_text import title
 
@@ -121,6 +122,24 @@ def draining(rendered: Rendered) -> Iterator[str]:
             yield f"{where}: --grpc-max-connection-age-grace cuts long streams; remove it"
 
 
+def openai_endpoint(rendered: Rendered) -> Iterator[str]:
+    """The OpenAI endpoint runs Triton's image, reaches it in the pod, and drains as long."""
+    for document in rendered.of_kind("Deployment"):
+        server, where = triton(document), title(document)
+        for container in containers(document):
+            if container["name"] != SIDECAR:
+                continue
+            given, sleep = flags(container), pre_stop_seconds(container)
+            if container.get("image") != server.get("image"):
+                yield f"{where}: the containers triton and {SIDECAR} have different images"
+            if not given.get("--grpc", "").startswith("127.0.0.1:"):
+                yield f"{where}: container {SIDECAR}: --grpc must be Triton in the same pod"
+            if sleep != pre_stop_seconds(server):
+                yield f"{where}: container {SIDECAR}: preStop must sleep as long as triton's"
+            if seconds(given, "--grace") != seconds(flags(server), "--exit-timeout-secs"):
+                yield f"{where}: container {SIDECAR}: --grace must be --exit-timeout-secs"
+
+
 def no_surge(rendered: Rendered) -> Iterator[str]:
     """A rollout stops the old pod before it starts the new one, as there is no spare GPU."""
     for document in rendered.of_kind("Deployment"):
@@ -146,16 +165,17 @@ def private_ports(rendered: Rendered) -> Iterator[str]:
     ports = {
         port.get("name")
         for document in rendered.of_kind("Deployment")
-        for port in triton(document).get("ports", [])
+        for container in containers(document)
+        for port in container.get("ports", [])
     }
     for document in rendered.of_kind("Service"):
         if document["spec"].get("type", "ClusterIP") != "ClusterIP":
             yield f"{title(document)}: reachable from outside; Triton has no authentication"
         for port in document["spec"].get("ports", []):
             target = port.get("targetPort")
-            if target not in ports & {GRPC.name, HTTP.name}:
+            if target not in ports & {GRPC.name, HTTP.name, OPENAI.name}:
                 where = f"{title(document)}: port {port['port']}"
-                yield f"{where}: targets {target}, not the pods' grpc or http port"
+                yield f"{where}: targets {target}, not the pods' grpc, http or openai port"
 
 
 def selectors(rendered: Rendered) -> Iterator[str]:
@@ -227,6 +247,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "resources": resources_set,
     "start-up budget": startup_budget,
     "draining": draining,
+    "OpenAI endpoint": openai_endpoint,
     "no surge": no_surge,
     "pinned images": pinned_images,
     "private ports": private_ports,
