@@ -45,7 +45,12 @@ def read_header(text: str) -> tuple[str, str] | Literal[False] | None:
 
 
 def first_marker(text: str, markers: Iterable[str], start: int = 0) -> tuple[int, str | None]:
-    """The position of the first of `markers` in `text`, and which one; the end and None without."""
+    """The position of the first of `markers` in `text`, and which one; the end and None without.
+
+    Every marker begins with `<`, which most texts do not contain.
+    """
+    if "<" not in text:
+        return len(text), None
     places = [(at, marker) for marker in markers if (at := text.find(marker, start)) >= 0]
     return min(places, default=(len(text), None))
 
@@ -59,6 +64,8 @@ def held_back(text: str, markers: Iterable[str], most: int = MOST_NESTED) -> int
 
     Of several, because dropping a marker joins what is before it with what is after it.
     """
+    if "<" not in text:
+        return 0
     start = len(text)
     for _ in range(most):
         at = text.rfind("<", 0, start)

@@ -180,16 +180,22 @@ class Session:
     def _send(self, step: Step) -> None:
         streaming = self.request.streaming
         steps = [step] if streaming else self._steps
-        text = "".join(part.text for part in steps)
-        if self.request.echo_prompt and not streaming:
-            text = self.prompt + text
+        text = "" if streaming or not self.request.echo_prompt else self.prompt
+        reasoning = ""
+        calls: list[Call] = []
+        logprobs: list[TokenLogprob] = []
+        for part in steps:
+            text += part.text
+            reasoning += part.reasoning
+            calls += part.calls
+            logprobs += part.logprobs
         outputs: dict[str, Any] = {TEXT_OUTPUT.name: text}
-        if reasoning := "".join(part.reasoning for part in steps):
+        if reasoning:
             outputs[REASONING_CONTENT.name] = reasoning
-        if calls := [call for part in steps for call in part.calls]:
+        if calls:
             shape = call_pieces if streaming else whole_calls
             outputs[TOOL_CALLS.name] = json.dumps(shape(calls), ensure_ascii=False)
-        if logprobs := [row for part in steps for row in part.logprobs]:
+        if logprobs:
             rows = [logprob_row(row) for row in logprobs]
             outputs[OUTPUT_LOGPROBS.name] = json.dumps({"content": rows}, ensure_ascii=False)
         if step.finish is not None:
