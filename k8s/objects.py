@@ -46,9 +46,9 @@ COMMENTS: Final[Mapping[str, str]] = {
         "A dedicated service account without a token: Triton never calls the Kubernetes API."
     ),
     "service.yaml": (
-        "Inference only: Triton, and OpenAI's API on the port openai. Neither asks for a key here:\n"
-        "to expose it outside the cluster, put a gateway with TLS and authentication in front of\n"
-        "it. Prometheus scrapes the pods directly."
+        "Inference only: Triton, and OpenAI's API on the port openai. Neither asks for a key\n"
+        "here: to expose it outside the cluster, put a gateway with TLS and authentication in\n"
+        "front of it. Prometheus scrapes the pods directly."
     ),
     "deployment.yaml": (
         "The overlays define where the bundle comes from. maxSurge is 0 because a rollout usually\n"
