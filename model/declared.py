@@ -52,6 +52,8 @@ _METHODS: Final[Mapping[str, str]] = {
 
 _MAX_GLOBS: Final = 2_000
 
+_LARGEST_GROUP: Final = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Declared:
@@ -167,7 +169,7 @@ def _modelopt_format(entry: Mapping[str, Any]) -> WeightFormat | None:
 
 def _in_groups(kind: WeightFormat, size: object) -> WeightFormat:
     """An integer format with the group size that is declared, if one is."""
-    if kind.key not in INTEGER_BITS or not isinstance(size, int):
+    if kind.key not in INTEGER_BITS or not isinstance(size, int) or size > _LARGEST_GROUP:
         return kind
     return replace(kind, group_size=max(size, ROW))
 
@@ -209,7 +211,7 @@ def _unusable(scheme: Mapping[str, Any]) -> str:
     weights, inputs = _object(scheme.get("weights")), _object(scheme.get("input_activations"))
     kind, strategy = _format(scheme), _text(weights.get("strategy"))
     if kind is None:
-        return f"weights of {weights.get('num_bits')} bits"
+        return f"weights of {brief(str(weights.get('num_bits')))} bits"
     if kind.key == "nvfp4":
         return "NVFP4 in the layout of compressed-tensors"
     if weights.get("symmetric") is False:

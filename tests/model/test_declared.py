@@ -98,6 +98,12 @@ def test_contradicting_it_is_refused(
         (llm_compressor(num_bits=8, type="float", strategy="block"), "FP8 with a scale for each"),
         (llm_compressor(num_bits=8, type="float", strategy="tensor"), "FP8 without scales of"),
         (llm_compressor(num_bits=3), "weights of 3 bits"),
+        (llm_compressor(num_bits="\x1b[31m" * 500), "weights of"),
+        (llm_compressor(strategy=["group"], group_size=10**300, type=[4]), "weights of 4 bits"),
+        (
+            modelopt("FP8", quant_algo=[], config_groups=[7], ignore={"a": 1}, producer=[]),
+            "without a known format",
+        ),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "inspect"])
