@@ -128,17 +128,16 @@ def test_counts_equal_what_was_sent(
     assert {name: n for name, n in counts.items() if n} == {"stop": 4, "length": 3, "refused": 3}
     assert grown(after, before, contract.OUTPUT_TOKENS.name) == 4 * 4 + 3 * 2
     assert grown(after, before, contract.PROMPT_TOKENS.name) >= 7
-    _histogram(after, before, contract.TIME_TO_FIRST_TOKEN, 7, PACE_MS / 1000)
-    _histogram(after, before, contract.INTER_TOKEN_TIME, 4 * 3 + 3, PACE_MS / 1000)
-    _histogram(after, before, contract.QUEUE_TIME, 7, 0.0)
+    first = _histogram(after, before, contract.TIME_TO_FIRST_TOKEN, 7)
+    between = _histogram(after, before, contract.INTER_TOKEN_TIME, 4 * 3 + 3)
+    # No token comes before its time, so the two together are at least what the script says.
+    assert first + between >= (4 * 4 + 3 * 2) * PACE_MS / 1000
+    assert _histogram(after, before, contract.QUEUE_TIME, 7) >= 0
 
 
-def _histogram(
-    after: Values, before: Values, metric: contract.Metric, count: int, least: float
-) -> None:
-    """The count is exact, and the mean is at least the pace of the script."""
+def _histogram(after: Values, before: Values, metric: contract.Metric, count: int) -> float:
+    """The sum of a histogram that has `count` more observations than before."""
     assert grown(after, before, f"{metric.name}_count") == count
-    assert grown(after, before, f"{metric.name}_sum") > 0.9 * count * least
     buckets = [
         grown(after, before, f'{metric.name}_bucket{{le="{one.value}"}}')
         for one in contract.series(metric)
@@ -146,8 +145,7 @@ def _histogram(
     ]
     assert buckets == sorted(buckets)
     assert buckets[-1] == count
-    below = [n for bound, n in zip(metric.buckets, buckets, strict=True) if bound < 0.5 * least]
-    assert sum(below[-1:]) == 0
+    return grown(after, before, f"{metric.name}_sum")
 
 
 def test_load_cancellation_and_overload(
