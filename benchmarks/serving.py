@@ -188,7 +188,7 @@ async def burst(server: LocalServer, streams: int) -> int:
         return sum(await asyncio.gather(*(count() for _ in range(streams))))
 
 
-def cost(streams: int, tokens: int, pace_ms: float, rounds: int) -> dict[str, Any]:
+async def cost(streams: int, tokens: int, pace_ms: float, rounds: int) -> dict[str, Any]:
     """CPU of the server for each token: ours and the bare model's in turn."""
     answers = [{"when": "", "pieces": [PIECE] * (tokens - 1), "pace_ms": pace_ms}]
     constants = f"PACE, COUNT = {pace_ms / 1000}, {tokens}\n"
@@ -198,7 +198,7 @@ def cost(streams: int, tokens: int, pace_ms: float, rounds: int) -> dict[str, An
         for round_number in range(rounds + 1):
             for name, server in servers.items():
                 before = cpu_seconds(server.pid)
-                sent = asyncio.run(burst(server, streams))
+                sent = await burst(server, streams)
                 assert sent == streams * tokens, f"{name}: {sent} tokens"
                 if round_number:  # the first one warms up
                     spent = cpu_seconds(server.pid) - before
@@ -358,7 +358,7 @@ def main() -> None:
     given = parser.parse_args()
     paced = [{"when": "", "pieces": [PIECE] * (given.tokens - 1), "pace_ms": given.pace_ms}]
     if given.what == "cost":
-        measured = cost(given.streams, given.tokens, given.pace_ms, given.rounds)
+        measured = asyncio.run(cost(given.streams, given.tokens, given.pace_ms, given.rounds))
     elif given.what == "soak":
         with serving(ANSWERS) as server:
             measured = asyncio.run(Soak(server, given.minutes * 60, given.seed).run(given.streams))
