@@ -102,7 +102,7 @@ def serving(answers: list[dict[str, Any]], bare: str | None = None) -> Iterator[
             (repository / MODEL / "1" / "model.py").write_text(bare)
         script = bundle / "answers.jsonl"
         script.write_text("\n".join(map(json.dumps, answers)))
-        with LocalServer(repository, executor="scripted", script=script) as server:
+        with LocalServer(repository, executor="scripted", script=script, grace=30) as server:
             server.wait_ready()
             yield server
 
@@ -110,9 +110,11 @@ def serving(answers: list[dict[str, Any]], bare: str | None = None) -> Iterator[
 def descendants(pid: int) -> list[int]:
     """A process and all below it."""
     found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            found += [d for child in task.read_text().split() for d in descendants(int(child))]
+    with suppress(OSError):  # it has ended
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                children = (thread / "children").read_text().split()
+                found += [one for child in children for one in descendants(int(child))]
     return found
 
 
