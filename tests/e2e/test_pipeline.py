@@ -84,8 +84,8 @@ def _opened(path: Path) -> Bundle:
 @pytest.fixture
 def served(int4_bundle: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
     """`nemo-deploy serve`, as a user runs it, and what it printed."""
-    ports = [str(_free_port()) for _ in range(3)]
-    options = [f"--{name}-port" for name in ("http", "grpc", "metrics")]
+    ports = [str(_free_port()) for _ in range(4)]
+    options = [f"--{name}-port" for name in ("http", "grpc", "metrics", "health")]
     arguments = [word for pair in zip(options, ports, strict=True) for word in pair]
     process = subprocess.Popen(
         [*COMMAND, "serve", str(int4_bundle), "--json", *arguments],
@@ -243,7 +243,7 @@ def test_edited_code_is_served_only_when_trusted_and_sees_no_token(
     command = [*COMMAND, "serve", str(edited), "--executor", "reference"]
     ports = [
         word
-        for name in ("http", "grpc", "metrics")
+        for name in ("http", "grpc", "metrics", "health")
         for word in (f"--{name}-port", str(_free_port()))
     ]
 

@@ -1,0 +1,259 @@
+"""Pressure, readiness and deaths, with the real tritonserver and answers from a script.
+
+Failures that other servers have, and the tests that reproduce them:
+
+- clients that vanish crash the server, or leave generations behind:
+  `test_serve.test_clients_that_vanish_end_their_generations`;
+- a server that hangs says that it is healthy: `test_a_stopped_model_is_not_ready`,
+  `test_requests_without_progress_end_readiness`;
+- a model that is killed leaves its clients waiting:
+  `test_serve.test_a_killed_stub_is_an_error_not_a_hang`;
+- a shutdown cuts live streams: `test_live_streams_end_before_the_server_does`;
+- processes and shared memory are left: `test_nothing_outlives_a_killed_supervisor`,
+  `test_serve.test_nothing_outlives_a_starter_that_is_killed`, `runtime/test_guard`;
+- a `stop` that races with the end, or comes twice: `runtime/test_sessions`;
+- two live requests with one id, and a `stop` from somebody else: `runtime/test_sessions`;
+- an unbounded queue: `test_more_than_the_queue_holds_is_refused_as_retriable`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException
+
+from nemotron_deploy.triton_repo import local
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(local.unavailable() is not None, reason=str(local.unavailable())),
+]
+
+PATIENCE_S = 120
+TOKENS = 40
+HOUR_US = 3600 * 10**6
+
+ANSWERS = [
+    {"when": "forever", "pieces": ["x "] * 9, "pace_ms": 1000 * 3600},
+    {"when": "slow", "pieces": ["x "] * TOKENS, "pace_ms": 100},
+    {"when": "", "pieces": ["quick"]},
+]
+
+Built = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("script") / "answers.jsonl"
+    path.write_text("\n".join(map(json.dumps, ANSWERS)))
+    return path
+
+
+@pytest.fixture
+def server(
+    built: Built, script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[local.LocalServer]:
+    """Room for 2 waiting requests beside those that are played."""
+    monkeypatch.setenv("NEMO_DEPLOY_MAX_WAITING", "2")
+    repository = tmp_path / "bundle" / "model_repository"
+    shutil.copytree(built("int4"), repository.parent)
+    config = repository / "tiny" / "config.pbtxt"
+    text = config.read_text()
+    begin = text.index("string_value", text.index('"max_active"'))
+    config.write_text(text[:begin] + 'string_value: "2"' + text[text.index("\n", begin) :])
+    with local.LocalServer(repository, executor="scripted", script=script, grace=1) as running:
+        running.wait_ready()
+        yield running
+
+
+class Stream:
+    """One request on a stream of its own; `texts` are what came so far."""
+
+    def __init__(self, url: str, prompt: str, timeout_us: int = 0) -> None:
+        self.texts: list[bytes] = []
+        self.error: Exception | None = None
+        self.began, self.ended = threading.Event(), threading.Event()
+        self._values = (url, prompt, timeout_us)
+        threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True).start()
+
+    async def _run(self) -> None:
+        url, prompt, timeout_us = self._values
+        try:
+            async with triton.InferenceServerClient(url) as client:
+                # Errors are then statuses of gRPC, and not texts in a response.
+                stream = client.stream_infer(
+                    self._requests(prompt, timeout_us), headers={"triton_grpc_error": "true"}
+                )
+                async for result, error in stream:
+                    if error is not None:
+                        self.error = error
+                        break
+                    response = result.get_response()
+                    self.texts.append(result.as_numpy("text_output")[0])
+                    self.began.set()
+                    if response.parameters["triton_final_response"].bool_param:
+                        break
+        except Exception as error:
+            self.error = error
+        self.ended.set()
+
+    @staticmethod
+    async def _requests(prompt: str, timeout_us: int) -> Any:
+        inputs = []
+        for name, kind, value in (
+            ("text_input", "BYTES", np.array([prompt.encode()], dtype=object)),
+            ("streaming", "BOOL", np.array([True])),
+            ("sampling_param_max_tokens", "INT32", np.array([100], dtype=np.int32)),
+        ):
+            inputs.append(triton.InferInput(name, [1], kind))
+            inputs[-1].set_data_from_numpy(value)
+        yield {
+            "model_name": "tiny", "inputs": inputs, "timeout": timeout_us or None,
+            "enable_empty_final_response": True,
+        }  # fmt: skip
+
+    def status(self) -> Any:
+        """The gRPC status of the error."""
+        assert self.ended.wait(PATIENCE_S)
+        assert isinstance(self.error, grpc.RpcError | InferenceServerException), self.error
+        return (
+            self.error.status()
+            if isinstance(self.error, InferenceServerException)
+            else self.error.code()
+        )
+
+
+def _health(server: local.LocalServer, path: str) -> int:
+    try:
+        with urllib.request.urlopen(server.health_url + path, timeout=PATIENCE_S) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def _stub(server: local.LocalServer) -> int:
+    """The process id of the model's process."""
+    children = Path(f"/proc/{server.pid}/task")
+    for task in children.iterdir():
+        for child in (task / "children").read_text().split():
+            if b"triton_python" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+    raise AssertionError("no stub")
+
+
+def test_more_than_the_queue_holds_is_refused_as_retriable(
+    server: local.LocalServer, eventually: Callable[..., None]
+) -> None:
+    """Two are played and two wait; of five, one is refused."""
+    streams = [Stream(server.grpc_url, "forever", HOUR_US) for _ in range(5)]
+    eventually(lambda: any(stream.ended.is_set() for stream in streams), "none is refused")
+    (refused,) = (stream for stream in streams if stream.ended.is_set())
+    assert "UNAVAILABLE" in str(refused.status())
+    assert "live requests, its limit; try again later" in str(refused.error)
+
+
+def test_a_deadline_ends_a_request_and_frees_its_place(server: local.LocalServer) -> None:
+    for _ in range(5):  # more than there are places
+        late = Stream(server.grpc_url, "forever", 1000)
+        assert "CANCELLED" in str(late.status())
+        assert "deadline of the request has passed: 0.001 s" in str(late.error)
+    body = json.dumps({"text_input": "forever", "timeout": 1000}).encode()
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{server.http_url}/v2/models/tiny/generate", body, PATIENCE_S)
+    with caught.value as error:
+        assert "deadline of the request has passed" in error.read().decode()
+    quick = Stream(server.grpc_url, "quick")
+    assert quick.ended.wait(PATIENCE_S)
+    assert quick.error is None
+
+
+def test_a_stopped_model_is_not_ready(
+    server: local.LocalServer, eventually: Callable[..., None]
+) -> None:
+    eventually(lambda: _health(server, "/ready") == 200, "never ready")
+    stub = _stub(server)
+    os.kill(stub, signal.SIGSTOP)
+    try:
+        eventually(lambda: _health(server, "/ready") == 503, "ready although it is stopped")
+        assert _health(server, "/live") == 200
+    finally:
+        os.kill(stub, signal.SIGCONT)
+    eventually(lambda: _health(server, "/ready") == 200, "not ready again")
+
+
+def test_requests_without_progress_end_readiness(
+    server: local.LocalServer, eventually: Callable[..., None]
+) -> None:
+    eventually(lambda: _health(server, "/ready") == 200, "never ready")
+    Stream(server.grpc_url, "forever", HOUR_US)
+    eventually(lambda: _health(server, "/ready") == 503, "ready although nothing moves")
+
+
+def test_nothing_outlives_a_killed_supervisor(
+    server: local.LocalServer, eventually: Callable[..., None]
+) -> None:
+    processes = [os.pidfd_open(pid) for pid in (server.pid, _stub(server))]
+    prefix = server._processes._region_prefix
+    assert list(Path("/dev/shm").glob(f"{prefix}*"))
+    server._processes._process.kill()
+    for process in processes:
+        assert select.select([process], [], [], PATIENCE_S)[0], "a process lives on"
+        os.close(process)
+    eventually(lambda: not list(Path("/dev/shm").glob(f"{prefix}*")), "shared memory is left")
+
+
+@pytest.mark.parametrize("signals", [1, 2], ids=["drained", "twice"])
+def test_live_streams_end_before_the_server_does(
+    built: Built, script: Path, signals: int, eventually: Callable[..., None]
+) -> None:
+    """SIGTERM to the command: its streams end whole, and its status is 0. Two cut them."""
+    ports = local._ports({"http": None, "grpc": None, "metrics": None, "health": None})
+    options = [
+        f"--{name}-port={port}"
+        for name, port in zip(("http", "grpc", "metrics", "health"), ports, strict=True)
+    ]
+    command = [sys.executable, "-m", "nemotron_deploy", "serve", str(built("int4")), *options]
+    with subprocess.Popen(
+        [*command, "--executor", "scripted", "--script", str(script), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["grpc"]
+        streams = [Stream(url, "slow") for _ in range(8)]
+        assert all(stream.began.wait(PATIENCE_S) for stream in streams)
+        process.terminate()
+        eventually(lambda: _refuses(ports[0]), "it accepts connections")
+        if signals == 2:
+            process.terminate()
+        assert process.wait(PATIENCE_S) == (0 if signals == 1 else 143)
+    assert all(stream.ended.wait(PATIENCE_S) for stream in streams)
+    whole = [len(stream.texts) == TOKENS + 1 and stream.error is None for stream in streams]
+    assert all(whole) if signals == 1 else not any(whole)
+
+
+def _refuses(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=PATIENCE_S)
+    except urllib.error.URLError:
+        return True
+    return False
