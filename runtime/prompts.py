@@ -21,7 +21,7 @@ from .generation import GenerationRequest, RequestError
 from .golden import Tokens
 from .stage import CLOSING, Prepared
 from .templates import ChatTemplate, TemplateError
-from .vocabulary import CheckpointVocabulary, SamplingDefaults
+from .vocabulary import CheckpointVocabulary, SamplingDefaults, TooManyTokensError
 
 BYTES_A_TOKEN: Final = 16
 """A prompt with more bytes a token than this is no text: English has 4 to 5, indented code 8."""
@@ -64,6 +64,12 @@ class Prompts:
 
     def prepare(self, request: GenerationRequest) -> Prepared:
         """The prompt of a request. Raises `RequestError`."""
+        try:
+            return self._prepared(request)
+        except TooManyTokensError as error:
+            raise self._too_long(error.count, request.max_tokens) from error
+
+    def _prepared(self, request: GenerationRequest) -> Prepared:
         start, schemas = Start.RAW, {}
         if request.conversation is not None:
             text, prompt = self._render(request.conversation)
@@ -75,7 +81,7 @@ class Prompts:
             text = self._vocabulary.decode(prompt)
         else:
             text = request.prompt
-            prompt = self._vocabulary.encode(text)
+            prompt = self._vocabulary.encode(text, most=self._context)
         closing: Tokens = ()
         if request.thinking_budget is not None:
             closing = self._vocabulary.encode(CLOSING, whole=False)
@@ -100,12 +106,15 @@ class Prompts:
         if asked is None and left > 0:
             return left
         if asked is None or asked > left:
-            wanted = "" if asked is None else f" and {contract.MAX_TOKENS.name} is {asked}"
-            raise RequestError(
-                f"the prompt has {length} tokens{wanted}; with at least one token for the answer, "
-                f"together at most {self._context} are possible"
-            )
+            raise self._too_long(length, asked)
         return asked
+
+    def _too_long(self, length: int, asked: int | None) -> RequestError:
+        wanted = "" if asked is None else f" and {contract.MAX_TOKENS.name} is {asked}"
+        return RequestError(
+            f"the prompt has {length} tokens{wanted}; with at least one token for the answer, "
+            f"together at most {self._context} are possible"
+        )
 
     def _require_known(self, tokens: Tokens) -> None:
         size = self._vocabulary.size
@@ -138,7 +147,9 @@ class Prompts:
         parts = literals.parts(rendered)
         tokens: list[int] = []
         for text, literal in parts:
-            tokens += self._vocabulary.encode(text, whole=False, control=not literal)
+            tokens += self._vocabulary.encode(
+                text, whole=False, control=not literal, most=self._context
+            )
         return "".join(text for text, _ in parts), tuple(tokens)
 
 

@@ -66,15 +66,29 @@ class CheckpointVocabulary:
         """The text of tokens, control tokens included."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
 
-    def encode(self, text: str, *, whole: bool = True, control: bool = True) -> Tokens:
+    def encode(
+        self, text: str, *, whole: bool = True, control: bool = True, most: int | None = None
+    ) -> Tokens:
         """The tokens of a text. `whole` adds what the tokenizer puts around a whole prompt. Without
         `control`, texts of control tokens are encoded like any other text.
 
-        Releases the interpreter's lock, so that other threads continue.
+        Raises `TooManyTokensError` for more than `most`, before they are made numbers of Python,
+        which would keep other threads waiting. Releases the interpreter's lock, so that other
+        threads continue.
         """
         tokenizer = self._tokenizer if control else self._plain
         (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=whole)
+        if most is not None and len(encoding) > most:
+            raise TooManyTokensError(len(encoding))
         return tuple(encoding.ids)
+
+
+class TooManyTokensError(ValueError):
+    """A text has more tokens than are possible: `count`."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} tokens")
+        self.count = count
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,7 +238,13 @@ def test_live_streams_end_before_the_server_does(
         text=True,
     ) as process:
         assert process.stdout is not None
-        url = json.loads(process.stdout.readline())["grpc"]
+        assert process.stderr is not None
+        printed = ""
+        while not printed.rstrip().endswith("}"):
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            printed += line
+        url = json.loads(printed)["grpc"]
         streams = [Stream(url, "slow") for _ in range(8)]
         assert all(stream.began.wait(PATIENCE_S) for stream in streams)
         process.terminate()
