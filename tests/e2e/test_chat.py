@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from nemotron_deploy import triton_repo
+from nemotron_deploy.core.errors import CheckFailedError
 from nemotron_deploy.model import catalog
 from nemotron_deploy.model.spec import Deployment
 from nemotron_deploy.triton_repo import local
@@ -211,3 +212,17 @@ def test_what_the_server_refuses_ends_a_pipe(url: str) -> None:
     done = chat(url, "--max-tokens", "100000", questions="First\nSecond\n")
     assert done.returncode == 4
     assert "at most 4096 are possible" in done.stderr
+
+
+def test_a_server_ends_with_its_endpoint_and_says_so(server: local.LocalServer) -> None:
+    """The last test of the module: it ends the server."""
+    group = os.getpgid(server.pid)
+    others = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if b"nemo_deploy_runtime.openai" in path.read_bytes()
+    ]
+    (endpoint,) = [pid for pid in others if os.getpgid(pid) == group]
+    os.kill(endpoint, signal.SIGKILL)
+    with pytest.raises(CheckFailedError, match="the OpenAI endpoint ended: "):
+        server.wait()

@@ -10,10 +10,13 @@ import asyncio
 import json
 import shutil
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,7 @@ SCRIPT: list[dict[str, Any]] = [
     {"when": "in Zürich?", "pieces": bytewise(f"I look it up.{call('Zürich')}")},
     {"when": "two calls", "pieces": bytewise(f"</think>Both.\n{call('Bern')}\n{call('Basel')}")},
     {"when": "for ever", "pieces": ["</think>", *["and on "] * 3000], "pace_ms": 20},
+    {"when": "a long one", "pieces": ["</think>", *["step "] * 100], "pace_ms": 10},
     {"when": "no thoughts", "pieces": bytewise("Plain.")},
     {"when": "", "pieces": bytewise("Hm, 日本.</think>Grüezi 😀, STOP and go.")},
 ]
@@ -95,7 +99,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.LocalServ
     keys.write_text(f"# clients\nsk-other\n{KEY}\n")
     endpoint = Endpoint("tiny", api_keys=keys)
     with local.LocalServer(
-        repository, executor="scripted", script=script, openai=endpoint, grace=5
+        repository, executor="scripted", script=script, openai=endpoint, grace=30
     ) as running:
         running.wait_ready()
         yield running
@@ -479,3 +483,37 @@ def test_hang_ups_before_the_answer(client: openai.OpenAI, server: local.LocalSe
             assert time.monotonic() < deadline, "the request was never begun"
         assert error.code == "timeout"  # it waits behind the two choices
     settle(client)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (("--api-keys", "KEYS"), 2, "also pass --openai-port"),
+        (("--openai-port", "9000", "--api-keys", "KEYS"), 4, "KEYS: has no API key"),
+        (("--openai-port", "9000", "--api-keys", "NOWHERE"), 4, "NOWHERE: cannot be read"),
+    ],
+    ids=["no endpoint", "no keys", "no file"],
+)
+def test_options_of_serve(tmp_path: Path, options: tuple[str, ...], code: int, said: str) -> None:
+    (tmp_path / "KEYS").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "nemotron_deploy", "serve", "bundle", *options],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+
+
+def test_streams_end_when_the_server_stops(server: local.LocalServer) -> None:
+    """The last test of the module: it stops the server, which refuses new requests meanwhile."""
+    with openai.OpenAI(base_url=server.openai_url, api_key=KEY, max_retries=0) as client:
+        stream = client.chat.completions.create(**asked("a long one"), stream=True)
+        chunks = iter(stream)
+        text = next(chunks).choices[0].delta.content
+        with ThreadPoolExecutor(1) as pool:
+            stopped = pool.submit(server.stop)
+            for chunk in chunks:
+                text += chunk.choices[0].delta.content or ""
+            stopped.result(60)
+    assert text == "step " * 100
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(str(server.openai_url), timeout=10)
