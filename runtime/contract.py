@@ -344,7 +344,8 @@ OUTPUTS: Final = (
 """What a response may hold, in the order of `config.pbtxt`."""
 
 ERROR_CODES: Final = "error_codes"
-"""The request parameter that puts the code of an error before its message, as `CODE: message`.
+"""The request parameter that puts the code of an error before its message, as `code: message`. The
+codes are the values of `generation.Failure`.
 
 A message on a stream has no code of its own. Triton can end the stream with a status instead
 (`triton_grpc_error`), but its version 2.51 then dies of a segmentation fault now and then.

@@ -38,7 +38,7 @@ _REASONS: Final = {
     Failure.INVALID: (400, "invalid_value"),
     Failure.UNAVAILABLE: (503, "overloaded"),
     Failure.CANCELLED: (500, "cancelled"),
-    Failure.DEADLINE: (408, "timeout"),
+    Failure.DEADLINE: (504, "timeout"),
     Failure.INTERNAL: (500, "internal_error"),
 }
 """HTTP status and code for a failure of the model."""

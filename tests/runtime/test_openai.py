@@ -119,19 +119,20 @@ def test_fields_that_are_wrong_are_named(chat, fields, param):
 
 
 def test_errors_of_the_model_speak_of_the_clients_fields():
-    error = failure("INVALID_ARG: sampling_param_top_p must be between 0 and 1, got 2")
+    error = failure("invalid: sampling_param_top_p must be between 0 and 1, got 2")
     assert (error.status, error.param) == (400, "top_p")
     assert error.message == "top_p must be between 0 and 1, got 2"
-    prompt = failure("INVALID_ARG: text_input is empty")
+    prompt = failure("invalid: text_input is empty")
     assert (prompt.message, prompt.param) == ("prompt is empty", "prompt")
 
 
 @pytest.mark.parametrize(
     ("message", "status"),
     [
-        ("UNAVAILABLE: the model already has 3 live requests, its limit", 503),
-        ("INTERNAL: KeyError: 'x'", 500),
-        ("CANCELLED: the request was cancelled", 500),
+        ("unavailable: the model already has 3 live requests, its limit", 503),
+        ("internal: KeyError: 'x'", 500),
+        ("cancelled: the request was cancelled", 500),
+        ("deadline: the request took too long", 504),
         ("Request for unknown model: 'm' has no available versions", 503),
     ],
 )
