@@ -195,11 +195,12 @@ def _tool(tool: Any, where: str) -> dict[str, Any]:
     if function.get("description") is not None:
         result["description"] = _string(function["description"], f"{where}.function.description")
     parameters = function.get("parameters")
-    if parameters is not None:
-        properties = parameters.get("properties", {}) if isinstance(parameters, Mapping) else None
-        if not isinstance(properties, Mapping):
-            raise RequestError(f"{where}.function.parameters must be the schema of an object")
-        result["parameters"] = parameters
+    if parameters is None:  # templates read the schema of a function without parameters, too
+        parameters = {"type": "object", "properties": {}}
+    properties = parameters.get("properties", {}) if isinstance(parameters, Mapping) else None
+    if not isinstance(properties, Mapping):
+        raise RequestError(f"{where}.function.parameters must be the schema of an object")
+    result["parameters"] = parameters
     # `strict` is for the server; templates of this family would print it.
     return {"type": "function", "function": result}
 

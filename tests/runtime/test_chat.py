@@ -94,13 +94,14 @@ def test_refused_messages_are_named(messages: Any, said: str) -> None:
 
 def test_tools_are_rendered_and_parsed_with_their_schemas() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    nothing = {"type": "object", "properties": {}}
     tools = [tool("f", description="Adds.", parameters=schema, strict=True), tool("g")]
     conversation, guide = read_conversation([USER], tools, None, None)
     assert conversation.tools == [
         tool("f", description="Adds.", parameters=schema),
-        tool("g"),
+        tool("g", parameters=nothing),
     ]
-    assert conversation.schemas == {"f": schema, "g": {}}
+    assert conversation.schemas == {"f": schema, "g": nothing}
     assert guide is None
 
 
