@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +14,8 @@ from typing import Any
 
 import pytest
 
-from nemotron_deploy import triton_repo
 from nemotron_deploy.core.errors import CheckFailedError
-from nemotron_deploy.model import catalog
-from nemotron_deploy.model.spec import Deployment
+from nemotron_deploy.tests.e2e.scripted_bundle import scripted_bundle
 from nemotron_deploy.triton_repo import local
 from nemotron_deploy.triton_repo.openai import Endpoint
 
@@ -46,22 +43,13 @@ SCRIPT: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.LocalServer]:
-    bundle = tmp_path_factory.mktemp("bundle")
-    shutil.copytree(catalog.TINY, bundle / "checkpoint")
-    shutil.copy(TEMPLATE, bundle / "checkpoint" / "chat_template.jinja")
-    (bundle / "engine").mkdir()
-    (bundle / "engine" / "llm_args.yaml").write_text("backend: pytorch\nmax_seq_len: 4096\n")
-    repository = bundle / "model_repository"
-    repository.mkdir()
-    deployment = Deployment(
-        name="tiny-h100-bf16", model_name="tiny", image="none", gpu=catalog.gpu("h100"), gpus=1,
-        quant="bf16", bundle_bytes=1, max_batch_size=2,
-    )  # fmt: skip
-    triton_repo.emit(repository, deployment)
-    script = bundle / "answers.jsonl"
-    script.write_text("\n".join(map(json.dumps, SCRIPT)))
+    bundle = scripted_bundle(tmp_path_factory.mktemp("bundle"), SCRIPT, 2, TEMPLATE)
     with local.LocalServer(
-        repository, executor="scripted", script=script, openai=Endpoint("tiny"), grace=5
+        bundle.repository,
+        executor="scripted",
+        script=bundle.script,
+        openai=Endpoint("tiny"),
+        grace=5,
     ) as running:
         running.wait_ready()
         yield running

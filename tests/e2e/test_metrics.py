@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 import urllib.error
 import urllib.request
@@ -15,10 +14,8 @@ from typing import Any
 
 import pytest
 
-from nemotron_deploy import triton_repo
-from nemotron_deploy.model import catalog
-from nemotron_deploy.model.spec import Deployment
 from nemotron_deploy.runtime import contract
+from nemotron_deploy.tests.e2e.scripted_bundle import scripted_bundle
 from nemotron_deploy.triton_repo import local
 
 pytestmark = [
@@ -38,22 +35,12 @@ Values = dict[str, float]
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., local.LocalServer]:
     """Start a server that plays two answers at a time, at a fixed pace."""
-    bundle = tmp_path_factory.mktemp("bundle")
-    shutil.copytree(catalog.TINY, bundle / "checkpoint")
-    (bundle / "engine").mkdir()
-    (bundle / "engine" / "llm_args.yaml").write_text("backend: pytorch\nmax_seq_len: 4096\n")
-    repository = bundle / "model_repository"
-    repository.mkdir()
-    deployment = Deployment(
-        name="tiny-h100-bf16", model_name="tiny", image="none", gpu=catalog.gpu("h100"), gpus=1,
-        quant="bf16", bundle_bytes=1, max_batch_size=2,
-    )  # fmt: skip
-    triton_repo.emit(repository, deployment)
-    script = bundle / "answers.jsonl"
-    script.write_text("\n".join(map(json.dumps, ANSWERS)))
+    bundle = scripted_bundle(tmp_path_factory.mktemp("bundle"), ANSWERS, 2)
 
     def run(**options: Any) -> local.LocalServer:
-        server = local.LocalServer(repository, executor="scripted", script=script, **options)
+        server = local.LocalServer(
+            bundle.repository, executor="scripted", script=bundle.script, **options
+        )
         server.wait_ready()
         return server
 

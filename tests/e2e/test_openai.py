@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -28,9 +27,7 @@ from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-from nemotron_deploy import triton_repo
-from nemotron_deploy.model import catalog
-from nemotron_deploy.model.spec import Deployment
+from nemotron_deploy.tests.e2e.scripted_bundle import scripted_bundle
 from nemotron_deploy.triton_repo import local
 from nemotron_deploy.triton_repo.openai import Endpoint
 
@@ -79,27 +76,19 @@ THOUGHTS, TEXT = "Hm, 日本.", "Grüezi 😀, STOP and go."
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.LocalServer]:
-    bundle = tmp_path_factory.mktemp("bundle")
-    shutil.copytree(catalog.TINY, bundle / "checkpoint")
-    shutil.copy(TEMPLATE, bundle / "checkpoint" / "chat_template.jinja")
-    (bundle / "engine").mkdir()
-    (bundle / "engine" / "llm_args.yaml").write_text("backend: pytorch\nmax_seq_len: 4096\n")
-    repository = bundle / "model_repository"
-    repository.mkdir()
-    deployment = Deployment(
-        name="tiny-h100-bf16", model_name="tiny", image="none", gpu=catalog.gpu("h100"), gpus=1,
-        quant="bf16", bundle_bytes=1, max_batch_size=ACTIVE,
-    )  # fmt: skip
-    triton_repo.emit(repository, deployment)
-    config = repository / "tiny" / "config.pbtxt"
+    folder = tmp_path_factory.mktemp("bundle")
+    bundle = scripted_bundle(folder, SCRIPT, ACTIVE, TEMPLATE)
+    config = bundle.repository / "tiny" / "config.pbtxt"
     config.write_text(config.read_text().replace('string_value: "256"', 'string_value: "1"'))
-    script = bundle / "answers.jsonl"
-    script.write_text("\n".join(map(json.dumps, SCRIPT)))
-    keys = bundle / "keys"
+    keys = folder / "keys"
     keys.write_text(f"# clients\nsk-other\n{KEY}\n")
     endpoint = Endpoint("tiny", api_keys=keys)
     with local.LocalServer(
-        repository, executor="scripted", script=script, openai=endpoint, grace=30
+        bundle.repository,
+        executor="scripted",
+        script=bundle.script,
+        openai=endpoint,
+        grace=30,
     ) as running:
         running.wait_ready()
         yield running

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +17,8 @@ import pytest
 import tritonclient.grpc.aio as grpc
 from tritonclient.utils import InferenceServerException
 
-from nemotron_deploy import triton_repo
-from nemotron_deploy.model import catalog
-from nemotron_deploy.model.spec import Deployment
 from nemotron_deploy.runtime.contract import INPUTS
+from nemotron_deploy.tests.e2e.scripted_bundle import scripted_bundle
 from nemotron_deploy.triton_repo import local
 
 pytestmark = [
@@ -108,26 +105,13 @@ OTHERS = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.LocalServer]:
     """A bundle made by hand; each answer comes byte by byte, and as one piece for a WHOLE one."""
-    bundle = tmp_path_factory.mktemp("bundle")
-    shutil.copytree(catalog.TINY, bundle / "checkpoint")
-    shutil.copy(TEMPLATE, bundle / "checkpoint" / "chat_template.jinja")
-    (bundle / "engine").mkdir()
-    (bundle / "engine" / "llm_args.yaml").write_text("backend: pytorch\nmax_seq_len: 4096\n")
-    repository = bundle / "model_repository"
-    repository.mkdir()
-    deployment = Deployment(
-        name="tiny-h100-bf16", model_name="tiny", image="none", gpu=catalog.gpu("h100"), gpus=1,
-        quant="bf16", bundle_bytes=1, max_batch_size=8,
-    )  # fmt: skip
-    triton_repo.emit(repository, deployment)
     answers = []
     for name, text in {**{name: case[0] for name, case in CASES.items()}, **OTHERS}.items():
         pieces = [{"hex": f"{byte:02x}"} for byte in text.encode()]
         answers.append({"when": f"BYTES [{name}]", "pieces": pieces})
         answers.append({"when": f"WHOLE [{name}]", "pieces": [text] if text else []})
-    script = bundle / "answers.jsonl"
-    script.write_text("\n".join(map(json.dumps, answers)))
-    with local.LocalServer(repository, executor="scripted", script=script) as running:
+    bundle = scripted_bundle(tmp_path_factory.mktemp("bundle"), answers, 8, TEMPLATE)
+    with local.LocalServer(bundle.repository, executor="scripted", script=bundle.script) as running:
         running.wait_ready()
         yield running
 
