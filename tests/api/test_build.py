@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from nemotron_deploy import __version__
+from nemotron_deploy.api import build_stages
 from nemotron_deploy.api.build import dry_run, make, prepare
 from nemotron_deploy.api.build_stages import PLUGIN_SOURCES, SOURCES, Job
 from nemotron_deploy.api.verify import verify
@@ -181,7 +182,7 @@ def test_a_new_version_makes_nothing_again(bf16: Path, monkeypatch: pytest.Monke
 def test_another_encoding_makes_the_checkpoint_again_and_what_depends_on_it(
     bf16: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules[make.__module__], "ENCODING", 2)
+    monkeypatch.setattr(build_stages, "ENCODING", 2)
     assert make(job(bf16, quant="bf16")).made == ("checkpoint", "engine")
     assert Bundle.open(bf16).record.stages["checkpoint"].maker == "encoding 2"
 

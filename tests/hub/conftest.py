@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from nemotron_deploy import cli
+from nemotron_deploy.model.card_metadata import CARD
 from nemotron_deploy.model.catalog import TINY
 from nemotron_deploy.tests.hub.stand_in import StandIn
 
@@ -41,8 +42,10 @@ def run(*arguments: str) -> Done:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Files of a quantized checkpoint by name, but for its report."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    """Files of a quantized checkpoint by name, but for its report and the card, which names the
+    repository."""
+    files = (path for path in folder.iterdir() if path.is_file() and path.name != CARD)
+    return {path.name: path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def test_a_conversation_arrives(tensors):
         )
     )  # fmt: skip
     assert request.conversation.messages == [{"role": "user", "content": "Hi"}]
-    assert request.conversation.schemas == {"f": {}}
+    assert request.conversation.schemas == {"f": {"type": "object", "properties": {}}}
     assert request.conversation.template_arguments == {"enable_thinking": False}
     assert (request.guide.kind, request.guide.tools) == ("tool", ("f",))
     assert (request.max_tokens, request.thinking_budget, request.logprobs) == (None, 9, 0)

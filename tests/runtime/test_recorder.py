@@ -26,7 +26,7 @@ def test_every_series_is_there_from_the_start() -> None:
 
 
 def test_every_failure_has_an_outcome() -> None:
-    assert OUTCOMES.keys() >= {failure.name for failure in Failure}
+    assert OUTCOMES.keys() == set(Failure)
     assert set(OUTCOMES.values()) <= set(contract.REQUESTS.values)
 
 
