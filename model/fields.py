@@ -85,7 +85,7 @@ class Fields:
         if len(values) == len(pattern) != 1:
             pairs = zip(values, pattern, strict=True)
             values = [value for value, kind in pairs if kind == letter] or [None]
-        elif len(values) not in (1, pattern.count(letter)):
+        elif not values or len(values) not in (1, pattern.count(letter)):
             self.fail(
                 field,
                 f"lists {len(values)} numbers, but the pattern has {len(pattern)} layers, "

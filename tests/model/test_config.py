@@ -421,3 +421,8 @@ def test_any_other_is_refused_by_a_field_of_its_own(values: dict[str, Any], data
         assert "rule: architecture" in str(error)
     else:
         requires_sums(model)
+
+
+def test_an_empty_list_of_widths_is_refused_by_field() -> None:
+    with pytest.raises(BadInputError, match="`intermediate_size` lists 0 numbers"):
+        read_model(config(intermediate_size=[]), "some")
