@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -131,16 +132,18 @@ def published_format(quant: str, model: Model) -> StoredFormat:
 
 
 def _is_for(published: Published, model: Model) -> bool:
-    for name in published.models:
-        known = known_model(name)
-        assert known is not None, f"{name} is in the catalogue"
-        if (known.pattern, known.mtp_pattern, known.hidden_size) == (
-            model.pattern,
-            model.mtp_pattern,
-            model.hidden_size,
-        ):
-            return True
-    return False
+    return _shape(model) in map(_known_shape, published.models)
+
+
+def _shape(model: Model) -> tuple[str, str, int]:
+    return model.pattern, model.mtp_pattern, model.hidden_size
+
+
+@cache  # every plan asks for each alternative's recipe
+def _known_shape(name: str) -> tuple[str, str, int]:
+    known = known_model(name)
+    assert known is not None, f"{name} is in the catalogue"
+    return _shape(known)
 
 
 def _require_used(recipe: Recipe, model: Model) -> None:
