@@ -61,8 +61,8 @@ class Declared:
 
     `method` is the quantizer's key, `producer` its name with the version, `algorithm` what it calls
     the format; each is empty where it is not given. `formats` are ours for what is declared.
-    `integer_inputs` is whether inputs of INT8 or INT4 weights are quantized, too, and `sparsity`
-    the format of sparse weights. `kv_cache` is what the KV cache is quantized as, empty for none.
+    `integer_inputs` is whether inputs of INT8 or INT4 weights are quantized, too. `kv_cache` is
+    what the KV cache is quantized as, empty for none.
     `modules` are ModelOpt's formats of single modules, `targets` the modules of each format in
     `config_groups`, of which `Linear` are all others, and `excluded` are modules that are not
     quantized: names and globs. `unusable` is what about all this cannot be used, empty for nothing.
@@ -73,7 +73,6 @@ class Declared:
     algorithm: str = ""
     formats: frozenset[WeightFormat] = frozenset()
     integer_inputs: bool = False
-    sparsity: str = ""
     kv_cache: str = ""
     modules: Mapping[str, WeightFormat | None] | None = None
     targets: tuple[tuple[frozenset[str], WeightFormat], ...] = ()
@@ -198,7 +197,6 @@ def _compressed(entry: Mapping[str, Any]) -> Declared:
         algorithm=_text(entry.get("format")) or COMPRESSED_TENSORS,
         formats=frozenset(kind for scheme in schemes if (kind := _format(scheme))),
         integer_inputs=any(map(_integer_inputs, schemes)),
-        sparsity=sparsity,
         kv_cache=_kv_cache(entry),
         targets=targets,
         excluded=excluded,
