@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from ..contract import GRPC, OPENAI
+from ..contract import GRACE_SECONDS, GRPC, OPENAI
 from .keys import ApiKeys, KeysError
 
 BAD_INPUT: Final = 4
@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--without-keys", action="store_true", help="let everybody who can reach it use it"
     )
-    parser.add_argument("--grace", type=int, default=300, help="seconds for answers to end in")
+    parser.add_argument(
+        "--grace", type=int, default=GRACE_SECONDS, help="seconds for answers to end in"
+    )
     return parser
 
 

@@ -16,11 +16,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..generation import Usage
 from .errors import ApiError
 from .keys import ApiKeys
 from .replies import Replies
 from .request import CompletionRequest, Inputs, read_request
-from .upstream import Piece, Upstream, Usage
+from .upstream import Piece, Upstream
 
 MAX_BODY_BYTES: Final = 8 * 2**20
 """Longest body of a request. The model limits prompts further, by its context."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..generation import Usage
 from .request import CompletionRequest
-from .upstream import Piece, Usage
+from .upstream import Piece
 
 Json = dict[str, Any]
 

@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from .. import contract
 from ..contract import DataType
-from ..generation import Failure
+from ..generation import Failure, Usage
 from .errors import ApiError
 from .request import CHAT_FIELDS, TEXT_FIELDS, Inputs
 
@@ -42,15 +42,6 @@ _REASONS: Final = {
     Failure.INTERNAL: (500, "internal_error"),
 }
 """HTTP status and code for a failure of the model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of the prompt, of the answer, and those of the answer that are reasoning."""
-
-    prompt: int
-    answer: int
-    reasoning: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,10 +67,11 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Start every request and return; answers are sent through the response senders."""
         for request in requests:
-            with_code = json.loads(request.parameters() or "{}").get(ERROR_CODES) is True
+            parameters = json.loads(request.parameters() or "{}")
+            with_code = parameters.get(ERROR_CODES) is True
             channel = TritonChannel(request.get_response_sender(), with_code)
             try:
-                self._start(request, channel)
+                self._start(request, parameters, channel)
             except RequestError as error:
                 self._refuse(channel, str(error), Failure.INVALID)
             except OverloadedError as error:
@@ -88,7 +90,7 @@ class TritonPythonModel:
         self._metrics.close()
         self._guard.dismiss()
 
-    def _start(self, request: Any, channel: TritonChannel) -> None:
+    def _start(self, request: Any, parameters: Mapping[str, Any], channel: TritonChannel) -> None:
         # Copied: they are read later, when Triton may use their memory for another request.
         tensors = {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
         if is_stop(tensors):
@@ -99,7 +101,7 @@ class TritonPythonModel:
             lambda: parse_request(tensors, self._service.prompt_limit),
             channel,
             size=sum(map(_bytes, tensors.values())),
-            timeout=_timeout(request),
+            timeout=_timeout(request, parameters),
         )
 
     def _refuse(self, channel: TritonChannel, message: str, failure: Failure) -> None:
@@ -112,13 +114,13 @@ class TritonPythonModel:
         channel.send({TEXT_OUTPUT.name: ""}, final=True)
 
 
-def _timeout(request: Any) -> float | None:
+def _timeout(request: Any, parameters: Mapping[str, Any]) -> float | None:
     """Seconds that a request may take, from v2's parameter `timeout` in microseconds.
 
     Triton passes it on as the request's timeout over gRPC, and as an ordinary parameter from the
     HTTP endpoints `generate` and `generate_stream`. Raises `RequestError`.
     """
-    given = request.timeout() or json.loads(request.parameters() or "{}").get("timeout", 0)
+    given = request.timeout() or parameters.get("timeout", 0)
     if not isinstance(given, int) or isinstance(given, bool) or given < 0:
         raise RequestError("timeout must be a whole number of microseconds")
     return given / 1e6 if given else None
