@@ -23,12 +23,14 @@ PROBE_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The state of the model. `silent` is for how many seconds there was no progress."""
+    """The state of the model. `silent` is for how many seconds there was no progress, and
+    `requests` how many requests have not ended."""
 
     ready: bool
     live: bool
     silent: float
     reason: str = ""
+    requests: int = 0
 
 
 class Probe:
@@ -76,11 +78,13 @@ class Monitor:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching: the model is not ready any more."""
         self._closed.set()
         self._thread.join(timeout=1)
+        self._report(Health(False, True, 0.0, "the model is being unloaded"))
 
     def _run(self) -> None:
+        self._report(self.look())
         while not self._closed.wait(TICK_SECONDS):
             self._report(self.look())
 
@@ -96,9 +100,10 @@ class Monitor:
             self._probe = Probe()
             request = GenerationRequest(max_tokens=1, top_k=1, seed=0)
             self._executor.submit(TokenRequest((0,), 1, frozenset(), "", request), self._probe)
+        requests, live = len(self._sessions), silent < self._dead
         if not self._executor.healthy:
-            return Health(False, silent < self._dead, silent, "the executor has stopped")
+            return Health(False, live, silent, "the executor has stopped", requests)
         if silent >= self._stall:
             reason = f"no token was generated for {silent:.0f} s"
-            return Health(False, silent < self._dead, silent, reason)
-        return Health(True, True, silent)
+            return Health(False, live, silent, reason, requests)
+        return Health(True, True, silent, requests=requests)

@@ -216,17 +216,13 @@ class LocalServer:
         return Child("tritonserver", command, environment)
 
     def _ready(self) -> bool:
-        urls = [f"{self.http_url}/v2/health/ready"]
+        answers = [_status(f"{self.http_url}/v2/health/ready")]
         if self.openai_url is not None:
-            urls.append(f"{self.openai_url.removesuffix('/v1')}/health")
-        try:
-            for url in urls:
-                with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
-                    if answer.status != 200:
-                        return False
-        except (OSError, urllib.error.URLError):
-            return False
-        return not self._processes.ended
+            answers.append(_status(f"{self.openai_url.removesuffix('/v1')}/health"))
+        if all(answer == 200 for answer in answers):
+            # A model that answers for itself does so before Triton is ready; others never do.
+            return _status(f"{self.health_url}/ready") in (200, None) and not self._processes.ended
+        return False
 
     def _log_text(self) -> str:
         size = os.fstat(self._log.fileno()).st_size
@@ -243,6 +239,18 @@ class LocalServer:
         lines = decisive_lines(text) or ["its log is empty"]
         program = ENDPOINT if f"{ENDPOINT} ended" in text else "tritonserver"
         return CheckFailedError(f"{program} {what}: " + "\n  ".join(lines))
+
+
+def _status(url: str) -> int | None:
+    """The status of a page; None where nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except OSError:
+        return None
 
 
 def _wheel() -> Path | None:

@@ -9,7 +9,11 @@ the model's process and its shared memory are left. So this process
   last wrote to its standard input;
 - ends the server when the model's process is gone, so that connections break and whatever runs the
   server starts it again;
-- kills the model's process and removes its shared memory when the server is gone.
+- kills the model's process and removes its shared memory when the server is gone;
+- ends a server that was asked to end and does not, although all requests have ended. Triton 2.51
+  keeps a request forever whose client closes the stream in the moment in which it ends, and then
+  waits with unloading the model until its exit timeout (triton-inference-server/server, pull
+  request 8078 of April 2025).
 
 Processes are held by pidfds that were opened in the model's process, so that a number that was
 given to another process is never killed.
@@ -23,6 +27,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,6 +38,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..contract import HEALTH_ADDRESS, TRITON_ADDRESS
+from ..generation import StartError
 from ..health import Health
 from ..isolation import command
 
@@ -42,26 +48,46 @@ END_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 3.0
 """How long Triton may take to say that it is ready."""
 
+UNLOAD_SECONDS: Final = 5.0
+"""How long after the last request a server that is no longer ready may take until it unloads."""
+
+LOOK_SECONDS: Final = 1.0
+"""How often a server without requests is asked whether it is still ready."""
+
 _REGIONS: Final = Path("/dev/shm")  # noqa: S108  no temporary file
 
 
 class Guard:
     """The guard of this process and of its parent, the server; ends with `dismiss`.
 
-    A health that is older than `stall` seconds is that of a process that does not run.
+    A health that is older than `stall` seconds is that of a process that does not run. The health
+    can be asked for as soon as this exists. A server that is no longer ready has `unload` seconds
+    to unload the model after its last request. Raises `StartError` for an address that cannot be
+    used.
     """
 
-    def __init__(self, server: int, stall: float, dead: float, region: str = "") -> None:
-        pidfds = (os.pidfd_open(server), os.pidfd_open(os.getpid()))
+    def __init__(
+        self,
+        server: int,
+        stall: float,
+        dead: float,
+        region: str = "",
+        unload: float = UNLOAD_SECONDS,
+    ) -> None:
         grouped = os.getpgid(0) == server  # then the group holds nothing but the server's processes
-        self._process = subprocess.Popen(
-            command(__name__, *map(str, pidfds), str(stall), str(dead), region, str(int(grouped))),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            pass_fds=pidfds,
-        )
-        for fd in pidfds:
-            os.close(fd)
+        with contextlib.ExitStack() as handed_over:
+            fds = [os.pidfd_open(server), os.pidfd_open(os.getpid())]
+            for fd in fds:
+                handed_over.callback(os.close, fd)
+            if address := os.environ.get(HEALTH_ADDRESS.name):
+                fds.append(handed_over.enter_context(_listener(address)).fileno())
+            words = (stall, dead, unload, region, int(grouped), *fds)
+            self._process = subprocess.Popen(
+                command(__name__, *map(str, words)),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                pass_fds=fds,
+            )
 
     def report(self, health: Health) -> None:
         """Tell how the model is."""
@@ -83,10 +109,12 @@ class State:
         self._stall, self._dead = stall, dead
         self._health = Health(False, True, 0.0, "the model is starting")
         self._heard_at: float | None = None
+        self.had_requests = False
 
     def hear(self, line: bytes) -> None:
         """Take a health."""
         self._health, self._heard_at = Health(**json.loads(line)), time.monotonic()
+        self.had_requests |= self._health.requests > 0
 
     @property
     def health(self) -> Health:
@@ -99,16 +127,20 @@ class State:
         return Health(False, silent < self._dead, silent, reason)
 
 
-def health_server(state: State, address: str, triton: str) -> ThreadingHTTPServer:
-    """A server of `state` at `address` (host:port), which also asks Triton at `triton`."""
+def health_server(state: State, listener: socket.socket, triton: str) -> ThreadingHTTPServer:
+    """A server of `state` on `listener`, which also asks Triton at `triton` (host:port)."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             health = state.health
             good = {"/ready": health.ready, "/live": health.live}.get(self.path)
             reason = health.reason
-            if good and triton and self.path == "/ready" and not _triton_is_ready(triton):
-                good, reason = False, "Triton is not ready"
+            if good and triton and self.path == "/ready":
+                try:
+                    good = _is_ready(triton)
+                    reason = "" if good else "Triton is not ready"
+                except TimeoutError:
+                    good, reason = False, "Triton does not answer"
             status = 404 if good is None else 200 if good else 503
             body = json.dumps({"ok": bool(good), "reason": reason}).encode() + b"\n"
             self.send_response(status)
@@ -120,15 +152,30 @@ def health_server(state: State, address: str, triton: str) -> ThreadingHTTPServe
         def log_message(self, *_: Any) -> None:
             """Probes come every few seconds."""
 
+    server = ThreadingHTTPServer(listener.getsockname(), Handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listener
+    return server
+
+
+def _listener(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
-    return ThreadingHTTPServer((host, int(port)), Handler)
+    try:
+        return socket.create_server((host, int(port)))
+    except (OSError, OverflowError, ValueError) as error:
+        raise StartError(
+            f"the health address {address} cannot be used ({error}): see ${HEALTH_ADDRESS.name}"
+        ) from error
 
 
-def _triton_is_ready(address: str) -> bool:
-    connection = http.client.HTTPConnection(address, timeout=ANSWER_SECONDS)
+def _is_ready(triton: str) -> bool:
+    """Whether Triton says that it is ready. Raises `TimeoutError` where it does not say."""
+    connection = http.client.HTTPConnection(triton, timeout=ANSWER_SECONDS)
     try:
         connection.request("GET", "/v2/health/ready")
         return connection.getresponse().status == 200
+    except TimeoutError:
+        raise
     except (OSError, http.client.HTTPException):
         return False
     finally:
@@ -139,12 +186,14 @@ def main() -> None:
     """The guard's side."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to the whole group
-    server, model = int(sys.argv[1]), int(sys.argv[2])
-    state = State(float(sys.argv[3]), float(sys.argv[4]))
-    if address := os.environ.get(HEALTH_ADDRESS.name):
-        http_server = health_server(state, address, os.environ.get(TRITON_ADDRESS.name, ""))
+    stall, dead, unload, region, grouped, *fds = sys.argv[1:]
+    server, model, *listening = map(int, fds)
+    state = State(float(stall), float(dead))
+    triton = os.environ.get(TRITON_ADDRESS.name, "")
+    for fd in listening:
+        http_server = health_server(state, socket.socket(fileno=fd), triton)
         threading.Thread(target=http_server.serve_forever, daemon=True).start()
-    if _watch(state, server):
+    if _watch(state, server, Ending(state, triton, float(unload))):
         return
     if select.select([server], [], [], 0)[0]:
         _send(model, signal.SIGKILL)
@@ -153,29 +202,61 @@ def main() -> None:
         select.select([server], [], [], END_SECONDS)
         _send(server, signal.SIGKILL)
         select.select([server], [], [])
-    if region := sys.argv[5]:
+    if region:
         for path in _REGIONS.glob(f"{region}*"):
             with contextlib.suppress(OSError):
                 path.unlink()
-    if sys.argv[6] == "1":
+    if grouped == "1":
         os.killpg(0, signal.SIGKILL)
 
 
-def _watch(state: State, server: int) -> bool:
-    """Wait until a process is gone; True where the guard was dismissed instead."""
+class Ending:
+    """Finds out that a server does not end by itself: Triton at `triton` (host:port) was ready and
+    is no longer, although the model is, and for `unload` seconds there has been no request."""
+
+    def __init__(self, state: State, triton: str, unload: float) -> None:
+        self._state = state
+        self._triton = triton
+        self._unload = unload
+        self._was_ready = False
+        self._since: float | None = None
+
+    def overdue(self) -> bool:
+        """Whether the server should have ended."""
+        health, now = self._state.health, time.monotonic()
+        if not self._triton or not health.ready or health.requests:
+            self._since = None
+            return False
+        with contextlib.suppress(TimeoutError):
+            if _is_ready(self._triton):
+                self._was_ready, self._since = True, None
+            elif self._was_ready or self._state.had_requests:
+                self._since = self._since or now
+        return self._since is not None and now - self._since >= self._unload
+
+
+def _watch(state: State, server: int, ending: Ending) -> bool:
+    """Wait until a process is gone or overdue; True where the guard was dismissed instead."""
     pending = b""
+    look_at = time.monotonic() + LOOK_SECONDS
     while True:
-        readable, _, _ = select.select([0, server], [], [])
+        readable, _, _ = select.select([0, server], [], [], max(look_at - time.monotonic(), 0))
         if server in readable:
             return False
-        received = os.read(0, 65536)
-        if not received:
-            return False
-        *lines, pending = (pending + received).split(b"\n")
-        for line in lines:
-            if line == b"dismissed":
-                return True
-            state.hear(line)
+        if 0 in readable:
+            received = os.read(0, 65536)
+            if not received:
+                return False
+            *lines, pending = (pending + received).split(b"\n")
+            for line in lines:
+                if line == b"dismissed":
+                    return True
+                state.hear(line)
+        if time.monotonic() >= look_at:
+            if ending.overdue():
+                print("Triton does not end although all requests have; ending it", file=sys.stderr)
+                return False
+            look_at = time.monotonic() + LOOK_SECONDS
 
 
 def _send(process: int, number: int) -> None:

@@ -72,6 +72,19 @@ def monitor(executor, sessions, clock):
     return monitor
 
 
+def test_a_model_that_is_unloaded_is_not_ready_and_says_so(executor, sessions):
+    reports = list[Health]()
+    Monitor(executor, sessions, reports.append, stall=3600, dead=3600).close()
+    assert reports[-1] == Health(False, True, 0.0, "the model is being unloaded")
+    assert all(report.ready for report in reports[:-1])
+
+
+def test_the_health_counts_live_requests(monitor, sessions, clock):
+    assert monitor.look().requests == 0
+    _generating(sessions, clock)
+    assert monitor.look().requests == 1
+
+
 def _generating(sessions, clock):
     session = sessions.open("", GenerationRequest(streaming=True), Channel())
     session.generating_since = clock.now
