@@ -61,8 +61,8 @@ class TritonPythonModel:
         with self.changed:
             for request in requests:
                 self.number += 1
-                entry = (time.monotonic() + PACE, self.number, COUNT, request.get_response_sender())
-                heapq.heappush(self.due, entry)
+                due = (time.monotonic() // PACE + 1) * PACE
+                heapq.heappush(self.due, (due, self.number, COUNT, request.get_response_sender()))
             self.changed.notify()
 
     def run(self):

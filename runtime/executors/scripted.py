@@ -195,7 +195,7 @@ class ScriptedExecutor(Executor):
                 while self._waiting and len(self._active) < self._max_active:
                     playback = self._waiting.popleft()
                     playback.started_ns = time.monotonic_ns()
-                    playback.due = time.monotonic() + playback.pace_s
+                    playback.due = _next_beat(time.monotonic(), playback.pace_s)
                     heapq.heappush(self._active, playback)
                 wait = self._active[0].due - time.monotonic() if self._active else None
                 if wait is not None and wait <= 0:
@@ -227,6 +227,12 @@ class ScriptedExecutor(Executor):
         certain = () if playback.request.request.logprobs is None else ({token: 0.0},)
         playback.sink.step(TokenStep((token,), finish, 0.0, certain, metrics))
         return finish is None
+
+
+def _next_beat(now: float, pace_s: float) -> float:
+    """When the first token of an answer is due: answers of one pace share their beats, as the
+    sequences of an engine share its iterations."""
+    return now if pace_s == 0 else (now // pace_s + 1) * pace_s
 
 
 def _after_reasoning(pieces: Sequence[bytes]) -> tuple[bytes, ...]:

@@ -24,6 +24,7 @@ from ..sessions import OverloadedError
 from ..startup_check import require_golden
 from .guard import Guard
 from .metrics import MetricsExporter
+from .outbox import Outbox
 from .parsing import is_stop, parse_request
 
 CLOSE_SECONDS: Final = 10.0
@@ -43,6 +44,7 @@ class TritonPythonModel:
         }
         settings = read_settings(Path(args["model_repository"]), parameters)
         self._guard = Guard(os.getppid(), settings.stall, settings.dead, _shared_memory_region())
+        self._outbox = Outbox()
         try:
             self._service = self._serve(settings)
         except Exception:
@@ -69,7 +71,7 @@ class TritonPythonModel:
         for request in requests:
             parameters = json.loads(request.parameters() or "{}")
             with_code = parameters.get(ERROR_CODES) is True
-            channel = TritonChannel(request.get_response_sender(), with_code)
+            channel = TritonChannel(request.get_response_sender(), self._outbox, with_code)
             try:
                 self._start(request, parameters, channel)
             except RequestError as error:
@@ -87,6 +89,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Fail live requests and stop the executor, within `CLOSE_SECONDS`."""
         self._service.close(CLOSE_SECONDS)
+        self._outbox.close(CLOSE_SECONDS)
         self._metrics.close()
         self._guard.dismiss()
 
@@ -144,9 +147,11 @@ class TritonChannel:
     """A request's response sender as a `sessions.Channel`. `with_code` puts the code of an error
     before its message."""
 
-    def __init__(self, sender: Any, with_code: bool) -> None:
+    def __init__(self, sender: Any, outbox: Outbox, with_code: bool) -> None:
         self._sender = sender
+        self._outbox = outbox
         self._with_code = with_code
+        self._broken = False
 
     def send(self, outputs: dict[str, Any], final: bool) -> None:
         """Send tensors of shape [1], typed as `config.pbtxt` declares them."""
@@ -164,9 +169,19 @@ class TritonChannel:
         self._respond(pb_utils.InferenceResponse([], error), final=True)
 
     def is_cancelled(self) -> bool:
-        """Whether the client closed its stream or connection."""
-        return bool(self._sender.is_cancelled())
+        """Whether the client closed its stream or connection, or a response was lost."""
+        return self._broken or bool(self._sender.is_cancelled())
+
+    def deliver(self, response: Any, flags: int) -> None:
+        """Send a response now. After one that was lost only the last one is sent, an error."""
+        if self._broken and not flags:
+            return
+        try:
+            self._sender.send(response, flags)
+        except Exception as error:
+            self._broken = True
+            pb_utils.Logger.log_warn(f"a response could not be sent: {error}")
 
     def _respond(self, response: Any, final: bool) -> None:
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
-        self._sender.send(response, flags)
+        self._outbox.post(self, response, flags)

@@ -66,6 +66,7 @@ def request_of(tensors):
 
 
 def _error(request):
+    assert request.sender.ended.wait(60)
     response, flags = request.sender.sent[-1]
     assert flags == 1
     return response.error
@@ -112,7 +113,7 @@ def test_stop_cancels_by_id(model, request_of, eventually):
     target = request_of("Monday", streaming=True, max_tokens=400, seed=1, request_id=ID)
     stop = pb_utils.InferenceRequest({"stop": np.array([True])}, ID)
     model.execute([target, stop])
-    assert stop.sender.closed
+    assert stop.sender.ended.wait(60)
     assert stop.sender.sent[0][0].error is None
     assert target.sender.closed
     short = pb_utils.InferenceRequest({"stop": np.array([True])}, "7")
@@ -121,17 +122,26 @@ def test_stop_cancels_by_id(model, request_of, eventually):
     model.execute([nameless, again, short])
     assert "others could guess it" in _error(short).message()
     assert _error(nameless).code() == pb_utils.TritonError.INVALID_ARG
+    assert again.sender.ended.wait(60)
     assert again.sender.sent[0][0].error is None
 
 
-def test_more_than_the_model_takes_is_refused(model, request_of):
+def test_more_than_the_model_takes_is_refused(model, request_of, eventually):
     import triton_python_backend_utils as pb_utils
 
     requests = [request_of("Monday", max_tokens=400, top_k=0, temperature=50.0) for _ in range(6)]
     model.execute(requests)
+    eventually(lambda: any(r.sender.closed for r in requests))
     refused = [r for r in requests if r.sender.closed and r.sender.sent[-1][0].error]
-    assert len(refused) >= 1
     assert _error(refused[0]).code() == pb_utils.TritonError.UNAVAILABLE
+
+
+def test_a_stream_that_lost_a_response_ends_with_an_error(model, request_of):
+    request = request_of("Monday", streaming=True, max_tokens=400, temperature=50.0)
+    request.sender.broken = True
+    model.execute([request])
+    assert _error(request).message() == "the request was cancelled"
+    assert len(request.sender.sent) == 1, "tokens after those that were lost"
 
 
 def test_finalize_fails_what_is_live(bundle, request_of, guards):

@@ -5,6 +5,7 @@ Names and signatures follow triton-inference-server/python_backend, README.md @m
 tests/e2e runs the real one.
 """
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -58,14 +59,23 @@ class ResponseSender:
 
     def __init__(self):
         self.sent = []
-        self.closed = False
+        self.ended = threading.Event()
+        self.broken = False
         self.gone = False
 
     def send(self, response, flags=0):
         if self.closed:
             raise RuntimeError("Unable to send response. Response sender has been closed.")
+        if self.broken:
+            self.broken = False
+            raise RuntimeError("An error occurred while sending a response.")
         self.sent.append((response, flags))
-        self.closed = flags == TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        if flags == TRITONSERVER_RESPONSE_COMPLETE_FINAL:
+            self.ended.set()
+
+    @property
+    def closed(self):
+        return self.ended.is_set()
 
     def is_cancelled(self):
         return self.gone
