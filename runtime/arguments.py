@@ -21,9 +21,6 @@ Schema = Mapping[str, Any]
 # What models write is tried as a Python literal; Python's opinion of its style is no news.
 warnings.filterwarnings("ignore", category=SyntaxWarning, module="<unknown>")
 
-_MOST_DEPTH: Final = 32
-"""References and unions nested deeper than this are not followed."""
-
 _WHOLE: Final = re.compile(r"[+-]?[0-9]+")
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -37,7 +34,8 @@ def types_of(parameters: Schema, name: str) -> frozenset[str]:
     declares none."""
     properties = parameters.get("properties")
     declared = properties.get(name) if isinstance(properties, Mapping) else None
-    return frozenset(_types(declared, parameters, 0))
+    reached = _reached(declared, parameters, joint=True)
+    return frozenset(name for row in reached if isinstance(row, Mapping) for name in _types(row))
 
 
 def is_text(types: frozenset[str]) -> bool:
@@ -58,9 +56,40 @@ def convert(text: str, types: frozenset[str]) -> Any:
     return text
 
 
-def _types(schema: Any, root: Schema, depth: int) -> Iterator[str]:
-    if not isinstance(schema, Mapping) or depth > _MOST_DEPTH:
-        return
+def alternatives(schema: Any, root: Schema) -> list[Any]:
+    """The schemas of which a value of `schema` matches one: the members of its unions, and what it
+    refers to within `root`."""
+    reached = _reached(schema, root, joint=False)
+    return [row for row in reached if not _leads_to(row, root, joint=False)]
+
+
+def _reached(schema: Any, root: Schema, joint: bool) -> list[Any]:
+    """`schema`, and every schema that it leads to, each once."""
+    reached, seen = [schema], {id(schema)}
+    for row in reached:  # grows meanwhile
+        for other in _leads_to(row, root, joint):
+            if id(other) not in seen:
+                seen.add(id(other))
+                reached.append(other)
+    return reached
+
+
+def _leads_to(schema: Any, root: Schema, joint: bool) -> list[Any]:
+    """The schemas of which one decides the type of a value, where `schema` does not itself; with
+    `joint` those, too, that hold together."""
+    if not isinstance(schema, Mapping) or schema.get("type") is not None:
+        return []
+    reference = schema.get("$ref")
+    leads_to = [_referenced(reference, root)] if isinstance(reference, str) else []
+    for union in ("anyOf", "oneOf", "allOf"):
+        members = schema.get(union)
+        if isinstance(members, list) and (joint or union != "allOf" or len(members) == 1):
+            leads_to += members
+    return leads_to
+
+
+def _types(schema: Schema) -> Iterator[str]:
+    """The types that a schema declares itself."""
     declared = schema.get("type")
     if isinstance(declared, str):
         yield declared
@@ -68,12 +97,6 @@ def _types(schema: Any, root: Schema, depth: int) -> Iterator[str]:
         yield from (name for name in declared if isinstance(name, str))
     if schema.get("nullable") is True:
         yield "null"
-    if isinstance(reference := schema.get("$ref"), str):
-        yield from _types(_referenced(reference, root), root, depth + 1)
-    for union in ("anyOf", "oneOf", "allOf"):
-        members = schema.get(union)
-        for member in members if isinstance(members, list) else ():
-            yield from _types(member, root, depth + 1)
     if declared is None:
         listed = schema.get("enum")
         yield from map(_type_of, listed if isinstance(listed, list) else ())

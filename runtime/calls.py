@@ -15,13 +15,13 @@ CALL_START: Final = "<tool_call>"
 CALL_END: Final = "</tool_call>"
 FUNCTION: Final = "<function="
 FUNCTION_END: Final = "</function>"
-_PARAMETER: Final = "<parameter="
-_PARAMETER_END: Final = "</parameter>"
+PARAMETER: Final = "<parameter="
+PARAMETER_END: Final = "</parameter>"
 
-_NEXT: Final = (_PARAMETER, FUNCTION_END, CALL_END)
+_NEXT: Final = (PARAMETER, FUNCTION_END, CALL_END)
 """What follows a function's name or a parameter."""
 
-_VALUE_MARKERS: Final = (_PARAMETER_END, *_NEXT)
+_VALUE_MARKERS: Final = (PARAMETER_END, *_NEXT)
 
 _LONGEST_NAME: Final = 256
 
@@ -105,7 +105,7 @@ class CallReader:
         """What was held back, where the answer ends before the call. A text that is cut stays
         open; a value of another type is dropped, as nothing says what it would have been."""
         if self._step == self._value and is_text(self._types):
-            value, ended, _ = self._buffer.partition(_PARAMETER_END)
+            value, ended, _ = self._buffer.partition(PARAMETER_END)
             self._add(_escaped(value.removesuffix("\n")) + '"' if ended else _escaped(value))
         return self._taken()
 
@@ -132,10 +132,10 @@ class CallReader:
                 self.ended_by = marker
                 return False
         ends = [end for end in map(self._buffer.find, ">\n") if end >= 0]
-        if not self._buffer.startswith(_PARAMETER) or not ends:
+        if not self._buffer.startswith(PARAMETER) or not ends:
             return False
         end = min(ends)
-        key = self._buffer[len(_PARAMETER) : end].strip()
+        key = self._buffer[len(PARAMETER) : end].strip()
         self._consume(end + (self._buffer[end] == ">"))
         self._types = types_of(self._schema, key)
         self._key = f"{self._separator}{json.dumps(key, ensure_ascii=False)}: "
@@ -179,7 +179,7 @@ class CallReader:
             if marker is None:
                 self._searched = at - held_back(self._buffer, _VALUE_MARKERS)
                 return self._searched, None
-            if marker != _PARAMETER_END:
+            if marker != PARAMETER_END:
                 return at, at
             after = self._buffer[at + len(marker) :].lstrip()
             if after.startswith(_NEXT):

@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from .arguments import Schema
 from .contract import RESPONSE_FORMAT, TOOL_CHOICE
 from .generation import RequestError
+from .guides import Guide, any_object
 from .templates import SPECIAL_TOKENS
 
 Json = Mapping[str, Any]
@@ -26,20 +27,6 @@ _TOOL_NAME: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 
 _RESERVED: Final = ("messages", "tools", "add_generation_prompt", *SPECIAL_TOKENS)
 """Template variables that the request sets in other ways."""
-
-
-@dataclass(frozen=True, slots=True)
-class Guide:
-    """What the answer must conform to, so that an executor has to guide the choice of tokens.
-
-    `kind` is `json_object`, `json_schema` (with `schema`), or `tool` (one of `tools` is called).
-    `source` names what asked for it.
-    """
-
-    kind: Literal["json_object", "json_schema", "tool"]
-    source: str
-    schema: Schema = field(default_factory=dict)
-    tools: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +58,10 @@ def read_conversation(
     choice = _tool_choice(tool_choice, schemas)
     if choice == "none":  # the model is not shown what it must not call
         given, schemas = [], {}
-    guide = Guide("tool", TOOL_CHOICE.name, tools=choice) if isinstance(choice, tuple) else None
+    guide = None
+    if isinstance(choice, tuple):
+        called = {name: schemas[name] for name in choice}
+        guide = Guide(TOOL_CHOICE.name, tools=called, several=tool_choice == "required")
     conversation = Conversation(
         read_messages(messages), given, schemas, _template_arguments(template_arguments)
     )
@@ -84,13 +74,15 @@ def read_response_format(value: Any) -> Guide | None:
     if kind == "text":
         return None
     if kind == "json_object":
-        return Guide("json_object", RESPONSE_FORMAT.name)
+        return any_object(RESPONSE_FORMAT.name)
     if kind == "json_schema":
         described = value.get("json_schema")
         schema = described.get("schema") if isinstance(described, Mapping) else None
         if not isinstance(schema, Mapping):
             raise RequestError("response_format: json_schema.schema must be an object")
-        return Guide("json_schema", RESPONSE_FORMAT.name, schema=schema)
+        if not isinstance(described.get("strict"), bool | None):
+            raise RequestError("response_format: json_schema.strict must be true or false")
+        return Guide(RESPONSE_FORMAT.name, schema=schema)
     raise RequestError(
         'response_format must be an object whose "type" is text, json_object or json_schema'
     )

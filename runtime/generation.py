@@ -17,7 +17,8 @@ from .golden import Forced, Scores, Tokens
 from .text import Detokenizer
 
 if TYPE_CHECKING:
-    from .chat import Conversation, Guide
+    from .chat import Conversation
+    from .guides import Guide
     from .vocabulary import CheckpointVocabulary
 
 
@@ -101,6 +102,8 @@ class TokenRequest:
     answer; there are none where the request ignores them. `text` is the prompt of the request as
     text. `request` holds the sampling parameters, with the checkpoint's defaults and a seed.
     `resumed` says that `prompt` ends with a reasoning that was cut at its budget and closed.
+    `guide` is what `Executor.compile_guide` made of the grammar that the tokens must follow, None
+    where they are free.
     """
 
     prompt: Tokens
@@ -109,6 +112,7 @@ class TokenRequest:
     text: str
     request: GenerationRequest
     resumed: bool = False
+    guide: object | None = None
 
 
 @dataclass(slots=True)  # made for every token: a frozen one takes four times as long
@@ -223,9 +227,6 @@ class Vocabulary(Protocol):
 class Executor(ABC):
     """Generates tokens for many requests at once."""
 
-    can_guide: ClassVar[bool] = False
-    """Whether it can make answers conform to a `Guide`."""
-
     has_weights: ClassVar[bool] = True
     """Whether its tokens come from the checkpoint's weights, so that `score` means something."""
 
@@ -234,6 +235,19 @@ class Executor(ABC):
 
     context: int
     """Tokens of a prompt and its answer together, at most."""
+
+    @property
+    def can_guide(self) -> bool:
+        """Whether it can make answers conform to a `Guide`."""
+        return False
+
+    def compile_guide(self, grammar: str) -> object:
+        """What `TokenRequest.guide` holds for answers that follow `grammar` (see `guides`).
+
+        Called in threads that prepare requests, as it may take a second. Raises `RequestError` that
+        says in one line why the grammar cannot be used. Only for an executor that can guide.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def submit(self, request: TokenRequest, sink: TokenSink) -> None:

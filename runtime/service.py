@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from .answers import Start
+from .contract import IGNORE_EOS
 from .generation import Executor, Failure, GenerationRequest, Load, RequestError
+from .guides import Guide, grammar, guided_start
 from .health import Health, Monitor
 from .prompts import Prompts, prompt_limit
 from .recorder import Recorder
 from .sessions import Channel, OverloadedError, Session, Sessions
-from .stage import TextStage
+from .stage import Prepared, TextStage
 from .vocabulary import read_sampling_defaults
 
 PROMPT_THREADS: Final = 2
@@ -56,6 +61,7 @@ class Service:
         self._threads = ThreadPoolExecutor(PROMPT_THREADS, thread_name_prefix="prompts")
         self._long_thread = ThreadPoolExecutor(1, thread_name_prefix="long-prompts")
         self._long_places = threading.Semaphore(LONG_WAITING + 1)
+        self._guide_thread = ThreadPoolExecutor(1, thread_name_prefix="guides")
         self.prompt_limit = prompt_limit(executor.context)
         """How many bytes a prompt may have."""
 
@@ -115,7 +121,7 @@ class Service:
         if self._monitor is not None:
             self._monitor.close()
         self._sessions.close()
-        for threads in (self._threads, self._long_thread):
+        for threads in (self._threads, self._long_thread, self._guide_thread):
             threads.shutdown(wait=False, cancel_futures=True)
         self._executor.close(timeout / 2)
         self._prompts.close(timeout / 2)
@@ -128,26 +134,66 @@ class Service:
 
     def _start(self, session: Session, read: Callable[[], GenerationRequest]) -> None:
         """Read the request, make the prompt and begin to generate."""
-        if session.done:
-            return
-        try:
+        with _failing(session):
+            if session.done:
+                return
             session.request = self._answerable(read())
             prepared = self._prompts.prepare(session.request)
-            session.prompt = prepared.text
-            self.recorder.prompt(len(prepared.prompt))
-            session.generating_since = time.monotonic()
-            executor = self._executor
-            TextStage(prepared, executor.answers, executor.submit, session).start()
+            if session.request.guide is None:
+                self._generate(session, prepared)
+            else:  # another thread, so that its guide keeps no other request waiting
+                self._guide_thread.submit(self._guide, session, prepared)
+
+    def _guide(self, session: Session, prepared: Prepared) -> None:
+        """Compile the guide of a request and begin to generate."""
+        with _failing(session):
+            if session.done:
+                return
+            guide = session.request.guide
+            assert guide is not None, "only requests with a guide come here"
+            start = guided_start(prepared.start, prepared.text)
+            content = None
+            if session.request.thinking_budget is not None:
+                content = self._compiled(guide, Start.CONTENT)
+            prepared = replace(prepared, guide=self._compiled(guide, start), content_guide=content)
+            self._generate(session, prepared)
+
+    def _compiled(self, guide: Guide, start: Start) -> object:
+        text = grammar(guide, start, self._executor.vocabulary.markers)
+        try:
+            return self._executor.compile_guide(text)
         except RequestError as error:
-            session.fail(str(error), Failure.INVALID)
-        except Exception as error:
-            session.fail(f"{type(error).__name__}: {error}", Failure.INTERNAL)
+            raise RequestError(f"{guide.source} cannot be used: {error}") from error
+
+    def _generate(self, session: Session, prepared: Prepared) -> None:
+        session.prompt = prepared.text
+        self.recorder.prompt(len(prepared.prompt))
+        session.generating_since = time.monotonic()
+        executor = self._executor
+        TextStage(prepared, executor.answers, executor.submit, session).start()
 
     def _answerable(self, request: GenerationRequest) -> GenerationRequest:
         """The request. Raises `RequestError` for one that this executor cannot answer."""
-        if request.guide is not None and not self._executor.can_guide:
+        guide = request.guide
+        if guide is not None and not self._executor.can_guide:
             raise RequestError(
-                f"{request.guide.source}: this executor cannot guide the answer to a form; "
+                f"{guide.source}: this executor cannot guide the answer to a form; "
                 "leave it out, or describe the form in the prompt"
             )
+        if guide is not None and request.ignore_eos:
+            raise RequestError(
+                f"{guide.source} and {IGNORE_EOS.name} exclude each other: an answer that has the "
+                "demanded form has to end"
+            )
         return request
+
+
+@contextmanager
+def _failing(session: Session) -> Iterator[None]:
+    """End the session with the error that is raised within."""
+    try:
+        yield
+    except RequestError as error:
+        session.fail(str(error), Failure.INVALID)
+    except Exception as error:
+        session.fail(f"{type(error).__name__}: {error}", Failure.INTERNAL)

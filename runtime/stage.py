@@ -6,6 +6,7 @@ reasoning at its budget, and counts. All of this is the same for every executor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -36,7 +37,8 @@ Submit = Callable[[TokenRequest, TokenSink], None]
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A request whose prompt is made: as text, and as tokens. `start` says where the answer begins,
-    `schemas` what it may call, and `closing` are the tokens of `CLOSING`."""
+    `schemas` what it may call, and `closing` are the tokens of `CLOSING`. `guide` is the executor's
+    guide of the whole answer, and `content_guide` that of what follows a closed reasoning."""
 
     request: GenerationRequest
     text: str
@@ -45,6 +47,8 @@ class Prepared:
     start: Start = Start.RAW
     schemas: Mapping[str, Schema] = field(default_factory=dict)
     closing: Tokens = ()
+    guide: object | None = None
+    content_guide: object | None = None
 
 
 class TextStage:
@@ -173,9 +177,13 @@ class TextStage:
             self._detokenizer = self._vocabulary.detokenizer()
             self._earlier_logprob = self._logprob or 0.0
             self._run = _Run(self, self._sink)
-        left = self._prepared.max_tokens - self._count
-        request, text = self._prepared.request, self._prepared.text
-        self._submit(TokenRequest(prompt, left, self._ends, text, request, resumed), self._run)
+        prepared = self._prepared
+        left = prepared.max_tokens - self._count
+        guide = prepared.content_guide if resumed else prepared.guide
+        self._submit(
+            TokenRequest(prompt, left, self._ends, prepared.text, prepared.request, resumed, guide),
+            self._run,
+        )
 
     def _send(
         self,
@@ -258,4 +266,6 @@ class _Run:
 
 
 def _likeliest(values: Mapping[int, float], most: int) -> list[tuple[int, float]]:
-    return sorted(values.items(), key=lambda row: -row[1])[:most]
+    """The likeliest tokens; those that a guide excludes have a probability of 0."""
+    possible = [row for row in values.items() if row[1] > -math.inf]
+    return sorted(possible, key=lambda row: -row[1])[:most]

@@ -35,11 +35,14 @@ class CheckpointVocabulary:
             tokenizer.no_truncation()
             tokenizer.no_padding()
         self._plain.encode_special_tokens = True
+        added = self._tokenizer.get_added_tokens_decoder()
         special = {
             number: str(token.content)
-            for number, token in self._tokenizer.get_added_tokens_decoder().items()
+            for number, token in added.items()
             if token.special and token.content not in MARKERS
         }
+        self.markers = frozenset(MARKERS) & {str(token.content) for token in added.values()}
+        """The markers of reasoning and tool calls that are tokens of their own."""
         self.control_texts = tuple(special.values())
         """Texts that stand for control tokens, which no client may write into a prompt."""
         self._silent = frozenset(special)
@@ -53,6 +56,11 @@ class CheckpointVocabulary:
     def size(self) -> int:
         """Token numbers are below this."""
         return int(self._tokenizer.get_vocab_size())
+
+    @property
+    def tokenizer_json(self) -> str:
+        """The tokenizer, in the form of `tokenizer.json`."""
+        return str(self._tokenizer.to_str())
 
     def detokenizer(self) -> TokenizerDetokenizer:
         """A detokenizer for one answer."""

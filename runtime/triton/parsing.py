@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -14,12 +15,12 @@ from .. import contract
 from ..chat import (
     TOOL_CHOICES,
     Conversation,
-    Guide,
     read_conversation,
     read_response_format,
 )
 from ..contract import Tensor
 from ..generation import GenerationRequest, RequestError
+from ..guides import Guide
 from ..prompts import MAX_PROMPT_BYTES
 from ..untrusted import parse_json
 from .frontend import Tensors, in_our_form
@@ -80,7 +81,7 @@ def parse_request(tensors: Tensors, most_bytes: int = MAX_PROMPT_BYTES) -> Gener
         ignore_eos=_flag(tensors, contract.IGNORE_EOS),
         logprobs=_optional_integer(tensors, contract.LOGPROBS, most=MAX_LOGPROBS),
         thinking_budget=_optional_integer(tensors, contract.THINKING_BUDGET),
-        guide=_guide(tensors, guide, most_bytes),
+        guide=_guide(tensors, guide, conversation, most_bytes),
     )
 
 
@@ -108,7 +109,9 @@ def _conversation(tensors: Tensors, most_bytes: int) -> tuple[Conversation, Guid
     )
 
 
-def _guide(tensors: Tensors, of_tools: Guide | None, most_bytes: int) -> Guide | None:
+def _guide(
+    tensors: Tensors, of_tools: Guide | None, conversation: Conversation | None, most_bytes: int
+) -> Guide | None:
     value = _json(tensors, contract.RESPONSE_FORMAT, most_bytes)
     of_format = None if value is None else read_response_format(value)
     if of_tools is not None and of_format is not None:
@@ -116,6 +119,8 @@ def _guide(tensors: Tensors, of_tools: Guide | None, most_bytes: int) -> Guide |
             f"{contract.RESPONSE_FORMAT.name} and a {contract.TOOL_CHOICE.name} that demands a "
             "call exclude each other"
         )
+    if of_format is not None and conversation is not None:  # the model may call them instead
+        of_format = replace(of_format, tools=conversation.schemas)
     return of_tools or of_format
 
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron_deploy.runtime.chat import Guide, read_conversation, read_messages
+from nemotron_deploy.runtime.chat import read_conversation, read_messages
 from nemotron_deploy.runtime.generation import RequestError
+from nemotron_deploy.runtime.guides import Guide
 
 USER = {"role": "user", "content": "Hi"}
 CALL = {
@@ -119,7 +120,9 @@ def test_tool_choices(choice: Any, shown: bool, called: tuple[str, ...]) -> None
     """`none` keeps the tools from the prompt, and their markers in the content."""
     conversation, guide = read_conversation([USER], [tool("f"), tool("g")], choice, None)
     assert bool(conversation.tools) is bool(conversation.schemas) is shown
-    assert guide == (Guide("tool", "tool_choice", tools=called) if called else None)
+    demanded = {name: conversation.schemas[name] for name in called}
+    several = choice == "required"
+    assert guide == (Guide("tool_choice", tools=demanded, several=several) if called else None)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nemotron_deploy.runtime.chat import Guide
 from nemotron_deploy.runtime.contract import INPUTS
 from nemotron_deploy.runtime.generation import GenerationRequest, RequestError
+from nemotron_deploy.runtime.guides import Guide, any_object
 from nemotron_deploy.runtime.prompts import MAX_PROMPT_BYTES
 from nemotron_deploy.runtime.triton.parsing import MAX_STOP_WORDS, is_stop, parse_request
 
@@ -60,6 +60,7 @@ def test_greedy_unless_sampling_is_asked_for(tensors, sampling, greedy):
 
 USER = '[{"role": "user", "content": "Hi"}]'
 TOOLS = '[{"type": "function", "function": {"name": "f"}}]'
+ANY = {"type": "object", "properties": {}}
 
 
 def test_a_conversation_arrives(tensors):
@@ -70,13 +71,21 @@ def test_a_conversation_arrives(tensors):
         )
     )  # fmt: skip
     assert request.conversation.messages == [{"role": "user", "content": "Hi"}]
-    assert request.conversation.schemas == {"f": {"type": "object", "properties": {}}}
+    assert request.conversation.schemas == {"f": ANY}
     assert request.conversation.template_arguments == {"enable_thinking": False}
-    assert (request.guide.kind, request.guide.tools) == ("tool", ("f",))
+    assert request.guide == Guide("tool_choice", tools=request.conversation.schemas)
     assert (request.max_tokens, request.thinking_budget, request.logprobs) == (None, 9, 0)
     assert request.ignore_eos
     assert request.return_finish_reason
     assert not request.prompt
+
+
+def test_a_tool_may_be_called_instead_of_the_format_unless_calls_are_off(tensors):
+    given = {"messages": USER, "tools": TOOLS, "response_format": '{"type": "json_object"}'}
+    request: Any = parse_request(tensors(None, **given))
+    assert request.guide == replace(any_object("response_format"), tools={"f": ANY})
+    request = parse_request(tensors(None, **given, tool_choice="none"))
+    assert request.guide == any_object("response_format")
 
 
 def test_a_prompt_may_be_tokens(tensors):
@@ -135,7 +144,7 @@ def test_logprobs_that_the_frontend_does_not_want(tensors):
 
 def test_a_guide_of_tritons_own_frontend(tensors):
     request = tensors(guided_decoding_guide_type="json_schema", guided_decoding_guide="{}")
-    assert parse_request(request).guide == Guide("json_schema", "response_format")
+    assert parse_request(request).guide == Guide("response_format", schema={})
 
 
 @pytest.mark.parametrize(

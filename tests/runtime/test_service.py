@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from nemotron_deploy.model import catalog
-from nemotron_deploy.runtime.chat import Guide, read_conversation
+from nemotron_deploy.runtime.chat import read_conversation
 from nemotron_deploy.runtime.executors.reference import ReferenceExecutor
 from nemotron_deploy.runtime.executors.scripted import ScriptedExecutor
 from nemotron_deploy.runtime.generation import Executor, Failure, GenerationRequest
+from nemotron_deploy.runtime.guides import Guide, any_object
 from nemotron_deploy.runtime.service import Service
 from nemotron_deploy.runtime.vocabulary import CheckpointVocabulary
 
@@ -215,7 +216,7 @@ def test_answers_take_their_pace_side_by_side(scripted: Service) -> None:
 
 
 def test_what_no_executor_can_guide_is_refused(scripted: Service) -> None:
-    for guide in (Guide("json_object", "response_format"), Guide("tool", "tool_choice")):
+    for guide in (any_object("response_format"), Guide("tool_choice", tools={"f": {}})):
         channel = asking(scripted)(prompt="raw", guide=guide)
         assert channel.error is not None
         assert channel.error[1] is Failure.INVALID
