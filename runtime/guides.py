@@ -46,9 +46,12 @@ takes time and memory that grow with it."""
 
 _ANY_OBJECT: Final[Schema] = {"type": "object"}
 
-_JSON_OPTIONS: Final = {"whitespace_pattern": r"[ ]|\n[ ]{0,40}"}
-"""White space within JSON is one space or one indented line: a model that may write more of it
-sometimes writes nothing else."""
+_JSON_OPTIONS: Final = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+"""JSON is written in one line: a model that may write white space sometimes writes nothing else."""
 
 _VALUE_END: Final = f"\n{PARAMETER_END}"
 

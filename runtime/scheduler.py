@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .generation import Failure, TokenRequest, TokenSink, TokenStep
+from .generation import Failure, RequestError, TokenRequest, TokenSink, TokenStep
 
 
 @dataclass(slots=True)
@@ -80,6 +80,9 @@ class RoundRobin:
             if job.steps is None:
                 job.steps = self._generate(job.request)
             step = next(job.steps)
+        except RequestError as error:
+            job.sink.fail(str(error), Failure.INVALID)
+            return False
         except Exception as error:
             job.sink.fail(f"generation failed: {type(error).__name__}: {error}", Failure.INTERNAL)
             return False

@@ -17,6 +17,7 @@ from ..generation import Executor, GenerationRequest, Load, TokenRequest, TokenS
 from ..golden import ASKED, Forced, Scores
 from ..scheduler import RoundRobin
 from ..vocabulary import CheckpointVocabulary, context_length
+from .guidance import GuideCompiler, Matcher
 from .loading import load_model
 
 
@@ -36,7 +37,21 @@ class ReferenceExecutor(Executor):
         self.context = min(max_tokens or longest, longest)
         model = self._model = load_model(checkpoint)[0]
         self._max_active = max_active
+        ends, tokenizer = self.vocabulary.end_tokens, self.vocabulary.tokenizer_json
+        self._guides = (
+            GuideCompiler(tokenizer, model.config.vocab_size, min(ends)) if ends else None
+        )
         self._scheduler = RoundRobin(lambda request: generate(model, request), max_active)
+
+    @property
+    def can_guide(self) -> bool:
+        """An answer that has a form has to end, so the checkpoint must say with which token."""
+        return self._guides is not None
+
+    def compile_guide(self, grammar: str) -> Matcher:
+        """A matcher of the grammar."""
+        assert self._guides is not None, "only an executor that can guide is asked"
+        return self._guides.compile(grammar)
 
     def submit(self, request: TokenRequest, sink: TokenSink) -> None:
         """Queue a request."""
@@ -58,18 +73,23 @@ class ReferenceExecutor(Executor):
         return Load(running, mamba_state=running / self._max_active)
 
     def close(self, timeout: float) -> None:
-        """Stop the worker thread."""
-        self._scheduler.close(timeout)
+        """Stop the worker thread, and the process that compiles grammars."""
+        if self._guides is not None:
+            self._guides.close(timeout / 2)
+        self._scheduler.close(timeout / 2)
 
 
 def generate(model: Any, request: TokenRequest) -> Iterator[TokenStep]:
     """Yield one step for each generated token; the last one has `finish`."""
     scheduled = time.monotonic_ns()
     forward, choose = _Decoder(model), _chooser(request.request)
+    guide = _Guided(request.guide, request.end_tokens) if request.guide is not None else None
     tokens, total = torch.tensor([request.prompt]), 0.0
     likely = request.request.logprobs
     for count in range(1, request.max_tokens + 1):
         logits = forward(tokens)
+        if guide is not None:
+            logits = guide.masked(logits)
         token = choose(logits)
         logprobs = logits.log_softmax(-1)
         total += float(logprobs[token])
@@ -85,7 +105,28 @@ def generate(model: Any, request: TokenRequest) -> Iterator[TokenStep]:
         )
         if finish:
             return
+        if guide is not None:
+            guide.take(token)
         tokens = torch.tensor([[token]])
+
+
+class _Guided:
+    """Keeps the tokens of one answer to its grammar."""
+
+    def __init__(self, guide: object, ends: frozenset[int]) -> None:
+        assert isinstance(guide, Matcher), "a guide is what `compile_guide` returned"
+        self._matcher = guide.copy()
+        self._ends = list(ends)
+
+    def masked(self, logits: Tensor) -> Tensor:
+        """`logits` [vocabulary] with -inf for every token that must not come next."""
+        allowed = torch.frombuffer(bytearray(self._matcher.allowed()), dtype=torch.uint8).bool()
+        allowed[self._ends] = allowed[self._matcher.end].item()  # each of them ends an answer
+        return logits.masked_fill(~allowed, -torch.inf)
+
+    def take(self, token: int) -> None:
+        """Go on by the token that was chosen."""
+        self._matcher.take(token)
 
 
 def _likeliest(logprobs: Tensor, chosen: int, count: int) -> dict[int, float]:

@@ -6,6 +6,12 @@ model uses them (triton_backend/all_models/llmapi/tensorrt_llm/1/model.py @044a9
 `LLM.generate` on token numbers (tensorrt_llm/llmapi/llm.py @0096693), several log-probabilities at
 each token with the PyTorch backend (pull request 7756, September 2025), iteration statistics
 (`LLM.get_stats`; `_update_iter_stats` in tensorrt_llm/_torch/pyexecutor/py_executor.py @9521caf).
+
+Guided decoding: `GuidedDecodingParams` (tensorrt_llm/sampling_params.py @000a01d), the backends and
+what each makes of a grammar (tensorrt_llm/_torch/pyexecutor/grammar_matcher.py @0fccc5b: the
+backend `llguidance` reads `grammar` as llguidance's Lark), and when it is compiled
+(`GuidedDecoder._build` in guided_decoder.py @07dacbb: within a step of all requests, which an error
+ended before pull request 9078).
 """
 
 from __future__ import annotations
@@ -20,16 +26,22 @@ import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .. import contract
 from ..generation import Executor, Failure, Load, StartError, TokenRequest, TokenSink, TokenStep
 from ..golden import ASKED, Forced, Scores, Tokens
 from ..vocabulary import CheckpointVocabulary, context_length
 
+if TYPE_CHECKING:
+    from .guidance import GuideCompiler
+
 _AHEAD: Final = 8
 """Tokens decoded at once while scoring; those after one that differs are of no use."""
 
+
+GUIDE_BACKEND: Final = "llguidance"
+"""The backend of guided decoding whose grammars `guides` writes."""
 
 _STATISTICS_WAIT_S: Final = 0.1
 """How long to wait for statistics of iterations since the last time."""
@@ -55,14 +67,44 @@ class TrtllmExecutor(Executor):
         import tensorrt_llm
 
         self._sampling_params = tensorrt_llm.SamplingParams
+        self._guided_decoding = tensorrt_llm.llmapi.GuidedDecodingParams
         # A checkpoint's own code never runs, whatever the bundle's arguments say.
         fixed = {"model": str(checkpoint), "trust_remote_code": False}
         self._llm = tensorrt_llm.LLM(**{"enable_iter_perf_stats": True, **arguments, **fixed})
+        self._guides = self._guide_compiler(arguments)
         self._statistics: Mapping[str, Any] = {}
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="trtllm", daemon=True)
         self._thread.start()
+
+    def _guide_compiler(self, arguments: Mapping[str, Any]) -> GuideCompiler | None:
+        """A compiler as the engine's own one; None where the engine cannot be guided.
+
+        The engine ends a guided answer with the end token of its tokenizer and no other one
+        (`_llguidance_tokenizer_info` in tensorrt_llm/llmapi/tokenizer.py), so that has to be one
+        of those that end an answer here.
+        """
+        if arguments.get("guided_decoding_backend") != GUIDE_BACKEND:
+            return None
+        end = self._llm.tokenizer.eos_token_id
+        if end not in self.vocabulary.end_tokens:
+            return None
+        from .guidance import GuideCompiler
+
+        return GuideCompiler(self.vocabulary.tokenizer_json, self.vocabulary.size, end)
+
+    @property
+    def can_guide(self) -> bool:
+        """Whether the bundle's arguments switch the engine's guided decoding on."""
+        return self._guides is not None
+
+    def compile_guide(self, grammar: str) -> str:
+        """The grammar, once it is certain that the engine can compile it: the engine compiles
+        between the steps of all requests."""
+        assert self._guides is not None, "only an executor that can guide is asked"
+        self._guides.compile(grammar)
+        return grammar
 
     def submit(self, request: TokenRequest, sink: TokenSink) -> None:
         """Queue a request in TensorRT-LLM, which batches it with the others."""
@@ -126,6 +168,8 @@ class TrtllmExecutor(Executor):
         shutdown = threading.Thread(target=self._llm.shutdown, daemon=True)
         shutdown.start()
         shutdown.join(timeout / 2)
+        if self._guides is not None:
+            self._guides.close(timeout / 2)
         self._view.cleanup()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -143,9 +187,12 @@ class TrtllmExecutor(Executor):
     async def _serve(self, request: TokenRequest, sink: TokenSink) -> None:
         try:
             # Streamed also for a client that is not: the text stage ends answers by their text.
+            arguments = sampling_arguments(request)
+            if request.guide is not None:
+                arguments["guided_decoding"] = self._guided_decoding(grammar=request.guide)
             result = self._llm.generate_async(
                 {"prompt_token_ids": list(request.prompt)},
-                self._sampling_params(**sampling_arguments(request)),
+                self._sampling_params(**arguments),
                 streaming=True,
             )
             watch = asyncio.create_task(_abort_when_done(result, sink))

@@ -33,7 +33,7 @@ def bundle(tmp_path):
 def fakes(monkeypatch):
     """Put the fakes of tensorrt_llm and of Triton's stub on the path; forget them afterwards."""
     monkeypatch.syspath_prepend(str(FAKES))
-    names = ("tensorrt_llm", "triton_python_backend_utils")
+    names = ("tensorrt_llm", "tensorrt_llm.llmapi", "triton_python_backend_utils")
     yield
     ours = "nemotron_deploy.runtime.triton"
     for name in (*names, f"{ours}.model", f"{ours}.metrics"):
@@ -88,9 +88,10 @@ def token_request():
     """Builds what an executor is given, from a prompt's tokens and fields of a request."""
     from nemotron_deploy.runtime.generation import GenerationRequest, TokenRequest
 
-    def build(prompt, max_tokens=32, ends=(), text="", resumed=False, **fields):
+    def build(prompt, max_tokens=32, ends=(), text="", resumed=False, guide=None, **fields):
+        request = GenerationRequest(**fields)
         return TokenRequest(
-            tuple(prompt), max_tokens, frozenset(ends), text, GenerationRequest(**fields), resumed
+            tuple(prompt), max_tokens, frozenset(ends), text, request, resumed, guide
         )
 
     return build

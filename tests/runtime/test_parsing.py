@@ -95,9 +95,12 @@ def test_a_prompt_may_be_tokens(tensors):
 
 def test_a_format_becomes_a_guide(tensors):
     schema = '{"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}'
-    guide: Any = parse_request(tensors(response_format=schema)).guide
-    assert (guide.kind, guide.schema) == ("json_schema", {"type": "object"})
-    assert parse_request(tensors(response_format='{"type": "json_object"}')).guide
+    assert parse_request(tensors(response_format=schema)).guide == any_object("response_format")
+    schema = schema.replace('"object"', '"array"').replace('{"schema"', '{"strict": true, "schema"')
+    guide = Guide("response_format", schema={"type": "array"})
+    assert parse_request(tensors(response_format=schema)).guide == guide
+    anything = parse_request(tensors(response_format='{"type": "json_object"}')).guide
+    assert anything == any_object("response_format")
     assert parse_request(tensors(response_format='{"type": "text"}')).guide is None
 
 

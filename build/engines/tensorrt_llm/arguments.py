@@ -32,6 +32,8 @@ def llm_args(
     - `max_batch_size` is how many slots of Mamba state there are, one a sequence: running out of
       them killed servers (TensorRT-LLM issue 13179, in a 1.3 candidate).
     - Experts are split by expert, not by tensor: their width does not divide into kernel tiles.
+    - Guided decoding is on, as it is off by default, with the library whose grammars the runtime
+      writes. Requests that are not guided pay for it with a copy of empty masks in each step.
     - No torch.compile, so no piecewise CUDA graphs: with chunked prefill they gave NaN (PR 16193).
     """
     return {
@@ -43,6 +45,7 @@ def llm_args(
         "max_seq_len": max_seq_len,
         "max_num_tokens": serving.step_tokens,
         "enable_chunked_prefill": True,
+        "guided_decoding_backend": "llguidance",
         "kv_cache_config": {
             "dtype": KV_DTYPES[serving.kv_dtype],
             "enable_block_reuse": False,

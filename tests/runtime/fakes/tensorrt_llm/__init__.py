@@ -4,15 +4,22 @@ It answers a prompt with the prompt's own tokens, over and over. Signatures and 
 NVIDIA/TensorRT-LLM: tensorrt_llm/llmapi/llm.py @0096693 (LLM.__init__, generate_async, shutdown),
 tensorrt_llm/sampling_params.py @000a01d (SamplingParams), tensorrt_llm/executor/result.py @005bc84
 (CompletionOutput, and GenerationResult for RequestOutput),
-tensorrt_llm/_torch/pyexecutor/py_executor.py @9521caf (`_update_iter_stats`, for `get_stats`).
+tensorrt_llm/_torch/pyexecutor/py_executor.py @9521caf (`_update_iter_stats`, for `get_stats`),
+tensorrt_llm/_torch/pyexecutor/grammar_matcher.py @0fccc5b and guided_decoder.py @07dacbb (guided
+decoding with llguidance: a grammar that cannot be compiled ends the whole engine).
 What it shares with upstream and makes callers stumble: each step hands out the same object,
 changed; a step has `stream_interval` tokens; a token of `stop_token_ids` is removed from the
 answer, its log-probabilities are not; an aborted generation gives one more step.
 """
 
 import asyncio
+import json
+import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
+
+from . import llmapi
 
 BOOM = 13
 """A prompt of this token alone fails in the engine."""
@@ -34,6 +41,7 @@ class SamplingParams:
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logprobs: int | None = None
+    guided_decoding: llmapi.GuidedDecodingParams | None = None
     exclude_input_from_output: bool = True
     return_perf_metrics: bool = False
     ignore_eos: bool = False
@@ -69,9 +77,10 @@ class CompletionOutput:
 
 
 class RequestOutput:
-    def __init__(self, prompt, sampling_params, streaming, interval):
+    def __init__(self, prompt, sampling_params, streaming, llm):
         self.prompt, self.sampling_params, self.streaming = prompt, sampling_params, streaming
-        self.interval = interval
+        self.interval, self.llm, self.matcher = llm.stream_interval, llm, None
+        self.random = random.Random(sampling_params.seed)
         self.outputs = [CompletionOutput(0)]
         self.finished = False
         self.was_aborted = False
@@ -87,6 +96,8 @@ class RequestOutput:
             raise StopAsyncIteration
         if self.prompt == [BOOM]:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if self.llm.guided_decoder is not None and not self.llm.guided_decoder.is_alive:
+            raise RuntimeError("the executor's loop has ended")
         output = self.outputs[0]
         output._last_token_ids_len = len(output.token_ids)
         output._last_logprobs_len = len(output.logprobs)
@@ -105,6 +116,8 @@ class RequestOutput:
             output.finish_reason, self.finished = "cancelled", True
             return
         token = self.prompt[len(output.token_ids) % len(self.prompt)]
+        if wanted.guided_decoding is not None:
+            token = self._guided(token)
         output.token_ids.append(token)
         if wanted.logprobs is not None:
             output.cumulative_logprob = -0.5 * len(output.token_ids)
@@ -120,6 +133,40 @@ class RequestOutput:
             output.stop_reason = token
             output.token_ids = output.token_ids[:-1]
 
+    def _guided(self, token: int) -> int:
+        """`token` if the grammar allows it, otherwise a random one that it allows."""
+        if self.matcher is None:
+            self.matcher = self.llm.guided_decoder.create(self.sampling_params.guided_decoding)
+        allowed = [number for number, bit in enumerate(self.matcher.compute_logit_bias()) if bit]
+        token = token if token in allowed else self.random.choice(allowed)
+        if not self.matcher.is_stopped():
+            self.matcher.consume_token(token)
+        return token
+
+
+class GuidedDecoder:
+    def __init__(self, model, end):
+        import llguidance
+
+        text = (Path(model) / "tokenizer.json").read_text()
+        self.is_alive = True
+        self.library, self.tokenizer = llguidance, llguidance.LLTokenizer(text, eos_token=end)
+
+    def create(self, params):
+        grammar = self.library.LLMatcher.grammar_from_lark(params.grammar)
+        matcher = self.library.LLMatcher(self.tokenizer, grammar, log_level=0)
+        self.is_alive &= not matcher.is_error()
+        if not self.is_alive:
+            raise ValueError(f"LLGuidance matcher error: {matcher.get_error()}")
+        return matcher
+
+
+class Tokenizer:
+    def __init__(self, model):
+        tokens = json.loads((Path(model) / "tokenizer.json").read_text())["added_tokens"]
+        end = json.loads((Path(model) / "tokenizer_config.json").read_text())["eos_token"]
+        self.eos_token_id = next(token["id"] for token in tokens if token["content"] == end)
+
 
 class LLM:
     instances: ClassVar[list["LLM"]] = []
@@ -127,9 +174,16 @@ class LLM:
     def __init__(self, model, stream_interval=1, **kwargs):
         self.model, self.kwargs = model, kwargs
         self.stream_interval = stream_interval
+        self.guided_decoder = None
+        if kwargs.get("guided_decoding_backend") == "llguidance":
+            self.guided_decoder = GuidedDecoder(model, self.tokenizer.eos_token_id)
         self.requests: list[RequestOutput] = []
         self.is_shut_down = False
         LLM.instances.append(self)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.model)
 
     def generate_async(
         self,
@@ -141,9 +195,7 @@ class LLM:
     ):
         asyncio.get_running_loop()  # results are queued to the loop that asked, as there
         prompt = inputs["prompt_token_ids"]
-        self.requests.append(
-            RequestOutput(prompt, sampling_params, streaming, self.stream_interval)
-        )
+        self.requests.append(RequestOutput(prompt, sampling_params, streaming, self))
         return self.requests[-1]
 
     def get_stats(self, timeout=2):
@@ -158,4 +210,4 @@ class LLM:
 
 
 __version__ = "1.2.1"
-__all__ = ["LLM", "SamplingParams"]
+__all__ = ["LLM", "SamplingParams", "llmapi"]
