@@ -53,6 +53,8 @@ _JSON_OPTIONS: Final = {
 }
 """JSON is written in one line: a model that may write white space sometimes writes nothing else."""
 
+_ANY_LENGTH: Final = "*"
+
 _VALUE_END: Final = f"\n{PARAMETER_END}"
 
 
@@ -162,7 +164,7 @@ class _Rules:
         return self._text_rule(end, [marker for marker in markers if marker != end])
 
     def _text_rule(
-        self, end: str, excluded: Iterable[str], lengths: str = "*", *, lazy: bool = True
+        self, end: str, excluded: Iterable[str], lengths: str = _ANY_LENGTH, *, lazy: bool = True
     ) -> str:
         """A rule for a text of so many characters up to the first `end`, with that; without any of
         `excluded`."""
@@ -205,18 +207,21 @@ class _Rules:
         """What the parameter `key` may be, and the marker that ends it. `root` holds what its
         schema refers to."""
         forms = alternatives(schema, root)
-        if all(_is_listed(form) or _is_json(form) for form in forms):
-            rows = [row for form in forms for row in self._value_forms(form, root, key)]
-            return f"({' | '.join(dict.fromkeys(rows))})"
-        lengths = _lengths(forms[0]) if len(forms) == 1 else "*"
         excluded = (PARAMETER, FUNCTION_END, CALL_END)
-        return self._text_rule(_VALUE_END, excluded, lengths)
+        lengths = dict.fromkeys(map(_lengths, filter(_is_text, forms)))
+        if _ANY_LENGTH in lengths:  # any text is a value
+            return self._text_rule(_VALUE_END, excluded)
+        rows = [self._text_rule(_VALUE_END, excluded, length) for length in lengths]
+        for form in forms:
+            if not _is_text(form):
+                rows += self._value_forms(form, root, key)
+        return f"({' | '.join(dict.fromkeys(rows))})"
 
     def _value_forms(self, schema: Schema, root: Schema, key: str) -> list[str]:
         """The forms of a value that is listed or JSON, each with the marker that ends it."""
         if "const" in schema:
             return [self._literal_value(schema["const"], key)]
-        if _is_listed(schema):
+        if isinstance(schema.get("enum"), list):
             return [self._literal_value(value, key) for value in schema["enum"]]
         definitions = {name: root[name] for name in ("$defs", "definitions") if name in root}
         return [f"{self._json({**definitions, **schema})} {_literal(_VALUE_END)}"]
@@ -241,24 +246,23 @@ def _pattern(text: str) -> str:
     return re.escape(text).replace("/", r"\/").replace("\\\n", r"\n")
 
 
-def _is_listed(schema: Any) -> bool:
-    return isinstance(schema, Mapping) and (
-        "const" in schema or isinstance(schema.get("enum"), list)
-    )
-
-
-def _is_json(schema: Any) -> bool:
-    """Whether a value is JSON, and not a text as it is."""
+def _is_text(schema: Any) -> bool:
+    """Whether a value is a text as it is: neither JSON nor one of those that the schema lists."""
+    if not isinstance(schema, Mapping):
+        return True
     types = types_of({"properties": {"": schema}}, "")
-    return bool(types) and "string" not in types
+    listed = "const" in schema or isinstance(schema.get("enum"), list)
+    return not listed and (not types or "string" in types)
 
 
 def _lengths(schema: Any) -> str:
     """The repetition of characters that the schema of a text allows."""
     if not isinstance(schema, Mapping) or schema.get("type") != "string":
-        return "*"
+        return _ANY_LENGTH
     least, most = (
         value if type(value) is int and value >= 0 else None
         for value in (schema.get("minLength"), schema.get("maxLength"))
     )
+    if least is most is None:
+        return _ANY_LENGTH
     return f"{{{least or 0},{'' if most is None else most}}}"
