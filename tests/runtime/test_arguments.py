@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron_deploy.runtime.arguments import convert, is_text, types_of
+from nemotron_deploy.runtime.arguments import alternatives, convert, is_text, types_of
 
 DEFINITIONS = {"size": {"type": "integer"}, "loop": {"$ref": "#/$defs/loop"}}
 
@@ -71,6 +71,25 @@ def test_text_types_are_known_before_the_value() -> None:
     assert is_text(types_of({}, "p"))
     assert is_text(types_of({"properties": []}, "p"))
     assert not is_text(types_of({"properties": {"p": {"type": ["string", "null"]}}}, "p"))
+
+
+def test_unions_that_refer_to_each_other_are_read_once() -> None:
+    """Followed one by one they would be two to the power of 200 schemas."""
+    definitions: dict[str, Any] = {
+        f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}, {"$ref": f"#/$defs/d{i + 1}"}]}
+        for i in range(200)
+    }
+    definitions["d200"] = {"anyOf": [{"$ref": "#/$defs/d0"}, {"type": "boolean"}]}
+    parameters = {"properties": {"p": {"$ref": "#/$defs/d0"}}, "$defs": definitions}
+    assert types_of(parameters, "p") == {"boolean"}
+    assert alternatives({"$ref": "#/$defs/d0"}, parameters) == [{"type": "boolean"}]
+
+
+def test_a_declared_type_decides_whatever_else_has_to_hold() -> None:
+    schema = {"type": "object", "anyOf": [{"required": ["a"]}, {"type": "string"}]}
+    assert types_of({"properties": {"p": schema}}, "p") == {"object"}
+    joint = {"allOf": [{"type": "integer"}, {"minimum": 1}]}
+    assert alternatives({"oneOf": [schema, joint]}, {}) == [schema, joint]
 
 
 _JSON = st.recursive(

@@ -306,14 +306,3 @@ def test_what_the_format_of_calls_cannot_hold_is_refused() -> None:
     assert "the parameter 'a' lists a value" in refusal(listed)
     long = {"properties": {f"key{i}": {"type": "boolean"} for i in range(1000)}}
     assert refusal(long) == f"tool_choice needs a grammar of more than {MAX_BYTES} bytes"
-
-
-def test_unions_that_refer_to_each_other_are_read_once() -> None:
-    """Followed one by one they would be two to the power of 200 schemas."""
-    definitions: dict[str, Any] = {
-        f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}, {"$ref": f"#/$defs/d{i + 1}"}]}
-        for i in range(200)
-    }
-    definitions["d200"] = {"type": "boolean"}
-    tools = {"f": {"properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": definitions}}
-    assert "boolean" in grammar(Guide("tool_choice", tools=tools), Start.CONTENT)

@@ -5,74 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nemotron_deploy.model import catalog
-from nemotron_deploy.runtime.chat import read_conversation
 from nemotron_deploy.runtime.executors.reference import ReferenceExecutor
 from nemotron_deploy.runtime.executors.scripted import ScriptedExecutor
 from nemotron_deploy.runtime.generation import Executor, Failure, GenerationRequest
 from nemotron_deploy.runtime.guides import Guide, any_object
 from nemotron_deploy.runtime.service import Service
 from nemotron_deploy.runtime.vocabulary import CheckpointVocabulary
+from nemotron_deploy.tests.runtime.clients import Channel, asking, chat
 
 CONTEXT = 512
-
-
-class Channel:
-    """A client: collects what it is sent, and waits for the end."""
-
-    def __init__(self) -> None:
-        self.sent: list[dict[str, Any]] = []
-        self.error: tuple[str, Failure] | None = None
-        self._ended = threading.Event()
-
-    def send(self, outputs: dict[str, Any], final: bool) -> None:
-        self.sent.append(outputs)
-        if final:
-            self._ended.set()
-
-    def send_error(self, message: str, failure: Failure) -> None:
-        self.error = (message, failure)
-        self._ended.set()
-
-    def is_cancelled(self) -> bool:
-        return False
-
-    def wait(self) -> None:
-        assert self._ended.wait(120)
-
-    def joined(self, name: str) -> str:
-        return "".join(str(outputs.get(name, "")) for outputs in self.sent)
-
-    def calls(self) -> list[tuple[str, str]]:
-        """Names and arguments of the calls, streamed or not."""
-        calls: list[tuple[str, str]] = []
-        for outputs in self.sent:
-            for call in json.loads(outputs.get("tool_calls", "[]")):
-                function = call["function"]
-                if "name" in function:
-                    calls.append((function["name"], ""))
-                name, arguments = calls[-1]
-                calls[-1] = (name, arguments + function["arguments"])
-        return calls
-
-
-Ask = Callable[..., Channel]
-
-
-def asking(service: Service) -> Ask:
-    def ask(**fields: Any) -> Channel:
-        channel = Channel()
-        service.submit("", lambda: GenerationRequest(**fields), channel)
-        channel.wait()
-        return channel
-
-    return ask
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +60,6 @@ def reference() -> Iterator[Service]:
     service = Service(executor, catalog.TINY, limit=8)
     yield service
     service.close(5)
-
-
-def chat(text: str, **fields: Any) -> dict[str, Any]:
-    """Fields of a request with one message."""
-    given = (fields.pop(name, None) for name in ("tools", "tool_choice", "arguments"))
-    conversation, guide = read_conversation([{"role": "user", "content": text}], *given)
-    wanted = {"max_tokens": None, "return_finish_reason": True}
-    return wanted | {"conversation": conversation, "guide": guide} | fields
 
 
 TOOLS = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}}]

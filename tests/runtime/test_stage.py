@@ -22,6 +22,7 @@ from nemotron_deploy.runtime.generation import (
     Usage,
     Vocabulary,
 )
+from nemotron_deploy.runtime.guides import Guide
 from nemotron_deploy.runtime.stage import Prepared, TextStage
 from nemotron_deploy.runtime.vocabulary import CheckpointVocabulary
 
@@ -96,7 +97,9 @@ def answered(
     player = Player(vocabulary.tokens(first), vocabulary.tokens(second), width)
     recorder = Recorder()
     request = GenerationRequest("x", **fields)
-    prepared = Prepared(request, "x", (7, 8), max_tokens, start, tools or {}, (90, 91, 92))
+    prepared = Prepared(
+        request, "x", (7, 8), max_tokens, start, tools or {}, (90, 91, 92), "whole", "content"
+    )
     TextStage(prepared, vocabulary, player.submit, recorder).start()
     assert recorder.done
     return recorder, player
@@ -334,3 +337,25 @@ def test_control_tokens_have_no_text_and_markers_have(marked: CheckpointVocabula
     detokenizer = marked.detokenizer()
     tokens: Iterator[int] = iter(marked.encode("a<|im_end|><think>b", whole=False))
     assert "".join(map(detokenizer.push, tokens)) == "a<think>b"
+
+
+def test_what_follows_a_closed_reasoning_has_a_guide_of_its_own() -> None:
+    _, player = answered(["a", "b", "c"], ["{}"], thinking_budget=2)
+    assert [request.guide for request in player.requests] == ["whole", "content"]
+    _, player = answered(["a", "b", "c"], ["{}"], thinking_budget=0)
+    assert [request.guide for request in player.requests] == ["content"]
+    # The budget is reached within the closing marker, which the reasoning then keeps as text.
+    recorder, player = answered(["a", "b", "</th"], ["{}"], thinking_budget=3)
+    assert (recorder.reasoning, recorder.text) == ("ab</th", "{}")
+    assert [request.guide for request in player.requests] == ["whole", "content"]
+
+
+@pytest.mark.parametrize("width", [1, 9])
+def test_a_marker_that_the_end_cuts_is_no_content_of_a_guide_to_calls(width: int) -> None:
+    call = ["</think>", "<tool_call>", "\n<function=f>\n", "</function>\n", "</tool_call>"]
+    guide = Guide("tool_choice", tools={"f": {}})
+    fields: dict[str, Any] = {"tools": guide.tools, "guide": guide, "width": width}
+    recorder, _ = answered([*call, "\n", "<tool"], max_tokens=7, **fields)
+    assert (recorder.text, recorder.steps[-1].finish) == ("", "length")
+    recorder, _ = answered(call, **fields)
+    assert (recorder.text, recorder.steps[-1].finish) == ("", "tool_calls")

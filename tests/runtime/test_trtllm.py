@@ -5,8 +5,10 @@ import os
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+from nemotron_deploy.runtime.answers import Start
 from nemotron_deploy.runtime.engine import read_engine, read_llm_args
 from nemotron_deploy.runtime.executors import trtllm
 from nemotron_deploy.runtime.executors.trtllm import (
@@ -14,7 +16,8 @@ from nemotron_deploy.runtime.executors.trtllm import (
     require_compatible,
     sampling_arguments,
 )
-from nemotron_deploy.runtime.generation import Failure, Load, StartError
+from nemotron_deploy.runtime.generation import Failure, Load, RequestError, StartError
+from nemotron_deploy.runtime.guides import Guide, grammar
 
 pytestmark = pytest.mark.usefixtures("fakes", "hopper")
 
@@ -185,6 +188,66 @@ def test_close_shuts_the_engine_down(executor, llm):
     executor.close(5)
     assert llm.is_shut_down
     assert not executor.healthy
+
+
+GUIDED = {"backend": "pytorch", "max_seq_len": 512, "guided_decoding_backend": "llguidance"}
+
+
+@pytest.fixture
+def guided(bundle):
+    executor = TrtllmExecutor(bundle, GUIDED, read_engine(bundle))
+    yield executor
+    executor.close(5)
+
+
+def test_the_engine_is_given_the_grammar(guided, token_request, new_sink, eventually):
+    """The fake follows the grammar with llguidance, as TensorRT-LLM does."""
+    import tensorrt_llm
+
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 22]}}, "required": ["n"],
+              "additionalProperties": False}  # fmt: skip
+    text = grammar(Guide("response_format", schema=schema), Start.CONTENT)
+    guide = guided.compile_guide(text)
+    sink = new_sink()
+    guided.submit(token_request([A], 40, ends={2}, guide=guide), sink)
+    eventually(lambda: sink.done)
+    assert sink.failure is None
+    assert sink.finish == "stop"
+    *answer, end = sink.tokens
+    assert end == 2
+    jsonschema.validate(json.loads(guided.vocabulary.decode(answer)), schema)
+    params = tensorrt_llm.LLM.instances[-1].requests[0].sampling_params.guided_decoding
+    assert params == tensorrt_llm.llmapi.GuidedDecodingParams(grammar=text)
+
+
+def test_what_the_engine_cannot_compile_never_reaches_it(
+    guided, token_request, new_sink, eventually
+):
+    """It would end the engine's loop, and with it every other request."""
+    with pytest.raises(RequestError, match='Unimplemented keys: \\["if"\\]'):
+        guided.compile_guide('start: %json {"if": {}}')
+    broken, other = new_sink(), new_sink()
+    guided.submit(token_request([A], 5, guide='start: %json {"if": {}}'), broken)
+    eventually(lambda: broken.done)
+    guided.submit(token_request([A], 5), other)
+    eventually(lambda: other.done)
+    assert "the executor's loop has ended" in other.failure[0]
+
+
+@pytest.mark.parametrize("backend", [None, "xgrammar"])
+def test_without_the_backend_nothing_is_guided(bundle, guided, backend):
+    arguments = {**GUIDED, "guided_decoding_backend": backend}
+    executor = TrtllmExecutor(bundle, arguments, read_engine(bundle))
+    assert (executor.can_guide, guided.can_guide) == (False, True)
+    executor.close(5)
+
+
+def test_an_end_that_would_not_end_the_answer_is_not_guided(bundle):
+    """TensorRT-LLM ends a guided answer with the tokenizer's end token and no other one."""
+    (bundle / "checkpoint" / "generation_config.json").write_text('{"eos_token_id": [1]}')
+    executor = TrtllmExecutor(bundle, GUIDED, read_engine(bundle))
+    assert not executor.can_guide
+    executor.close(5)
 
 
 def test_sampling_arguments_fit_the_fakes_signature(token_request):
