@@ -20,6 +20,7 @@ EXTRA_OF: Final = {
     "requests": "quantize",
     "modelopt": "quantize",
     "pytriton": "local",
+    "llguidance": "local",
     "starlette": "local",
     "uvicorn": "local",
     "triton": "kernels",

@@ -6,8 +6,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,8 +18,10 @@ from ..generation import Executor, GenerationRequest, Load, TokenRequest, TokenS
 from ..golden import ASKED, Forced, Scores
 from ..scheduler import RoundRobin
 from ..vocabulary import CheckpointVocabulary, context_length
-from .guidance import GuideCompiler, Matcher
 from .loading import load_model
+
+if TYPE_CHECKING:
+    from .guidance import GuideCompiler, Matcher
 
 
 class ReferenceExecutor(Executor):
@@ -37,15 +40,12 @@ class ReferenceExecutor(Executor):
         self.context = min(max_tokens or longest, longest)
         model = self._model = load_model(checkpoint)[0]
         self._max_active = max_active
-        ends, tokenizer = self.vocabulary.end_tokens, self.vocabulary.tokenizer_json
-        self._guides = (
-            GuideCompiler(tokenizer, model.config.vocab_size, min(ends)) if ends else None
-        )
+        self._guides = _guide_compiler(self.vocabulary, model.config.vocab_size)
         self._scheduler = RoundRobin(lambda request: generate(model, request), max_active)
 
     @property
     def can_guide(self) -> bool:
-        """An answer that has a form has to end, so the checkpoint must say with which token."""
+        """Whether llguidance is installed, and the checkpoint says how an answer ends."""
         return self._guides is not None
 
     def compile_guide(self, grammar: str) -> Matcher:
@@ -77,6 +77,14 @@ class ReferenceExecutor(Executor):
         if self._guides is not None:
             self._guides.close(timeout / 2)
         self._scheduler.close(timeout / 2)
+
+
+def _guide_compiler(vocabulary: CheckpointVocabulary, size: int) -> GuideCompiler | None:
+    if find_spec("llguidance") is None or not vocabulary.end_tokens:
+        return None
+    from .guidance import GuideCompiler
+
+    return GuideCompiler(vocabulary.tokenizer_json, size, min(vocabulary.end_tokens))
 
 
 def generate(model: Any, request: TokenRequest) -> Iterator[TokenStep]:
@@ -114,8 +122,8 @@ class _Guided:
     """Keeps the tokens of one answer to its grammar."""
 
     def __init__(self, guide: object, ends: frozenset[int]) -> None:
-        assert isinstance(guide, Matcher), "a guide is what `compile_guide` returned"
-        self._matcher = guide.copy()
+        matcher: Any = guide  # what `compile_guide` returned
+        self._matcher: Matcher = matcher.copy()
         self._ends = list(ends)
 
     def masked(self, logits: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """The reference executor against transformers' own greedy decoding of the same weights."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
 from nemotron_deploy.model import catalog
+from nemotron_deploy.runtime.executors import reference
 from nemotron_deploy.runtime.executors.loading import load_model
 from nemotron_deploy.runtime.executors.reference import ReferenceExecutor, generate
 from nemotron_deploy.runtime.generation import GenerationRequest, StartError, TokenRequest
@@ -208,3 +210,19 @@ def test_executor_serves_many_at_once_as_if_alone(new_sink, eventually, loaded, 
     alone = [_tokens(_run(loaded, prompt, max_tokens=12)) for prompt in prompts]
     assert [sink.tokens for sink in sinks] == alone
     assert not executor.healthy
+
+
+def test_without_the_library_or_an_end_nothing_is_guided(tmp_path, monkeypatch):
+    shutil.copytree(catalog.TINY, tmp_path / "endless")
+    for name in ("config.json", "generation_config.json"):
+        path = tmp_path / "endless" / name
+        fields = json.loads(path.read_text())
+        fields.pop("eos_token_id", None)
+        path.write_text(json.dumps(fields))
+    endless = ReferenceExecutor(tmp_path / "endless", max_active=1)
+    assert not endless.can_guide
+    endless.close(5)
+    monkeypatch.setattr(reference, "find_spec", lambda name: None)
+    bare = ReferenceExecutor(catalog.TINY, max_active=1)
+    assert not bare.can_guide
+    bare.close(5)
