@@ -154,8 +154,8 @@ TOOLS: Final = Tensor(
 TOOL_CHOICE: Final = Tensor(
     "tool_choice",
     DataType.STRING,
-    'JSON: `"auto"` (the default), `"none"`, `"required"`, or an object that names a function. The '
-    "last two need an executor that can guide.",
+    'JSON: `"auto"` (the default), `"none"`, `"required"`, or an object that names a function. '
+    "With the last two, the answer is one or more calls, or one call of that function.",
 )
 TEMPLATE_ARGUMENTS: Final = Tensor(
     "chat_template_kwargs",
@@ -166,8 +166,8 @@ TEMPLATE_ARGUMENTS: Final = Tensor(
 RESPONSE_FORMAT: Final = Tensor(
     "response_format",
     DataType.STRING,
-    "A JSON object in OpenAI's form: its `type` is `text` (the default), or with an executor that "
-    "can guide `json_object` or `json_schema`.",
+    "A JSON object in OpenAI's form: its `type` is `text` (the default), `json_object` or "
+    "`json_schema`. The content then conforms to it.",
 )
 IGNORE_EOS: Final = Tensor(
     "ignore_eos", DataType.BOOL, "Continue after end-of-sequence tokens; false by default."
@@ -224,7 +224,11 @@ SAMPLING_PARAMETERS: Final = Tensor(
 GUIDE_TYPE: Final = Tensor(
     "guided_decoding_guide_type", DataType.STRING, "The frontend's kind of guide: `json_schema`."
 )
-GUIDE: Final = Tensor("guided_decoding_guide", DataType.STRING, "The frontend's guide.")
+GUIDE: Final = Tensor(
+    "guided_decoding_guide",
+    DataType.STRING,
+    "The frontend's guide: the schema to which the answer conforms.",
+)
 RETURN_INPUT_COUNT: Final = Tensor(
     "return_num_input_tokens", DataType.BOOL, "From the frontend; counts are always returned."
 )

@@ -153,7 +153,7 @@ class Service:
             assert guide is not None, "only requests with a guide come here"
             start = guided_start(prepared.start, prepared.text)
             content = None
-            if session.request.thinking_budget is not None:
+            if session.request.thinking_budget is not None and start is not Start.CONTENT:
                 content = self._compiled(guide, Start.CONTENT)
             prepared = replace(prepared, guide=self._compiled(guide, start), content_guide=content)
             self._generate(session, prepared)

@@ -45,7 +45,8 @@ class ReferenceExecutor(Executor):
 
     @property
     def can_guide(self) -> bool:
-        """Whether llguidance is installed, and the checkpoint says how an answer ends."""
+        """Whether llguidance is installed and knows the tokenizer, and the checkpoint says how an
+        answer ends."""
         return self._guides is not None
 
     def compile_guide(self, grammar: str) -> Matcher:
@@ -84,7 +85,10 @@ def _guide_compiler(vocabulary: CheckpointVocabulary, size: int) -> GuideCompile
         return None
     from .guidance import GuideCompiler
 
-    return GuideCompiler(vocabulary.tokenizer_json, size, min(vocabulary.end_tokens))
+    try:
+        return GuideCompiler(vocabulary.tokenizer_json, size, min(vocabulary.end_tokens))
+    except ValueError:  # a kind of tokenizer that the library does not know
+        return None
 
 
 def generate(model: Any, request: TokenRequest) -> Iterator[TokenStep]:

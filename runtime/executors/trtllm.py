@@ -10,8 +10,8 @@ each token with the PyTorch backend (pull request 7756, September 2025), iterati
 Guided decoding: `GuidedDecodingParams` (tensorrt_llm/sampling_params.py @000a01d), the backends and
 what each makes of a grammar (tensorrt_llm/_torch/pyexecutor/grammar_matcher.py @0fccc5b: the
 backend `llguidance` reads `grammar` as llguidance's Lark), and when it is compiled
-(`GuidedDecoder._build` in guided_decoder.py @07dacbb: within a step of all requests, which an error
-ended before pull request 9078).
+(`GuidedDecoder._build` in guided_decoder.py @07dacbb: within a step of all requests). An error
+there fails its request alone since pull request 9078 (commit 079ef8ae77, 13 December 2025).
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ _AHEAD: Final = 8
 
 GUIDE_BACKEND: Final = "llguidance"
 """The backend of guided decoding whose grammars `guides` writes."""
+
+_GUIDE_ERROR: Final = "Guided decoding error"
+"""What the engine says of a grammar that becomes too complex, or allows no token, on its way."""
 
 _STATISTICS_WAIT_S: Final = 0.1
 """How long to wait for statistics of iterations since the last time."""
@@ -100,8 +103,8 @@ class TrtllmExecutor(Executor):
         return self._guides is not None
 
     def compile_guide(self, grammar: str) -> str:
-        """The grammar, once it is certain that the engine can compile it: the engine compiles
-        between the steps of all requests."""
+        """The grammar, once it is certain that the engine can compile it quickly: the engine
+        compiles while all other requests wait."""
         assert self._guides is not None, "only an executor that can guide is asked"
         self._guides.compile(grammar)
         return grammar
@@ -209,7 +212,9 @@ class TrtllmExecutor(Executor):
             finally:
                 watch.cancel()
         except Exception as error:
-            sink.fail(f"generation failed: {type(error).__name__}: {error}", Failure.INTERNAL)
+            guided = request.guide is not None and _GUIDE_ERROR in str(error)
+            failure = Failure.INVALID if guided else Failure.INTERNAL
+            sink.fail(f"generation failed: {type(error).__name__}: {error}", failure)
 
 
 def require_compatible(engine: Mapping[str, Any]) -> None:

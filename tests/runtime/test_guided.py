@@ -194,6 +194,16 @@ def test_what_cannot_be_guided_is_refused(
     assert channel.error[1] is Failure.INVALID
 
 
+def test_a_form_that_becomes_too_complex_fails_alone(service: Service) -> None:
+    names = {f"p{i}": {"type": "string", "maxLength": 1} for i in range(900)}
+    guide = Guide("response_format", schema={"type": "object", "properties": names})
+    channel = asking(service)(prompt="Monday", guide=guide, max_tokens=200, **HOT)
+    assert channel.error is not None
+    assert "the grammar cannot be followed at this point: " in channel.error[0]
+    assert channel.error[1] is Failure.INVALID
+    assert answered(service, guide=GUIDE).sent
+
+
 class SlowCompiler(ScriptedExecutor):
     """Compiles a guide only when it is told to."""
 

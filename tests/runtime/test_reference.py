@@ -212,6 +212,15 @@ def test_executor_serves_many_at_once_as_if_alone(new_sink, eventually, loaded, 
     assert not executor.healthy
 
 
+def test_a_tokenizer_that_the_library_does_not_know_is_not_guided(tmp_path):
+    shutil.copytree(catalog.TINY, tmp_path / "other")
+    path = tmp_path / "other" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"decoder": None}))
+    other = ReferenceExecutor(tmp_path / "other", max_active=1)
+    assert not other.can_guide
+    other.close(5)
+
+
 def test_without_the_library_or_an_end_nothing_is_guided(tmp_path, monkeypatch):
     shutil.copytree(catalog.TINY, tmp_path / "endless")
     for name in ("config.json", "generation_config.json"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nemotron_deploy.runtime.generation import Failure, TokenStep
+from nemotron_deploy.runtime.generation import Failure, RequestError, TokenStep
 from nemotron_deploy.runtime.scheduler import RoundRobin
 
 
@@ -19,6 +19,8 @@ def scheduler(log):
         for count in range(1, request.max_tokens + 1):
             if request.text == "broken":
                 raise ZeroDivisionError("no")
+            if request.text == "unfit":
+                raise RequestError("its grammar has no end")
             letter = request.text[(count - 1) % len(request.text)]
             log.append(letter)
             yield TokenStep((ord(letter),), "length" if count == request.max_tokens else None)
@@ -52,9 +54,10 @@ def test_requests_take_turns_and_wait_for_a_place(submit, log, eventually):
 
 
 def test_a_failing_request_fails_alone(scheduler, submit, eventually):
-    broken, good = submit("broken"), submit("ok", 4)
-    eventually(lambda: good.done and broken.done)
+    broken, unfit, good = submit("broken"), submit("unfit"), submit("ok", 4)
+    eventually(lambda: good.done and broken.done and unfit.done)
     assert broken.failure == ("generation failed: ZeroDivisionError: no", Failure.INTERNAL)
+    assert unfit.failure == ("its grammar has no end", Failure.INVALID)
     assert _text(good) == "okok"
     assert scheduler.alive
 

@@ -220,18 +220,19 @@ def test_the_engine_is_given_the_grammar(guided, token_request, new_sink, eventu
     assert params == tensorrt_llm.llmapi.GuidedDecodingParams(grammar=text)
 
 
-def test_what_the_engine_cannot_compile_never_reaches_it(
+def test_what_the_engine_cannot_follow_is_refused_or_fails_alone(
     guided, token_request, new_sink, eventually
 ):
-    """It would end the engine's loop, and with it every other request."""
-    with pytest.raises(RequestError, match='Unimplemented keys: \\["if"\\]'):
-        guided.compile_guide('start: %json {"if": {}}')
+    unknown = 'start: %json {"if": {}}'
+    with pytest.raises(RequestError, match=r'Unimplemented keys: \["if"\]'):
+        guided.compile_guide(unknown)
     broken, other = new_sink(), new_sink()
-    guided.submit(token_request([A], 5, guide='start: %json {"if": {}}'), broken)
-    eventually(lambda: broken.done)
+    guided.submit(token_request([A], 5, guide=unknown), broken)
     guided.submit(token_request([A], 5), other)
-    eventually(lambda: other.done)
-    assert "the executor's loop has ended" in other.failure[0]
+    eventually(lambda: broken.done and other.done)
+    assert broken.failure[1] is Failure.INVALID
+    assert "Guided decoding error: LLGuidance matcher error" in broken.failure[0]
+    assert other.finish == "length"
 
 
 @pytest.mark.parametrize("backend", [None, "xgrammar"])

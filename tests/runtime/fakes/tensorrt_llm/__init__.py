@@ -6,7 +6,7 @@ tensorrt_llm/sampling_params.py @000a01d (SamplingParams), tensorrt_llm/executor
 (CompletionOutput, and GenerationResult for RequestOutput),
 tensorrt_llm/_torch/pyexecutor/py_executor.py @9521caf (`_update_iter_stats`, for `get_stats`),
 tensorrt_llm/_torch/pyexecutor/grammar_matcher.py @0fccc5b and guided_decoder.py @07dacbb (guided
-decoding with llguidance: a grammar that cannot be compiled ends the whole engine).
+decoding with llguidance; an error of it fails its request, as of pull request 9078).
 What it shares with upstream and makes callers stumble: each step hands out the same object,
 changed; a step has `stream_interval` tokens; a token of `stop_token_ids` is removed from the
 answer, its log-probabilities are not; an aborted generation gives one more step.
@@ -96,8 +96,6 @@ class RequestOutput:
             raise StopAsyncIteration
         if self.prompt == [BOOM]:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        if self.llm.guided_decoder is not None and not self.llm.guided_decoder.is_alive:
-            raise RuntimeError("the executor's loop has ended")
         output = self.outputs[0]
         output._last_token_ids_len = len(output.token_ids)
         output._last_logprobs_len = len(output.logprobs)
@@ -138,10 +136,17 @@ class RequestOutput:
         if self.matcher is None:
             self.matcher = self.llm.guided_decoder.create(self.sampling_params.guided_decoding)
         allowed = [number for number, bit in enumerate(self.matcher.compute_logit_bias()) if bit]
+        if self.matcher.is_error():
+            reason = f"LLGuidance matcher error: {self.matcher.get_error()}"
+            raise RequestError(f"Guided decoding error: {reason}")
         token = token if token in allowed else self.random.choice(allowed)
         if not self.matcher.is_stopped():
             self.matcher.consume_token(token)
         return token
+
+
+class RequestError(RuntimeError):
+    """tensorrt_llm/executor/utils.py: what the result of a failed request raises."""
 
 
 class GuidedDecoder:
@@ -149,16 +154,11 @@ class GuidedDecoder:
         import llguidance
 
         text = (Path(model) / "tokenizer.json").read_text()
-        self.is_alive = True
         self.library, self.tokenizer = llguidance, llguidance.LLTokenizer(text, eos_token=end)
 
     def create(self, params):
         grammar = self.library.LLMatcher.grammar_from_lark(params.grammar)
-        matcher = self.library.LLMatcher(self.tokenizer, grammar, log_level=0)
-        self.is_alive &= not matcher.is_error()
-        if not self.is_alive:
-            raise ValueError(f"LLGuidance matcher error: {matcher.get_error()}")
-        return matcher
+        return self.library.LLMatcher(self.tokenizer, grammar, log_level=0)
 
 
 class Tokenizer:
