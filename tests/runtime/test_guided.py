@@ -138,7 +138,7 @@ def test_a_call_that_must_be_made_is_made(
     service: Service, choice: object, names: set[str]
 ) -> None:
     for fields in ({"arguments": OFF, "streaming": True}, {"thinking_budget": 3}):
-        given = chat("hi", tools=TOOLS, tool_choice=choice, **fields) | {"max_tokens": 160}
+        given = chat("hi", tools=TOOLS, tool_choice=choice, **fields) | {"max_tokens": 110}
         channel = answered(service, **given)
         assert channel.joined("text_output") == ""
         calls = channel.calls()
@@ -152,7 +152,7 @@ def test_a_call_that_must_be_made_is_made(
 
 def test_a_tool_or_the_format(service: Service) -> None:
     guide = replace(GUIDE, tools={"f": FORM})
-    given = chat("hi", tools=TOOLS[:1], arguments=OFF) | {"guide": guide, "max_tokens": 160}
+    given = chat("hi", tools=TOOLS[:1], arguments=OFF) | {"guide": guide, "max_tokens": 110}
     channel = answered(service, **given)
     text, calls = channel.joined("text_output"), channel.calls()
     assert bool(text) is not bool(calls)
