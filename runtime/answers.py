@@ -100,6 +100,7 @@ class _State(Enum):
     REASONING = auto()
     GAP = auto()
     CONTENT = auto()
+    JSON = auto()
     CALL = auto()
     AFTER_FUNCTION = auto()
     AFTER_CALL = auto()
@@ -117,7 +118,9 @@ class AnswerParser:
     """The parser of one answer.
 
     `tools` are the parameter schemas of the tools by name; without tools, calls are not looked
-    for and their markers are text. `new_id` makes the ids of calls.
+    for and their markers are text. `new_id` makes the ids of calls. A `guided` answer follows a
+    grammar of `guides`: its content is one call or more, or else JSON, whose texts may hold any
+    marker.
     """
 
     def __init__(
@@ -125,9 +128,12 @@ class AnswerParser:
         start: Start,
         tools: Mapping[str, Schema] | None = None,
         new_id: Callable[[], str] = _new_id,
+        guided: bool = False,
     ) -> None:
         self._tools = tools or {}
         self._new_id = new_id
+        self._guided = guided
+        self._cut = False
         self._buffer = ""
         self._events: list[Event] = []
         self._state = _FIRST[start]
@@ -137,6 +143,7 @@ class AnswerParser:
             _State.REASONING: self._in_reasoning,
             _State.GAP: self._gap,
             _State.CONTENT: self._in_content,
+            _State.JSON: self._in_json,
             _State.CALL: self._in_call,
             _State.AFTER_FUNCTION: self._after_call,
             _State.AFTER_CALL: self._after_call,
@@ -156,7 +163,7 @@ class AnswerParser:
     @property
     def called(self) -> bool:
         """Whether there are calls, all of them complete."""
-        return self.complete_calls > 0 and self._state is not _State.CALL
+        return self.complete_calls > 0 and self._state is not _State.CALL and not self._cut
 
     @property
     def reasoning(self) -> bool:
@@ -177,6 +184,8 @@ class AnswerParser:
             self._emit(Reasoning, "" if held.startswith(CALL_START) else held)
         elif self._state is _State.CALL:
             self._add_arguments(self._call.finish())
+        elif self._guided and self._state is not _State.AFTER_FUNCTION:
+            self._cut = bool(held)  # the beginning of a marker of another call
         elif self._state is not _State.AFTER_FUNCTION:
             self._emit(Content, "" if held.lstrip().startswith(self._begins_call) else held)
         return self._taken()
@@ -239,6 +248,9 @@ class AnswerParser:
         return True
 
     def _in_content(self) -> bool:
+        if self._guided and not self._buffer.startswith("<"):
+            self._state = _State.JSON
+            return True
         at, marker = first_marker(self._buffer, self._in_content_markers)
         if marker is None:
             certain = at - held_back(self._buffer, self._in_content_markers)
@@ -254,6 +266,10 @@ class AnswerParser:
         else:
             self._drop(at, marker, Content)
         return marker is not None
+
+    def _in_json(self) -> bool:
+        self._emit_up_to(Content, len(self._buffer))
+        return False
 
     def _without_space(self, end: int) -> int:
         """Where the white space before `end` begins."""
@@ -291,7 +307,7 @@ class AnswerParser:
             return True
         name, self._buffer = name_and_rest
         self._index += 1
-        self._call = CallReader(self._tools.get(name, {}))
+        self._call = CallReader(self._tools.get(name, {}), self._guided)
         self._events.append(Call(self._index, id=self._new_id(), name=name))
         self._state = _State.CALL
         return True

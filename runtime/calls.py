@@ -76,14 +76,16 @@ def held_back(text: str, markers: Iterable[str], most: int = MOST_NESTED) -> int
 
 
 class CallReader:
-    """Reads what follows a function's name, in pieces of any size, with its declared `schema`.
+    """Reads what follows a function's name, in pieces of any size, with its declared `schema`. In a
+    `guided` call, values that are no texts are JSON in one line, whose texts may hold any marker.
 
     `rest` is None until the call has ended; then it is the text after it, and `ended_by` the marker
     that ended it.
     """
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, guided: bool = False) -> None:
         self._schema = schema
+        self._guided = guided
         self._buffer = ""
         self._searched = 0
         self._step = self._parameter
@@ -174,6 +176,10 @@ class CallReader:
 
         A `</parameter>` ends the value only where a marker follows it: a value may hold its text.
         """
+        if self._guided and self._types and "string" not in self._types:
+            at = self._buffer.find("\n")
+            end = at + 1 + len(PARAMETER_END)
+            return (at, end) if at >= 0 and len(self._buffer) >= end else (0, None)
         while True:
             at, marker = first_marker(self._buffer, _VALUE_MARKERS, self._searched)
             if marker is None:

@@ -67,12 +67,11 @@ class TextStage:
         self._submit = submit
         self._sink = sink
         self._ends = frozenset[int]() if request.ignore_eos else vocabulary.end_tokens
-        self._parser = AnswerParser(prepared.start, prepared.schemas)
+        guided = request.guide is not None
+        self._parser = AnswerParser(prepared.start, prepared.schemas, guided=guided)
         self._stops = StopWords(request.stop)
         self._detokenizer = vocabulary.detokenizer()
         self._budget = request.thinking_budget
-        self._calls_only = request.guide is not None and request.guide.schema is None
-        self._cut = False
         self._generated: list[int] = []
         self._count = self._sent = self._reasoning_count = 0
         self._logprob: float | None = None
@@ -113,7 +112,7 @@ class TextStage:
         if finish is not None and not stop:
             stop = self._finish(events)
             finish = "stop" if stop else finish
-        if finish is not None and self._parser.called and not self._cut:
+        if finish is not None and self._parser.called:
             finish = "tool_calls"
         self._send(events, step, finish, stop, taken)
         if run.abandoned and finish is None:
@@ -142,9 +141,7 @@ class TextStage:
         Reasoning and arguments may hold a stop text: it would cut them, and not the answer.
         """
         for event in given:
-            if isinstance(event, Content) and self._calls_only:
-                self._cut = True  # what looks like text is the beginning of another call
-            elif isinstance(event, Content):
+            if isinstance(event, Content):
                 text, stop = self._stops.push(event.text)
                 events.append(Content(text))
                 if stop is not None:

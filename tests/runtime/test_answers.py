@@ -377,3 +377,35 @@ def test_what_is_written_is_read_back(
     expected = content.strip() + after.lstrip() if values else (content + after).lstrip()
     assert answer.content == expected
     assert [json.loads(written) for _, written in answer.calls] == [{"a": v} for v in values]
+
+
+@pytest.mark.parametrize("start", [Start.REASONING, Start.OPEN, Start.CONTENT])
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_texts_in_guided_json_may_hold_any_marker(start: Start, size: int) -> None:
+    """Unguided, the first `</think>` would be dropped, and the rest be a call."""
+    content = json.dumps({"a": "<think>x</think> <tool_call><function=f><parameter=a>1"})
+    text = {Start.REASONING: "hm</think>\n\n", Start.OPEN: "", Start.CONTENT: ""}[start] + content
+    parser = AnswerParser(start, {"f": {}}, guided=True)
+    events = [
+        event for at in range(0, len(text), size) for event in parser.push(text[at : at + size])
+    ]
+    events += parser.finish()
+    assert "".join(event.text for event in events if isinstance(event, Content)) == content
+    assert not parser.called
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_json_in_guided_calls_may_hold_any_marker(size: int) -> None:
+    value = {"a": ["</parameter>", "\n</function>\n</tool_call>", '"']}
+    schema = {"properties": {"o": {"type": "object"}, "s": {"type": "string"}}}
+    parameters = (
+        f"<parameter=o>\n{json.dumps(value)}\n</parameter>\n<parameter=s>\nb\n</parameter>\n"
+    )
+    text = f"<tool_call>\n<function=f>\n{parameters}</function>\n</tool_call>"
+    parser = AnswerParser(Start.CONTENT, {"f": schema}, guided=True)
+    events = [
+        event for at in range(0, len(text), size) for event in parser.push(text[at : at + size])
+    ]
+    arguments = "".join(event.arguments for event in events if isinstance(event, Call))
+    assert json.loads(arguments) == {"o": value, "s": "b"}
+    assert parser.called
