@@ -141,7 +141,7 @@ class Service:
             prepared = self._prompts.prepare(session.request)
             if session.request.guide is None:
                 self._generate(session, prepared)
-            else:  # another thread, so that its guide keeps no other request waiting
+            else:  # another thread, so that guides keep no other requests waiting
                 self._guide_thread.submit(self._guide, session, prepared)
 
     def _guide(self, session: Session, prepared: Prepared) -> None:
