@@ -15,7 +15,7 @@ from ..core.errors import BadInputError, UsageError
 from ..core.progress import Progress, Silent
 from ..core.result import Result
 from ..runtime import contract
-from ..runtime.openai.keys import ApiKeys, KeysError
+from ..runtime.openai.keys import KeysError, read_keys
 from ..runtime.script import ScriptError, read_script
 from ..triton_repo.openai import Endpoint
 from .trust import require_trusted
@@ -129,8 +129,8 @@ def serve(
         script: The file of answers for `scripted`.
         http_port, grpc_port, metrics_port, health_port: Ports to listen on; None takes a free one.
         openai_port: The port for OpenAI clients; None offers no endpoint for them.
-        api_keys: A file with one API key a line. With keys, the endpoint is reached from other
-            machines; without, only from this one.
+        api_keys: A file with one API key a line, which is read again when it changes. With keys,
+            the endpoint is reached from other machines; without, only from this one.
         grace: Seconds that live requests have to end when the block ends. New ones are refused
             meanwhile. Interrupting that wait ends the server at once.
         trace_config: Settings of Triton's tracing, as `tritonserver --trace-config` takes them.
@@ -184,7 +184,7 @@ def _checked_keys(port: int | None, path: str | Path | None) -> Path | None:
     if port is None:
         raise UsageError("--api-keys is for the OpenAI endpoint; also pass --openai-port")
     try:
-        ApiKeys.read(Path(path))
+        read_keys(Path(path))
     except KeysError as error:
         raise BadInputError(str(error)) from error
     return Path(path)

@@ -307,8 +307,8 @@ ApiKeysOption = Annotated[
     typer.Option(
         "--api-keys",
         metavar="FILE",
-        help="API keys for --openai-port, one a line. With them it listens on all addresses, "
-        "without on this machine only.",
+        help="API keys for --openai-port, one a line; the file is read again when it changes. With "
+        "keys it listens on all addresses, without on this machine only.",
     ),
 ]
 GraceOption = Annotated[

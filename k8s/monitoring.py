@@ -1,7 +1,7 @@
-"""The components that are not applied by default: monitoring and tracing.
+"""The component `monitoring`: a PodMonitor, alerts and a dashboard.
 
-They need what not every cluster has: the Prometheus operator's kinds, Grafana, a collector of
-traces. Every name of a metric comes from the runtime's contract.
+It is not applied by default, because it needs the Prometheus operator's kinds and Grafana. Every
+name of a metric comes from the runtime's contract.
 """
 
 from __future__ import annotations
@@ -26,25 +26,11 @@ from ..runtime.contract import (
     WAITING,
     Metric,
 )
+from .component import Component
 from .objects import INSTANCE, labels
 from .yaml_text import Object
 
-COLLECTOR: Final = "http://opentelemetry-collector.observability.svc:4318/v1/traces"
-"""Where traces are sent unless one's own overlay says otherwise."""
-
-_COLLECTOR_PORT: Final = 4318
 _DASHBOARD: Final = "dashboard.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Component:
-    """A kustomize component: its comment, its `kustomization.yaml`, objects and plain files."""
-
-    name: str
-    comment: str
-    kustomization: Object
-    objects: Mapping[str, Any]
-    files: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +151,6 @@ _PANELS: Final[tuple[tuple[str, str, Mapping[str, str]], ...]] = (
 """Title, unit, and expressions by legend."""
 
 
-def components(deployment: Deployment) -> tuple[Component, ...]:
-    """Every component of a bundle."""
-    return (_monitoring(deployment), _tracing())
-
-
 def dashboard() -> dict[str, Any]:
     """The dashboard for Grafana, for any number of bundles."""
     selected = 'namespace=~"$namespace", model=~"$model"'
@@ -220,7 +201,8 @@ def dashboard() -> dict[str, Any]:
     }
 
 
-def _monitoring(deployment: Deployment) -> Component:
+def monitoring(deployment: Deployment) -> Component:
+    """The component of a bundle."""
     name = deployment.name
     metadata = {"name": name, "labels": labels(deployment)}
     pods = {"key": INSTANCE, "operator": "In", "values": [name, f"{name}-image"]}
@@ -277,42 +259,3 @@ def _rule(alert: Alert, selected: str, deployment: Deployment) -> Object:
         "labels": {"severity": alert.severity},
         "annotations": {"summary": f"{deployment.model_name}: {alert.summary}."},
     }
-
-
-def _tracing() -> Component:
-    arguments = [
-        "--trace-config=mode=opentelemetry",
-        f"--trace-config=opentelemetry,url={COLLECTOR}",
-        "--trace-config=level=TIMESTAMPS",
-        "--trace-config=rate=100",
-    ]
-    flags = [
-        {"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": argument}
-        for argument in arguments
-    ]
-    to_collector = {"ports": [{"protocol": "TCP", "port": _COLLECTOR_PORT}]}
-    to_names = {"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]}
-    egress = [{"op": "add", "path": "/spec/egress", "value": [to_collector, to_names]}]
-    name = "app.kubernetes.io/name=tritonserver"
-    patches = {"deployment.patch.yaml": flags, "networkpolicy.patch.yaml": egress}
-    return Component(
-        "tracing",
-        _TRACING_COMMENT,
-        {
-            "patches": [
-                {"path": path, "target": {"kind": kind, "labelSelector": name}}
-                for path, kind in zip(patches, ("Deployment", "NetworkPolicy"), strict=True)
-            ]
-        },
-        patches,
-        {},
-    )
-
-
-_TRACING_COMMENT: Final = f"""\
-OpenTelemetry traces of every hundredth request, made by Triton and sent over HTTP to
-{COLLECTOR}.
-The network policy then allows its port and DNS, to any address. Add it in your own overlay, with a
-patch of the arguments where the collector has another address:
-    resources: [PATH/k8s/overlays/claim]
-    components: [PATH/k8s/components/tracing]"""

@@ -46,9 +46,10 @@ COMMENTS: Final[Mapping[str, str]] = {
         "A dedicated service account without a token: Triton never calls the Kubernetes API."
     ),
     "service.yaml": (
-        "Inference only: Triton, and OpenAI's API on the port openai. Neither asks for a key\n"
-        "here: to expose it outside the cluster, put a gateway with TLS and authentication in\n"
-        "front of it. Prometheus scrapes the pods directly."
+        "Inference only: Triton, and OpenAI's API on the port openai. Triton does not authenticate\n"
+        "clients, and OpenAI's API asks for a key only if the Secret with API keys exists. To\n"
+        "expose them outside the cluster, put a gateway with TLS and authentication in front.\n"
+        "Prometheus scrapes the pods directly."
     ),
     "deployment.yaml": (
         "The overlays define where the bundle comes from. maxSurge is 0 because a rollout usually\n"
@@ -57,7 +58,10 @@ COMMENTS: Final[Mapping[str, str]] = {
         "covers the bundle once, 16 GiB per GPU, and /dev/shm. gRPC connections are renewed more\n"
         "often (--grpc-max-connection-age) than the preStop hook sleeps, so no client stays\n"
         "connected to a draining pod. Do not set a grace period for that flag: it would cut long\n"
-        "streams. Requires Kubernetes 1.30 or later (preStop sleep)."
+        "streams. Requires Kubernetes 1.30 or later (preStop sleep).\n"
+        "The Secret that the volume api-keys names may hold API keys of the OpenAI endpoint, one\n"
+        "a line in its entry keys. While there is none, no key is needed. Pods need no restart when\n"
+        "it is made or changed."
     ),
     "poddisruptionbudget.yaml": (
         "Allows one eviction at a time. With minAvailable, a single replica would block every\n"

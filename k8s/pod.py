@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ..model.spec import Deployment
 from ..runtime import contract
-from .sidecar import openai_container
+from .sidecar import keys_volume, openai_container
 from .sizing import (
     CONNECTION_AGE_S,
     DEAD_GRACE_S,
@@ -61,6 +61,7 @@ def pod_spec(deployment: Deployment, sizes: Sizes) -> dict[str, Any]:
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": quantity(sizes.shm)}},
             {"name": "cache", "emptyDir": {"sizeLimit": quantity(sizes.cache)}},
             {"name": "tmp", "emptyDir": {"sizeLimit": quantity(sizes.tmp)}},
+            keys_volume(deployment),
         ],
     }
 

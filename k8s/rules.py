@@ -6,7 +6,7 @@ A rule is a function from one rendered overlay to the problems in it; each probl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from ..runtime.contract import GRPC, HTTP, OFFLINE, OPENAI
 from .images import parse_image
@@ -140,6 +140,33 @@ def openai_endpoint(rendered: Rendered) -> Iterator[str]:
                 yield f"{where}: container {SIDECAR}: --grace must be --exit-timeout-secs"
 
 
+def api_keys(rendered: Rendered) -> Iterator[str]:
+    """API keys are in no file of the tree: the endpoint reads them from a Secret of the cluster, in
+    a volume that changes with it."""
+    for document in rendered.of_kind("Secret"):
+        yield f"{title(document)}: holds secrets; leave it out and refer to one in the cluster"
+    for document in rendered.of_kind("Deployment"):
+        for container in containers(document):
+            if container["name"] != SIDECAR:
+                continue
+            where, given = f"{title(document)}: container {SIDECAR}", flags(container)
+            path = given.get("--api-keys")
+            if path is None and "--without-keys" not in given:
+                yield f"{where}: needs --api-keys, --without-keys or both"
+            if path is not None and not _is_in_secret(path, container, pod(document)):
+                yield f"{where}: --api-keys is not in a volume of a Secret (without subPath)"
+
+
+def _is_in_secret(path: str, container: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
+    secrets = {volume["name"] for volume in spec.get("volumes", []) if "secret" in volume}
+    return any(
+        path.startswith(f"{mount['mountPath']}/")
+        and mount["name"] in secrets
+        and "subPath" not in mount
+        for mount in container.get("volumeMounts", [])
+    )
+
+
 def no_surge(rendered: Rendered) -> Iterator[str]:
     """A rollout stops the old pod before it starts the new one, as there is no spare GPU."""
     for document in rendered.of_kind("Deployment"):
@@ -248,6 +275,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "start-up budget": startup_budget,
     "draining": draining,
     "OpenAI endpoint": openai_endpoint,
+    "API keys": api_keys,
     "no surge": no_surge,
     "pinned images": pinned_images,
     "private ports": private_ports,

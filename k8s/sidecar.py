@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from ..model.spec import Deployment
 from ..runtime import contract
+from .component import Component, add, patching
 from .sizing import EXIT_TIMEOUT_S, GIB, PRE_STOP_S, Sizes, quantity
 
 NAME: Final = "openai"
@@ -13,6 +14,33 @@ NAME: Final = "openai"
 CPU_REQUEST: Final = "1"
 CPU_LIMIT: Final = "2"
 """One process with one event loop, and gRPC's threads."""
+
+
+KEYS_VOLUME: Final = "api-keys"
+"""The volume with the API keys, from a Secret that need not exist."""
+
+_KEYS_FOLDER: Final = "/etc/nemo-deploy/api-keys"
+_KEYS_FILE: Final = "keys"
+"""The entry of the Secret that holds the keys, one a line."""
+
+_WITHOUT_KEYS: Final = "--without-keys"
+"""Lets everybody use the endpoint as long as there is no file of keys."""
+
+
+def keys_secret(deployment: Deployment) -> str:
+    """The name of the Secret that may hold API keys; it is the same in every overlay."""
+    return f"{deployment.name}-api-keys"
+
+
+def keys_volume(deployment: Deployment) -> dict[str, Any]:
+    """The volume of API keys. It is empty while there is no Secret, and kubelet fills, changes and
+    empties it as the Secret does."""
+    secret = {
+        "secretName": keys_secret(deployment),
+        "optional": True,
+        "defaultMode": 0o440,
+    }
+    return {"name": KEYS_VOLUME, "secret": secret}
 
 
 def openai_container(
@@ -37,8 +65,9 @@ def openai_container(
             f"--grpc=127.0.0.1:{contract.GRPC.number}",
             "--host=0.0.0.0",
             f"--port={contract.OPENAI.number}",
-            "--without-keys",
             f"--grace={EXIT_TIMEOUT_S}",
+            f"--api-keys={_KEYS_FOLDER}/{_KEYS_FILE}",
+            _WITHOUT_KEYS,
         ],
         "env": [{"name": k, "value": v} for k, v in environment.items()],
         "ports": [{"name": contract.OPENAI.name, "containerPort": contract.OPENAI.number}],
@@ -52,7 +81,11 @@ def openai_container(
             "limits": {"cpu": CPU_LIMIT, **share},
         },
         "securityContext": security,
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - in the container
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a path in the container
+            # The whole folder: a single file (subPath) would not change when the Secret does.
+            {"name": KEYS_VOLUME, "mountPath": _KEYS_FOLDER, "readOnly": True},
+        ],
     }
 
 
@@ -63,3 +96,24 @@ def _probe(path: str, period_s: int, failures: int) -> dict[str, Any]:
         "failureThreshold": failures,
         "timeoutSeconds": 5,
     }
+
+
+def required_keys(deployment: Deployment) -> Component:
+    """The component with which the endpoint does not start without keys."""
+    pod = "/spec/template/spec"
+    without, optional = f"{pod}/containers/1/args/6", f"{pod}/volumes/3/secret/optional"
+    steps = [
+        {"op": "test", "path": without, "value": _WITHOUT_KEYS},
+        {"op": "remove", "path": without},
+        add(optional, False),
+    ]
+    comment = _REQUIRED_COMMENT.format(secret=keys_secret(deployment))
+    return patching("api-keys", comment, {"Deployment": steps})
+
+
+_REQUIRED_COMMENT: Final = """\
+The OpenAI endpoint does not start without API keys: the pod waits until the Secret
+{secret} exists, and then needs its entry keys.
+Without this component, a missing Secret means that no key is needed. Add it in your own overlay:
+    resources: [PATH/k8s/overlays/claim]
+    components: [PATH/k8s/components/api-keys]"""

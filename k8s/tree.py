@@ -9,12 +9,15 @@ from typing import Final
 
 from ..core.errors import BadInputError
 from ..model.spec import Deployment
+from .component import Component
 from .images import parse_image
-from .monitoring import Component, components
+from .monitoring import monitoring
 from .objects import COMMENTS, base
 from .overlays import DEFAULT, Overlay, overlays
 from .rendering import COMPONENT, KUSTOMIZATION, kustomization, patch, render
+from .sidecar import required_keys
 from .sizing import sizes
+from .tracing import tracing
 from .yaml_text import Object, dump
 
 _LONGEST_NAME: Final = 63 - len("-image")
@@ -33,7 +36,7 @@ def emit(dest: Path, deployment: Deployment) -> None:
         rendered = render(deployment, objects.values(), overlay)
         note = f"What `kubectl kustomize overlays/{overlay.name}` prints."
         files[f"rendered/{overlay.name}.yaml"] = dump(*rendered, comment=_head(deployment, note))
-    for component in components(deployment):
+    for component in (monitoring(deployment), *tracing(), required_keys(deployment)):
         files |= _component(deployment, component)
     for name, text in files.items():
         path = dest / name

@@ -511,6 +511,39 @@ HF_TOKEN: Final = Variable(
 OPENAI_KEY: Final = Variable(
     "OPENAI_API_KEY", "The API key that `chat` sends to an OpenAI endpoint."
 )
+OTLP_ENDPOINT: Final = Variable(
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "The collector that the OpenAI endpoint sends spans to, over HTTP.",
+    "http://localhost:4318",
+)
+OTEL_SAMPLER: Final = Variable(
+    "OTEL_TRACES_SAMPLER", "Which requests have spans.", "parentbased_always_on"
+)
+OTEL_SAMPLER_ARGUMENT: Final = Variable(
+    "OTEL_TRACES_SAMPLER_ARG", "The sampler's argument, such as the share of requests."
+)
+TRACING: Final = (
+    OTLP_ENDPOINT,
+    Variable(
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "The whole URL for spans, in place of OTEL_EXPORTER_OTLP_ENDPOINT.",
+        "OTEL_EXPORTER_OTLP_ENDPOINT/v1/traces",
+    ),
+    Variable("OTEL_EXPORTER_OTLP_HEADERS", "Headers for the collector, such as a token."),
+    Variable(
+        "OTEL_EXPORTER_OTLP_CERTIFICATE", "The certificates that the collector's is checked with."
+    ),
+    Variable("OTEL_EXPORTER_OTLP_TIMEOUT", "Seconds for sending spans once.", "10"),
+    Variable("OTEL_SERVICE_NAME", "The service that spans are of.", "nemo-deploy-openai"),
+    Variable(
+        "OTEL_RESOURCE_ATTRIBUTES",
+        "Further attributes of the service, as NAME=VALUE pairs with commas between them.",
+    ),
+    OTEL_SAMPLER,
+    OTEL_SAMPLER_ARGUMENT,
+    Variable("OTEL_BSP_SCHEDULE_DELAY", "Milliseconds between two batches of spans.", "5000"),
+)
+"""OpenTelemetry's own variables. Only the OpenAI endpoint gets them, and only with `--traces`."""
 OMP_THREADS: Final = Variable(
     "OMP_NUM_THREADS", "Threads of the reference executor.", "the processors it may use",
     passed=True,
@@ -570,9 +603,9 @@ VARIABLES: Final = (
     EXECUTOR, SCRIPT, MAX_WAITING, TRUSTING, STALL, DEAD, HEALTH_ADDRESS, TRITON_ADDRESS,
     GOLDEN, CACHE, DEBUG, SOURCE_DATE, SINGLE_PROCESS, TRTLLM_LOG_LEVEL,
     TRITON_CACHE, INDUCTOR_CACHE, ASSEMBLER, AUTOTUNER_CACHE, XDG_CACHE_HOME, HF_OFFLINE,
-    TRANSFORMERS_OFFLINE, HF_CACHE, HF_SHARED_BLOBS, HF_ENDPOINT, HF_TOKEN, OPENAI_KEY, OMP_THREADS,
-    SPIN_COUNT, PYTHONPATH, NO_BYTECODE, TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION, INTERPRET,
-    BUNDLE_NAME, POD_NAME, POD_NAMESPACE,
+    TRANSFORMERS_OFFLINE, HF_CACHE, HF_SHARED_BLOBS, HF_ENDPOINT, HF_TOKEN, OPENAI_KEY, *TRACING,
+    OMP_THREADS, SPIN_COUNT, PYTHONPATH, NO_BYTECODE, TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION,
+    INTERPRET, BUNDLE_NAME, POD_NAME, POD_NAMESPACE,
     PATH, HOME, LIBRARIES, *_SYSTEM,
 )  # fmt: skip
 """Every environment variable that the project reads or sets."""

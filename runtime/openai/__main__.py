@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="openai: %(message)s")
     try:
-        keys = None if options.api_keys is None else ApiKeys.read(options.api_keys)
+        keys = None
+        if options.api_keys is not None:
+            keys = ApiKeys(options.api_keys, optional=options.without_keys)
     except KeysError as error:
         return _refused(str(error))
     if keys is None and not options.without_keys and not _is_loopback(options.host):
@@ -34,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
             "without --api-keys, the endpoint listens on this machine only, not on "
             f"{options.host}; pass --without-keys where something else decides who can reach it"
         )
+    if keys is None:
+        logging.warning("no API key is needed: whoever reaches this endpoint may use it")
     try:
         from .server import serve
     except ImportError as error:
@@ -54,9 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--grpc", default=f"127.0.0.1:{GRPC.number}", help="tritonserver's gRPC")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     parser.add_argument("--port", type=int, default=OPENAI.number)
-    parser.add_argument("--api-keys", type=Path, help="a file with one API key a line")
     parser.add_argument(
-        "--without-keys", action="store_true", help="let everybody who can reach it use it"
+        "--api-keys", type=Path, help="a file with one API key a line, read again when it changes"
+    )
+    parser.add_argument(
+        "--without-keys",
+        action="store_true",
+        help="let everybody who can reach it use it, as long as there is no file of keys",
     )
     parser.add_argument(
         "--grace", type=int, default=GRACE_SECONDS, help="seconds for answers to end in"

@@ -389,6 +389,26 @@ def test_keys(server: local.LocalServer) -> None:
         assert len(list(other.models.list())) == 1
 
 
+def test_keys_are_read_again_when_their_file_changes(server: local.LocalServer) -> None:
+    """As kubelet does it with a Secret: another file takes the place of the old one."""
+    file = server.repository.parent / "keys"
+    before = file.read_text()
+
+    def replace(text: str) -> None:
+        other = file.with_name("keys.new")
+        other.write_text(text)
+        other.replace(file)
+
+    replace("sk-new\n")
+    try:
+        assert post(server, b"{", "sk-new")[0] == 400
+        assert post(server, b"{", KEY)[0] == 401
+    finally:
+        replace(before)
+    assert post(server, b"{", "sk-new")[0] == 401
+    assert post(server, b"{", KEY)[0] == 400
+
+
 def test_deadlines(client: openai.OpenAI) -> None:
     late = asked("for ever", extra_body={"timeout": 0.3})
     with pytest.raises(openai.InternalServerError) as caught:

@@ -107,7 +107,10 @@ BREAKS: dict[str, tuple[str, str, object]] = {
     "endpoint of another version": ("OpenAI endpoint", "openai image", "registry/triton:1"),
     "endpoint of another pod": ("OpenAI endpoint", "openai args 1", "--grpc=triton:8001"),
     "endpoint without preStop": ("OpenAI endpoint", "openai lifecycle", GONE),
-    "endpoint that ends early": ("OpenAI endpoint", "openai args 5", "--grace=5"),
+    "endpoint that ends early": ("OpenAI endpoint", "openai args 4", "--grace=5"),
+    "keys in the image": ("API keys", "openai args 5", "--api-keys=/bundle/keys"),
+    "keys that never change": ("API keys", "openai volumeMounts 1 subPath", "keys"),
+    "keys of a file": ("API keys", "pod volumes 3", {"name": "api-keys", "emptyDir": {}}),
     "unconfined endpoint": ("restricted pods", "openai securityContext", GONE),
     "surge": ("no surge", "deployment strategy rollingUpdate maxSurge", "25%"),
     "default strategy": ("no surge", "deployment strategy", GONE),
@@ -149,6 +152,23 @@ def test_broken_rule_is_found_in_its_file_and_object(claim_tree: Path, case: str
     write_rendered(claim_tree, documents)
     found = failed(claim_tree)
     assert f"rendered/claim.yaml: {kind}/nemotron-3-nano" in found[f"k8s: {rule}"]
+
+
+def test_a_secret_in_the_tree_is_found(claim_tree: Path) -> None:
+    documents = read_rendered(claim_tree)
+    metadata = {"name": "nemotron-3-nano-keys"}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"keys": "c2s="}}
+    write_rendered(claim_tree, [*documents, secret])
+    assert "Secret/nemotron-3-nano-keys: holds secrets" in failed(claim_tree)["k8s: API keys"]
+
+
+def test_an_endpoint_that_cannot_start_is_found(claim_tree: Path) -> None:
+    """It listens on all addresses, which it refuses unless it is told whom to let in."""
+    documents = read_rendered(claim_tree)
+    change(documents, "openai args 6", NO_FLAG)
+    change(documents, "openai args 5", NO_FLAG)
+    write_rendered(claim_tree, documents)
+    assert "needs --api-keys, --without-keys or both" in failed(claim_tree)["k8s: API keys"]
 
 
 def test_unknown_field_fails_the_schema(tree: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -85,10 +86,46 @@ def test_tracing_adds_flags_and_lets_traces_out(emit: Emit) -> None:
     assert int(url.rsplit(":", 1)[1].split("/")[0]) in allowed
 
 
+def test_tracing_of_the_endpoint_switches_its_spans_on(emit: Emit) -> None:
+    documents = _component(emit(), "openai-tracing")
+    container = _one(documents, "Deployment")["spec"]["template"]["spec"]["containers"][1]
+    assert "--traces" in container["args"]
+    values = {entry["name"]: entry["value"] for entry in container["env"]}
+    collector = urlsplit(values["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    egress = _one(documents, "NetworkPolicy")["spec"]["egress"]
+    assert collector.port in {port["port"] for rule in egress for port in rule["ports"]}
+    assert set(values) - {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "NVIDIA_VISIBLE_DEVICES"} <= {
+        variable.name for variable in contract.TRACING
+    }
+
+
+def test_keys_are_optional_unless_the_component_requires_them(emit: Emit) -> None:
+    tree = emit()
+    for overlay in ("claim", "image"):
+        shipped = list(yaml.safe_load_all((tree / f"rendered/{overlay}.yaml").read_text()))
+        container, volume = _endpoint(shipped)
+        secret = {"secretName": "nemotron-3-nano-30b-a3b-h100-int4-api-keys", "defaultMode": 0o440}
+        assert volume["secret"] == {**secret, "optional": True}
+        assert "--without-keys" in container["args"]
+    container, volume = _endpoint(_component(tree, "api-keys"))
+    assert volume["secret"] == {**secret, "optional": False}
+    assert "--without-keys" not in container["args"]
+    (file,) = (a for a in container["args"] if a.startswith("--api-keys="))
+    assert file.endswith("/keys")
+
+
+def _endpoint(documents: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The container of the endpoint, and its volume of keys."""
+    pod = _one(documents, "Deployment")["spec"]["template"]["spec"]
+    (container,) = (c for c in pod["containers"] if c["name"] == "openai")
+    (volume,) = (v for v in pod["volumes"] if v["name"] == "api-keys")
+    return container, volume
+
+
 def test_nothing_of_them_is_applied_by_default(emit: Emit) -> None:
     text = (emit() / "rendered" / "claim.yaml").read_text()
     assert "monitoring.coreos.com" not in text
-    assert "trace-config" not in text
+    assert "trace" not in text
 
 
 @pytest.fixture

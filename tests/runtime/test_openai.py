@@ -146,7 +146,7 @@ def test_statuses_of_failures(message, status):
 def test_keys(tmp_path):
     file = tmp_path / "keys"
     file.write_text("# a comment\n\n  sk-one  \nsk-two\n")
-    keys = ApiKeys.read(file)
+    keys = ApiKeys(file)
     for header in ("Bearer sk-one", "bearer sk-two", "Bearer  sk-one"):
         assert keys.accept(header), header
     for header in ("", "Bearer", "Bearer ", "sk-one", "Basic sk-one", "Bearer sk-on", "Bearer é"):
@@ -159,7 +159,65 @@ def test_files_without_keys_are_named(tmp_path, content):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(KeysError, match=str(file)):
-        ApiKeys.read(file)
+        ApiKeys(file)
+    if content is not None:
+        with pytest.raises(KeysError, match=str(file)):
+            ApiKeys(file, optional=True)
+
+
+class Secret:
+    """A mounted Secret: kubelet writes a new folder, and then replaces the link to it."""
+
+    def __init__(self, folder):
+        self.file = folder / "keys"
+        self._folder, self._number = folder, 0
+        self.file.symlink_to("..data/keys")
+
+    def write(self, *keys):
+        self._number += 1
+        version = self._folder / f"..{self._number}"
+        version.mkdir()
+        if keys:
+            (version / "keys").write_text("\n".join(keys))
+        link = self._folder / "..new"
+        link.symlink_to(version.name)
+        link.replace(self._folder / "..data")
+
+
+def test_keys_follow_the_secret(tmp_path, caplog):
+    secret = Secret(tmp_path)
+    secret.write()
+    keys = ApiKeys(secret.file, optional=True)
+    assert keys.accept("")
+    assert "so no API key is needed" in caplog.text
+    secret.write("sk-one", "sk-two")
+    assert [keys.accept(f"Bearer {key}") for key in ("sk-one", "sk-two", "sk-new")] == [1, 1, 0]
+    assert not keys.accept("")
+    secret.write("sk-two", "sk-new")
+    assert [keys.accept(f"Bearer {key}") for key in ("sk-one", "sk-two", "sk-new")] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("broken", [(), ("# none",)], ids=["gone", "empty"])
+def test_keys_that_were_needed_stay_needed(tmp_path, caplog, broken):
+    """A Secret that is deleted or spoilt lets nobody in that had no key before."""
+    secret = Secret(tmp_path)
+    secret.write("sk-one")
+    keys = ApiKeys(secret.file, optional=True)
+    secret.write(*broken)
+    assert keys.accept("Bearer sk-one")
+    assert not keys.accept("")
+    assert "the keys that were read before stay valid" in caplog.text
+    secret.write("sk-two")
+    assert not keys.accept("Bearer sk-one")
+    assert keys.accept("Bearer sk-two")
+
+
+def test_a_first_file_without_a_key_accepts_nobody(tmp_path):
+    keys = ApiKeys(tmp_path / "keys", optional=True)
+    assert keys.accept("")
+    (tmp_path / "keys").touch()
+    assert not keys.accept("")
+    assert not keys.accept("Bearer ")
 
 
 def start(*arguments):
