@@ -112,6 +112,7 @@ def serve(
     health_port: int | None = None,
     openai_port: int | None = None,
     api_keys: str | Path | None = None,
+    openai_traces: bool = False,
     grace: float = contract.GRACE_SECONDS,
     trace_config: Sequence[str] = (),
     verify: str = "quick",
@@ -131,6 +132,8 @@ def serve(
         openai_port: The port for OpenAI clients; None offers no endpoint for them.
         api_keys: A file with one API key a line, which is read again when it changes. With keys,
             the endpoint is reached from other machines; without, only from this one.
+        openai_traces: Whether the endpoint sends OpenTelemetry spans of its requests. The variables
+            in `contract.TRACING` configure them.
         grace: Seconds that live requests have to end when the block ends. New ones are refused
             meanwhile. Interrupting that wait ends the server at once.
         trace_config: Settings of Triton's tracing, as `tritonserver --trace-config` takes them.
@@ -138,9 +141,9 @@ def serve(
         trust_code: Whether code may run that this version would not write.
         progress: Receives what is being done.
 
-    Raises `UsageError` for an unknown executor, a script that does not go with it, keys without an
-    endpoint, or a setting of tracing that is none, `BadInputError` for a directory without a
-    bundle, a script that cannot be played, a file without keys or a port that is taken,
+    Raises `UsageError` for an unknown executor, a script that does not go with it, keys or traces
+    without an endpoint, or a setting of tracing that is none, `BadInputError` for a directory
+    without a bundle, a script that cannot be played, a file without keys or a port that is taken,
     `CheckFailedError` for a bundle that is incomplete or does not start, or whose files or code are
     not as they should be.
     """
@@ -148,8 +151,12 @@ def serve(
     _check_settings(trace_config)
     answers = _checked_script(executor, script)
     keys = _checked_keys(openai_port, api_keys)
+    if openai_traces and openai_port is None:
+        raise UsageError("--openai-traces is for the OpenAI endpoint; also pass --openai-port")
     opened = Bundle.open(Path(bundle))
-    endpoint = None if openai_port is None else Endpoint(opened.model_name, openai_port, keys)
+    endpoint = None
+    if openai_port is not None:
+        endpoint = Endpoint(opened.model_name, openai_port, keys, openai_traces)
     trusted = require_trusted(opened, verify, trust_code, progress)
     progress.step("start tritonserver")
     ports = Ports(http_port, grpc_port, metrics_port, health_port)

@@ -311,6 +311,14 @@ ApiKeysOption = Annotated[
         "keys it listens on all addresses, without on this machine only.",
     ),
 ]
+OpenAITracesOption = Annotated[
+    bool,
+    typer.Option(
+        "--openai-traces",
+        help="Send an OpenTelemetry span of every request to --openai-port, as OpenTelemetry's "
+        "environment variables say: OTEL_EXPORTER_OTLP_ENDPOINT names the collector.",
+    ),
+]
 GraceOption = Annotated[
     int,
     typer.Option(

@@ -23,6 +23,8 @@ EXTRA_OF: Final = {
     "llguidance": "local",
     "starlette": "local",
     "uvicorn": "local",
+    "opentelemetry.sdk": "tracing",
+    "opentelemetry.exporter.otlp.proto.http": "tracing",
     "triton": "kernels",
     "tensorrt_llm": "engine",
 }
@@ -47,7 +49,7 @@ def require(*modules: str, purpose: str, instead: str = "") -> None:
     Nothing is imported.
     """
     for module in modules:
-        if find_spec(module) is None:
+        if not _is_installed(module):
             raise MissingPackageError(module, purpose, instead)
 
 
@@ -57,3 +59,10 @@ def missing_package(error: ImportError) -> MissingPackageError | None:
     if not isinstance(error, ModuleNotFoundError) or module not in EXTRA_OF or find_spec(module):
         return None
     return MissingPackageError(module)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a package above it
+        return False

@@ -46,9 +46,9 @@ COMMENTS: Final[Mapping[str, str]] = {
         "A dedicated service account without a token: Triton never calls the Kubernetes API."
     ),
     "service.yaml": (
-        "Inference only: Triton, and OpenAI's API on the port openai. Triton does not authenticate\n"
-        "clients, and OpenAI's API asks for a key only if the Secret with API keys exists. To\n"
-        "expose them outside the cluster, put a gateway with TLS and authentication in front.\n"
+        "Inference only: Triton, and OpenAI's API on the port openai. Triton asks for no key, and\n"
+        "OpenAI's API asks for one only if the Secret with API keys exists. To expose them\n"
+        "outside the cluster, put a gateway with TLS and authentication in front of them.\n"
         "Prometheus scrapes the pods directly."
     ),
     "deployment.yaml": (
@@ -59,9 +59,9 @@ COMMENTS: Final[Mapping[str, str]] = {
         "often (--grpc-max-connection-age) than the preStop hook sleeps, so no client stays\n"
         "connected to a draining pod. Do not set a grace period for that flag: it would cut long\n"
         "streams. Requires Kubernetes 1.30 or later (preStop sleep).\n"
-        "The Secret that the volume api-keys names may hold API keys of the OpenAI endpoint, one\n"
-        "a line in its entry keys. While there is none, no key is needed. Pods need no restart when\n"
-        "it is made or changed."
+        "The Secret that the volume api-keys names may hold API keys of the OpenAI endpoint: one\n"
+        "on each line of its entry keys. While there is none, no key is needed. Pods need no\n"
+        "restart when it is made or changed."
     ),
     "poddisruptionbudget.yaml": (
         "Allows one eviction at a time. With minAvailable, a single replica would block every\n"

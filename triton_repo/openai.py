@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +26,20 @@ class Endpoint:
     """An endpoint for the served model `model`. A port that is None is chosen.
 
     With `api_keys`, a file with one key a line, other machines reach it; without, only this one.
+    With `traces`, it sends OpenTelemetry spans, as that project's environment variables say.
     """
 
     model: str
     port: int | None = None
     api_keys: Path | None = None
+    traces: bool = False
 
     def require_runnable(self, repository: Path) -> None:
         """Raise `BadInputError` where a package is missing, or the bundle has no endpoint."""
         require("starlette", "uvicorn", purpose=NAME)
+        if self.traces:
+            packages = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+            require(*packages, purpose="tracing")
         if not (_code(self, repository) / contract.PACKAGE / "openai").is_dir():
             raise BadInputError(
                 f"{repository}: this bundle was built before there was an OpenAI endpoint; build "
@@ -54,9 +60,14 @@ def endpoint_process(
         "--port", str(port),
         "--grace", str(math.ceil(grace)),
         *(() if keys is None else ("--api-keys", str(keys.absolute()))),
+        *(("--traces",) if endpoint.traces else ()),
     )  # fmt: skip
-    code = str(_code(endpoint, repository))
-    return Child(NAME, command, contract.child_environment() | {contract.PYTHONPATH.name: code})
+    environment = contract.child_environment()
+    if endpoint.traces:
+        names = (variable.name for variable in contract.TRACING)
+        environment |= {name: os.environ[name] for name in names if name in os.environ}
+    environment[contract.PYTHONPATH.name] = str(_code(endpoint, repository))
+    return Child(NAME, command, environment)
 
 
 def _code(endpoint: Endpoint, repository: Path) -> Path:

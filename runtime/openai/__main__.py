@@ -13,9 +13,13 @@ from typing import Final
 
 from ..contract import GRACE_SECONDS, GRPC, OPENAI
 from .keys import ApiKeys, KeysError
+from .spans import RecordedSpans, Spans
 
 BAD_INPUT: Final = 4
 """The exit status for a file of keys, an address or a port that cannot be used."""
+
+_PACKAGES: Final = ("starlette", "uvicorn", "'tritonclient[grpc]'")
+_TRACING_PACKAGES: Final = ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,15 +44,19 @@ def main(arguments: list[str] | None = None) -> int:
         logging.warning("no API key is needed: whoever reaches this endpoint may use it")
     try:
         from .server import serve
+
+        spans = RecordedSpans() if options.traces else Spans()
     except ImportError as error:
+        needed = (*_PACKAGES, *_TRACING_PACKAGES) if options.traces else _PACKAGES
         return _refused(
-            f"the Python package {error.name} is missing; the endpoint needs starlette, uvicorn "
-            "and tritonclient[grpc]"
+            f"the Python package {error.name} is missing; the endpoint needs: "
+            f"pip install {' '.join(needed)}"
         )
     # uvicorn raises the signal again when it has shut down, for handlers such as this one.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    served = serve(options.grpc, options.model, keys, options.host, options.port, options.grace)
+    address = (options.host, options.port)
+    served = serve(options.grpc, options.model, keys, spans, *address, options.grace)
     return 0 if asyncio.run(served) else BAD_INPUT
 
 
@@ -65,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
         "--without-keys",
         action="store_true",
         help="let everybody who can reach it use it, as long as there is no file of keys",
+    )
+    parser.add_argument(
+        "--traces",
+        action="store_true",
+        help="send OpenTelemetry spans of requests, as its environment variables say",
     )
     parser.add_argument(
         "--grace", type=int, default=GRACE_SECONDS, help="seconds for answers to end in"

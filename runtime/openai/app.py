@@ -16,11 +16,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..generation import Usage
 from .errors import ApiError
 from .keys import ApiKeys
 from .replies import Replies
 from .request import CompletionRequest, Inputs, read_request
+from .spans import Span, Spans
 from .upstream import Piece, Upstream
 
 MAX_BODY_BYTES: Final = 8 * 2**20
@@ -34,12 +34,20 @@ _DONE: Final = b"data: [DONE]\n\n"
 _log = logging.getLogger(__name__)
 
 
-def create_app(upstream: Upstream, keys: ApiKeys | None) -> ASGIApp:
+def create_app(upstream: Upstream, keys: ApiKeys | None, spans: Spans) -> ASGIApp:
     """The endpoint for `upstream`. Without `keys`, everybody who can reach it may use it."""
 
     async def complete(request: Request, chat: bool) -> Response:
-        wanted = read_request(await _body(request), upstream.model, chat)
-        return Answer(upstream, wanted)
+        operation = "chat" if chat else "text_completion"
+        span = spans.begin(operation, request.url.path, request.headers)
+        try:
+            wanted = read_request(await _body(request), upstream.model, chat)
+        except ApiError as error:
+            span.failed(error, error.status)
+            span.end()
+            raise
+        span.read(wanted, upstream.model)
+        return Answer(upstream, wanted, span)
 
     async def chat_completions(request: Request) -> Response:
         return await complete(request, chat=True)
@@ -82,10 +90,11 @@ def create_app(upstream: Upstream, keys: ApiKeys | None) -> ASGIApp:
 class Answer(Response):
     """The answer to one request, made while it is sent. It ends at once when the client is gone."""
 
-    def __init__(self, upstream: Upstream, request: CompletionRequest) -> None:
+    def __init__(self, upstream: Upstream, request: CompletionRequest, span: Span) -> None:
         self.background = None
         self._upstream = upstream
         self._request = request
+        self._span = span
         prefix = "chatcmpl" if request.chat else "cmpl"
         # Also the request id of the model, which nobody else can guess.
         self._replies = Replies(request, f"{prefix}-{secrets.token_hex(16)}", upstream.model)
@@ -93,7 +102,10 @@ class Answer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._stream if self._request.stream else self._whole
-        await _unless(_disconnect(receive), answer(scope, receive, send))
+        try:
+            await _unless(_disconnect(receive), answer(scope, receive, send))
+        finally:
+            self._span.end()
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def answer(number: int, inputs: Inputs) -> Piece:
@@ -103,45 +115,61 @@ class Answer(Response):
         try:
             async with asyncio.timeout(self._request.timeout):
                 answers = await _together(map(answer, *self._numbered()))
+            self._answered(answers)
             response: Response = JSONResponse(self._replies.whole(answers), headers=self._named)
         except Exception as error:
-            response = _error_response(error, self._named)
+            response = self._failure(error)
         await response(scope, receive, send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         events = _Events(send, self._named)
         try:
             async with asyncio.timeout(self._request.timeout):
-                usages = await _together(
+                lasts = await _together(
                     self._stream_choice(number, inputs, events)
                     for number, inputs in zip(*self._numbered(), strict=True)
                 )
+            self._answered(lasts)
             if self._request.include_usage:
-                await events.send(self._replies.usage_chunk(usages))
+                await events.send(self._replies.usage_chunk(lasts))
             await events.end(_DONE)
         except Exception as error:
-            if not events.started:  # the status can still say it
-                await _error_response(error, self._named)(scope, receive, send)
-                return
-            await events.send(_as_api_error(error).to_json())
-            await events.end()
+            response = self._failure(error, events.started)
+            if events.started:  # the status has been sent
+                await events.end(b"data: " + bytes(response.body) + b"\n\n")
+            else:
+                await response(scope, receive, send)
 
-    async def _stream_choice(self, number: int, inputs: Inputs, events: _Events) -> Usage | None:
+    async def _stream_choice(self, number: int, inputs: Inputs, events: _Events) -> Piece:
+        """Send a choice; the last piece of it, which has the reason of its end and the usage."""
         piece: Piece | None = None
         offset = 0
         async for following in self._generate(number, inputs):
-            if self._request.chat and piece is None:
-                await events.send(self._replies.first(number))
+            if piece is None:
+                self._span.first_piece()
+                if self._request.chat:
+                    await events.send(self._replies.first(number))
             piece = following
             chunk = self._replies.chunk(number, piece, offset)
             if chunk is not None:
                 await events.send(chunk)
             offset += sum(len(row["token"]) for row in piece.logprobs)
         assert piece is not None, "the model's last response has a piece"
-        return piece.usage
+        return piece
 
     def _generate(self, number: int, inputs: Inputs) -> AsyncIterator[Piece]:
-        return self._upstream.generate(inputs, f"{self._replies.id}-{number}")
+        request_id = f"{self._replies.id}-{number}"
+        return self._upstream.generate(inputs, request_id, self._span.metadata)
+
+    def _answered(self, lasts: Sequence[Piece]) -> None:
+        finishes = [piece.finish for piece in lasts]
+        self._span.answered(self._replies.id, finishes, self._replies.usage(lasts))
+
+    def _failure(self, error: Exception, begun: bool = False) -> JSONResponse:
+        """The response for a failure. `begun` says that the status has been sent."""
+        known = _as_api_error(error)
+        self._span.failed(known, 200 if begun else known.status)
+        return _error_response(known, self._named)
 
     def _numbered(self) -> tuple[Sequence[int], Sequence[Inputs]]:
         generations = self._request.generations
@@ -242,7 +270,7 @@ def _as_api_error(error: Exception) -> ApiError:
     return ApiError(500, f"{type(error).__name__} in the endpoint", "internal_error")
 
 
-def _error_response(error: Exception, headers: dict[str, str] | None = None) -> Response:
+def _error_response(error: Exception, headers: dict[str, str] | None = None) -> JSONResponse:
     known = _as_api_error(error)
     return JSONResponse(known.to_json(), known.status, {**(headers or {}), **known.headers})
 

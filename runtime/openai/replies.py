@@ -28,8 +28,7 @@ class Replies:
         kind = "chat.completion" if self.request.chat else "text_completion"
         choice = _chat_choice if self.request.chat else _text_choice
         choices = [choice(index, answer) for index, answer in enumerate(answers)]
-        usages = [answer.usage for answer in answers]
-        return self._head(kind) | {"choices": choices, "usage": self.usage(usages)}
+        return self._head(kind) | {"choices": choices, "usage": self._usage(answers)}
 
     def first(self, index: int) -> Json:
         """The chunk that begins a choice of a chat."""
@@ -52,23 +51,29 @@ class Replies:
             return None
         return self._chunk([_delta(index, delta, piece)])
 
-    def usage_chunk(self, usages: Sequence[Usage | None]) -> Json:
-        """The last chunk of a stream that reports usage."""
-        return self._chunk([]) | {"usage": self.usage(usages)}
+    def usage_chunk(self, lasts: Sequence[Piece]) -> Json:
+        """The last chunk of a stream that reports usage. `lasts` has the last piece of each
+        generation."""
+        return self._chunk([]) | {"usage": self._usage(lasts)}
 
-    def usage(self, usages: Sequence[Usage | None]) -> Json:
+    def usage(self, lasts: Sequence[Piece]) -> Usage:
         """Tokens of all generations; a prompt with several choices counts once."""
-        counted = [usage for usage in usages if usage is not None]
-        prompt = sum(usage.prompt for usage in counted[:: self.request.choices_per_prompt])
-        answer = sum(usage.answer for usage in counted)
+        counted = [piece.usage for piece in lasts if piece.usage is not None]
+        return Usage(
+            sum(usage.prompt for usage in counted[:: self.request.choices_per_prompt]),
+            sum(usage.answer for usage in counted),
+            sum(usage.reasoning for usage in counted),
+        )
+
+    def _usage(self, lasts: Sequence[Piece]) -> Json:
+        usage = self.usage(lasts)
         total: Json = {
-            "prompt_tokens": prompt,
-            "completion_tokens": answer,
-            "total_tokens": prompt + answer,
+            "prompt_tokens": usage.prompt,
+            "completion_tokens": usage.answer,
+            "total_tokens": usage.prompt + usage.answer,
         }
         if self.request.chat:
-            reasoning = sum(usage.reasoning for usage in counted)
-            total["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+            total["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning}
         return total
 
     def _chunk(self, choices: list[Json]) -> Json:

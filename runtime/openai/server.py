@@ -8,6 +8,7 @@ import uvicorn
 
 from .app import create_app
 from .keys import ApiKeys
+from .spans import Spans
 from .upstream import Upstream
 
 KEEP_ALIVE_S: Final = 75
@@ -15,14 +16,14 @@ KEEP_ALIVE_S: Final = 75
 
 
 async def serve(
-    grpc: str, model: str, keys: ApiKeys | None, host: str, port: int, grace: int
+    grpc: str, model: str, keys: ApiKeys | None, spans: Spans, host: str, port: int, grace: int
 ) -> bool:
     """Serve `model` of the Triton server at `grpc` until SIGTERM or SIGINT; False if the port
     cannot be used. Answers that are being sent then have `grace` seconds to end."""
     upstream = Upstream(grpc, model)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(upstream, keys),
+            create_app(upstream, keys, spans),
             host=host,
             port=port,
             lifespan="off",
@@ -39,4 +40,5 @@ async def serve(
         return False
     finally:
         await upstream.close()
+        spans.close()
     return True

@@ -17,6 +17,7 @@ from ..contract import DataType
 from ..generation import Failure, Usage
 from .errors import ApiError
 from .request import CHAT_FIELDS, TEXT_FIELDS, Inputs
+from .spans import Metadata
 
 HEALTH_TIMEOUT_S: Final = 2.0
 
@@ -76,13 +77,17 @@ class Upstream:
             return False
         return bool(answer.ready)
 
-    async def generate(self, inputs: Inputs, request_id: str) -> AsyncIterator[Piece]:
+    async def generate(
+        self, inputs: Inputs, request_id: str, metadata: Metadata = ()
+    ) -> AsyncIterator[Piece]:
         """The pieces of one answer. Closing the iterator stops the generation.
+
+        `metadata` accompanies the call.
 
         Raises `ApiError` for what the model or the connection reports.
         """
         request = model_request(self.model, inputs, request_id)
-        call = self._stub.ModelStreamInfer((request,))
+        call = self._stub.ModelStreamInfer((request,), metadata=metadata)
         final = False
         try:
             async for message in call:

@@ -14,7 +14,12 @@ from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.core.extras import EXTRA_OF, missing_package, require
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-DISTRIBUTIONS = {"modelopt": "nvidia-modelopt", "pytriton": "nvidia-pytriton"}
+DISTRIBUTIONS = {
+    "modelopt": "nvidia-modelopt",
+    "pytriton": "nvidia-pytriton",
+    "opentelemetry.sdk": "opentelemetry-sdk",
+    "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
+}
 """Distributions that are not called as the module they install."""
 
 BASE_ONLY = f"""

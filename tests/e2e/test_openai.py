@@ -498,10 +498,11 @@ def test_hang_ups_before_the_answer(client: openai.OpenAI, server: local.LocalSe
     ("options", "code", "said"),
     [
         (("--api-keys", "KEYS"), 2, "also pass --openai-port"),
+        (("--openai-traces",), 2, "also pass --openai-port"),
         (("--openai-port", "9000", "--api-keys", "KEYS"), 4, "KEYS: has no API key"),
         (("--openai-port", "9000", "--api-keys", "NOWHERE"), 4, "NOWHERE: cannot be read"),
     ],
-    ids=["no endpoint", "no keys", "no file"],
+    ids=["no endpoint", "nothing to trace", "no keys", "no file"],
 )
 def test_options_of_serve(tmp_path: Path, options: tuple[str, ...], code: int, said: str) -> None:
     (tmp_path / "KEYS").touch()

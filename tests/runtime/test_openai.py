@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.runtime import contract
 from nemotron_deploy.runtime.openai.errors import ApiError
 from nemotron_deploy.runtime.openai.keys import ApiKeys, KeysError
 from nemotron_deploy.runtime.openai.request import read_request
 from nemotron_deploy.runtime.openai.upstream import failure
+from nemotron_deploy.triton_repo.openai import Endpoint
 
 MESSAGES = [{"role": "user", "content": "Grüezi"}]
 
@@ -234,3 +236,24 @@ def test_other_machines_are_served_only_with_keys_or_on_purpose(tmp_path: Path):
         4,
         True,
     )
+
+
+@pytest.mark.parametrize("package", ["opentelemetry", "uvicorn"])
+def test_packages_that_are_missing_are_named_before_anything_is_served(package: str):
+    program = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from nemotron_deploy.runtime.openai.__main__ import main\n"
+        "sys.exit(main(['--model', 'm', '--traces']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 4
+    assert f"the Python package {package}" in done.stderr
+    assert "pip install starlette uvicorn 'tritonclient[grpc]' opentelemetry-sdk" in done.stderr
+
+
+def test_tracing_names_the_extra_that_it_needs(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk", None)
+    with pytest.raises(BadInputError, match=r"pip install 'nemotron-deploy\[tracing\]'"):
+        Endpoint("m", traces=True).require_runnable(tmp_path)
