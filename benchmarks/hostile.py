@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException
 
-from .. import triton_repo
-from ..model import catalog
-from ..model.spec import Deployment
+from ..runtime.contract import MAX_TOKENS, STREAMING
+from ..tests.e2e.scripted_bundle import scripted_bundle
+from ..tests.e2e.streams import stream
 from ..triton_repo.local import LocalServer
 
 PROMPT_BYTES: Final = 7_900_000
 CONTEXT: Final = 1_000_000
 PACE_MS: Final = 20
+
+_LIMITS: Final[dict[str, Any]] = {STREAMING.name: True, MAX_TOKENS.name: 100_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,11 @@ class Bystanders:
 def measure(streams: int = 8, tokens: int = 500) -> Bystanders:
     """Run `streams` bystanders of so many tokens each, alone and beside the hostile client."""
     with tempfile.TemporaryDirectory() as folder:
-        repository, script = _bundle(Path(folder), tokens)
-        with LocalServer(repository, executor="scripted", script=script, grace=1) as server:
+        answer = {"when": "bystander", "pieces": ["x "] * tokens, "pace_ms": PACE_MS}
+        bundle = scripted_bundle(Path(folder), [answer], 64, context=CONTEXT)
+        with LocalServer(
+            bundle.repository, executor="scripted", script=bundle.script, grace=1
+        ) as server:
             server.wait_ready()
             return asyncio.run(_measure(server.grpc_url, streams))
 
@@ -70,55 +74,19 @@ class _Hostile:
         prompt = ("Hello wörld, this is text. " * (PROMPT_BYTES // 27)).encode()[:PROMPT_BYTES]
         while True:
             async with triton.InferenceServerClient(self._url) as client:
-                async for _ in client.stream_infer(_requests(prompt)):
-                    self.answered += 1
-                    break
+                with suppress(InferenceServerException):  # such a prompt is refused
+                    await anext(stream(client, text_input=prompt, **_LIMITS))
+                self.answered += 1
 
 
 async def _longest_gap(url: str) -> float:
     longest, last = 0.0, None
     async with triton.InferenceServerClient(url) as client:
-        async for result, error in client.stream_infer(_requests(b"bystander")):
-            if error is not None:
-                raise error
+        async for _ in stream(client, text_input="bystander", **_LIMITS):
             now = time.monotonic()
             longest = longest if last is None else max(longest, now - last)
             last = now
-            if result.get_response().parameters["triton_final_response"].bool_param:
-                break
     return longest
-
-
-async def _requests(prompt: bytes) -> AsyncIterator[dict[str, Any]]:
-    inputs = []
-    for name, kind, value in (
-        ("text_input", "BYTES", np.array([prompt], dtype=object)),
-        ("streaming", "BOOL", np.array([True])),
-        ("sampling_param_max_tokens", "INT32", np.array([100_000], dtype=np.int32)),
-    ):
-        inputs.append(triton.InferInput(name, [1], kind))
-        inputs[-1].set_data_from_numpy(value)
-    yield {"model_name": "tiny", "inputs": inputs, "enable_empty_final_response": True}
-
-
-def _bundle(folder: Path, tokens: int) -> tuple[Path, Path]:
-    """A bundle around the embedded checkpoint, and the script of the bystanders."""
-    shutil.copytree(catalog.TINY, folder / "checkpoint")
-    (folder / "engine").mkdir()
-    (folder / "engine" / "llm_args.yaml").write_text(f"max_seq_len: {CONTEXT}\n")
-    repository = folder / "model_repository"
-    repository.mkdir()
-    triton_repo.emit(
-        repository,
-        Deployment(
-            name="tiny", model_name="tiny", image="none", gpu=catalog.gpu("h100"), gpus=1,
-            quant="bf16", bundle_bytes=1, max_batch_size=64,
-        ),
-    )  # fmt: skip
-    script = folder / "answers.jsonl"
-    answer = {"when": "bystander", "pieces": ["x "] * tokens, "pace_ms": PACE_MS}
-    script.write_text(json.dumps(answer))
-    return repository, script
 
 
 if __name__ == "__main__":

@@ -98,18 +98,22 @@ class Client:
         self, connection: Connection, prompt: str, due: float, transcript: Transcript
     ) -> None:
         call = connection.stub.ModelStreamInfer((self._request(prompt),))
-        final = False
+        final, error = False, ""
         try:
+            # To the end, also after an error: Triton 2.51 never unloads a model again if a client
+            # cancels a stream at that moment.
             async for message in call:
                 now = time.perf_counter()
                 if message.error_message:
-                    text = " ".join(message.error_message.split())
-                    raise _FailedError(text, unreachable=_DRAINING in text)
+                    error = " ".join(message.error_message.split())
+                    continue
                 response = message.infer_response
                 transcript.add(_text_output(response), now - due)
                 final = final or response.parameters[contract.FINAL_RESPONSE].bool_param
         finally:
             call.cancel()
+        if error:
+            raise _FailedError(error, unreachable=_DRAINING in error)
         if not final:
             raise _FailedError("the stream was closed before its final response")
 

@@ -88,22 +88,26 @@ class Upstream:
         """
         request = model_request(self.model, inputs, request_id)
         call = self._stub.ModelStreamInfer((request,), metadata=metadata)
-        final = False
+        final, error = False, ""
         try:
+            # The server closes the stream after its last response or an error. Cancelling it in
+            # between would be counted as a client that hung up, and Triton 2.51 would never unload
+            # the model again.
             async for message in call:
                 if message.error_message:
-                    raise failure(message.error_message)
+                    error = message.error_message
+                    continue
                 response = message.infer_response
                 if response.outputs:
                     yield read_piece(response)
-                # The server closes the stream after its last response. Cancelling it in between
-                # would be counted as a client that hung up.
                 final = final or response.parameters[contract.FINAL_RESPONSE].bool_param
-        except grpc.aio.AioRpcError as error:
+        except grpc.aio.AioRpcError as broken:
             raise_lost_cancellation()
-            raise unreachable(error) from error
+            raise unreachable(broken) from broken
         finally:
             call.cancel()
+        if error:
+            raise failure(error)
         if not final:
             raise ApiError(500, "the model ended without its last response", "internal_error")
 

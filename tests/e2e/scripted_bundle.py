@@ -1,4 +1,4 @@
-"""A bundle made by hand, from which the scripted executor plays."""
+"""Bundles of `tiny` that are made by hand, without a build."""
 
 from __future__ import annotations
 
@@ -22,19 +22,22 @@ class ScriptedBundle:
     script: Path
 
 
-def scripted_bundle(
-    folder: Path,
-    answers: Sequence[Mapping[str, Any]],
-    active: int,
-    template: Path | None = None,
-) -> ScriptedBundle:
-    """Make it in the existing `folder`: `tiny` with `answers`, of which `active` are played at a
-    time, and another chat template than its own where one is given."""
+def tiny_repository(
+    folder: Path, active: int, *, context: int = 4096, template: Path | None = None
+) -> Path:
+    """The model repository of a bundle of `tiny`, made by hand in the existing `folder`.
+
+    It generates for `active` requests at a time, and has another chat template than its own where
+    one is given.
+    """
     shutil.copytree(catalog.TINY, folder / "checkpoint")
     if template is not None:
         shutil.copy(template, folder / "checkpoint" / "chat_template.jinja")
     (folder / "engine").mkdir()
-    (folder / "engine" / "llm_args.yaml").write_text("backend: pytorch\nmax_seq_len: 4096\n")
+    arguments = f"backend: pytorch\nmax_seq_len: {context}\n"
+    (folder / "engine" / "llm_args.yaml").write_text(arguments)
+    engine = {"gpu": "h100", "sm": 90, "trtllm_versions": ">=1.2.1,<1.3", "needs": []}
+    (folder / "engine" / "engine.json").write_text(json.dumps(engine))
     repository = folder / "model_repository"
     repository.mkdir()
     deployment = Deployment(
@@ -42,6 +45,18 @@ def scripted_bundle(
         quant="bf16", bundle_bytes=1, max_batch_size=active,
     )  # fmt: skip
     triton_repo.emit(repository, deployment)
+    return repository
+
+
+def scripted_bundle(
+    folder: Path,
+    answers: Sequence[Mapping[str, Any]],
+    active: int,
+    template: Path | None = None,
+    context: int = 4096,
+) -> ScriptedBundle:
+    """`tiny_repository` in the existing `folder`, which plays `answers`."""
+    repository = tiny_repository(folder, active, context=context, template=template)
     script = folder / "answers.jsonl"
     script.write_text("\n".join(map(json.dumps, answers)))
     return ScriptedBundle(repository, script)

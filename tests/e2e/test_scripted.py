@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tritonclient.grpc.aio as grpc
 from tritonclient.utils import InferenceServerException
 
-from nemotron_deploy.runtime.contract import INPUTS
 from nemotron_deploy.tests.e2e.scripted_bundle import scripted_bundle
+from nemotron_deploy.tests.e2e.streams import stream
 from nemotron_deploy.triton_repo import local
 
 pytestmark = [
@@ -116,36 +115,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.LocalServ
         yield running
 
 
-def _inputs(values: dict[str, Any]) -> list[Any]:
-    types = {tensor.name: tensor.data_type for tensor in INPUTS}
-    inputs = []
-    for name, value in values.items():
-        elements = value if isinstance(value, list) else [value]
-        encoded = [e.encode() if isinstance(e, str) else e for e in elements]
-        array = np.array(encoded, dtype=types[name].numpy)
-        inputs.append(grpc.InferInput(name, list(array.shape), types[name].wire))
-        inputs[-1].set_data_from_numpy(array)
-    return inputs
-
-
 async def _responses(url: str, values: dict[str, Any]) -> list[dict[str, Any]]:
     """The tensors of each response. Raises what the server says."""
-
-    async def requests() -> Any:
-        yield {
-            "model_name": "tiny", "inputs": _inputs(values), "enable_empty_final_response": True,
-        }  # fmt: skip
-
-    responses: list[dict[str, Any]] = []
     async with grpc.InferenceServerClient(url) as client:
-        async for result, error in client.stream_infer(requests()):
-            if error is not None:
-                raise error
-            response = result.get_response()
-            responses.append({o.name: result.as_numpy(o.name)[0] for o in response.outputs})
-            if response.parameters["triton_final_response"].bool_param:
-                break
-    return responses
+        return [response async for response in stream(client, **values)]
 
 
 class Answer:

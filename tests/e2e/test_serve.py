@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,16 +12,15 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tritonclient.grpc.aio as grpc
 from grpc.aio import AioRpcError
 from tritonclient.utils import InferenceServerException
 
-from nemotron_deploy import triton_repo
 from nemotron_deploy.core.errors import BadInputError, CheckFailedError
 from nemotron_deploy.model import catalog
-from nemotron_deploy.model.spec import Deployment
+from nemotron_deploy.tests.e2e.scripted_bundle import tiny_repository
+from nemotron_deploy.tests.e2e.streams import stream
 from nemotron_deploy.triton_repo import local
 
 pytestmark = [
@@ -38,23 +36,7 @@ LONG = {"max_tokens": 2000, "temperature": 100.0}
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
-    """The model repository of a bundle made by hand around the tiny checkpoint."""
-    bundle = tmp_path_factory.mktemp("bundle")
-    shutil.copytree(catalog.TINY, bundle / "checkpoint")
-    (bundle / "engine").mkdir()
-    (bundle / "engine" / "llm_args.yaml").write_text("backend: pytorch\nmax_seq_len: 4096\n")
-    engine = {"gpu": "h100", "sm": 90, "trtllm_versions": ">=1.2.1,<1.3", "needs": []}
-    (bundle / "engine" / "engine.json").write_text(json.dumps(engine))
-    repository = bundle / "model_repository"
-    repository.mkdir()
-    triton_repo.emit(
-        repository,
-        Deployment(
-            name="tiny-h100-bf16", model_name="tiny", image="none", gpu=catalog.gpu("h100"), gpus=1,
-            quant="bf16", bundle_bytes=1, max_batch_size=4,
-        ),
-    )  # fmt: skip
-    return repository
+    return tiny_repository(tmp_path_factory.mktemp("bundle"), active=4)
 
 
 @pytest.fixture(scope="module")
@@ -64,36 +46,11 @@ def server(repository):
         yield server
 
 
-def _inputs(text, **parameters):
-    kinds = {bool: ("BOOL", "bool"), int: ("INT32", "int32"), float: ("FP32", "float32")}
-    inputs = [grpc.InferInput("text_input", [1], "BYTES")]
-    inputs[0].set_data_from_numpy(np.array([text.encode()], dtype=object))
-    for name, value in parameters.items():
-        kind, dtype = kinds[type(value)]
-        full = name if name in ("streaming", "stop", "return_finish_reason") else None
-        inputs.append(grpc.InferInput(full or f"sampling_param_{name}", [1], kind))
-        inputs[-1].set_data_from_numpy(np.array([value], dtype=dtype))
-    return inputs
-
-
-async def _stream(client, text, request_id="", **parameters):
+def _stream(client, text, request_id="", **parameters):
     """Yield each response's tensors; ends after the final response. Raises what the server says."""
-
-    async def requests():
-        yield {
-            "model_name": "tiny",
-            "inputs": _inputs(text, streaming=True, **parameters),
-            "request_id": request_id,
-            "enable_empty_final_response": True,
-        }
-
-    async for result, error in client.stream_infer(requests()):
-        if error is not None:
-            raise error
-        response = result.get_response()
-        yield {output.name: result.as_numpy(output.name)[0] for output in response.outputs}
-        if response.parameters["triton_final_response"].bool_param:
-            return
+    own = ("streaming", "stop", "return_finish_reason")
+    values = {n if n in own else f"sampling_param_{n}": value for n, value in parameters.items()}
+    return stream(client, request_id, text_input=text, streaming=True, **values)
 
 
 async def _complete(url, text, **parameters):
