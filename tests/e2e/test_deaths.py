@@ -22,7 +22,6 @@ import asyncio
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +38,7 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
 from nemotron_deploy.runtime.contract import ERROR_CODES
+from nemotron_deploy.tests.e2e.scripted_bundle import ScriptedBundle, scripted_bundle
 from nemotron_deploy.triton_repo import local
 
 pytestmark = [
@@ -67,18 +67,18 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def server(
-    built: Built, script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[local.LocalServer]:
+def bundle(tmp_path: Path) -> ScriptedBundle:
+    """Two answers are played at a time."""
+    return scripted_bundle(tmp_path, ANSWERS, 2)
+
+
+@pytest.fixture
+def server(bundle: ScriptedBundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[local.LocalServer]:
     """Room for 2 waiting requests beside those that are played."""
     monkeypatch.setenv("NEMO_DEPLOY_MAX_WAITING", "2")
-    repository = tmp_path / "bundle" / "model_repository"
-    shutil.copytree(built("int4"), repository.parent)
-    config = repository / "tiny" / "config.pbtxt"
-    text = config.read_text()
-    begin = text.index("string_value", text.index('"max_active"'))
-    config.write_text(text[:begin] + 'string_value: "2"' + text[text.index("\n", begin) :])
-    with local.LocalServer(repository, executor="scripted", script=script, grace=1) as running:
+    with local.LocalServer(
+        bundle.repository, executor="scripted", script=bundle.script, grace=1
+    ) as running:
         running.wait_ready()
         yield running
 
@@ -134,22 +134,30 @@ class Stream:
 
 
 def _health(server: local.LocalServer, path: str) -> int:
+    """The status of the health port; 0 while nothing listens there."""
     try:
         with urllib.request.urlopen(server.health_url + path, timeout=PATIENCE_S) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:
             return error.code
+    except urllib.error.URLError:
+        return 0
+
+
+def _stubs(server: local.LocalServer) -> list[int]:
+    """The process ids of the model's processes."""
+    tasks = Path(f"/proc/{server.pid}/task").iterdir()
+    children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    return [
+        pid for pid in children if b"triton_python" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
 
 
 def _stub(server: local.LocalServer) -> int:
     """The process id of the model's process."""
-    children = Path(f"/proc/{server.pid}/task")
-    for task in children.iterdir():
-        for child in (task / "children").read_text().split():
-            if b"triton_python" in Path(f"/proc/{child}/cmdline").read_bytes():
-                return int(child)
-    raise AssertionError("no stub")
+    (pid,) = _stubs(server)
+    return pid
 
 
 def test_more_than_the_queue_holds_is_refused_as_retriable(
@@ -248,6 +256,44 @@ def test_live_streams_end_before_the_server_does(
     assert all(stream.ended.wait(PATIENCE_S) for stream in streams)
     whole = [len(stream.texts) == TOKENS + 1 and stream.error is None for stream in streams]
     assert all(whole) if signals == 1 else not any(whole)
+
+
+def _sigterm(server: local.LocalServer, eventually: Callable[..., None]) -> None:
+    """Ask the server to end, and wait until nothing of it is left."""
+    processes = [os.pidfd_open(pid) for pid in (server.pid, _stub(server))]
+    prefix = server._processes._region_prefix
+    os.kill(server.pid, signal.SIGTERM)
+    for process in processes:
+        assert select.select([process], [], [], PATIENCE_S)[0], "a process lives on"
+        os.close(process)
+    eventually(lambda: not list(Path("/dev/shm").glob(f"{prefix}*")), "shared memory is left")
+
+
+def test_sigterm_ends_requests_that_never_end(
+    server: local.LocalServer, eventually: Callable[..., None]
+) -> None:
+    """One has no token yet, the other one has some. The grace of this server is a second."""
+    waiting = Stream(server.grpc_url, "forever", HOUR_US)
+    running = Stream(server.grpc_url, "slow")
+    assert running.began.wait(PATIENCE_S)
+    _sigterm(server, eventually)
+    for stream in (waiting, running):
+        assert stream.ended.wait(PATIENCE_S)
+        assert stream.error is not None
+
+
+@pytest.mark.parametrize("loaded", [True, False], ids=["idle", "loading"])
+def test_sigterm_without_requests(
+    bundle: ScriptedBundle, loaded: bool, eventually: Callable[..., None]
+) -> None:
+    with local.LocalServer(
+        bundle.repository, executor="scripted", script=bundle.script, grace=1
+    ) as server:
+        if loaded:
+            server.wait_ready()
+        else:
+            eventually(lambda: _stubs(server), "the model's process is not started")
+        _sigterm(server, eventually)
 
 
 def _refuses(port: int) -> bool:

@@ -13,15 +13,18 @@ from nemotron_deploy.runtime.service import Service
 
 
 class Channel:
-    """A client: collects what it is sent, and waits for the end."""
+    """A client: collects what it is sent, and waits for the end. `on_send` is called after each
+    response."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_send: Callable[[int], object] = lambda number: None) -> None:
+        self._on_send = on_send
         self.sent: list[dict[str, Any]] = []
         self.error: tuple[str, Failure] | None = None
         self._ended = threading.Event()
 
     def send(self, outputs: dict[str, Any], final: bool) -> None:
         self.sent.append(outputs)
+        self._on_send(len(self.sent))
         if final:
             self._ended.set()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nemotron_deploy.model import catalog
@@ -16,7 +19,8 @@ from nemotron_deploy.runtime.executors.reference import ReferenceExecutor
 from nemotron_deploy.runtime.executors.scripted import ScriptedExecutor
 from nemotron_deploy.runtime.generation import Executor, Failure, GenerationRequest
 from nemotron_deploy.runtime.guides import Guide, any_object
-from nemotron_deploy.runtime.service import Service
+from nemotron_deploy.runtime.service import LONG_BYTES, LONG_WAITING, PROMPT_THREADS, Service
+from nemotron_deploy.runtime.triton.parsing import parse_request
 from nemotron_deploy.runtime.vocabulary import CheckpointVocabulary
 from nemotron_deploy.tests.runtime.clients import Channel, asking, chat
 
@@ -186,29 +190,179 @@ def test_stop_words_end_the_answer_before_them(reference: Service) -> None:
     assert stopped.sent[-1]["stop_reason"] == word
 
 
+class Tokenizing:
+    """Holds prompts that contain BLOCKED back while they are tokenized."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.began, self._go_on = threading.Event(), threading.Event()
+        self.prompts: list[int] = []
+        encode = CheckpointVocabulary.encode
+
+        def blocked(vocabulary: CheckpointVocabulary, text: str, **fields: Any) -> tuple[int, ...]:
+            if "BLOCKED" in text:
+                self.prompts.append(len(text))
+                self.began.set()
+                assert self._go_on.wait(120)
+            return encode(vocabulary, text, **fields)
+
+        monkeypatch.setattr(CheckpointVocabulary, "encode", blocked)
+
+    def go_on(self) -> None:
+        self._go_on.set()
+
+
+@pytest.fixture
+def tokenizing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tokenizing]:
+    holding = Tokenizing(monkeypatch)
+    yield holding
+    holding.go_on()
+
+
 @pytest.mark.parametrize("name", ["reference", "scripted"])
-def test_tokens_flow_while_a_prompt_is_tokenized(
-    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+def test_others_are_prepared_and_answered_while_a_long_prompt_is_tokenized(
+    name: str, request: pytest.FixtureRequest, tokenizing: Tokenizing
 ) -> None:
+    """A stream that runs already gets its tokens, and more requests than there are threads for
+    short prompts are answered; the long one has a thread of its own."""
     service: Service = request.getfixturevalue(name)
-    tokenizing, finish = threading.Event(), threading.Event()
-    encode = CheckpointVocabulary.encode
-
-    def slow(self: CheckpointVocabulary, text: str, **fields: Any) -> tuple[int, ...]:
-        if text == "raw and long":
-            tokenizing.set()
-            assert finish.wait(120)
-        return encode(self, text, **fields)
-
-    monkeypatch.setattr(CheckpointVocabulary, "encode", slow)
     long = Channel()
-    service.submit("", lambda: GenerationRequest("raw and long", max_tokens=2), long)
-    assert tokenizing.wait(120)
-    assert asking(service)(prompt="raw", max_tokens=2).error is None
+    prompt = "raw BLOCKED" + " x" * CONTEXT
+    running = Channel(lambda number: submit_long() if number == 2 else None)
+
+    def submit_long() -> None:
+        service.submit("", lambda: GenerationRequest(prompt), long, size=LONG_BYTES + 1)
+        assert tokenizing.began.wait(120)
+
+    answer = GenerationRequest("raw", max_tokens=8, streaming=True, ignore_eos=True)
+    service.submit("", lambda: answer, running)
+    running.wait()
+    assert (len(running.sent) > 2, running.error) == (True, None)
+    for _ in range(PROMPT_THREADS + 1):
+        assert asking(service)(prompt="raw", max_tokens=2).error is None
     assert not long.sent
-    finish.set()
-    long.wait()
     assert long.error is None
+    tokenizing.go_on()
+    long.wait()
+    assert long.error is not None
+    assert "together at most 512 are possible" in long.error[0]
+
+
+def test_only_so_many_long_prompts_wait(checkpoint: Path, tokenizing: Tokenizing) -> None:
+    """One is tokenized and `LONG_WAITING` wait. The next one is refused at once, as retriable;
+    short prompts are not."""
+    script = checkpoint.parent / "quick.jsonl"
+    script.write_text('{"when": "", "pieces": ["a"]}')
+    executor = ScriptedExecutor(checkpoint, script, max_active=4, max_tokens=CONTEXT)
+    service = Service(executor, checkpoint, limit=100)
+    waiting = [Channel() for _ in range(LONG_WAITING + 1)]
+    try:
+        for channel in waiting:
+            service.submit(
+                "", lambda: GenerationRequest("BLOCKED", max_tokens=2), channel, size=LONG_BYTES + 1
+            )
+        assert tokenizing.began.wait(120)
+        refused = Channel()
+        service.submit("", lambda: GenerationRequest("x"), refused, size=LONG_BYTES + 1)
+        assert refused.error is not None
+        assert refused.error[1] is Failure.UNAVAILABLE
+        assert "requests of more than 262144 bytes are waiting already" in refused.error[0]
+        assert asking(service)(prompt="x", max_tokens=2).error is None
+        assert len(tokenizing.prompts) == 1
+        tokenizing.go_on()
+        for channel in waiting:
+            channel.wait()
+            assert channel.error is None
+    finally:
+        service.close(5)
+
+
+def test_a_prompt_above_the_limit_in_bytes_is_never_tokenized(
+    scripted: Service, tokenizing: Tokenizing
+) -> None:
+    """Over the executor's own way in, as the server reads requests."""
+    text = np.array([b"BLOCKED" * (scripted.prompt_limit // 7 + 1)], dtype=object)
+    channel = Channel()
+    scripted.submit(
+        "",
+        lambda: parse_request({"text_input": text}, scripted.prompt_limit),
+        channel,
+        size=LONG_BYTES + 1,
+    )
+    channel.wait()
+    assert channel.error is not None
+    assert f"the limit is {scripted.prompt_limit}" in channel.error[0]
+    assert not tokenizing.prompts
+
+
+LEAVERS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "log-probabilities": {"logprobs": 2},
+    "whole": {"streaming": False},
+    "budget": chat("hi", thinking_budget=1),
+}
+
+
+@pytest.mark.parametrize("fields", LEAVERS.values(), ids=LEAVERS)
+@pytest.mark.parametrize("moment", ["prompt", "first", "last"])
+def test_a_request_may_be_cancelled_at_any_moment(
+    reference: Service,
+    tokenizing: Tokenizing,
+    eventually: Callable[..., None],
+    moment: str,
+    fields: dict[str, Any],
+) -> None:
+    """While its prompt is tokenized, with its first token or with its last one: nothing is left,
+    and the next request is answered as ever."""
+    alone = asking(reference)(prompt="Monday", max_tokens=8).sent
+    name = "an-id-that-nobody-guesses"
+    wanted = {"prompt": "Monday", "max_tokens": 8, "streaming": True, "ignore_eos": True} | fields
+    if moment == "prompt" and "conversation" not in fields:
+        wanted["prompt"] = "BLOCKED"
+    at = {"prompt": 0, "first": 1, "last": 8 if wanted["streaming"] else 1}[moment]
+    channel = Channel(lambda number: reference.cancel(name) if number == at else None)
+    reference.submit(name, lambda: GenerationRequest(**wanted), channel)
+    if wanted["prompt"] == "BLOCKED":
+        assert tokenizing.began.wait(120)
+    if moment == "prompt":
+        reference.cancel(name)
+        tokenizing.go_on()
+    channel.wait()
+    eventually(lambda: reference.live == 0 and reference.load.running == 0)
+    assert asking(reference)(prompt="Monday", max_tokens=8).sent == alone
+
+
+def test_requests_that_have_ended_are_forgotten(
+    scripted: Service, eventually: Callable[..., None]
+) -> None:
+    """However they end, nothing refers to their client any more."""
+    ends: dict[str, dict[str, Any]] = {
+        "answered": {"prompt": "raw", "streaming": True},
+        "refused": {"prompt": "nothing"},
+        "cancelled": {"prompt": "SLOW", "streaming": True, "max_tokens": 480},
+        "late": {"prompt": "SLOW", "streaming": True, "max_tokens": 480},
+    }
+    clients = []
+    for name, fields in ends.items():
+        channel = Channel()
+        timeout = 0.01 if name == "late" else None
+        request_id = f"{name}-and-not-guessed"
+        request = GenerationRequest(**fields)
+        scripted.submit(request_id, lambda r=request: r, channel, timeout=timeout)
+        if name == "cancelled":
+            scripted.cancel(request_id)
+        channel.wait()
+        clients.append(weakref.ref(channel))
+    del channel
+
+    def forgotten() -> bool:
+        # Threads that are idle hold the last request that they saw.
+        last = Channel()
+        scripted.submit("", lambda: GenerationRequest("SLOW", 480), last, timeout=0.01)
+        last.wait()
+        gc.collect()
+        return all(client() is None for client in clients)
+
+    eventually(forgotten)
 
 
 def test_an_absent_seed_is_a_random_one(reference: Service) -> None:

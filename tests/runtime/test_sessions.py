@@ -179,6 +179,43 @@ def test_a_channel_that_breaks_ends_its_request_only(sessions):
     assert len(sessions) == 1
 
 
+def test_the_watch_outlives_channels_that_break(sessions, eventually):
+    """A client is gone, and telling so fails: later clients that leave are noticed all the same."""
+    silent, broken = (_open(sessions, streaming=True) for _ in range(2))
+    silent[1].is_cancelled = None  # calling it raises
+    broken[1].gone = broken[1].broken = True
+    eventually(lambda: silent[0].done and broken[0].done)
+    session, channel = _open(sessions, streaming=True)
+    channel.gone = True
+    eventually(lambda: session.done)
+    assert channel.finals == 1
+
+
+def test_stop_ends_a_request_that_is_not_streamed(sessions):
+    session, channel = _open(sessions, ID)
+    session.step(Step("a"))
+    assert sessions.cancel(ID)
+    assert channel.error == ("the request was cancelled", Failure.CANCELLED)
+    assert (channel.finals, channel.sent) == (1, [])
+
+
+def test_counts_are_right_when_many_threads_open_and_end():
+    sessions = Sessions(limit=1000)
+
+    def work():
+        for _ in range(100):
+            session, _ = _open(sessions, streaming=True)
+            session.step(Step("a", "stop"))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(sessions) == 0
+    sessions.close()
+
+
 def test_close_fails_what_is_live_and_takes_no_more(sessions):
     _, channel = _open(sessions)
     sessions.close()
