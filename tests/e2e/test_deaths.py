@@ -1,19 +1,60 @@
 """Pressure, readiness and deaths, with the real tritonserver and answers from a script.
 
-Failures that other servers have, and the tests that reproduce them:
+Failures that are reported of other servers, and the tests that reproduce them:
 
-- clients that vanish crash the server, or leave generations behind:
-  `test_serve.test_clients_that_vanish_end_their_generations`;
+- a client that closes its stream crashes the server:
+  `e2e/test_failures.test_disconnects_leave_nothing_behind`,
+  `e2e/test_failures.test_a_reader_that_stalls_may_leave`;
+- a cancelled request leaves its generation or its cache behind: the same, and
+  `e2e/test_serve.test_clients_that_vanish_end_their_generations`,
+  `runtime/test_trtllm.test_cancelling_aborts_the_generation`;
+- cancelling crashes the engine, with log-probabilities, several choices, in the prompt, at the
+  first or the last token: `runtime/test_service.test_a_request_may_be_cancelled_at_any_moment`,
+  `e2e/test_openai.test_hang_ups_before_the_answer`. TensorRT-LLM itself was not run;
 - a server that hangs says that it is healthy: `test_a_stopped_model_is_not_ready`,
-  `test_requests_without_progress_end_readiness`;
-- a model that is killed leaves its clients waiting:
-  `test_serve.test_a_killed_stub_is_an_error_not_a_hang`;
-- a shutdown cuts live streams: `test_live_streams_end_before_the_server_does`;
+  `runtime/test_health.test_a_probe_without_an_answer_ends_readiness_then_liveness`;
+- it hangs under load: `test_requests_without_progress_end_readiness`;
+- an engine that died refuses for ever: `runtime/test_health.test_a_dead_executor_is_not_ready`,
+  `runtime/test_guard.test_the_server_ends_when_its_model_is_killed`. Ranks of several GPUs are
+  TensorRT-LLM's own processes, which no test here can start;
+- a stop hangs: `test_sigterm_ends_a_server_without_requests`,
+  `test_requests_that_never_end_do_not_keep_a_server_up`,
+  `triton_repo/test_processes.test_those_that_do_not_end_are_killed`;
+- a shutdown cuts live streams: `test_live_streams_end_before_the_server_does`,
+  `e2e/test_openai.test_streams_end_when_the_server_stops`;
 - processes and shared memory are left: `test_nothing_outlives_a_killed_supervisor`,
-  `test_serve.test_nothing_outlives_a_starter_that_is_killed`, `runtime/test_guard`;
-- a `stop` that races with the end, or comes twice: `runtime/test_sessions`;
-- two live requests with one id, and a `stop` from somebody else: `runtime/test_sessions`;
-- an unbounded queue: `test_more_than_the_queue_holds_is_refused_as_retriable`.
+  `e2e/test_serve.test_nothing_outlives_a_starter_that_is_killed`,
+  `e2e/test_serve.test_stop_leaves_no_process_memory_or_file`,
+  `runtime/test_guard.test_the_model_and_its_memory_go_when_the_server_is_killed`;
+- shared memory or the server's own grows with requests:
+  `e2e/test_failures.test_disconnects_leave_nothing_behind`,
+  `runtime/test_service.test_requests_that_have_ended_are_forgotten`, and for hours
+  `benchmarks/serving.py soak`;
+- a model that is killed leaves its clients waiting:
+  `e2e/test_serve.test_a_killed_stub_is_an_error_not_a_hang`;
+- a client that does not read blocks or crashes the server:
+  `e2e/test_failures.test_a_reader_that_stalls_delays_nobody`.
+
+Defects that were read in NVIDIA's own `llmapi` model, and the tests that ours has none of them:
+
+- one failing send ends the thread that cancels:
+  `runtime/test_sessions.test_the_watch_outlives_channels_that_break`;
+- `stop` leaves a request that is not streamed without its end:
+  `runtime/test_sessions.test_stop_ends_a_request_that_is_not_streamed`;
+- a second `stop`, or one that races with the end, is never answered:
+  `runtime/test_model.test_stop_cancels_by_id`,
+  `runtime/test_sessions.test_racing_ends_send_one_final`;
+- two live requests with one id, and a `stop` from somebody else:
+  `runtime/test_sessions.test_a_live_id_is_refused_and_free_again_afterwards`,
+  `runtime/test_sessions.test_an_id_that_can_be_guessed_stops_nothing`;
+- a count of requests that threads change without a lock, and an end that waits for it:
+  `runtime/test_sessions.test_counts_are_right_when_many_threads_open_and_end`,
+  `runtime/test_model.test_finalize_fails_what_is_live`;
+- an unbounded queue, and no check of health:
+  `test_more_than_the_queue_holds_is_refused_as_retriable`,
+  `runtime/test_service.test_only_so_many_long_prompts_wait`, and those of a server that hangs;
+- inputs that name a path on the server or a URL that it fetches:
+  `e2e/test_failures.test_inputs_that_reach_beyond_the_server_do_not_exist`.
 """
 
 from __future__ import annotations
@@ -21,6 +62,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -47,6 +89,7 @@ pytestmark = [
 ]
 
 PATIENCE_S = 120
+TESTS = Path(__file__).parents[1]
 TOKENS = 40
 HOUR_US = 3600 * 10**6
 
@@ -74,8 +117,10 @@ def bundle(tmp_path: Path) -> ScriptedBundle:
 
 @pytest.fixture
 def server(bundle: ScriptedBundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[local.LocalServer]:
-    """Room for 2 waiting requests beside those that are played."""
+    """Room for 2 waiting requests beside those that are played. The server ends soon after its
+    grace: most of these tests leave requests behind that never end."""
     monkeypatch.setenv("NEMO_DEPLOY_MAX_WAITING", "2")
+    monkeypatch.setattr(local, "UNLOAD_SECONDS", 1.0)
     with local.LocalServer(
         bundle.repository, executor="scripted", script=bundle.script, grace=1
     ) as running:
@@ -158,6 +203,15 @@ def _stub(server: local.LocalServer) -> int:
     """The process id of the model's process."""
     (pid,) = _stubs(server)
     return pid
+
+
+def test_every_test_that_is_named_above_exists() -> None:
+    assert __doc__ is not None
+    named = re.findall(r"`(?:([\w/]+)\.)?(test_\w+)`", __doc__)
+    assert len(named) > 30
+    for module, test in named:
+        source = (TESTS / f"{module or 'e2e/test_deaths'}.py").read_text(encoding="utf-8")
+        assert f"def {test}(" in source, f"{module}.{test}"
 
 
 def test_more_than_the_queue_holds_is_refused_as_retriable(
@@ -258,32 +312,36 @@ def test_live_streams_end_before_the_server_does(
     assert all(whole) if signals == 1 else not any(whole)
 
 
-def _sigterm(server: local.LocalServer, eventually: Callable[..., None]) -> None:
-    """Ask the server to end, and wait until nothing of it is left."""
-    processes = [os.pidfd_open(pid) for pid in (server.pid, _stub(server))]
+def _left(server: local.LocalServer) -> Callable[[], bool]:
+    """Tells whether a process of the server or its shared memory is left."""
+    processes = [os.pidfd_open(pid) for pid in (server.pid, *_stubs(server))]
     prefix = server._processes._region_prefix
-    os.kill(server.pid, signal.SIGTERM)
-    for process in processes:
-        assert select.select([process], [], [], PATIENCE_S)[0], "a process lives on"
-        os.close(process)
-    eventually(lambda: not list(Path("/dev/shm").glob(f"{prefix}*")), "shared memory is left")
+
+    def left() -> bool:
+        alive = len(select.select(processes, [], [], 0)[0]) < len(processes)
+        return alive or bool(list(Path("/dev/shm").glob(f"{prefix}*")))
+
+    return left
 
 
-def test_sigterm_ends_requests_that_never_end(
+def test_requests_that_never_end_do_not_keep_a_server_up(
     server: local.LocalServer, eventually: Callable[..., None]
 ) -> None:
-    """One has no token yet, the other one has some. The grace of this server is a second."""
+    """One has no token yet, the other one has some. Triton itself does not end with them, also not
+    after its exit timeout: whatever runs it (`serve`, kubelet) kills it then."""
     waiting = Stream(server.grpc_url, "forever", HOUR_US)
     running = Stream(server.grpc_url, "slow")
     assert running.began.wait(PATIENCE_S)
-    _sigterm(server, eventually)
+    left = _left(server)
+    server.stop()
+    eventually(lambda: not left(), "something is left of the server")
     for stream in (waiting, running):
         assert stream.ended.wait(PATIENCE_S)
         assert stream.error is not None
 
 
 @pytest.mark.parametrize("loaded", [True, False], ids=["idle", "loading"])
-def test_sigterm_without_requests(
+def test_sigterm_ends_a_server_without_requests(
     bundle: ScriptedBundle, loaded: bool, eventually: Callable[..., None]
 ) -> None:
     with local.LocalServer(
@@ -293,7 +351,9 @@ def test_sigterm_without_requests(
             server.wait_ready()
         else:
             eventually(lambda: _stubs(server), "the model's process is not started")
-        _sigterm(server, eventually)
+        left = _left(server)
+        os.kill(server.pid, signal.SIGTERM)
+        eventually(lambda: not left(), "something is left of the server")
 
 
 def _refuses(port: int) -> bool:
