@@ -24,11 +24,12 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import numpy as np
 import tritonclient.grpc.aio as grpc
@@ -40,10 +41,11 @@ from nemotron_deploy.model import catalog
 from nemotron_deploy.model.spec import Deployment
 from nemotron_deploy.runtime import contract
 from nemotron_deploy.triton_repo.local import HOST, LocalServer
+from nemotron_deploy.triton_repo.openai import Endpoint
 
 MODEL: Final = "tiny"
 PIECE: Final = "token "
-WANTED: Final = {"cpu_over_bare": 1.10, "memory_growth": 0.05}
+WANTED: Final = {"cpu_over_bare": 1.10, "openai_over_bare": 2.0, "memory_growth": 0.05}
 
 BARE: Final = f'''
 import heapq, threading, time
@@ -83,8 +85,11 @@ class TritonPythonModel:
 
 
 @contextmanager
-def serving(answers: list[dict[str, Any]], bare: str | None = None) -> Iterator[LocalServer]:
-    """A server of our model that plays `answers`, or of a bare model with the source `bare`."""
+def serving(
+    answers: list[dict[str, Any]], bare: str | None = None, openai: Endpoint | None = None
+) -> Iterator[LocalServer]:
+    """A server of our model that plays `answers`, or of a bare model with the source `bare`; with
+    `openai`, OpenAI's endpoint is beside it."""
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder)
         shutil.copytree(catalog.TINY, bundle / "checkpoint")
@@ -102,7 +107,9 @@ def serving(answers: list[dict[str, Any]], bare: str | None = None) -> Iterator[
             (repository / MODEL / "1" / "model.py").write_text(bare)
         script = bundle / "answers.jsonl"
         script.write_text("\n".join(map(json.dumps, answers)))
-        with LocalServer(repository, executor="scripted", script=script, grace=30) as server:
+        with LocalServer(
+            repository, executor="scripted", script=script, openai=openai, grace=30
+        ) as server:
             server.wait_ready()
             yield server
 
@@ -190,32 +197,66 @@ async def burst(server: LocalServer, streams: int) -> int:
         return sum(await asyncio.gather(*(count() for _ in range(streams))))
 
 
+async def openai_burst(server: LocalServer, streams: int) -> int:
+    """The tokens of `streams` answers at once, through OpenAI's API."""
+    address = urlsplit(str(server.openai_url))
+    chat = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True}
+    body = json.dumps(chat).encode()
+    head = f"POST {address.path}/chat/completions HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
+
+    async def count() -> int:
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(head.encode() + body)
+        events = [line async for line in reader if line.startswith(b"data: ")]
+        writer.close()
+        assert events[-1] == b"data: [DONE]\n", events[-1]
+        return len(events) - 2  # nor is the first one, with the role, a token
+
+    return sum(await asyncio.gather(*(count() for _ in range(streams))))
+
+
 async def cost(streams: int, tokens: int, pace_ms: float, rounds: int) -> dict[str, Any]:
-    """CPU of the server for each token: ours and the bare model's in turn."""
+    """CPU of the server for each token: ours, ours through OpenAI's endpoint, and the bare model's
+    in turn."""
     answers = [{"when": "", "pieces": [PIECE] * (tokens - 1), "pace_ms": pace_ms}]
     constants = f"PACE, COUNT = {pace_ms / 1000}, {tokens}\n"
-    microseconds: dict[str, list[float]] = {"ours": [], "bare": []}
-    with serving(answers) as ours, serving(answers, constants + BARE) as bare:
-        servers = {"ours": ours, "bare": bare}
+    endpoint = Endpoint(MODEL)
+    with (
+        serving(answers, openai=endpoint) as ours,
+        serving(answers, constants + BARE) as bare,
+    ):
+        measured: dict[str, tuple[Callable[[], Awaitable[int]], list[int]]] = {
+            "ours": (lambda: burst(ours, streams), [ours.pid]),
+            "openai": (lambda: openai_burst(ours, streams), ours.pids),
+            "bare": (lambda: burst(bare, streams), [bare.pid]),
+        }
+        microseconds: dict[str, list[float]] = {name: [] for name in measured}
         for round_number in range(rounds + 1):
-            for name, server in servers.items():
-                before = cpu_seconds(server.pid)
-                sent = await burst(server, streams)
+            for name, (run, pids) in measured.items():
+                before = sum(map(cpu_seconds, pids))
+                sent = await run()
                 assert sent == streams * tokens, f"{name}: {sent} tokens"
                 if round_number:  # the first one warms up
-                    spent = cpu_seconds(server.pid) - before
+                    spent = sum(map(cpu_seconds, pids)) - before
                     microseconds[name].append(spent / sent * 1e6)
     per_token = {name: statistics.median(values) for name, values in microseconds.items()}
-    pairs = zip(microseconds["ours"], microseconds["bare"], strict=True)
-    ratios = sorted(ours / bare for ours, bare in pairs)
     return {
         "streams": streams,
         "tokens": tokens,
         "pace_ms": pace_ms,
         "cpu_us_per_token": {name: round(value, 1) for name, value in per_token.items()},
-        "cpu_over_bare": round(statistics.median(ratios), 3),
-        "cpu_over_bare_range": [round(ratios[0], 3), round(ratios[-1], 3)],
-        "wanted": WANTED["cpu_over_bare"],
+        **over_bare("cpu_over_bare", microseconds["ours"], microseconds["bare"]),
+        **over_bare("openai_over_bare", microseconds["openai"], microseconds["bare"]),
+        "wanted": [WANTED["cpu_over_bare"], WANTED["openai_over_bare"]],
+    }
+
+
+def over_bare(name: str, ours: list[float], bare: list[float]) -> dict[str, Any]:
+    """The median and the range of the ratios of each round."""
+    ratios = sorted(one / other for one, other in zip(ours, bare, strict=True))
+    return {
+        name: round(statistics.median(ratios), 3),
+        f"{name}_range": [round(ratios[0], 3), round(ratios[-1], 3)],
     }
 
 

@@ -131,6 +131,11 @@ class LocalServer:
         return self._processes.pids[0] if self._processes.pids else 0
 
     @property
+    def pids(self) -> list[int]:
+        """The process ids of `tritonserver` and of what runs beside it."""
+        return self._processes.pids
+
+    @property
     def http_url(self) -> str:
         return f"http://{HOST}:{self.http_port}"
 

@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -57,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: None)
     address = (options.host, options.port)
     served = serve(options.grpc, options.model, keys, spans, *address, options.grace)
-    return 0 if asyncio.run(served) else BAD_INPUT
+    with asyncio.Runner(loop_factory=_event_loop()) as runner:
+        return 0 if runner.run(served) else BAD_INPUT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,6 +85,16 @@ def _parser() -> argparse.ArgumentParser:
         "--grace", type=int, default=GRACE_SECONDS, help="seconds for answers to end in"
     )
     return parser
+
+
+def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop where it is installed, because it needs less CPU for a token."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 def _is_loopback(host: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -185,9 +184,8 @@ class _Events:
         self._headers = headers
         self._lock = asyncio.Lock()  # choices of one request send at the same time
 
-    async def send(self, value: dict[str, Any]) -> None:
+    async def send(self, text: str) -> None:
         """Send one JSON value."""
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         await self._write(f"data: {text}\n\n".encode(), more=True)
 
     async def end(self, last: bytes = b"") -> None:
@@ -195,18 +193,23 @@ class _Events:
         await self._write(last, more=False)
 
     async def _write(self, data: bytes, more: bool) -> None:
-        async with self._lock:
-            if not self.started:
-                self.started = True
-                headers = {
-                    "content-type": "text/event-stream; charset=utf-8",
-                    "cache-control": "no-cache",
-                    "x-accel-buffering": "no",
-                    **self._headers,
-                }
-                raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-                await self._send({"type": "http.response.start", "status": 200, "headers": raw})
-            await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        if not self.started:
+            async with self._lock:
+                await self._start()
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _start(self) -> None:
+        if self.started:
+            return
+        headers = {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+            **self._headers,
+        }
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": 200, "headers": raw})
+        self.started = True
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..generation import Usage
@@ -13,15 +13,21 @@ from .upstream import Piece
 
 Json = dict[str, Any]
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
-@dataclass(frozen=True, slots=True)
+
 class Replies:
-    """The replies to one request: their id, and what all of them say."""
+    """The replies to one request: their id, and what all of them say. Chunks are JSON texts."""
 
-    request: CompletionRequest
-    id: str
-    model: str
-    created: int = field(default_factory=lambda: int(time.time()))
+    def __init__(self, request: CompletionRequest, reply_id: str, model: str) -> None:
+        self.request = request
+        self.id = reply_id
+        self._model = model
+        self._created = int(time.time())
+        # All chunks of a stream begin and end alike.
+        head = self._head("chat.completion.chunk" if request.chat else "text_completion")
+        self._begin = _encode(head)[:-1] + ',"choices":'
+        self._end = ',"usage":null}' if request.include_usage else "}"
 
     def whole(self, answers: Sequence[Piece]) -> Json:
         """The reply that is not streamed. `answers` has one for each generation."""
@@ -30,11 +36,11 @@ class Replies:
         choices = [choice(index, answer) for index, answer in enumerate(answers)]
         return self._head(kind) | {"choices": choices, "usage": self._usage(answers)}
 
-    def first(self, index: int) -> Json:
+    def first(self, index: int) -> str:
         """The chunk that begins a choice of a chat."""
         return self._chunk([_delta(index, {"role": "assistant", "content": ""})])
 
-    def chunk(self, index: int, piece: Piece, offset: int) -> Json | None:
+    def chunk(self, index: int, piece: Piece, offset: int) -> str | None:
         """The chunk for a piece of a choice, None if it has nothing to say. `offset` is how many
         characters the tokens before it have."""
         if not self.request.chat:
@@ -51,10 +57,10 @@ class Replies:
             return None
         return self._chunk([_delta(index, delta, piece)])
 
-    def usage_chunk(self, lasts: Sequence[Piece]) -> Json:
+    def usage_chunk(self, lasts: Sequence[Piece]) -> str:
         """The last chunk of a stream that reports usage. `lasts` has the last piece of each
         generation."""
-        return self._chunk([]) | {"usage": self._usage(lasts)}
+        return f'{self._begin}[],"usage":{_encode(self._usage(lasts))}}}'
 
     def usage(self, lasts: Sequence[Piece]) -> Usage:
         """Tokens of all generations; a prompt with several choices counts once."""
@@ -76,13 +82,11 @@ class Replies:
             total["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning}
         return total
 
-    def _chunk(self, choices: list[Json]) -> Json:
-        kind = "chat.completion.chunk" if self.request.chat else "text_completion"
-        usage: Json = {"usage": None} if self.request.include_usage else {}
-        return self._head(kind) | {"choices": choices} | usage
+    def _chunk(self, choices: list[Json]) -> str:
+        return f"{self._begin}{_encode(choices)}{self._end}"
 
     def _head(self, kind: str) -> Json:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return {"id": self.id, "object": kind, "created": self._created, "model": self._model}
 
 
 def _delta(index: int, delta: Json, piece: Piece | None = None) -> Json:

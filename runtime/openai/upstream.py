@@ -141,14 +141,16 @@ def model_request(model: str, inputs: Inputs, request_id: str) -> Any:
 
 def read_piece(response: Any) -> Piece:
     """What a response of the model holds."""
+    outputs = response.outputs
+    if len(outputs) == 1 and outputs[0].name == contract.TEXT_OUTPUT.name:  # most responses
+        return Piece(_text(response.raw_output_contents[0]))
     raw: dict[str, bytes] = {
         output.name: data
-        for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
+        for output, data in zip(outputs, response.raw_output_contents, strict=True)
     }
 
     def text(tensor: contract.Tensor) -> str:
-        # Each element follows its length in 4 bytes; a response has one.
-        return raw.get(tensor.name, b"")[4:].decode(errors="replace")
+        return _text(raw.get(tensor.name, b""))
 
     def count(tensor: contract.Tensor) -> int:
         return int.from_bytes(raw.get(tensor.name, b""), "little")
@@ -168,6 +170,11 @@ def read_piece(response: Any) -> Piece:
         finish=text(contract.FINISH_REASON) or None,
         usage=usage,
     )
+
+
+def _text(raw: bytes) -> str:
+    """The text in a tensor of one element, which follows its length in 4 bytes."""
+    return raw[4:].decode(errors="replace")
 
 
 _FIELD_OF: Final = {

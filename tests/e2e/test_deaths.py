@@ -93,7 +93,7 @@ TESTS = Path(__file__).parents[1]
 TOKENS = 40
 HOUR_US = 3600 * 10**6
 
-ANSWERS = [
+ANSWERS: list[dict[str, Any]] = [
     {"when": "forever", "pieces": ["x "] * 9, "pace_ms": 1000 * 3600},
     {"when": "slow", "pieces": ["x "] * TOKENS, "pace_ms": 100},
     {"when": "", "pieces": ["quick"]},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc.aio as triton
 
-from nemotron_deploy.benchmarks.serving import memory_mb, occupied
+from nemotron_deploy.benchmarks.serving import occupied
 from nemotron_deploy.tests.e2e.scripted_bundle import scripted_bundle
 from nemotron_deploy.tests.e2e.streams import stream, tensors
 from nemotron_deploy.triton_repo import local
@@ -31,8 +32,8 @@ pytestmark = [
 TOKENS = 40
 PIECES = 100
 BIG = "x" * 100_000
-LIMITS = {"streaming": True, "sampling_param_max_tokens": 1000}
-SCRIPT = [
+LIMITS: dict[str, Any] = {"streaming": True, "sampling_param_max_tokens": 1000}
+SCRIPT: list[dict[str, Any]] = [
     {"when": "long", "pieces": ["y "] * TOKENS, "pace_ms": 5},
     {"when": "large", "pieces": [BIG] * PIECES},
     {"when": "", "pieces": ["quick"]},
@@ -60,6 +61,13 @@ def processes(server: local.LocalServer) -> set[int]:
         for task in Path(f"/proc/{pid}/task").iterdir():
             left += map(int, (task / "children").read_text().split())
     return found
+
+
+def memory(server: local.LocalServer) -> int:
+    """The kilobytes of memory that belong to the server's processes alone."""
+    texts = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in processes(server))
+    found = (re.search(r"^Anonymous:\s+(\d+) kB", text, re.MULTILINE) for text in texts)
+    return sum(int(one[1]) for one in found if one)
 
 
 def regions(server: local.LocalServer) -> dict[str, int]:
@@ -116,18 +124,18 @@ def test_disconnects_leave_nothing_behind(
 
         await asyncio.gather(*(client() for _ in range(8)))
 
-    def round_of_clients() -> float:
+    def round_of_clients() -> int:
         asyncio.run(storm())
         eventually(lambda: not occupied(server), "sequences are left")
-        return memory_mb(server.pid)
+        return memory(server)
 
     before = processes(server)
-    memory = [round_of_clients() for _ in range(2)]
+    used = [round_of_clients() for _ in range(2)]
     shared = regions(server)
-    memory += [round_of_clients() for _ in range(2)]
+    used += [round_of_clients() for _ in range(2)]
     assert processes(server) == before
     assert regions(server) == shared
-    assert memory[-1] < 1.1 * memory[1]
+    assert used[-1] < 1.1 * used[1]
     assert asyncio.run(texts(server.grpc_url, "quick")) == [b"quick", b""]
 
 

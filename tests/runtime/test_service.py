@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import shutil
@@ -315,7 +316,8 @@ def test_a_request_may_be_cancelled_at_any_moment(
     and the next request is answered as ever."""
     alone = asking(reference)(prompt="Monday", max_tokens=8).sent
     name = "an-id-that-nobody-guesses"
-    wanted = {"prompt": "Monday", "max_tokens": 8, "streaming": True, "ignore_eos": True} | fields
+    wanted: dict[str, Any] = {"prompt": "Monday", "max_tokens": 8, "streaming": True}
+    wanted |= {"ignore_eos": True} | fields
     if moment == "prompt" and "conversation" not in fields:
         wanted["prompt"] = "BLOCKED"
     at = {"prompt": 0, "first": 1, "last": 8 if wanted["streaming"] else 1}[moment]
@@ -346,8 +348,8 @@ def test_requests_that_have_ended_are_forgotten(
         channel = Channel()
         timeout = 0.01 if name == "late" else None
         request_id = f"{name}-and-not-guessed"
-        request = GenerationRequest(**fields)
-        scripted.submit(request_id, lambda r=request: r, channel, timeout=timeout)
+        read = functools.partial(GenerationRequest, **fields)
+        scripted.submit(request_id, read, channel, timeout=timeout)
         if name == "cancelled":
             scripted.cancel(request_id)
         channel.wait()
