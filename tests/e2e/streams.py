@@ -18,11 +18,16 @@ def tensors(**values: Any) -> list[Any]:
     made = []
     for name, value in values.items():
         elements = value if isinstance(value, list) else [value]
-        encoded = [one.encode() if isinstance(one, str) else one for one in elements]
-        array = np.array(encoded, dtype=_TYPES[name].numpy)
+        array = np.array(_encoded(elements), dtype=_TYPES[name].numpy)
         made.append(triton.InferInput(name, list(array.shape), _TYPES[name].wire))
         made[-1].set_data_from_numpy(array)
     return made
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_encoded(element) for element in value]
+    return value.encode() if isinstance(value, str) else value
 
 
 async def stream(client: Any, request_id: str = "", **values: Any) -> AsyncIterator[dict[str, Any]]:

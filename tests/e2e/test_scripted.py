@@ -210,20 +210,67 @@ def test_a_plain_prompt_has_a_plain_answer(server: local.LocalServer) -> None:
     assert "reasoning_content" not in answer.last
 
 
-def test_requests_of_tritons_own_frontend(server: local.LocalServer) -> None:
-    answer = Answer(
-        server,
-        text_input="BYTES [prose]",
-        stream=True,
-        exclude_input_in_output=True,
-        sampling_parameters='{"temperature": 0.7, "max_tokens": 9, "stop": ["n"]}',
-        return_num_input_tokens=True,
-        return_num_output_tokens=True,
-        return_logprobs=False,
-    )
-    assert answer.content == "x</thi"
-    assert answer.last["num_output_tokens"] == 7
+# What the functions of Triton's OpenAI frontend make of OpenAI's requests: its code at
+# triton-inference-server/server @e1db8a6 was run for these, with the prompt exchanged.
+COUNTED = {"return_num_input_tokens": True, "return_num_output_tokens": True}
+DEFAULTS = {
+    "frequency_penalty": 0, "ignore_eos": False, "n": 1, "presence_penalty": 0, "temperature": 0.7,
+    "top_p": 1, "max_tokens": 16,
+}  # fmt: skip
+
+
+def from_frontend(stream: bool, without_prompt: bool = True, **parameters: Any) -> dict[str, Any]:
+    """A request of `--backend vllm`."""
+    return {
+        "return_logprobs": "logprobs" in parameters,
+        "text_input": "BYTES [prose]",
+        "stream": stream,
+        "exclude_input_in_output": without_prompt,
+        "sampling_parameters": json.dumps(DEFAULTS | parameters),
+        **COUNTED,
+    }
+
+
+@pytest.mark.parametrize(
+    ("request_", "content", "tokens"),
+    [
+        (from_frontend(False), "x</think>the tok", 16),
+        (from_frontend(True), "x</think>the tok", 16),
+        (
+            from_frontend(
+                True, frequency_penalty=0.5, presence_penalty=0.25, seed=3, stop=["n", "z"],
+                top_p=0.9, max_tokens=9,
+            ),
+            "x</thi", 7,
+        ),
+        (from_frontend(False, False, max_tokens=5), "BYTES [prose]x</th", 5),
+        (from_frontend(True, False, stop="k", temperature=0.0, logprobs=1), "x</thin", 8),
+    ],
+    ids=["chat", "streamed chat", "chat with all", "completion with echo", "completion with all"],
+)  # fmt: skip
+def test_requests_of_tritons_own_frontend(
+    server: local.LocalServer, request_: dict[str, Any], content: str, tokens: int
+) -> None:
+    answer = Answer(server, **request_)
+    assert answer.content == content
+    assert answer.last["num_output_tokens"] == tokens
     assert answer.last["num_input_tokens"] > 1
+
+
+def test_requests_of_the_frontend_for_tensorrt_llm_are_refused(server: local.LocalServer) -> None:
+    """Without `--backend vllm`, all its tensors have a second dimension, which this model has not:
+    Triton says so by name, before the model sees the request."""
+    values = {
+        "text_input": [["WHOLE [prose]"]], "stream": [[True]], "max_tokens": [[9]],
+        "stop_words": [["n", "z"]], "top_p": [[0.9]], "frequency_penalty": [[0.5]],
+        "presence_penalty": [[0.25]], "seed": [[3]], "temperature": [[0.7]],
+        **{name: [[value]] for name, value in COUNTED.items()},
+    }  # fmt: skip
+    with pytest.raises(InferenceServerException, match=r"unexpected shape for input '\w+'"):
+        Answer(server, **values)
+    # The same values without that dimension are understood.
+    flat = {name: value[0] for name, value in values.items()}
+    assert Answer(server, **flat | {"text_input": "BYTES [prose]"}).content == "x</thi"
 
 
 def test_conversations_over_http(server: local.LocalServer) -> None:
