@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor
 
 from ..runtime import contract
+from ..runtime.openai.upstream import raise_lost_cancellation, read_to_end
 from .config import LoadTest
 from .sample import Sample, Transcript
 from .server import Connection, Server, describe
@@ -85,7 +86,7 @@ class Client:
             try:
                 await self._stream(connection, prompt, due, transcript)
             except grpc.aio.AioRpcError as error:
-                _raise_lost_cancellation()
+                raise_lost_cancellation()
                 unreachable = error.code() is grpc.StatusCode.UNAVAILABLE
                 connection.retired = connection.retired or unreachable
                 raise _FailedError(describe(error), unreachable=unreachable) from error
@@ -98,22 +99,19 @@ class Client:
         self, connection: Connection, prompt: str, due: float, transcript: Transcript
     ) -> None:
         call = connection.stub.ModelStreamInfer((self._request(prompt),))
-        final, error = False, ""
+        final = False
         try:
-            # To the end, also after an error: Triton 2.51 never unloads a model again if a client
-            # cancels a stream at that moment.
             async for message in call:
                 now = time.perf_counter()
                 if message.error_message:
-                    error = " ".join(message.error_message.split())
-                    continue
+                    await read_to_end(call)
+                    text = " ".join(message.error_message.split())
+                    raise _FailedError(text, unreachable=_DRAINING in text)
                 response = message.infer_response
                 transcript.add(_text_output(response), now - due)
                 final = final or response.parameters[contract.FINAL_RESPONSE].bool_param
         finally:
             call.cancel()
-        if error:
-            raise _FailedError(error, unreachable=_DRAINING in error)
         if not final:
             raise _FailedError("the stream was closed before its final response")
 
@@ -132,16 +130,6 @@ class Client:
             tensor = request.inputs.add(name=sent.name, datatype=sent.data_type.wire, shape=[1])
             tensor.contents.CopyFrom(service_pb2.InferTensorContents(**contents))
         return request
-
-
-def _raise_lost_cancellation() -> None:
-    """Cancel the task anew where gRPC reported a failed call in place of its cancellation.
-
-    A cancellation that meets a call still being set up ends in gRPC's own task (grpcio 1.85).
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _text_output(response: Any) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from .request import CHAT_FIELDS, TEXT_FIELDS, Inputs
 from .spans import Metadata
 
 HEALTH_TIMEOUT_S: Final = 2.0
+END_TIMEOUT_S: Final = 1.0
 
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
@@ -88,32 +90,40 @@ class Upstream:
         """
         request = model_request(self.model, inputs, request_id)
         call = self._stub.ModelStreamInfer((request,), metadata=metadata)
-        final, error = False, ""
+        final = False
         try:
-            # The server closes the stream after its last response or an error. Cancelling it in
-            # between would be counted as a client that hung up, and Triton 2.51 would never unload
-            # the model again.
             async for message in call:
                 if message.error_message:
-                    error = message.error_message
-                    continue
+                    await read_to_end(call)
+                    raise failure(message.error_message)
                 response = message.infer_response
                 if response.outputs:
                     yield read_piece(response)
+                # The server closes the stream after its last response. Cancelling it in between
+                # would be counted as a client that hung up.
                 final = final or response.parameters[contract.FINAL_RESPONSE].bool_param
         except grpc.aio.AioRpcError as broken:
             raise_lost_cancellation()
             raise unreachable(broken) from broken
         finally:
             call.cancel()
-        if error:
-            raise failure(error)
         if not final:
             raise ApiError(500, "the model ended without its last response", "internal_error")
 
     async def close(self) -> None:
         """Close the connection."""
         await self._channel.close()
+
+
+async def read_to_end(call: Any) -> None:
+    """Let the server end a stream on which it reported an error, for a second at most.
+
+    Triton 2.51 never unloads a model again if a client cancels a stream at that moment.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(END_TIMEOUT_S):
+            async for _ in call:
+                pass
 
 
 def raise_lost_cancellation() -> None:

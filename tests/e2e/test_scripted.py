@@ -260,7 +260,7 @@ def test_requests_of_tritons_own_frontend(
 def test_requests_of_the_frontend_for_tensorrt_llm_are_refused(server: local.LocalServer) -> None:
     """Without `--backend vllm`, all its tensors have a second dimension, which this model has not:
     Triton says so by name, before the model sees the request."""
-    values = {
+    values: dict[str, Any] = {
         "text_input": [["WHOLE [prose]"]], "stream": [[True]], "max_tokens": [[9]],
         "stop_words": [["n", "z"]], "top_p": [[0.9]], "frequency_penalty": [[0.5]],
         "presence_penalty": [[0.25]], "seed": [[3]], "temperature": [[0.7]],
