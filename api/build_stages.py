@@ -203,7 +203,8 @@ def _emit_engine(work: Work, bundle: Bundle, job: Job, checkpoint: str, progress
     # time, the layers of golden outputs, is kept in `work.state`, for exactly these weights.
     shutil.rmtree(work.content)
     work.content.mkdir()
-    engine(job.plan.engine.name).emit(work.content, job.plan, model, job.options.recipe, compiled)
+    made = engine(job.plan.engine.name)
+    made.emit(work.content, job.plan, model, job.options.recipe, job.out / CHECKPOINT, compiled)
     weights = digest_of(bundle.stage_digests(CHECKPOINT))
     layers = work.state / f"golden-{weights[:16]}"
     layers.mkdir(exist_ok=True)

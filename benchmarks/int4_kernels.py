@@ -62,13 +62,15 @@ class Problem:
 
 
 def random_experts(shape: steps.Shape, device: str) -> kernels.PackedExperts:
-    """Packed weights of one layer; every value of a byte occurs."""
+    """Packed weights of one layer, with scales as `quantize` gives them; every value of a byte
+    occurs."""
 
     def matrix(rows: int, columns: int) -> tuple[Tensor, Tensor]:
         size = (shape.experts, rows // 2, columns)
         packed = torch.randint(0, 256, size, dtype=torch.uint8, device=device)
         groups = (shape.experts, rows, columns // shape.group)
-        return packed, torch.rand(groups, device=device) / 100 + 0.001
+        largest = (torch.rand(groups, device=device) / 15 + 0.01).bfloat16().float()
+        return packed, largest / torch.full_like(largest, shape.scale_divisor)
 
     return kernels.pack(*matrix(shape.width, shape.hidden), *matrix(shape.hidden, shape.width))
 
@@ -78,7 +80,7 @@ def in_bf16(experts: kernels.PackedExperts) -> Layer:
 
     def dense(words: Tensor, scale: Tensor, columns: int) -> Tensor:
         rows = [
-            decode(w, s, columns, experts.group).bfloat16()
+            decode(w, s, columns, experts.group, experts.scale_divisor).bfloat16()
             for w, s in zip(words, scale, strict=True)
         ]
         return torch.stack(rows)
@@ -236,7 +238,13 @@ def main() -> None:
     if given.record and device == "cpu":
         parser.error("--record is for a run on a GPU, and there is none here")
     shape = steps.Shape(
-        given.hidden, given.width, given.experts, given.top_k, given.group, routes=given.experts
+        given.hidden,
+        given.width,
+        given.experts,
+        given.top_k,
+        given.group,
+        routes=given.experts,
+        scale_divisor=7,
     )
     torch.manual_seed(time.time_ns() % (1 << 31))
     counted = _Compiled()

@@ -33,8 +33,10 @@ from typing import Any
 from nemotron_deploy.build.kernels import aot, configs, layout, machine, steps, store
 from nemotron_deploy.model import catalog
 
-NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64, routes=128)
-SHARED = steps.Shape(hidden=2688, width=3712, experts=1, top_k=1, group=64)
+NANO = steps.Shape(
+    hidden=2688, width=1856, experts=128, top_k=6, group=64, routes=128, scale_divisor=7
+)
+SHARED = steps.Shape(hidden=2688, width=3712, experts=1, top_k=1, group=64, scale_divisor=7)
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096, 8192)
 DECODE = 16
 """Tokens up to which a batch counts as decoding here."""
@@ -97,7 +99,13 @@ def resident_programs(item: aot.Compiled, sm: int) -> int:
 def bytes_per_block(constants: dict[str, int]) -> int:
     """Weights and scales of one block of the input width, as one program copies them."""
     words = constants["BLOCK_N"] * constants["BITS"] * layout.BLOCK_K // 8
-    return words + constants["BLOCK_N"] * 4 * layout.BLOCK_K // constants["GROUP"]
+    return words + int(constants["BLOCK_N"] * layout.BLOCK_K * scale_bytes(constants))
+
+
+def scale_bytes(constants: dict[str, int]) -> float:
+    """Bytes of scales for each weight."""
+    each = 4 if constants["SCALE_DIVISOR"] == layout.FP32_SCALES else 2
+    return each / constants["GROUP"]
 
 
 def bytes_in_flight(constants: dict[str, int]) -> int:
@@ -179,7 +187,8 @@ def product(gpu_key: str, step: steps.Step, item: aot.Compiled, tokens: int) -> 
     used = pairs if constants["MODE"] == steps.PAIRS else filled
     programs = used * math.ceil(n / constants["BLOCK_N"])
     # Weights that programs of one expert share come from the cache after the first.
-    read = hit * n * k * (0.5 + 4 / NANO.group) + pairs * 2 * k
+    stored = hit * n * k * (constants["BITS"] / 8 + scale_bytes(constants))
+    read = stored + pairs * 2 * k
     written = pairs * n * (2 if constants["RELU2"] or item.tile.narrow_partials else 4)
     turns = math.ceil(k / (layout.BLOCK_K * constants["SLICES"])) / constants["UNROLL"]
     start = OVERLAPPED_S if step.overlaps else LAUNCH_S
@@ -193,7 +202,7 @@ def product(gpu_key: str, step: steps.Step, item: aot.Compiled, tokens: int) -> 
     plain = (hit * n * k * 2 + pairs * 2 * k + written) / bandwidth
     return Product(
         start + max((read + written) / bandwidth, issued, multiply),
-        hit * n * k * (0.5 + 4 / NANO.group) / bandwidth,
+        stored / bandwidth,
         start + max(plain, multiply),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-ENCODING: Final = 1
+ENCODING: Final = 2
 """Raise this when the same checkpoint and options give other bytes than before: another rounding,
 another layout of a tensor, another search for smoothing scales. Raise it also when an interrupted
 run can no longer be resumed because the files that it keeps changed their format.

@@ -6,7 +6,7 @@ file travels in every bundle, where the reference executor decodes with it.
 
 - FP8 E4M3, per tensor: `weight` float8_e4m3fn [N, K]; `weight_scale` f32 [] = amax / 448.
 - INT4, symmetric, groups of g along K: `weight` uint8 [N/2, K], low nibble row 2i and high nibble
-  row 2i+1 in two's complement; `weight_scale` f32 [N, K/g] = the group's amax / 7.
+  row 2i+1 in two's complement; `weight_scale` f32 [N, K/g] = the group's amax / 7, where amax is cut to BF16.
 - INT8, symmetric, groups of g along K or whole rows (g = 0, which is what ModelOpt knows):
   `weight` int8 [N, K]; `weight_scale` f32 [N, K/g] or [N] = the group's amax / 127.
 - The same integers packed along K, b bits each: `weight_packed` int32 [N, K*b/32], from the low
@@ -51,6 +51,12 @@ SCALE_SUFFIXES: Final = (
 
 E4M3_SHIFT: Final = 256.0
 """FP16's exponent bias over E4M3's, as a factor."""
+
+_BF16_BITS: Final = -0x10000
+"""Of a float32 number, sign, exponent, and as much of its mantissa as BF16 has."""
+
+_ROUNDING: Final = 2
+"""Units in the last place by which a BF16 number times 7 over 7 may be off in float32."""
 
 _ELEMENTS_AT_ONCE: Final = 1 << 18
 """Values encoded together: the float32 intermediates of a block stay in a core's cache."""
@@ -133,7 +139,8 @@ def encode_int4(
     def pack(start: int, stop: int, values: Tensor) -> None:
         pack_int4(values, out=packed[start // 2 : stop // 2])
 
-    return packed, _encode_groups(weight, group_size, INT4_MAX, torch.float32, pack, deviation)
+    scale = _encode_groups(weight, group_size, INT4_MAX, torch.float32, pack, deviation, cut=True)
+    return packed, scale
 
 
 def pack_int4(values: Tensor, out: Tensor | None = None) -> Tensor:
@@ -206,10 +213,14 @@ def _encode_groups(
     scale_dtype: torch.dtype,
     pack: Callable[[int, int, Tensor], None],
     deviation: Deviation | None,
+    cut: bool = False,
 ) -> Tensor:
     """Round `weight` to -largest-1..largest per group, hand each block of rows to
     `pack(start, stop, values)` as uint8 in two's complement; gives the scales [N, K/group_size],
     [N, 1] for group 0.
+
+    A scale is the group's largest magnitude over `largest`. With `cut`, that magnitude is cut to
+    BF16, which changes nothing where weights are BF16: kernels can then hold it in 16 bits.
     """
     rows, columns = weight.shape
     group_size = group_size or columns
@@ -220,7 +231,10 @@ def _encode_groups(
     scale = weight.new_empty(rows, columns // group_size, dtype=scale_dtype)
     for start, stop in _blocks(weight):
         groups = _float_copy(weight[start:stop]).view(stop - start, -1, group_size)
-        scale[start:stop] = groups.abs().amax(dim=-1) / largest
+        amax = groups.abs().amax(dim=-1)
+        if cut:
+            amax = ((amax.view(torch.int32) + _ROUNDING) & _BF16_BITS).view(torch.float32)
+        scale[start:stop] = amax / largest
         steps = scale[start:stop].float().unsqueeze(-1)
         if deviation is not None:
             deviation.power += _squares(groups)

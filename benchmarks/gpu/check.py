@@ -78,9 +78,9 @@ def prepare(directory: str) -> None:
 
     aot.build(
         Path(directory) / "sm_90",
-        steps.Shape(2688, 1856, 128, 6, 64, routes=128),
+        steps.Shape(2688, 1856, 128, 6, 64, routes=128, scale_divisor=7),
         90,
-        shared_shapes=[steps.Shape(2688, SHARED_WIDTH, 1, 1, 64)],
+        shared_shapes=[steps.Shape(2688, SHARED_WIDTH, 1, 1, 64, scale_divisor=7)],
         most_tokens=8192,
         workers=min(4, len(os.sched_getaffinity(0))),
         on_compiled=lambda done, of: print(f"\r{done} of {of}", end="", flush=True),

@@ -59,7 +59,8 @@ def jit() -> dict[str, Any]:
                     )
                 )
         errors |= _hard_cases(shape, experts)
-        errors |= _int8_cases(replace(shape, bits=8))
+        errors |= _other_cases("INT8", replace(shape, bits=8, scale_divisor=127))
+        errors |= _other_cases("FP32 scales", replace(shape, scale_divisor=0))
     flags = {key: value for key, value in errors.items() if key.startswith("? ")}
     judged = {key: value for key, value in errors.items() if key not in flags}
     wrong = {key: value for key, value in judged.items() if bad(value)}
@@ -73,14 +74,14 @@ def jit() -> dict[str, Any]:
     }
 
 
-def _int8_cases(shape: Any) -> dict[str, Any]:
-    """The same kernel with its other decode."""
+def _other_cases(what: str, shape: Any) -> dict[str, Any]:
+    """The same kernel with another decode, or other scales."""
     experts = random_experts(shape)
     found: dict[str, Any] = {}
     for name, dtype in dtypes().items():
         for count in (1, 4, 16, 64, 512, 2048) if cuda() else (1, 5):
             given = random_input(shape, count, dtype)
-            found[f"{name} INT8 routed {count}"] = attempt(
+            found[f"{name} {what} routed {count}"] = attempt(
                 lambda given=given: routed_error(shape, experts, given)
             )
     return found
@@ -282,7 +283,7 @@ def graph() -> dict[str, Any]:
         packed = (experts.up, experts.up_scale, experts.down, experts.down_scale)
         torch.library.opcheck(
             torch.ops.nemo_deploy.packed_moe,
-            (*given, *packed, experts.group, 0),
+            (*given, *packed, experts.group, experts.scale_divisor, 0),
             test_utils=("test_schema", "test_faketensor"),
         )
         return 0.0
@@ -303,7 +304,7 @@ def sanitize() -> dict[str, Any]:
     from nemotron_deploy.build import kernels as ours
     from nemotron_deploy.build.kernels import steps
 
-    shape = steps.Shape(128, 192, 8, 2, 64)
+    shape = steps.Shape(128, 192, 8, 2, 64, scale_divisor=7)
     experts = random_experts(shape)
     one = random_experts(replace(shape, experts=1, top_k=1))
     dtype = next(iter(dtypes().values()))

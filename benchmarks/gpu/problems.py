@@ -28,10 +28,11 @@ def cuda() -> bool:
 
 
 def nano() -> Any:
-    """Nano's layer on a GPU, a small one elsewhere."""
+    """Nano's layer on a GPU, a small one elsewhere, with scales as `quantize` gives them."""
     from nemotron_deploy.build.kernels import steps
 
-    return steps.Shape(2688, 1856, 128, 6, 64) if cuda() else steps.Shape(128, 192, 8, 2, 64)
+    sizes = (2688, 1856, 128, 6, 64) if cuda() else (128, 192, 8, 2, 64)
+    return steps.Shape(*sizes, scale_divisor=7)
 
 
 def device() -> str:
@@ -39,8 +40,8 @@ def device() -> str:
 
 
 def random_experts(shape: Any) -> Any:
-    """Packed weights; every value of a byte occurs. Outputs stay far from FP16's largest number,
-    for which INT8's scales are smaller."""
+    """Packed weights with scales as `shape` has them; every value of a byte occurs. Outputs stay
+    far from FP16's largest number, for which INT8's scales are smaller."""
     import torch
 
     from nemotron_deploy.build import kernels
@@ -50,7 +51,11 @@ def random_experts(shape: Any) -> Any:
         packed = torch.randint(0, 256, size, dtype=torch.uint8, device=device())
         groups = (shape.experts, rows, columns // shape.group)
         scale = torch.rand(groups, device=device()) / 200 + 0.0005
-        return (packed, scale) if shape.bits == 4 else (packed.view(torch.int8), scale / 16)
+        scale = scale if shape.bits == 4 else scale / 16
+        if shape.scale_divisor:
+            numerators = (scale * shape.scale_divisor).bfloat16()
+            scale = numerators.float() / torch.full_like(scale, shape.scale_divisor)
+        return packed if shape.bits == 4 else packed.view(torch.int8), scale
 
     return kernels.pack(*matrix(shape.width, shape.hidden), *matrix(shape.hidden, shape.width))
 

@@ -203,7 +203,7 @@ def _compile(job: tuple[str, int, Any, int]) -> Any:
 def _lone_step(product: str, tokens: int, tile: Any, sm: int) -> tuple[Any, tuple[str, ...]]:
     from nemotron_deploy.build.kernels import steps
 
-    shape = steps.Shape(2688, 1856, 128, 6, 64)
+    shape = steps.Shape(2688, 1856, 128, 6, 64, scale_divisor=7)
     pairs = tokens * shape.top_k
     ends = ("hidden", "inner") if product == "up" else ("inner", "partial")
     buffers = {
@@ -214,7 +214,8 @@ def _lone_step(product: str, tokens: int, tile: Any, sm: int) -> tuple[Any, tupl
         product, shape, tile, steps.PAIRS, pairs, pairs, ("expert_ids", "expert_ids"), ends
     )
     (step,) = steps._overlapping((step,), sm)
-    return step, steps.operand_types(step, steps.Steps((step,), buffers, tile), "bf16")
+    plan = steps.Steps((step,), buffers, tile, shape.scale_type)
+    return step, steps.operand_types(step, plan, "bf16")
 
 
 def sweep() -> dict[str, Any]:

@@ -149,9 +149,11 @@ class Engine(Protocol):
         plan: Plan,
         model: Model,
         recipe: Recipe,
+        checkpoint: Path,
         on_compiled: OnCompiled | None = None,
     ) -> None:
-        """Write the engine directory into the existing, empty directory `target`.
+        """Write the engine directory for the weights in the directory `checkpoint` into the
+        existing, empty directory `target`.
 
         Raises `CheckFailedError` for an argument that the engine would refuse, or for a kernel that
         falls short.

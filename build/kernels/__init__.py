@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .op import Router, moe, route, routed_moe, shared
-    from .packing import PackedExperts, PackError, pack, shapes, unpack
+    from .packing import PackedExperts, PackError, pack, scale_divisor_of, shapes, unpack
     from .reference import reference_moe, reference_route, reference_shared
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "reference_shared",
     "route",
     "routed_moe",
+    "scale_divisor_of",
     "shapes",
     "shared",
     "unpack",

@@ -19,6 +19,8 @@ from . import layout
 
 _BLOCK_K = tl.constexpr(layout.BLOCK_K)
 _WORD_BITS = tl.constexpr(layout.WORD_BITS)
+_FP32_SCALES = tl.constexpr(layout.FP32_SCALES)
+_ROW_PAIR = tl.constexpr(layout.ROW_PAIR)
 
 PAIRS = tl.constexpr(0)
 """Block b is pair b alone: few tokens, whose experts hardly ever meet. No sorting."""
@@ -119,6 +121,20 @@ def _planes(
 
 
 @triton.jit
+def _factors(at, inside, SCALE_DIVISOR: tl.constexpr):
+    """Scales of rows, float32; where a word holds two BF16 numbers, these, not yet divided. Their
+    two rows are both in the registers of the thread that multiplies with them."""
+    stored = tl.load(at, mask=inside, other=0)
+    if SCALE_DIVISOR == _FP32_SCALES:
+        return stored
+    else:
+        first = (stored << 16).to(tl.float32, bitcast=True)
+        second = (stored & -65536).to(tl.float32, bitcast=True)
+        both = tl.reshape(tl.join(first, second), (stored.shape[0] // _ROW_PAIR, _ROW_PAIR, 2))
+        return tl.reshape(tl.permute(both, (0, 2, 1)), (2 * stored.shape[0],))
+
+
+@triton.jit
 def _dot(weights, values, factors, SLICES: tl.constexpr):
     """weights [S * N, K] times values [S * K, M], slice by slice, times factors [S * N]:
     float32 [S, N, M]. One slice is a product of plain matrices, which `wgmma` takes alone."""
@@ -138,14 +154,15 @@ def _dot(weights, values, factors, SLICES: tl.constexpr):
 def grouped(
     x, words, scale, out, experts, slots, rows, first_expert, num_experts,
     N: tl.constexpr, K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
-    DIVISOR: tl.constexpr, RELU2: tl.constexpr, MODE: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, SLICES: tl.constexpr, STAGES: tl.constexpr, UNROLL: tl.constexpr,
-    OVERLAP: tl.constexpr, PORTABLE: tl.constexpr,
+    SCALE_DIVISOR: tl.constexpr, DIVISOR: tl.constexpr, RELU2: tl.constexpr, MODE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SLICES: tl.constexpr, STAGES: tl.constexpr,
+    UNROLL: tl.constexpr, OVERLAP: tl.constexpr, PORTABLE: tl.constexpr,
 ):  # fmt: skip
     """out [rows, N] = act(x [.., K] @ W[expert].T) for the rows of every block.
 
-    `words` int16 [E, K'/64, N, 4 * BITS] and `scale` float32 [E, K'/GROUP, N] as `packing` makes
-    them.
+    `words` int16 [E, K'/64, N, 4 * BITS] and `scale` float32 [E, K'/GROUP, N], or int32 [E,
+    K'/GROUP, N/2] for BF16 numbers over SCALE_DIVISOR > 0, as `packing` makes them. The sum is
+    divided, so the division costs nothing in the loop.
     `experts`: in mode PAIRS the chosen expert of each row, counted from `first_expert`, of which
     `num_experts` lie here; in mode SORTED each block's expert, `num_experts` or more for a block
     that is not used. `slots`: in mode SORTED each slot's row, `rows` for a slot that is not used.
@@ -198,9 +215,16 @@ def grouped(
     k = k // width * _BLOCK_K + k % width
     words_at = words + expert * (blocks * N * depth)
     words_at += (piece * (N * depth) + line_n * depth)[:, None] + word[None, :]
-    scale_at = scale + expert * (group_rows * N) + line_n
+    # A word of scales is one row's, or that of two.
+    word_rows: tl.constexpr = 1 if SCALE_DIVISOR == _FP32_SCALES else 2
+    scales: tl.constexpr = N // word_rows
+    tile_scales: tl.constexpr = BLOCK_N // word_rows
+    scale_line = tl.arange(0, SLICES * tile_scales)
+    scale_piece = scale_line // tile_scales
+    scale_n = first_n // word_rows + scale_line % tile_scales
+    scale_at = scale + expert * (group_rows * scales) + scale_n
     if GROUP <= _BLOCK_K:
-        scale_at += piece * (_BLOCK_K // GROUP * N)
+        scale_at += scale_piece * (_BLOCK_K // GROUP * scales)
     x_at = x + (row // DIVISOR).to(tl.int64)[None, :] * K + k[:, None]
     if not RELU2:
         _wait(OVERLAP)
@@ -216,18 +240,21 @@ def grouped(
             packed = tl.load(words_at)
         else:
             packed = tl.load(words_at, mask=here[:, None], other=0)
+        scaled = scale_n < scales
+        if not even:
+            scaled = scaled & (step * SLICES + scale_piece < blocks)
         if GROUP > _BLOCK_K:
             several: tl.constexpr = GROUP // _BLOCK_K
-            group = (step * SLICES + piece) // several * N
-            factors = tl.load(scale_at + group, mask=here, other=0.0)
+            group = (step * SLICES + scale_piece) // several * scales
+            factors = _factors(scale_at + group, scaled, SCALE_DIVISOR)
         else:
-            factors = tl.load(scale_at, mask=here, other=0.0)
+            factors = _factors(scale_at, scaled, SCALE_DIVISOR)
         inside = used[None, :]
         if not whole:
             inside = inside & (k[:, None] + step * step_k < K)
         values = tl.load(x_at, mask=inside, other=0.0)
         if halves:
-            more_factors = tl.load(scale_at + N, mask=here, other=0.0)
+            more_factors = _factors(scale_at + scales, scaled, SCALE_DIVISOR)
             if not whole:
                 inside = inside & (k[:, None] + (step * step_k + _BLOCK_K // 2) < K)
             more_values = tl.load(x_at + _BLOCK_K // 2, mask=inside, other=0.0)
@@ -239,12 +266,14 @@ def grouped(
             weights = _planes(packed, 0, planes, BITS, dtype, PORTABLE)
             total += _dot(weights, values, factors, SLICES)
         if GROUP <= _BLOCK_K:
-            scale_at += SLICES * (_BLOCK_K // GROUP) * N
+            scale_at += SLICES * (_BLOCK_K // GROUP) * scales
         words_at += SLICES * N * depth
         x_at += step_k
 
     total = tl.sum(total, axis=0)
     n = first_n + tl.arange(0, BLOCK_N)
+    if SCALE_DIVISOR > 1:
+        total *= 1.0 / SCALE_DIVISOR
     if RELU2:
         # A NaN stays one: a corrupt scale must not become a plausible number.
         total = tl.maximum(total, 0.0, propagate_nan=tl.PropagateNan.ALL)

@@ -20,6 +20,18 @@ GROUPS: Final = (32, 64, 128)
 ROW: Final = 0
 """As a group size: a row has one scale. Rows are then whole blocks wide."""
 
+FP32_SCALES: Final = 0
+"""As a scale divisor: scales are FP32."""
+
+SCALE_DIVISORS: Final = {4: (7, 1), 8: (127, 1)}
+"""By bits of a weight, the divisors d for which scales may be kept as BF16 numbers n, each scale
+n / d in FP32. A quantizer that maps the largest of a group's BF16 weights to the largest integer,
+as ModelOpt does, gives such scales; others store BF16 scales. The likelier one comes first."""
+
+ROW_PAIR: Final = 8
+"""How far two rows lie apart whose BF16 scales share a 32-bit word: both are rows of one thread in
+a matrix instruction's result."""
+
 
 def planes(bits: int) -> int:
     """Values in a word."""

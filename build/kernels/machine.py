@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from .configs import SHARED_LIMIT
-from .layout import BLOCK_K
+from .layout import BLOCK_K, FP32_SCALES
 
 _INSTRUCTION: Final = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][^;]*?)\s*;")
 _RESOURCES: Final = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
@@ -134,10 +134,11 @@ def product_faults(
         return found
     # A step is block_n rows of weights, always copied 16 bytes at a time, and block_m rows of 128
     # bytes of activations; half a block of those can be less than 16 bytes a thread. Scales, four
-    # bytes an output, are the rest.
+    # bytes an output or two of them, are the rest.
     activations = -(-block_m * 128 // threads)
     wide = -(-block_n * BLOCK_K * constants["BITS"] // (8 * 16 * threads))
-    narrow = -(-block_n // threads) * 4 * max(1, 64 // constants["GROUP"])
+    scales = block_n if constants["SCALE_DIVISOR"] == FP32_SCALES else block_n // 2
+    narrow = -(-scales // threads) * 4 * max(1, 64 // constants["GROUP"])
     if constants["GROUP"] < 64 and activations < 32:
         narrow += activations
     else:

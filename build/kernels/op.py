@@ -24,7 +24,9 @@ from .interpreter import interpreting
 from .layout import GROUPS, ROW
 from .packing import PackedExperts
 
-_WEIGHTS = "Tensor up, Tensor up_scale, Tensor down, Tensor down_scale, int group"
+_WEIGHTS = (
+    "Tensor up, Tensor up_scale, Tensor down, Tensor down_scale, int group, int scale_divisor"
+)
 _INTERPRETED_SM = 80
 
 
@@ -62,7 +64,7 @@ def moe(
             f"{hidden.shape[0]} tokens"
         )
     result: Tensor = torch.ops.nemo_deploy.packed_moe(
-        hidden, expert_ids, expert_weights, *_tensors(experts), experts.group, first_expert
+        hidden, expert_ids, expert_weights, *_weights_of(experts), first_expert
     )
     return result
 
@@ -107,7 +109,7 @@ def routed_moe(
     if len(logits) != len(hidden):
         raise ValueError(f"logits are of {len(logits)} tokens and hidden of {len(hidden)}")
     result: Tensor = torch.ops.nemo_deploy.packed_routed_moe(
-        hidden, logits, router.bias, router.scaling, *_tensors(experts), experts.group,
+        hidden, logits, router.bias, router.scaling, *_weights_of(experts),
         router.top_k, first_expert,
     )  # fmt: skip
     return result
@@ -121,7 +123,7 @@ def shared(hidden: Tensor, experts: PackedExperts) -> Tensor:
     _check_hidden(hidden, experts)
     if experts.count != 1:
         raise ValueError(f"the shared expert is one, and {experts.count} were packed")
-    result: Tensor = torch.ops.nemo_deploy.packed_shared(hidden, *_tensors(experts), experts.group)
+    result: Tensor = torch.ops.nemo_deploy.packed_shared(hidden, *_weights_of(experts))
     return result
 
 
@@ -160,6 +162,11 @@ def _tensors(experts: PackedExperts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return experts.up, experts.up_scale, experts.down, experts.down_scale
 
 
+def _weights_of(experts: PackedExperts) -> tuple[Tensor, Tensor, Tensor, Tensor, int, int]:
+    """What an op's schema calls `_WEIGHTS`."""
+    return *_tensors(experts), experts.group, experts.scale_divisor
+
+
 @custom_op(
     "nemo_deploy::packed_moe",
     mutates_args=(),
@@ -175,9 +182,10 @@ def _moe(
     down: Tensor,
     down_scale: Tensor,
     group: int,
+    scale_divisor: int,
     first_expert: int,
 ) -> Tensor:
-    experts = _packed(up, up_scale, down, down_scale, hidden.shape[1], group)
+    experts = _packed(up, up_scale, down, down_scale, hidden.shape[1], group, scale_divisor)
     if _use_reference(hidden):
         return reference.reference_moe(hidden, expert_ids, expert_weights, experts, first_expert)
     return routed_kernels(hidden, expert_ids, expert_weights, experts, first_expert)
@@ -199,10 +207,11 @@ def _routed_moe(
     down: Tensor,
     down_scale: Tensor,
     group: int,
+    scale_divisor: int,
     top_k: int,
     first_expert: int,
 ) -> Tensor:
-    experts = _packed(up, up_scale, down, down_scale, hidden.shape[1], group)
+    experts = _packed(up, up_scale, down, down_scale, hidden.shape[1], group, scale_divisor)
     if _use_reference(hidden):
         ids, weights = reference.reference_route(logits, bias, scaling, top_k)
         return reference.reference_moe(hidden, ids, weights, experts, first_expert)
@@ -215,9 +224,15 @@ def _routed_moe(
     schema=f"(Tensor hidden, {_WEIGHTS}) -> Tensor",
 )
 def _shared(
-    hidden: Tensor, up: Tensor, up_scale: Tensor, down: Tensor, down_scale: Tensor, group: int
+    hidden: Tensor,
+    up: Tensor,
+    up_scale: Tensor,
+    down: Tensor,
+    down_scale: Tensor,
+    group: int,
+    scale_divisor: int,
 ) -> Tensor:
-    experts = _packed(up, up_scale, down, down_scale, hidden.shape[1], group)
+    experts = _packed(up, up_scale, down, down_scale, hidden.shape[1], group, scale_divisor)
     if _use_reference(hidden):
         return reference.reference_shared(hidden, experts)
     return shared_kernels(hidden, experts)
@@ -297,17 +312,30 @@ def shared_kernels(hidden: Tensor, experts: PackedExperts, tile: Tile | None = N
 
 
 def _packed(
-    up: Tensor, up_scale: Tensor, down: Tensor, down_scale: Tensor, hidden: int, group: int
+    up: Tensor,
+    up_scale: Tensor,
+    down: Tensor,
+    down_scale: Tensor,
+    hidden: int,
+    group: int,
+    scale_divisor: int,
 ) -> PackedExperts:
     """The record again from an op's arguments."""
     if group not in (*GROUPS, ROW):
         raise ValueError(f"group size {group} is none of {GROUPS}, nor {ROW} for whole rows")
-    return PackedExperts(up, up_scale, down, down_scale, hidden, up.shape[2], group)
+    return PackedExperts(up, up_scale, down, down_scale, hidden, up.shape[2], group, scale_divisor)
 
 
 def _shape(experts: PackedExperts, top_k: int, routes: int = 0) -> steps.Shape:
     return steps.Shape(
-        experts.hidden, experts.width, experts.count, top_k, experts.group, experts.bits, routes
+        experts.hidden,
+        experts.width,
+        experts.count,
+        top_k,
+        experts.group,
+        experts.bits,
+        routes,
+        experts.scale_divisor,
     )
 
 

@@ -44,7 +44,8 @@ def reference_shared(hidden: Tensor, experts: PackedExperts) -> Tensor:
 
 def _expert(rows: Tensor, experts: PackedExperts, expert: int) -> Tensor:
     """down(relu2(up(rows))) of one expert, float32."""
-    up = decode(experts.up[expert], experts.up_scale[expert], experts.hidden, experts.group)
+    group, divisor = experts.group, experts.scale_divisor
+    up = decode(experts.up[expert], experts.up_scale[expert], experts.hidden, group, divisor)
     inner = torch.relu(rows @ up.t()).square()
-    down = decode(experts.down[expert], experts.down_scale[expert], experts.width, experts.group)
+    down = decode(experts.down[expert], experts.down_scale[expert], experts.width, group, divisor)
     return inner @ down.t()

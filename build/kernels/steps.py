@@ -14,7 +14,7 @@ from math import prod
 from typing import Final
 
 from .configs import Tile, tile_for, tile_for_dense, tile_for_pairs
-from .layout import BLOCK_K, ROW
+from .layout import BLOCK_K, FP32_SCALES, ROW
 
 PAIRS: Final = 0
 SORTED: Final = 1
@@ -25,10 +25,12 @@ ACTIVATION: Final = "activation"
 
 _OPERAND_TYPES: Final[Mapping[str, str]] = {
     "hidden": ACTIVATION, "out": ACTIVATION, "inner": ACTIVATION,
-    "up": "i16", "down": "i16", "up_scale": "fp32", "down_scale": "fp32",
+    "up": "i16", "down": "i16",
     "expert_ids": "i32", "expert_weights": "fp32",
     "logits": "fp32", "bias": "fp32", "scaling": "fp32",
 }  # fmt: skip
+
+_SCALES: Final = ("up_scale", "down_scale")
 
 _PAIRS_SHARE: Final = 0.2
 """Unsorted while at most this part of the weights is expected to be read twice: on an H200 that was
@@ -56,7 +58,7 @@ class Shape:
     whole rows), and bits of a weight.
 
     `routes`: how many experts all ranks' together are, where the router's choice is made here; 0
-    where choices are given.
+    where choices are given. `scale_divisor`: what scales are BF16 numbers over; 0 for FP32 scales.
     """
 
     hidden: int
@@ -66,6 +68,12 @@ class Shape:
     group: int
     bits: int = 4
     routes: int = 0
+    scale_divisor: int = FP32_SCALES
+
+    @property
+    def scale_type(self) -> str:
+        """The dtype of the tensors that hold scales: BF16 numbers lie two in a word."""
+        return "fp32" if self.scale_divisor == FP32_SCALES else "i32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +112,12 @@ class Steps:
     steps: tuple[Step, ...]
     buffers: Mapping[str, Buffer]
     tile: Tile
+    scale_type: str = "fp32"
 
     def type_of(self, operand: str) -> str:
         """The dtype of a tensor operand."""
+        if operand in _SCALES:
+            return self.scale_type
         buffer = self.buffers.get(operand)
         return buffer.dtype if buffer else _OPERAND_TYPES[operand]
 
@@ -170,7 +181,7 @@ def routed(shape: Shape, tokens: int, sm: int, tile: Tile | None = None) -> Step
     up = _product("up", shape, tile, mode, blocks, pairs, lists, ("hidden", "inner"))
     down = _product("down", shape, tile, mode, blocks, pairs, lists, ("inner", "partial"))
     chain = (*ordering, up, down, _combine(shape, tokens))
-    return Steps(_overlapping(chain, sm), buffers, tile)
+    return Steps(_overlapping(chain, sm), buffers, tile, shape.scale_type)
 
 
 @lru_cache(maxsize=1024)
@@ -182,7 +193,7 @@ def shared(shape: Shape, tokens: int, sm: int, tile: Tile | None = None) -> Step
     lists = ("inner", "inner")  # not read
     up = _product("up", shape, tile, DENSE, blocks, tokens, lists, ("hidden", "inner"))
     down = _product("down", shape, tile, DENSE, blocks, tokens, lists, ("inner", "out"))
-    return Steps(_overlapping((up, down), sm), buffers, tile)
+    return Steps(_overlapping((up, down), sm), buffers, tile, shape.scale_type)
 
 
 def _overlapping(chain: tuple[Step, ...], sm: int) -> tuple[Step, ...]:
@@ -303,6 +314,7 @@ def _product(
         ),
         (
             ("N", n), ("K", k), ("BITS", shape.bits), ("GROUP", group),
+            ("SCALE_DIVISOR", shape.scale_divisor),
             ("DIVISOR", shape.top_k if up and mode != DENSE else 1),
             ("RELU2", int(up)), ("MODE", mode), ("BLOCK_M", tile.block_m),
             ("BLOCK_N", tile.block_n), ("SLICES", tile.slices), ("STAGES", stages),

@@ -55,19 +55,35 @@ class PackedModule(nn.Module, ABC):
     down_scale: Tensor
 
     def __init__(
-        self, name: str, count: int, hidden: int, width: int, group: int, bits: int
+        self,
+        name: str,
+        count: int,
+        hidden: int,
+        width: int,
+        group: int,
+        bits: int,
+        scale_divisor: int,
     ) -> None:
         super().__init__()
         self.name, self.hidden, self.width = name, hidden, width
-        self.group, self.bits, self.loaded = group, bits, False
-        for key, (shape, dtype) in kernels.shapes(count, hidden, width, group, bits).items():
+        self.group, self.bits, self.scale_divisor = group, bits, scale_divisor
+        self.loaded = False
+        shapes = kernels.shapes(count, hidden, width, group, bits, scale_divisor)
+        for key, (shape, dtype) in shapes.items():
             setattr(self, key, nn.Parameter(torch.empty(shape, dtype=dtype), requires_grad=False))
 
     @property
     def packed(self) -> kernels.PackedExperts:
         """The parameters as the kernels take them."""
         return kernels.PackedExperts(
-            self.up, self.up_scale, self.down, self.down_scale, self.hidden, self.width, self.group
+            self.up,
+            self.up_scale,
+            self.down,
+            self.down_scale,
+            self.hidden,
+            self.width,
+            self.group,
+            self.scale_divisor,
         )
 
     @abstractmethod
@@ -103,7 +119,7 @@ class PackedModule(nn.Module, ABC):
             )
         }  # fmt: skip
         try:
-            packed = kernels.pack(**stored)
+            packed = kernels.pack(**stored, scale_divisor=self.scale_divisor)
         except kernels.PackError as error:
             raise WeightError(f"{self.name}: expert {place}: {error}") from None
         wanted = (self.bits, self.hidden, self.width, self.group)
@@ -143,6 +159,7 @@ class RoutedExperts(PackedModule):
         width: int,
         group: int,
         bits: int,
+        scale_divisor: int,
         top_k: int,
         rank: int,
         ranks: int,
@@ -150,7 +167,7 @@ class RoutedExperts(PackedModule):
     ) -> None:
         own = experts_of(experts, rank, ranks)
         name = f"model.layers.{layer}.mixer.experts"
-        super().__init__(name, len(own), hidden, width, group, bits)
+        super().__init__(name, len(own), hidden, width, group, bits, scale_divisor)
         self.routing, self.own, self.top_k, self.whole = routing, own, top_k, experts
         self.router: kernels.Router | None = None
 
@@ -222,13 +239,14 @@ class SharedExpert(PackedModule):
         width: int,
         group: int,
         bits: int,
+        scale_divisor: int,
         rank: int,
         ranks: int,
         layer: int,
     ) -> None:
         own = columns_of(width, group, rank, ranks)
         name = f"model.layers.{layer}.mixer.shared_experts"
-        super().__init__(name, 1, hidden, len(own), group, bits)
+        super().__init__(name, 1, hidden, len(own), group, bits, scale_divisor)
         self.own, self.whole = own, width
 
     def load_weights(self, weights: Sequence[Weights]) -> None:

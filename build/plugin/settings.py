@@ -25,10 +25,12 @@ class SettingsError(ImportError):
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Layers whose routed and whose shared experts are quantized, the bits of a weight (4 or 8),
-    the group size along the input (0: whole rows), and how many routed experts a token takes."""
+    the group size along the input (0: whole rows), what all scales are BF16 numbers over (0: they
+    are FP32), and how many routed experts a token takes."""
 
     bits: int
     group_size: int
+    scale_divisor: int
     top_k: int
     routed_layers: tuple[int, ...]
     shared_layers: tuple[int, ...]
@@ -46,6 +48,7 @@ def read(package: Path) -> Settings:
         return Settings(
             int(found["bits"]),
             int(found["group_size"]),
+            int(found["scale_divisor"]),
             int(found["top_k"]),
             tuple(found["routed_layers"]),
             tuple(found["shared_layers"]),

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from nemotron_deploy.build import kernels
+from nemotron_deploy.build.kernels import layout
+from nemotron_deploy.build.kernels.layout import SCALE_DIVISORS
 from nemotron_deploy.runtime import formats
+
+DIVISORS = [(bits, divisor) for bits in layout.BITS for divisor in (0, *SCALE_DIVISORS[bits])]
+"""Bits of a weight, and what scales are BF16 numbers over; 0 for FP32 scales."""
 
 BOUND = 0.01
 """Largest relative error: |out - reference| / |reference|."""
@@ -16,17 +21,28 @@ BOUND = 0.01
 Stored = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def stored(count: int, hidden: int, width: int, group: int, seed: int = 0, bits: int = 4) -> Stored:
+def stored(
+    count: int,
+    hidden: int,
+    width: int,
+    group: int,
+    seed: int = 0,
+    bits: int = 4,
+    scale_divisor: int = 0,
+) -> Stored:
     """Random stored weights: every byte value occurs, so every pair of nibbles does. INT8's scales
-    are smaller, so that values stay in the same range."""
+    are smaller, so that values stay in the same range. With `scale_divisor`, scales are BF16
+    numbers over it."""
     source = torch.Generator().manual_seed(seed)
 
     def matrix(rows: int, columns: int) -> tuple[Tensor, Tensor]:
         size = (count, rows * bits // 8, columns)
         packed = torch.randint(0, 256, size, dtype=torch.uint8, generator=source)
         places = (count, rows, columns // group) if group else (count, rows)
-        scale = torch.rand(places, generator=source) / 8 + 0.01
-        return (packed, scale) if bits == 4 else (packed.view(torch.int8), scale / 16)
+        scale = (torch.rand(places, generator=source) / 8 + 0.01) / (1 if bits == 4 else 16)
+        if scale_divisor:
+            scale = (scale * scale_divisor).bfloat16().float() / scale_divisor
+        return packed if bits == 4 else packed.view(torch.int8), scale
 
     return (*matrix(width, hidden), *matrix(hidden, width))
 
@@ -40,9 +56,16 @@ class Layer:
 
     @classmethod
     def random(
-        cls, count: int, hidden: int, width: int, group: int, seed: int = 0, bits: int = 4
+        cls,
+        count: int,
+        hidden: int,
+        width: int,
+        group: int,
+        seed: int = 0,
+        bits: int = 4,
+        scale_divisor: int = 0,
     ) -> Layer:
-        weights = stored(count, hidden, width, group, seed, bits)
+        weights = stored(count, hidden, width, group, seed, bits, scale_divisor)
         return cls(weights, kernels.pack(*weights))
 
     def expected(self, hidden: Tensor, ids: Tensor, weights: Tensor, first: int = 0) -> Tensor:

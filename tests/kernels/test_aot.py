@@ -17,19 +17,20 @@ import pytest
 
 from nemotron_deploy.build.kernels import aot, configs, machine, steps, store
 
-NANO = steps.Shape(hidden=2688, width=1856, experts=128, top_k=6, group=64, routes=128)
-SHARED = steps.Shape(hidden=2688, width=3712, experts=1, top_k=1, group=64)
+NANO = steps.Shape(2688, 1856, 128, top_k=6, group=64, routes=128, scale_divisor=7)
+SHARED = steps.Shape(2688, 3712, 1, top_k=1, group=64, scale_divisor=7)
+FP32_SCALES = replace(NANO, routes=0, scale_divisor=0)
 
 SMALL = steps.Shape(1056, 800, 5, 2, 32)
-HALVES = steps.Shape(2688, 1856, 128, 6, 32)
+HALVES = steps.Shape(2688, 1856, 128, 6, 32, scale_divisor=7)
 WIDE = steps.Shape(1024, 1280, 512, 22, 128, routes=512)
 """As many experts as Super has."""
 
 WIDE_SHARED = steps.Shape(1024, 2560, 1, 1, 128)
 TINY = steps.Shape(128, 192, 12, 2, 64)
 
-NANO_INT8 = replace(NANO, bits=8)
-NANO_INT8_ROWS = replace(NANO, bits=8, group=0)
+NANO_INT8 = replace(NANO, bits=8, scale_divisor=127)
+NANO_INT8_ROWS = replace(NANO, bits=8, group=0, scale_divisor=0)
 
 WORKERS = 2
 
@@ -42,6 +43,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("TRITON_CACHE_DIR", str(folder / "cache"))
         for sm in (80, 90):
             aot.build(folder / str(sm), NANO, sm, workers=WORKERS)
+            aot.build(folder / f"fp32-scales-{sm}", FP32_SCALES, sm, workers=WORKERS)
         for sm in (86, 89):  # the tiles of 80: one decode size shows that their target is accepted
             aot.build(folder / str(sm), NANO, sm, most_tokens=2, workers=WORKERS)
         few: Any = {"workers": WORKERS, "most_tokens": 2}
@@ -50,7 +52,9 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
             aot.build(folder / f"int8-{sm}", NANO_INT8, sm, workers=WORKERS)
         for sm in (86, 89):
             aot.build(folder / f"int8-{sm}", NANO_INT8, sm, **few)
-        aot.build(folder / "int8-halves", replace(HALVES, bits=8), 80, workers=WORKERS)
+        aot.build(
+            folder / "int8-halves", replace(HALVES, bits=8, scale_divisor=127), 80, workers=WORKERS
+        )
         aot.build(folder / "int8-rows", NANO_INT8_ROWS, 80, workers=WORKERS)
         aot.build(folder / "small", SMALL, 90, dtypes=("fp16",), **few)
         aot.build(folder / "wide", WIDE, 90, shared_shapes=[WIDE_SHARED], workers=WORKERS)
@@ -93,7 +97,7 @@ def test_matrix_instructions_are_the_chosen_ones(stores: Path, name: str) -> Non
 
 @pytest.mark.parametrize(
     "store",
-    ["80", "86", "89", "90", "halves", "small", "wide",
+    ["80", "86", "89", "90", "fp32-scales-80", "fp32-scales-90", "halves", "small", "wide",
      "int8-80", "int8-86", "int8-89", "int8-90", "int8-halves", "int8-rows"],
 )  # fmt: skip
 def test_weights_come_sixteen_bytes_at_a_time(stores: Path, store: str) -> None:
@@ -190,7 +194,10 @@ GOOD = machine.Machine(
     loads={16: 3, 4: 1},
     matrix=("mma",),
 )
-TILE = {"BLOCK_M": 8, "BLOCK_N": 64, "SLICES": 1, "UNROLL": 1, "BITS": 4, "GROUP": 64, "K": 2688}
+TILE = {
+    "BLOCK_M": 8, "BLOCK_N": 64, "SLICES": 1, "UNROLL": 1, "BITS": 4, "GROUP": 64, "K": 2688,
+    "SCALE_DIVISOR": 7,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,14 @@ from nemotron_deploy.build.kernels.configs import (
     tile_for_dense,
     tile_for_pairs,
 )
-from nemotron_deploy.tests.kernels.layers import BOUND, Layer, activations, relative_error
+from nemotron_deploy.tests.kernels.layers import (
+    BOUND,
+    DIVISORS,
+    Layer,
+    activations,
+    relative_error,
+    stored,
+)
 
 TILES_TRIED = (
     None,
@@ -41,7 +48,7 @@ def problems(draw: st.DrawFn) -> tuple[Layer, Tensor, Tensor, Tensor, int, Tile 
         unit * draw(st.integers(1, most)),
         group,
         draw(st.integers(0, 1 << 20)),
-        draw(st.sampled_from(layout.BITS)),
+        *draw(st.sampled_from(DIVISORS)),
     )
     first = draw(st.sampled_from((0, 0, 3)))
     tokens, top_k = draw(st.integers(0, 24)), draw(st.integers(1, 4))
@@ -74,7 +81,8 @@ def test_the_shared_expert_agrees_with_float64(
 ) -> None:
     layer, hidden, _, _, _, tile = problem
     same = layer.experts
-    one = Layer.random(1, same.hidden, same.width, same.group, bits=same.bits)
+    sizes = (1, same.hidden, same.width, same.group)
+    one = Layer.random(*sizes, bits=same.bits, scale_divisor=same.scale_divisor)
     everybody = torch.zeros(len(hidden), 1, dtype=torch.int32)
     out = op.shared_kernels(hidden, one.experts, tile)
     expected = one.expected(hidden, everybody, torch.ones(len(hidden), 1))
@@ -82,10 +90,10 @@ def test_the_shared_expert_agrees_with_float64(
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 15, 16, 17])
-@pytest.mark.parametrize("bits", layout.BITS)
-def test_every_row_at_a_blocks_edge_is_right(rows: int, bits: int) -> None:
+@pytest.mark.parametrize(("bits", "divisor"), [(4, 7), (8, 127)])
+def test_every_row_at_a_blocks_edge_is_right(rows: int, bits: int, divisor: int) -> None:
     """Row by row: one wrong row of many would hide in a norm over all."""
-    layer = Layer.random(3, 64, 64, 64, bits=bits)
+    layer = Layer.random(3, 64, 64, 64, bits=bits, scale_divisor=divisor)
     hidden = activations(rows, 64)
     ids = torch.ones(rows, 1, dtype=torch.int32)
     ids[rows // 2] = 2
@@ -96,8 +104,10 @@ def test_every_row_at_a_blocks_edge_is_right(rows: int, bits: int) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 4])
-@pytest.mark.parametrize(("bits", "group"), [(4, 64), (8, 64), (8, layout.ROW)])
-def test_nanos_widths(tokens: int, bits: int, group: int) -> None:
+@pytest.mark.parametrize(
+    ("bits", "group", "divisor"), [(4, 64, 0), (4, 64, 7), (8, 64, 127), (8, layout.ROW, 0)]
+)
+def test_nanos_widths(tokens: int, bits: int, group: int, divisor: int) -> None:
     """2688 wide, 128 experts of 1856, 6 a token. Memory of experts nobody chooses stays unset."""
     experts, hidden_size, width = 128, 2688, 1856
     source = torch.Generator().manual_seed(tokens)
@@ -106,20 +116,25 @@ def test_nanos_widths(tokens: int, bits: int, group: int) -> None:
         [chosen[torch.randperm(8, generator=source)[:6]] for _ in range(tokens)]
     ).int()
     tensors: dict[str, torch.Tensor] = {}
-    for name, (size, dtype) in packing.shapes(experts, hidden_size, width, group, bits).items():
+    shapes = packing.shapes(experts, hidden_size, width, group, bits, divisor)
+    for name, (size, dtype) in shapes.items():
         tensors[name] = torch.empty(size, dtype=dtype)
+        scales = tensors[name].view(torch.bfloat16) if dtype is torch.int32 else tensors[name]
+        largest = max(divisor, 1) * 0.16 / 2**bits
         for expert in torch.unique(ids):
             if dtype is torch.int16:
                 tensors[name][expert].random_(-(1 << 15), (1 << 15) - 1, generator=source)
             else:
-                tensors[name][expert].uniform_(0.016 / 2**bits, 0.16 / 2**bits, generator=source)
-    packed = packing.PackedExperts(**tensors, hidden=hidden_size, width=width, group=group)
+                scales[expert].uniform_(largest / 10, largest, generator=source)
+    packed = packing.PackedExperts(
+        **tensors, hidden=hidden_size, width=width, group=group, scale_divisor=divisor
+    )
     hidden, weights = activations(tokens, hidden_size), torch.rand(tokens, 6, generator=source)
 
     expected = torch.zeros(tokens, hidden_size, dtype=torch.float64)
     for expert in torch.unique(ids):
-        up = packing.decode(packed.up[expert], packed.up_scale[expert], hidden_size, group)
-        down = packing.decode(packed.down[expert], packed.down_scale[expert], width, group)
+        up = packing.decode(packed.up[expert], packed.up_scale[expert], hidden_size, group, divisor)
+        down = packing.decode(packed.down[expert], packed.down_scale[expert], width, group, divisor)
         part = (hidden.double() @ up.double().T).relu().square() @ down.double().T
         expected += part * (weights * (ids == expert)).sum(1, keepdim=True).double()
     wide = Tile(8, 1024, 4, 2)  # the arithmetic of every tile, in steps the interpreter can afford
@@ -132,9 +147,9 @@ SHIPPED |= {tile_for_pairs(pairs) for pairs in (1, 12, 13, 48)} | {tile_for_dens
 
 
 @pytest.mark.parametrize("tile", sorted(SHIPPED, key=str))
-@pytest.mark.parametrize("bits", layout.BITS)
-def test_every_shipped_tile(tile: Tile, bits: int) -> None:
-    layer = Layer.random(3, 128, 192, 64, bits=bits)
+@pytest.mark.parametrize(("bits", "divisor"), [(4, 7), (8, 127)])
+def test_every_shipped_tile(tile: Tile, bits: int, divisor: int) -> None:
+    layer = Layer.random(3, 128, 192, 64, bits=bits, scale_divisor=divisor)
     hidden = activations(11, 128)
     ids = torch.tensor([[0, 2], [2, 0], [-1, 2], *[[0, 2]] * 8], dtype=torch.int32)
     weights = torch.rand(11, 2)
@@ -200,13 +215,34 @@ def test_a_nan_stays_one_and_stays_in_its_token(tokens: int) -> None:
     assert out[~sick].isfinite().all()
 
 
-def test_a_scale_that_became_nan_shows() -> None:
-    layer = Layer.random(2, 64, 64, 64)
-    layer.experts.up_scale[1, 0, 7] = float("nan")
+@pytest.mark.parametrize("divisor", [0, 7])
+def test_a_scale_that_became_nan_shows(divisor: int) -> None:
+    layer = Layer.random(2, 64, 64, 64, scale_divisor=divisor)
+    scales = layer.experts.up_scale
+    if divisor:
+        scales = scales.view(torch.bfloat16)
+    scales[1, 0, 7] = float("nan")
     ids = torch.tensor([[0], [1]], dtype=torch.int32)
     out = op.routed_kernels(activations(2, 64), ids, torch.ones(2, 1), layer.experts)
     assert out[0].isfinite().all()
     assert out[1].isnan().all()
+
+
+@pytest.mark.parametrize("tokens", [1, 9])
+def test_scales_of_neighbouring_rows_are_not_mixed_up(tokens: int) -> None:
+    """Rows that share a word have scales that differ a millionfold, in the layer's every place."""
+    up, _, down, _ = stored(2, 128, 96, 32, scale_divisor=7)
+    rising = (2.0 ** (torch.arange(2 * 96 * 4) * 11 % 20)).view(2, 96, 4)
+    falling = (2.0 ** (-(torch.arange(2 * 128 * 3) * 7 % 20))).view(2, 128, 3)
+    weights = (up, rising / 2**20 / 7, down, falling / 7)
+    layer = Layer(weights, packing.pack(*weights))
+    assert layer.experts.scale_divisor == 7
+    ids = torch.ones(tokens, 1, dtype=torch.int32)
+    hidden, whole = activations(tokens, 128), torch.ones(tokens, 1)
+    out = op.routed_kernels(hidden, ids, whole, layer.experts)
+    expected = layer.expected(hidden, ids, whole)
+    for column in range(128):  # a norm over all would see the largest alone
+        assert relative_error(out[:, column], expected[:, column]) < 3 * BOUND
 
 
 def test_the_same_input_gives_the_same_bits_in_any_company() -> None:

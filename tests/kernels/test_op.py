@@ -60,18 +60,19 @@ def test_opcheck(tokens: int, compiled_mode: None) -> None:
     layer, hidden, ids, weights = problem(max(tokens, 1))
     packed = layer.experts
     tensors = (packed.up, packed.up_scale, packed.down, packed.down_scale)
+    scales = packed.group, packed.scale_divisor
     opcheck(
         torch.ops.nemo_deploy.packed_moe,
-        (hidden[:tokens], ids[:tokens], weights[:tokens], *tensors, packed.group, 0),
+        (hidden[:tokens], ids[:tokens], weights[:tokens], *tensors, *scales, 0),
     )
     router = (torch.rand(max(tokens, 1), 6)[:tokens], torch.rand(6), torch.ones(1))
     opcheck(
         torch.ops.nemo_deploy.packed_routed_moe,
-        (hidden[:tokens], *router, *tensors, packed.group, 2, 1),
+        (hidden[:tokens], *router, *tensors, *scales, 2, 1),
     )
     opcheck(
         torch.ops.nemo_deploy.packed_shared,
-        (hidden[:tokens], *(tensor[:1] for tensor in tensors), packed.group),
+        (hidden[:tokens], *(tensor[:1] for tensor in tensors), *scales),
     )
 
 

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from nemotron_deploy.build.engines.tensorrt_llm.experts import emit_plugin
+from nemotron_deploy.build.engines.tensorrt_llm.experts import emit_plugin, scale_divisor
 from nemotron_deploy.build.plugin import experts, seam, settings, sharding
 from nemotron_deploy.build.plugin.view import checkpoint_view
 from nemotron_deploy.model import catalog
@@ -45,16 +45,16 @@ def checkpoint(int4_tiny: Path) -> Path:
     return int4_tiny
 
 
-def emitted(folder: Path, recipe: Recipe) -> Path:
-    """The plugin for `tiny` in that format, in the engine directory `folder`."""
+def emitted(folder: Path, recipe: Recipe, checkpoint: Path) -> Path:
+    """The plugin for `tiny` as `checkpoint` holds it, in the engine directory `folder`."""
     config = json.loads((catalog.TINY / "config.json").read_text())
-    emit_plugin(folder, read_model(config, "tiny"), recipe)
+    emit_plugin(folder, read_model(config, "tiny"), recipe, scale_divisor(checkpoint, recipe))
     return folder
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return emitted(tmp_path_factory.mktemp("engine"), CONSERVATIVE["int4"])
+def engine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return emitted(tmp_path_factory.mktemp("engine"), CONSERVATIVE["int4"], checkpoint)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     model, _ = load_model(checkpoint)
     with torch.inference_mode():
         logits: torch.Tensor = model.float()(torch.tensor([PROMPT])).logits[0]
-    engine = emitted(tmp_path_factory.mktemp("engine"), recipe)
+    engine = emitted(tmp_path_factory.mktemp("engine"), recipe, checkpoint)
     return Case(engine, checkpoint, logits)
 
 
@@ -134,8 +134,8 @@ class Nowhere:
 
 def test_weights_of_another_format_are_refused() -> None:
     layer = experts.RoutedExperts(
-        routing=Nowhere(), experts=2, hidden=128, width=64, group=64, bits=4, top_k=1,
-        rank=0, ranks=1, layer=3,
+        routing=Nowhere(), experts=2, hidden=128, width=64, group=64, bits=4, scale_divisor=0,
+        top_k=1, rank=0, ranks=1, layer=3,
     )  # fmt: skip
     weights = {
         f"{expert}.{name}.{suffix}": tensor
@@ -348,8 +348,9 @@ def test_a_wrong_scale_in_the_checkpoint_keeps_it_from_going_ready(
     shutil.copytree(bundle, broken)
     shard = broken / "checkpoint" / "model.safetensors"
     tensors = load_file(shard)
-    scales = {name: t * 1.02 for name, t in tensors.items() if name.endswith("weight_scale")}
-    save_file(tensors | scales, shard)
+    scales = {name: t for name, t in tensors.items() if name.endswith("weight_scale")}
+    wrong = {name: (t * 7 * 1.02).bfloat16().float() / 7 for name, t in scales.items()}
+    save_file(tensors | wrong, shard)
     found = through(broken / "engine", broken / "checkpoint", "prove", dtype="bfloat16")
     assert not found["ok"]
     assert any(fault.startswith("gain +") for fault in found["faults"])

@@ -93,7 +93,7 @@ class Loaded:
             told(module.check, True, self.dtype) for module in (layer.experts, layer.shared_experts)
         ]
         decode = reference.decode
-        reference.decode = lambda words, scale, *rest: decode(words, scale * float(argument), *rest)
+        reference.decode = lambda *given: decode(*given) * float(argument)
         found += [
             told(module.check, False, self.dtype)
             for module in (layer.experts, layer.shared_experts)

@@ -158,6 +158,7 @@ class TensorRtLlm:
         plan: Plan,
         model: Model,
         recipe: Recipe,
+        checkpoint: Path,
         on_compiled: OnCompiled | None = None,
     ) -> None:
         """Write the arguments and, for INT4 and INT8, the plugin and its compiled kernels."""
@@ -165,9 +166,10 @@ class TensorRtLlm:
         if plan.engine.plugin:
             from ....runtime.startup_check import cache_directory
 
-            experts.emit_plugin(target, model, recipe)
+            divisor = experts.scale_divisor(checkpoint, recipe)
+            experts.emit_plugin(target, model, recipe, divisor)
             cache = cache_directory() / "kernels"
-            experts.emit_kernels(target, plan, model, recipe, cache, on_compiled)
+            experts.emit_kernels(target, plan, model, recipe, divisor, cache, on_compiled)
             driver = experts.lowest_driver(target, plan.sm)
         directory.emit(target, plan, driver)
 

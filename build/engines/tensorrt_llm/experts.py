@@ -14,7 +14,8 @@ from ....core.errors import BadInputError, CheckFailedError
 from ....core.extras import require
 from ....core.source_digest import source_digest
 from ....model.architecture import Model, Moe
-from ....model.recipe import Recipe
+from ....model.checkpoint import Checkpoint
+from ....model.recipe import EXPERT_ROLES, Recipe
 from ....model.spec import Plan
 from ....model.weight_format import WeightFormat
 from ...kernels import configs
@@ -80,7 +81,25 @@ def require_compiler() -> None:
     require("triton", "torch", purpose="compiling the experts' kernels")
 
 
-def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
+def scale_divisor(checkpoint: Path, recipe: Recipe) -> int:
+    """What all scales of the experts in a quantized checkpoint are BF16 numbers over: kernels then
+    read two bytes a scale, and compute with the same scales. 0 where that would change one."""
+    import torch
+
+    from ...kernels import packing
+
+    opened = Checkpoint.open(checkpoint)
+    scales = (
+        torch.frombuffer(opened.read(f"{name}_scale"), dtype=torch.float32)
+        for group in opened.model.tensors()
+        if group.role in EXPERT_ROLES
+        for name in group.names()
+        if f"{name}_scale" in opened.tensors
+    )
+    return packing.scale_divisor_of(_format(recipe).integer_bits, scales)
+
+
+def emit_plugin(engine: Path, model: Model, recipe: Recipe, scale_divisor: int) -> None:
     """Copy the plugin and the kernels' sources into `engine`, as one importable package."""
     for name, content in plugin_code():
         target = engine / name
@@ -90,9 +109,9 @@ def emit_plugin(engine: Path, model: Model, recipe: Recipe) -> None:
     layers = tuple(index for index, letter in enumerate(model.pattern) if letter == "E")
     shared = layers if moe.num_shared else ()
     kind = _format(recipe)
-    settings.Settings(kind.integer_bits, kind.group_size, moe.top_k, layers, shared).write(
-        engine / PLUGIN / settings.PACKAGE
-    )
+    settings.Settings(
+        kind.integer_bits, kind.group_size, scale_divisor, moe.top_k, layers, shared
+    ).write(engine / PLUGIN / settings.PACKAGE)
 
 
 def emit_kernels(
@@ -100,6 +119,7 @@ def emit_kernels(
     plan: Plan,
     model: Model,
     recipe: Recipe,
+    scale_divisor: int,
     cache: Path,
     on_compiled: OnCompiled | None = None,
 ) -> None:
@@ -111,13 +131,25 @@ def emit_kernels(
     moe = _experts(model)
     experts = len(experts_of(moe.num_experts, 0, plan.gpus))
     group, bits = _format(recipe).group_size, _format(recipe).integer_bits
-    routed = Shape(moe.latent, moe.width, experts, moe.top_k, group, bits, routes=moe.num_experts)
+    routed = Shape(
+        moe.latent,
+        moe.width,
+        experts,
+        moe.top_k,
+        group,
+        bits,
+        routes=moe.num_experts,
+        scale_divisor=scale_divisor,
+    )
     widths = {
         len(columns_of(moe.shared_width, group, rank, plan.gpus))
         for rank in range(plan.gpus)
         if moe.num_shared
     }
-    shared = [Shape(model.hidden_size, width, 1, 1, group, bits) for width in sorted(widths)]
+    shared = [
+        Shape(model.hidden_size, width, 1, 1, group, bits, scale_divisor=scale_divisor)
+        for width in sorted(widths)
+    ]
     target = engine / KERNELS / f"sm_{plan.sm}"
     sources = source_digest("build/kernels")
     most_tokens = plan.serving.step_tokens

@@ -116,6 +116,7 @@ class StandIn:
         plan: Plan,
         model: Model,
         recipe: Recipe,
+        checkpoint: Path,
         on_compiled: OnCompiled | None = None,
     ) -> None:
         raise NotImplementedError
