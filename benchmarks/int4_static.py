@@ -11,8 +11,9 @@ and drain, plus the slowest of
 - multiplications, padding included, over the datasheet's matrix rate,
 
 the three overlapped. Routing, sorting and the weighted sum take what they took on the H200. A
-launch that may start while the one before it ends costs what reading costs to start and drain. The
-byte limit reads the weights of every expert hit once at the copy's bandwidth. Tokens choose experts
+launch that may start while the one before it ends costs what reading costs to start and drain.
+`equal_stripes_save_at_most` compares an equal share of work for each multiprocessor with the
+fullest one reading at its share of the bandwidth, before anything is added up again. The byte limit reads the weights of every expert hit once at the copy's bandwidth. Tokens choose experts
 evenly.
 `measured` shows what earlier kernels took on an H200 beside the prediction for these. The same
 prediction gave 22.2 us for those at one token (23.0 measured), and 0.58 to 0.97 of the measured
@@ -175,6 +176,10 @@ class Product:
     seconds: float
     limit: float
     bf16: float
+    uneven: float
+    """Where the fullest multiprocessor has to read its bytes with its share of the bandwidth."""
+    even: float
+    """Where all multiprocessors have equally much to do, which stripes of work would give."""
 
 
 def product(gpu_key: str, step: steps.Step, item: aot.Compiled, tokens: int) -> Product:
@@ -190,20 +195,24 @@ def product(gpu_key: str, step: steps.Step, item: aot.Compiled, tokens: int) -> 
     stored = hit * n * k * (constants["BITS"] / 8 + scale_bytes(constants))
     read = stored + pairs * 2 * k
     written = pairs * n * (2 if constants["RELU2"] or item.tile.narrow_partials else 4)
-    turns = math.ceil(k / (layout.BLOCK_K * constants["SLICES"])) / constants["UNROLL"]
+    turns = math.ceil(k / (layout.BLOCK_K * constants["SLICES"] * constants["UNROLL"]))
     start = OVERLAPPED_S if step.overlaps else LAUNCH_S
     instructions = turns * sum(item.machine.loop.values())
     # Programs go to the multiprocessors in turn, and their warps to the schedulers.
-    fullest = math.ceil(programs / processors) * step.warps
+    mean = programs / processors
+    fullest = math.ceil(mean) * step.warps
     resident = min(fullest, resident_programs(item, gpu.sm) * step.warps)
     rate = min(1.0, math.ceil(resident / SCHEDULERS) / LONE_CYCLES)
     issued = math.ceil(fullest / SCHEDULERS) * instructions / (rate * clock)
     multiply = 2 * used * constants["BLOCK_M"] * n * k / gpu.bf16_flops
     plain = (hit * n * k * 2 + pairs * 2 * k + written) / bandwidth
+    moved, share = (read + written) / bandwidth, math.ceil(mean) / mean
     return Product(
-        start + max((read + written) / bandwidth, issued, multiply),
+        start + max(moved, issued, multiply),
         stored / bandwidth,
         start + max(plain, multiply),
+        start + max(moved * share, issued, multiply),
+        start + max(moved, issued / share, multiply),
     )
 
 
@@ -222,6 +231,8 @@ def layer(gpu_key: str, tokens: int, compiled: COMPILED, tile: configs.Tile | No
         sum(part.seconds for part in parts) + others,
         sum(part.limit for part in parts),
         sum(part.bf16 for part in parts),
+        sum(part.uneven for part in parts) + others,
+        sum(part.even for part in parts) + others,
     )
 
 
@@ -241,6 +252,7 @@ def predict(gpu_key: str, tokens: int, compiled: COMPILED) -> dict[str, Any]:
         "int4_us": round(1e6 * found.seconds, 1),
         "bf16_same_blocks_us": round(1e6 * found.bf16, 1),
         "times_byte_limit": round(found.seconds / found.limit, 2),
+        "equal_stripes_save_at_most": round(1 - found.even / found.uneven, 3),
         "tile": f"{chosen.tile.block_m}x{chosen.tile.block_n}",
         "sorted": "slots" in chosen.buffers,
         "other_tiles_us": {name: round(1e6 * seconds, 1) for name, seconds in others.items()},

@@ -6,7 +6,7 @@ file travels in every bundle, where the reference executor decodes with it.
 
 - FP8 E4M3, per tensor: `weight` float8_e4m3fn [N, K]; `weight_scale` f32 [] = amax / 448.
 - INT4, symmetric, groups of g along K: `weight` uint8 [N/2, K], low nibble row 2i and high nibble
-  row 2i+1 in two's complement; `weight_scale` f32 [N, K/g] = the group's amax / 7, where amax is cut to BF16.
+  row 2i+1 in two's complement; `weight_scale` f32 [N, K/g] = the group's amax, cut to BF16, / 7.
 - INT8, symmetric, groups of g along K or whole rows (g = 0, which is what ModelOpt knows):
   `weight` int8 [N, K]; `weight_scale` f32 [N, K/g] or [N] = the group's amax / 127.
 - The same integers packed along K, b bits each: `weight_packed` int32 [N, K*b/32], from the low

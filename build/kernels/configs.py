@@ -14,7 +14,9 @@ from a prediction over both (`benchmarks/int4_static.py` prints it):
   this size does not earn back. With more rows an expert, `wgmma` it is.
 - Larger tiles spread the conversion of a weight over more tokens. They stop where the prediction
   says that filling blocks up costs more multiplications than that saves instructions: at 32 rows
-  with `mma`, at 64 with `wgmma`.
+  with `mma`, at 128 with `wgmma`.
+- With 128 rows a step takes two blocks of K: what a step costs besides is then paid half as often.
+  Three blocks spill registers, and so do two with groups of 32.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Tile:
     """What one program computes: `block_n` outputs of `block_m` rows, and how.
 
     `warps` a program; `slices` blocks of the input width a step, in warps of their own; `stages`
-    steps in flight, less one, `unroll` of them at once where their number allows. `matrix` is the
+    blocks or slices in flight, less one, `unroll` of them a step. `matrix` is the
     instruction family expected in the machine code: `mma` or `wgmma`. Results of `down` are kept in
     FP32 until they are summed over a token's experts, or in the activations' own type where there
     are so many that their bytes would count (`narrow_partials`).
@@ -82,10 +84,17 @@ _AMPERE: Final = (
     (28.0, Tile(32, 128, 4, 4)),
     (inf, Tile(32, 128, 4, 4, narrow_partials=True)),
 )
+_MANY_DENSE: Final = 1024
+"""Rows of one expert from which blocks of the largest tile are enough for all multiprocessors."""
+
+_LARGE: Final = 60.0
+"""Mean number of rows an expert above which a tile has 128."""
+
 _HOPPER: Final = (
     *_DECODE,
     (28.0, Tile(32, 128, 4, 4, "wgmma")),
-    (inf, Tile(64, 128, 4, 4, "wgmma", narrow_partials=True)),
+    (_LARGE, Tile(64, 128, 4, 4, "wgmma", narrow_partials=True)),
+    (inf, Tile(128, 128, 8, 6, "wgmma", unroll=2, narrow_partials=True)),
 )
 
 TILES: Final = {80: _AMPERE, 86: _AMPERE, 89: _AMPERE, 90: _HOPPER}
@@ -96,11 +105,15 @@ def tile_for(sm: int, rows_per_expert: float, group: int) -> Tile:
     """The tile for a mean number of rows an expert; newer architectures use the newest table.
 
     Groups of 32 multiply a block in two halves, each with a scale of its own: 32 rows with `mma`
-    then spill registers, 16 do not.
+    then spill registers, 16 do not; and so do two blocks a step with `wgmma`.
     """
     table = TILES.get(sm) or TILES[max(key for key in TILES if key <= max(sm, min(TILES)))]
     tile = next(tile for limit, tile in table if rows_per_expert <= limit)
-    if ROW < group < BLOCK_K and tile.matrix == "mma" and tile.block_m > _MOST_IN_HALVES.block_m:
+    if not ROW < group < BLOCK_K:
+        return tile
+    if tile.matrix == "wgmma":
+        return replace(tile, unroll=1)
+    if tile.block_m > _MOST_IN_HALVES.block_m:
         return replace(_MOST_IN_HALVES, narrow_partials=tile.narrow_partials)
     return tile
 
@@ -112,4 +125,6 @@ def tile_for_pairs(pairs: int) -> Tile:
 
 def tile_for_dense(sm: int, rows: int, group: int) -> Tile:
     """The tile for so many rows of one expert."""
-    return _FEW_DENSE if rows <= _FEW_DENSE.block_m else tile_for(sm, rows, group)
+    if rows <= _FEW_DENSE.block_m:
+        return _FEW_DENSE
+    return tile_for(sm, rows if rows >= _MANY_DENSE else min(rows, _LARGE), group)

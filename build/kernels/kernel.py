@@ -182,8 +182,9 @@ def grouped(
     halves: tl.constexpr = GROUP < _BLOCK_K
     width: tl.constexpr = _BLOCK_K // 2 if halves else _BLOCK_K
     step_k: tl.constexpr = SLICES * _BLOCK_K
-    # The last step may hold fewer blocks than slices, and the last block may be half filling.
-    even: tl.constexpr = blocks % SLICES == 0
+    steps: tl.constexpr = (blocks + SLICES * UNROLL - 1) // (SLICES * UNROLL) * UNROLL
+    # The last steps may hold fewer blocks than slices, or none; the last block may be half filling.
+    even: tl.constexpr = blocks == steps * SLICES
     whole: tl.constexpr = even & (blocks * _BLOCK_K == K)
 
     if RELU2:  # `up` comes right after what chooses the experts
@@ -230,9 +231,7 @@ def grouped(
         _wait(OVERLAP)
 
     total = tl.zeros((SLICES, BLOCK_N, BLOCK_M), tl.float32)
-    for step in tl.range(
-        0, (blocks + SLICES - 1) // SLICES, num_stages=STAGES, loop_unroll_factor=UNROLL
-    ):
+    for step in tl.range(0, steps, num_stages=STAGES, loop_unroll_factor=UNROLL):
         here = line_n < N
         if not even:
             here = here & (step * SLICES + piece < blocks)

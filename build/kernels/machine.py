@@ -138,7 +138,9 @@ def product_faults(
     activations = -(-block_m * 128 // threads)
     wide = -(-block_n * BLOCK_K * constants["BITS"] // (8 * 16 * threads))
     scales = block_n if constants["SCALE_DIVISOR"] == FP32_SCALES else block_n // 2
-    narrow = -(-scales // threads) * 4 * max(1, 64 // constants["GROUP"])
+    # Before 3.9, triton has threads load two scales each where there are fewer scales than threads.
+    each = 2 if scales < threads else -(-scales // threads)
+    narrow = each * 4 * max(1, 64 // constants["GROUP"])
     if constants["GROUP"] < 64 and activations < 32:
         narrow += activations
     else:

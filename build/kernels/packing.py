@@ -308,13 +308,14 @@ def _quotients(numerators: Tensor, divisor: int) -> Tensor:
 def _paired(numerators: Tensor) -> Tensor:
     """BF16 [.., N] -> int32 [.., N/2]: rows n and n + 8 of each 16 in one word, n in its lower
     half."""
-    strips = numerators.unflatten(-1, (-1, 2, ROW_PAIR)).transpose(-1, -2).contiguous()
-    return strips.view(torch.int32).flatten(-3)
+    rows = numerators.shape[-1]
+    strips = numerators.view(*numerators.shape[:-1], rows // (2 * ROW_PAIR), 2, ROW_PAIR)
+    return strips.transpose(-1, -2).contiguous().view(torch.int32).flatten(-3)
 
 
 def _scale_values(packed: Tensor, divisor: int) -> Tensor:
     """Packed scales, two a word or not, as float32 [.., N]."""
     if divisor == FP32_SCALES:
         return packed
-    halves = packed.unflatten(-1, (-1, ROW_PAIR)).unsqueeze(-1).view(torch.bfloat16)
-    return _quotients(halves.transpose(-1, -2).flatten(-3), divisor)
+    strips = packed.reshape(*packed.shape[:-1], packed.shape[-1] // ROW_PAIR, ROW_PAIR, 1)
+    return _quotients(strips.view(torch.bfloat16).transpose(-1, -2).flatten(-3), divisor)

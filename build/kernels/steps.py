@@ -299,10 +299,7 @@ def _product(
     """The product with `up` or `down`, from buffer `ends[0]` to `ends[1]`."""
     up = name == "up"
     n, k = (shape.width, shape.hidden) if up else (shape.hidden, shape.width)
-    # An odd number of blocks would leave one to a loop of its own that nothing overlaps.
-    turns = -(-k // (BLOCK_K * tile.slices))
-    unroll = tile.unroll if turns % tile.unroll == 0 else 1
-    stages = 1 + -(-(tile.stages - 1) // unroll)
+    stages = 1 + -(-(tile.stages - 1) // tile.unroll)
     group = -(-k // BLOCK_K) * BLOCK_K if shape.group == ROW else shape.group
     return Step(
         "grouped",
@@ -318,7 +315,7 @@ def _product(
             ("DIVISOR", shape.top_k if up and mode != DENSE else 1),
             ("RELU2", int(up)), ("MODE", mode), ("BLOCK_M", tile.block_m),
             ("BLOCK_N", tile.block_n), ("SLICES", tile.slices), ("STAGES", stages),
-            ("UNROLL", unroll),
+            ("UNROLL", tile.unroll),
         ),
         tile.warps,
         stages,

@@ -29,6 +29,11 @@ shapes = st.sampled_from((*layout.GROUPS, layout.ROW)).flatmap(
 )
 
 
+def pack(tensors: dict[str, Tensor], divisor: int | None = None) -> packing.PackedExperts:
+    up, up_scale, down, down_scale = tensors.values()
+    return packing.pack(up, up_scale, down, down_scale, divisor)
+
+
 @given(shapes)
 def test_unpacking_gives_the_stored_bytes_back(shape: Shape) -> None:
     given_tensors = stored(*shape)
@@ -143,14 +148,14 @@ def test_one_scale_that_would_change_keeps_all_in_fp32(name: str) -> None:
     """A checkpoint that others made, or one of an older encoding, is served as it is."""
     names = ("up", "up_scale", "down", "down_scale")
     tensors = dict(zip(names, stored(2, 128, 64, 64, scale_divisor=7), strict=True))
-    assert packing.pack(**tensors).scale_divisor == 7
+    assert pack(tensors).scale_divisor == 7
     scale = tensors[name][1, 9]
     scale[0] = torch.nextafter(scale[0], torch.tensor(1.0))
-    packed = packing.pack(**tensors)
+    packed = pack(tensors)
     assert (packed.scale_divisor, packed.up_scale.dtype) == (layout.FP32_SCALES, torch.float32)
     assert all(map(torch.equal, packing.unpack(packed), tensors.values()))
     with pytest.raises(packing.PackError, match=f"{name} holds a scale that is no BF16 number"):
-        packing.pack(**tensors, scale_divisor=7)
+        pack(tensors, 7)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +177,7 @@ def test_what_does_not_fit_is_refused_by_name(change: dict[str, Tensor], message
     names = ("up", "up_scale", "down", "down_scale")
     tensors = dict(zip(names, stored(2, 128, 64, 64), strict=True)) | change
     with pytest.raises(packing.PackError, match=message):
-        packing.pack(**tensors)
+        pack(tensors)
 
 
 @pytest.mark.parametrize("name", ["up_scale", "down_scale"])
@@ -185,4 +190,4 @@ def test_a_scale_that_is_no_finite_number_is_refused_with_its_place(
     )
     tensors[name][1, 9, 0] = value
     with pytest.raises(packing.PackError, match=rf"{name} holds {value} at \[1, 9, 0\]"):
-        packing.pack(**tensors)
+        pack(tensors)
