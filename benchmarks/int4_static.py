@@ -13,8 +13,9 @@ and drain, plus the slowest of
 the three overlapped. Routing, sorting and the weighted sum take what they took on the H200. A
 launch that may start while the one before it ends costs what reading costs to start and drain.
 `equal_stripes_save_at_most` compares an equal share of work for each multiprocessor with the
-fullest one reading at its share of the bandwidth, before anything is added up again. The byte limit reads the weights of every expert hit once at the copy's bandwidth. Tokens choose experts
-evenly.
+fullest one reading at its share of the bandwidth, before the parts of a split output are added up.
+The byte limit reads the weights of every expert hit once at the copy's bandwidth. Tokens choose
+experts evenly.
 `measured` shows what earlier kernels took on an H200 beside the prediction for these. The same
 prediction gave 22.2 us for those at one token (23.0 measured), and 0.58 to 0.97 of the measured
 time elsewhere: it is a lower bound for many tokens.
