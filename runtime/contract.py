@@ -16,8 +16,8 @@ from typing import Final
 PACKAGE: Final = "nemo_deploy_runtime"
 """The name under which a bundle holds the folder of this module."""
 
-EXECUTORS: Final = ("trtllm", "reference", "scripted")
-"""What can generate tokens: TensorRT-LLM, transformers on the CPU, or a file of answers."""
+EXECUTORS: Final = ("trtllm", "vllm", "reference", "scripted")
+"""What can generate tokens: TensorRT-LLM, vLLM, transformers on the CPU, or a file of answers."""
 
 
 class DataType(Enum):
@@ -482,6 +482,41 @@ INDUCTOR_CACHE: Final = Variable(
 AUTOTUNER_CACHE: Final = Variable(
     "TLLM_AUTOTUNER_CACHE_PATH", "The file in which TensorRT-LLM keeps what it tuned.", passed=True
 )
+VLLM_CACHE: Final = Variable(
+    "VLLM_CACHE_ROOT", "Where vLLM keeps what it compiled.", "~/.cache/vllm", passed=True
+)
+FLASHINFER_CACHE: Final = Variable(
+    "FLASHINFER_WORKSPACE_BASE",
+    "Where FlashInfer, which vLLM uses, keeps what it compiled.",
+    "~",
+    passed=True,
+)
+VLLM_LOG_LEVEL: Final = Variable(
+    "VLLM_LOGGING_LEVEL", "The log level of vLLM.", "INFO", passed=True
+)
+VLLM_NO_USAGE: Final = Variable(
+    "VLLM_NO_USAGE_STATS", "1 keeps vLLM from reporting its use. Set for every server.", "0"
+)
+NO_TRACKING: Final = Variable(
+    "DO_NOT_TRACK", "1 says the same to other programs. Set for every server.", "0"
+)
+VLLM_PROCESSES: Final = Variable(
+    "VLLM_WORKER_MULTIPROC_METHOD",
+    "How vLLM starts its processes. Set to spawn: a copy of the server's process would hold the "
+    "pipe by whose end the guard sees that the server's process has ended.",
+    "fork",
+)
+VLLM_SOCKETS: Final = Variable(
+    "VLLM_RPC_BASE_PATH",
+    "Where the sockets between vLLM's processes are. Set to a directory that is removed.",
+    "the directory of temporary files",
+)
+VLLM_CPU_SPACE: Final = Variable(
+    "VLLM_CPU_KVCACHE_SPACE", "The KV cache of vLLM's CPU build, in GiB.", "4", passed=True
+)
+VLLM_CPU_THREADS: Final = Variable(
+    "VLLM_CPU_OMP_THREADS_BIND", "The processors of vLLM's CPU build.", "auto", passed=True
+)
 XDG_CACHE_HOME: Final = Variable(
     "XDG_CACHE_HOME", "The base directory of caches.", "~/.cache", passed=True
 )
@@ -602,16 +637,26 @@ _SYSTEM: Final = (
 VARIABLES: Final = (
     EXECUTOR, SCRIPT, MAX_WAITING, TRUSTING, STALL, DEAD, HEALTH_ADDRESS, TRITON_ADDRESS,
     GOLDEN, CACHE, DEBUG, SOURCE_DATE, SINGLE_PROCESS, TRTLLM_LOG_LEVEL,
-    TRITON_CACHE, INDUCTOR_CACHE, ASSEMBLER, AUTOTUNER_CACHE, XDG_CACHE_HOME, HF_OFFLINE,
-    TRANSFORMERS_OFFLINE, HF_CACHE, HF_SHARED_BLOBS, HF_ENDPOINT, HF_TOKEN, OPENAI_KEY, *TRACING,
-    OMP_THREADS, SPIN_COUNT, PYTHONPATH, NO_BYTECODE, TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION,
-    INTERPRET, BUNDLE_NAME, POD_NAME, POD_NAMESPACE,
+    TRITON_CACHE, INDUCTOR_CACHE, ASSEMBLER, AUTOTUNER_CACHE,
+    VLLM_CACHE, FLASHINFER_CACHE, VLLM_LOG_LEVEL, VLLM_NO_USAGE, NO_TRACKING,
+    VLLM_PROCESSES, VLLM_SOCKETS, VLLM_CPU_SPACE, VLLM_CPU_THREADS,
+    XDG_CACHE_HOME, HF_OFFLINE, TRANSFORMERS_OFFLINE, HF_CACHE, HF_SHARED_BLOBS, HF_ENDPOINT,
+    HF_TOKEN, OPENAI_KEY, *TRACING, OMP_THREADS, SPIN_COUNT, PYTHONPATH, NO_BYTECODE,
+    TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION, INTERPRET, BUNDLE_NAME, POD_NAME, POD_NAMESPACE,
     PATH, HOME, LIBRARIES, *_SYSTEM,
 )  # fmt: skip
 """Every environment variable that the project reads or sets."""
 
 OFFLINE: Final = {HF_OFFLINE.name: "1", TRANSFORMERS_OFFLINE.name: "1"}
 """Set for every server: all that it serves is in its bundle."""
+
+
+VLLM_SETTINGS: Final = {
+    VLLM_PROCESSES.name: "spawn",
+    VLLM_NO_USAGE.name: "1",
+    NO_TRACKING.name: "1",
+}
+"""Set by the executor `vllm` before it imports vLLM."""
 
 
 def child_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -627,6 +672,8 @@ ENGINE_CACHES: Final = {
     TRITON_CACHE.name: "triton",
     INDUCTOR_CACHE.name: "inductor",
     AUTOTUNER_CACHE.name: "autotuner.json",
+    VLLM_CACHE.name: "vllm",
+    FLASHINFER_CACHE.name: "flashinfer",
 }
 """Where an engine keeps what it compiled and tuned: paths below a cache directory, by variable."""
 

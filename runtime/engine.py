@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from .contract import (
     DEAD,
@@ -70,49 +70,127 @@ def read_settings(model_directory: Path, parameters: Mapping[str, str]) -> Setti
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ArgumentsFile:
+    """Where a bundle keeps an engine's keyword arguments: the file in `engine/`, and the name of
+    the argument that is the context, in tokens."""
+
+    name: str
+    context: str
+
+
+ARGUMENTS: Final[Mapping[str, ArgumentsFile]] = {
+    "trtllm": ArgumentsFile("llm_args.yaml", "max_seq_len"),
+    "vllm": ArgumentsFile("engine_args.yaml", "max_model_len"),
+}
+"""By the executor of the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineArguments:
+    """The keyword arguments with which the engine of a bundle starts, and its executor."""
+
+    executor: str
+    values: Mapping[str, Any]
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of a prompt and its answer; None where the checkpoint decides."""
+        length = self.values.get(ARGUMENTS[self.executor].context)
+        return None if length is None else int(length)
+
+
 def create_executor(settings: Settings) -> Executor:
     """Start the executor, which loads the weights. Raises `StartError`."""
-    arguments = read_llm_args(settings.bundle)
-    if settings.executor == "reference":
-        from .executors.reference import ReferenceExecutor
+    return _STARTS[settings.executor](settings, read_arguments(settings.bundle))
 
-        return ReferenceExecutor(
-            settings.checkpoint,
-            max_active=settings.max_active,
-            max_tokens=arguments.get("max_seq_len"),
-        )
-    if settings.executor == "scripted":
-        from .executors.scripted import ScriptedExecutor
 
-        if settings.script is None:
-            raise StartError(f"the executor scripted needs a file of answers: see ${SCRIPT.name}")
-        return ScriptedExecutor(
-            settings.checkpoint,
-            settings.script,
-            max_active=settings.max_active,
-            max_tokens=arguments.get("max_seq_len"),
-        )
+def _start_reference(settings: Settings, arguments: EngineArguments) -> Executor:
+    from .executors.reference import ReferenceExecutor
+
+    return ReferenceExecutor(
+        settings.checkpoint, max_active=settings.max_active, max_tokens=arguments.context
+    )
+
+
+def _start_scripted(settings: Settings, arguments: EngineArguments) -> Executor:
+    from .executors.scripted import ScriptedExecutor
+
+    if settings.script is None:
+        raise StartError(f"the executor scripted needs a file of answers: see ${SCRIPT.name}")
+    return ScriptedExecutor(
+        settings.checkpoint,
+        settings.script,
+        max_active=settings.max_active,
+        max_tokens=arguments.context,
+    )
+
+
+def _start_trtllm(settings: Settings, arguments: EngineArguments) -> Executor:
     from .executors.trtllm import TrtllmExecutor
 
-    return TrtllmExecutor(settings.bundle, arguments, read_engine(settings.bundle))
+    _require_built_for(settings, arguments)
+    return TrtllmExecutor(settings.bundle, arguments.values, read_engine(settings.bundle))
 
 
-def read_engine(bundle: Path) -> dict[str, Any]:
-    """`engine/engine.json`: the GPU and the TensorRT-LLM versions that the bundle was built for."""
+def _start_vllm(settings: Settings, arguments: EngineArguments) -> Executor:
+    from .executors.vllm import VllmExecutor
+
+    _require_built_for(settings, arguments)
+    return VllmExecutor(settings.bundle, arguments.values, read_engine(settings.bundle))
+
+
+_STARTS: Final[Mapping[str, Callable[[Settings, EngineArguments], Executor]]] = {
+    "trtllm": _start_trtllm,
+    "vllm": _start_vllm,
+    "reference": _start_reference,
+    "scripted": _start_scripted,
+}
+
+
+def _require_built_for(settings: Settings, arguments: EngineArguments) -> None:
+    if settings.executor != arguments.executor:
+        raise StartError(
+            f"{settings.bundle} was built for the executor {arguments.executor}, not for "
+            f"{settings.executor}; serve it with that one, or build with the other --engine"
+        )
+
+
+def arguments_file(bundle: Path) -> tuple[str, Path]:
+    """The executor that a bundle was built for, and the file with its arguments.
+
+    Raises `StartError`.
+    """
+    for executor, file in ARGUMENTS.items():
+        if (path := bundle / "engine" / file.name).exists():
+            return executor, path
+    names = " or ".join(file.name for file in ARGUMENTS.values())
+    raise StartError(f"{bundle / 'engine'}: has no {names}; build the bundle again")
+
+
+def read_arguments(bundle: Path) -> EngineArguments:
+    """The arguments of a bundle's engine. Raises `StartError`."""
+    executor, path = arguments_file(bundle)
+    return EngineArguments(executor, _read(path, read_yaml_document))
+
+
+def read_engine(bundle: Path) -> Mapping[str, Any]:
+    """`engine/engine.json`: the GPU and the versions that the bundle was built for.
+
+    Raises `StartError`.
+    """
     path = bundle / "engine" / "engine.json"
-    try:
-        return _mapping(path, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise StartError(f"{path}: cannot be read: {error}") from error
+    return _read(path, lambda path: json.loads(path.read_text(encoding="utf-8")))
 
 
-def read_llm_args(bundle: Path) -> dict[str, Any]:
-    """`engine/llm_args.yaml`: keyword arguments of `tensorrt_llm.LLM`, without `model`."""
-    path = bundle / "engine" / "llm_args.yaml"
+def _read(path: Path, read: Callable[[Path], Any]) -> Mapping[str, Any]:
     try:
-        return _mapping(path, read_yaml_document(path))
+        value = read(path)
     except (OSError, ValueError) as error:
         raise StartError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise StartError(f"{path}: must contain a mapping")
+    return value
 
 
 def _given(parameter: str, variable: Variable) -> dict[str, str]:
@@ -130,12 +208,6 @@ def _seconds(variable: Variable) -> float:
     if not (math.isfinite(seconds) and seconds > 0):
         raise StartError(f"${variable.name} must be a number of seconds above 0, got {text!r}")
     return seconds
-
-
-def _mapping(path: Path, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise StartError(f"{path}: must contain a mapping")
-    return value
 
 
 def _count(parameters: Mapping[str, str], name: str) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .contract import CACHE, GOLDEN, GOLDEN_MODES, XDG_CACHE_HOME
+from .engine import arguments_file
 from .generation import Executor, StartError
 from .golden import (
     FILE,
@@ -201,6 +202,7 @@ def _record(recorded: Recording, executor: Executor, kept: Path) -> Baseline:
 def _identity(bundle: Path, executor: Executor) -> str:
     """Identifies prompts, engine and executor, for which a node's baseline is valid."""
     digest = hashlib.sha256(type(executor).__name__.encode())
-    for name in (FILE, "engine.json", "llm_args.yaml"):
-        digest.update((bundle / "engine" / name).read_bytes())
+    engine = bundle / "engine"
+    for path in (engine / FILE, engine / "engine.json", arguments_file(bundle)[1]):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -17,13 +17,12 @@ there fails its request alone since pull request 9078 (commit 079ef8ae77, 13 Dec
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import importlib
 import os
 import sys
 import tempfile
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,6 +31,8 @@ from .. import contract
 from ..generation import Executor, Failure, Load, StartError, TokenRequest, TokenSink, TokenStep
 from ..golden import ASKED, Forced, Scores, Tokens
 from ..vocabulary import CheckpointVocabulary, context_length
+from .event_loop import EventLoop, until_done
+from .machine import require_gpu, require_version
 
 if TYPE_CHECKING:
     from .guidance import GuideCompiler
@@ -76,10 +77,7 @@ class TrtllmExecutor(Executor):
         self._llm = tensorrt_llm.LLM(**{"enable_iter_perf_stats": True, **arguments, **fixed})
         self._guides = self._guide_compiler(arguments)
         self._statistics: Mapping[str, Any] = {}
-        self._loop = asyncio.new_event_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="trtllm", daemon=True)
-        self._thread.start()
+        self._loop = EventLoop("trtllm")
 
     def _guide_compiler(self, arguments: Mapping[str, Any]) -> GuideCompiler | None:
         """A compiler as the engine's own one; None where the engine cannot be guided.
@@ -111,7 +109,7 @@ class TrtllmExecutor(Executor):
 
     def submit(self, request: TokenRequest, sink: TokenSink) -> None:
         """Queue a request in TensorRT-LLM, which batches it with the others."""
-        self._loop.call_soon_threadsafe(self._start, self._serve(request, sink))
+        self._loop.start(self._serve(request, sink))
 
     def score(self, cases: Sequence[Forced]) -> list[Scores]:
         """Log-probabilities of the likeliest tokens at every forced one.
@@ -150,42 +148,27 @@ class TrtllmExecutor(Executor):
     @property
     def healthy(self) -> bool:
         """Whether the event loop runs."""
-        return self._thread.is_alive()
+        return self._loop.alive
 
     @property
     def load(self) -> Load:
         """From the statistics of the latest iteration; those of an idle engine are out of date."""
-        running = len(self._tasks)
+        running = self._loop.tasks
         if running and (new := self._llm.get_stats(timeout=_STATISTICS_WAIT_S)):
             self._statistics = new[-1]
         return _load(running, self._statistics)
 
     def close(self, timeout: float) -> None:
         """Abandon live requests and shut the engine down; give up after `timeout` seconds."""
-        if self._loop.is_closed():
+        if self._loop.closed:
             return
-        asyncio.run_coroutine_threadsafe(self._abandon(), self._loop)
-        self._thread.join(timeout / 2)
-        if not self._thread.is_alive():
-            self._loop.close()
+        self._loop.close(timeout / 2)
         shutdown = threading.Thread(target=self._llm.shutdown, daemon=True)
         shutdown.start()
         shutdown.join(timeout / 2)
         if self._guides is not None:
             self._guides.close(timeout / 2)
         self._view.cleanup()
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _abandon(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._loop.stop()
 
     async def _serve(self, request: TokenRequest, sink: TokenSink) -> None:
         try:
@@ -235,48 +218,8 @@ def require_compatible(engine: Mapping[str, Any]) -> None:
             "run in the image that the bundle names, or "
             f"set {contract.EXECUTOR.name}=reference"
         ) from None
-    from packaging.specifiers import SpecifierSet
-
-    wanted = str(engine["trtllm_versions"])
-    if not SpecifierSet(wanted).contains(installed, prereleases=True):
-        raise StartError(
-            f"this bundle was built for TensorRT-LLM {wanted}, but {installed} is installed; "
-            "run the image that the bundle names, or build again for this one"
-        )
-    _require_gpu(engine)
-
-
-def _require_gpu(engine: Mapping[str, Any]) -> None:
-    import torch
-
-    count, wanted = torch.cuda.device_count(), int(engine.get("gpus") or 1)
-    if count < wanted:
-        raise StartError(f"this bundle needs {wanted} GPU(s), but {count} are visible")
-    major, minor = torch.cuda.get_device_capability()
-    if major * 10 + minor != engine["sm"]:
-        raise StartError(
-            f"this bundle was built for {engine['gpu']} (SM{engine['sm']}), "
-            f"but the GPU here is SM{major * 10 + minor}; build again for this GPU"
-        )
-    lowest, here = engine.get("driver"), driver_cuda_version()
-    if lowest and here and here[0] < int(lowest["cuda"]):
-        raise StartError(
-            f"this bundle's kernels need NVIDIA driver {lowest['version']} or later, and the one "
-            f"here knows CUDA {here[0]}.{here[1]} at most; update the driver of this node"
-        )
-
-
-def driver_cuda_version() -> tuple[int, int] | None:
-    """The newest CUDA version that this machine's driver knows (cuDriverGetVersion), or None where
-    there is no driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    version = ctypes.c_int()
-    if driver.cuDriverGetVersion(ctypes.byref(version)):
-        return None
-    return version.value // 1000, version.value % 1000 // 10
+    require_version("TensorRT-LLM", str(engine["trtllm_versions"]), installed)
+    require_gpu(engine)
 
 
 def _with_plugin(bundle: Path, engine: Mapping[str, Any], into: Path) -> Path:
@@ -338,10 +281,9 @@ def sampling_arguments(request: TokenRequest) -> dict[str, Any]:
     return arguments
 
 
-async def _abort_when_done(result: Any, sink: TokenSink, period: float = 0.05) -> None:
+async def _abort_when_done(result: Any, sink: TokenSink) -> None:
     """Abort a generation whose request was cancelled, streamed or not."""
-    while not sink.done:
-        await asyncio.sleep(period)
+    await until_done(sink)
     result.abort()
 
 

@@ -158,7 +158,7 @@ def prove(engine: Path, dtype: str) -> dict[str, Any]:
     from nemotron_deploy.runtime import startup_check
     from nemotron_deploy.runtime.executors import trtllm
 
-    trtllm._require_gpu = lambda engine: None
+    trtllm.require_gpu = lambda engine: None
     assert not torch.cuda.is_available()
     bundle = engine.parent
     record = json.loads((engine / "engine.json").read_text())

@@ -185,7 +185,7 @@ def test_metrics_are_exported_before_the_end(bundle, request_of, eventually):
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ({"executor": "vllm"}, "must be one of trtllm, reference, scripted, got 'vllm'"),
+        ({"executor": "x"}, "must be one of trtllm, vllm, reference, scripted, got 'x'"),
         ({"bundle": "."}, "not a bundle"),
         ({"max_active": "0"}, "`max_active` must be a whole number above 0"),
     ],

@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 
 from nemotron_deploy.runtime.answers import Start
-from nemotron_deploy.runtime.engine import read_engine, read_llm_args
-from nemotron_deploy.runtime.executors import trtllm
+from nemotron_deploy.runtime.engine import read_arguments, read_engine
+from nemotron_deploy.runtime.executors import machine
 from nemotron_deploy.runtime.executors.trtllm import (
     TrtllmExecutor,
     require_compatible,
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("fakes", "hopper")
 
 @pytest.fixture
 def executor(bundle):
-    executor = TrtllmExecutor(bundle, read_llm_args(bundle), read_engine(bundle))
+    executor = TrtllmExecutor(bundle, read_arguments(bundle).values, read_engine(bundle))
     yield executor
     executor.close(5)
 
@@ -58,7 +58,7 @@ def test_load_is_that_of_the_latest_iteration(executor, llm, token_request, new_
 
 
 def test_without_statistics_the_load_is_the_requests(bundle, token_request, new_sink, eventually):
-    arguments = {**read_llm_args(bundle), "enable_iter_perf_stats": False}
+    arguments = {**read_arguments(bundle).values, "enable_iter_perf_stats": False}
     executor, sink = TrtllmExecutor(bundle, arguments, read_engine(bundle)), new_sink()
     executor.submit(token_request([A], 10**6), sink)
     eventually(lambda: executor.load == Load(1))
@@ -68,7 +68,7 @@ def test_without_statistics_the_load_is_the_requests(bundle, token_request, new_
 def test_a_bundle_cannot_turn_remote_code_on(bundle):
     import tensorrt_llm
 
-    arguments = {**read_llm_args(bundle), "trust_remote_code": True}
+    arguments = {**read_arguments(bundle).values, "trust_remote_code": True}
     TrtllmExecutor(bundle, arguments, read_engine(bundle)).close(5)
     assert tensorrt_llm.LLM.instances[-1].kwargs["trust_remote_code"] is False
 
@@ -88,7 +88,7 @@ def test_tokens_are_handed_over_as_they_come(executor, llm, token_request, new_s
 
 
 def test_several_tokens_may_come_at_once(bundle, token_request, new_sink, eventually):
-    arguments = {**read_llm_args(bundle), "stream_interval": 3}
+    arguments = {**read_arguments(bundle).values, "stream_interval": 3}
     executor, sink = TrtllmExecutor(bundle, arguments, read_engine(bundle)), new_sink()
     executor.submit(token_request([A, B, C, A], 7, logprobs=1), sink)
     eventually(lambda: sink.done)
@@ -295,7 +295,7 @@ def test_refusals_are_one_line(changes, said):
 
 @pytest.mark.parametrize(("cuda", "refused"), [((11, 8), True), ((12, 4), False), (None, False)])
 def test_a_driver_too_old_for_the_kernels_is_named(monkeypatch, cuda, refused):
-    monkeypatch.setattr(trtllm, "driver_cuda_version", lambda: cuda)
+    monkeypatch.setattr(machine, "driver_cuda_version", lambda: cuda)
     engine = _engine(driver={"version": "525.60.13", "cuda": 12})
     if not refused:
         require_compatible(engine)
@@ -332,7 +332,7 @@ def checkpoint_view(checkpoint, into):
     path = bundle / "engine" / "engine.json"
     path.write_text(json.dumps(_engine(plugin="test_plugin_of_ours")))
     monkeypatch.setattr(sys, "path", [*sys.path])
-    executor = TrtllmExecutor(bundle, read_llm_args(bundle), read_engine(bundle))
+    executor = TrtllmExecutor(bundle, read_arguments(bundle).values, read_engine(bundle))
     import tensorrt_llm
 
     shown = Path(tensorrt_llm.LLM.instances[-1].model)
@@ -344,7 +344,7 @@ def checkpoint_view(checkpoint, into):
     assert not list(plugin.rglob("__pycache__"))
     path.write_text(json.dumps(_engine(plugin="no_such_plugin")))
     with pytest.raises(StartError, match="no_such_plugin: cannot be used: No module named"):
-        TrtllmExecutor(bundle, read_llm_args(bundle), read_engine(bundle))
+        TrtllmExecutor(bundle, read_arguments(bundle).values, read_engine(bundle))
 
 
 def test_more_gpus_mean_workers_of_their_own(bundle, monkeypatch):
@@ -359,6 +359,6 @@ def test_more_gpus_mean_workers_of_their_own(bundle, monkeypatch):
     (plugin / "__init__.py").write_text("def checkpoint_view(checkpoint, into):\n    return into\n")
     path = bundle / "engine" / "engine.json"
     path.write_text(json.dumps(_engine(plugin="test_plugin_for_two", gpus=2)))
-    TrtllmExecutor(bundle, read_llm_args(bundle), read_engine(bundle)).close(5)
+    TrtllmExecutor(bundle, read_arguments(bundle).values, read_engine(bundle)).close(5)
     assert "TLLM_WORKER_USE_SINGLE_PROCESS" not in os.environ
     assert os.environ["PYTHONPATH"] == f"{plugin.parent}{os.pathsep}/elsewhere"
