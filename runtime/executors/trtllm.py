@@ -31,8 +31,8 @@ from .. import contract
 from ..generation import Executor, Failure, Load, StartError, TokenRequest, TokenSink, TokenStep
 from ..golden import ASKED, Forced, Scores, Tokens
 from ..vocabulary import CheckpointVocabulary, context_length
+from . import machine
 from .event_loop import EventLoop, until_done
-from .machine import require_gpu, require_version
 
 if TYPE_CHECKING:
     from .guidance import GuideCompiler
@@ -218,8 +218,8 @@ def require_compatible(engine: Mapping[str, Any]) -> None:
             "run in the image that the bundle names, or "
             f"set {contract.EXECUTOR.name}=reference"
         ) from None
-    require_version("TensorRT-LLM", str(engine["trtllm_versions"]), installed)
-    require_gpu(engine)
+    machine.require_version("TensorRT-LLM", str(engine["trtllm_versions"]), installed)
+    machine.require_gpu(engine)
 
 
 def _with_plugin(bundle: Path, engine: Mapping[str, Any], into: Path) -> Path:

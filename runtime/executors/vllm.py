@@ -35,8 +35,8 @@ from .. import contract
 from ..generation import Executor, Failure, Load, StartError, TokenRequest, TokenSink, TokenStep
 from ..golden import ASKED, Forced, Scores
 from ..vocabulary import CheckpointVocabulary, context_length
+from . import machine
 from .event_loop import EventLoop, until_done
-from .machine import require_gpu, require_version
 
 SEEDS: Final = 2**63
 """Seeds are taken modulo this."""
@@ -224,9 +224,9 @@ def require_compatible(engine: Mapping[str, Any]) -> None:
             f"that the bundle names, or set {contract.EXECUTOR.name}=reference"
         )
     vllm = importlib.import_module("vllm")
-    require_version("vLLM", str(engine["vllm_versions"]), vllm.__version__)
+    machine.require_version("vLLM", str(engine["vllm_versions"]), vllm.__version__)
     if not importlib.import_module("vllm.platforms").current_platform.is_cpu():
-        require_gpu(engine)
+        machine.require_gpu(engine)
 
 
 def sampling_params(request: TokenRequest) -> Any:

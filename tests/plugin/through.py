@@ -156,9 +156,9 @@ def prove(engine: Path, dtype: str) -> dict[str, Any]:
     import torch
 
     from nemotron_deploy.runtime import startup_check
-    from nemotron_deploy.runtime.executors import trtllm
+    from nemotron_deploy.runtime.executors import machine, trtllm
 
-    trtllm.require_gpu = lambda engine: None
+    machine.require_gpu = lambda engine: None
     assert not torch.cuda.is_available()
     bundle = engine.parent
     record = json.loads((engine / "engine.json").read_text())
