@@ -14,7 +14,9 @@ on a CPU. What it relies on, in files of vllm-project/vllm at v0.24.0:
 - a refused request is a ValueError in 0.24, and a `VLLMClientError`, which is none, in 0.27
   (vllm/exceptions.py);
 - a GPU keeps seeds as 64-bit numbers with a sign: a larger one ends the engine
-  (vllm/v1/worker/gpu/sample/states.py).
+  (vllm/v1/worker/gpu/sample/states.py);
+- the backend `guidance` follows grammars in our dialect, which `auto` would take for another one
+  (vllm/v1/structured_output/backend_guidance.py).
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from ..golden import ASKED, Forced, Scores
 from ..vocabulary import CheckpointVocabulary, context_length
 from . import machine
 from .event_loop import EventLoop, until_done
+from .guidance import GuideCompiler
 
 SEEDS: Final = 2**63
 """Seeds are taken modulo this."""
@@ -62,6 +65,9 @@ class VllmExecutor(Executor):
         checkpoint = bundle / "checkpoint"
         self.vocabulary = CheckpointVocabulary(checkpoint)
         self.context = int(arguments.get("max_model_len") or context_length(checkpoint))
+        ends = self.vocabulary.end_tokens
+        tokenizer, size = self.vocabulary.tokenizer_json, self.vocabulary.size
+        self._guides = GuideCompiler(tokenizer, size, min(ends)) if ends else None
         self._statistics = Statistics()
         self._numbers = itertools.count()
         self._loop = EventLoop("vllm")
@@ -70,21 +76,35 @@ class VllmExecutor(Executor):
         except Exception as error:
             self._loop.close(1)
             self._sockets.cleanup()
-            text = " ".join(str(error).split())
-            raise StartError(f"vLLM does not start: {type(error).__name__}: {text}") from error
+            raise StartError(f"vLLM does not start: {_one_line(error)}") from error
 
     async def _started(self, checkpoint: Path, arguments: Mapping[str, Any]) -> Any:
         """The engine, started in the event loop, so that its death is seen from the beginning."""
         import vllm
+        from vllm.config import StructuredOutputsConfig
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        # A checkpoint's own code never runs, whatever the bundle's arguments say. Statistics come
-        # to `Statistics`, which needs no logs of them.
-        fixed = {"model": str(checkpoint), "trust_remote_code": False, "disable_log_stats": True}
+        fixed = {
+            "model": str(checkpoint),
+            "trust_remote_code": False,  # a checkpoint's own code never runs
+            "structured_outputs_config": StructuredOutputsConfig(backend="guidance"),
+            "disable_log_stats": True,  # they come to `Statistics` all the same
+        }
         return AsyncLLM.from_engine_args(
             vllm.AsyncEngineArgs(**{**arguments, **fixed}),
             stat_loggers=[lambda config, engine_index=0: self._statistics],
         )
+
+    @property
+    def can_guide(self) -> bool:
+        """An answer that has a form has to end, so the checkpoint must say with which token."""
+        return self._guides is not None
+
+    def compile_guide(self, grammar: str) -> str:
+        """The grammar, which vLLM compiles again. It does so in its event loop, without limits."""
+        assert self._guides is not None, "only an executor that can guide is asked"
+        self._guides.compile(grammar)
+        return grammar
 
     def submit(self, request: TokenRequest, sink: TokenSink) -> None:
         """Queue a request in vLLM, which batches it with the others."""
@@ -92,7 +112,10 @@ class VllmExecutor(Executor):
 
     def score(self, cases: Sequence[Forced]) -> list[Scores]:
         """Log-probabilities of the likeliest tokens at every forced one, in one pass a case."""
-        return self._loop.run(self._scores(cases))
+        try:
+            return self._loop.run(self._scores(cases))
+        except Exception as error:
+            raise StartError(f"vLLM cannot score: {_one_line(error)}") from error
 
     @property
     def healthy(self) -> bool:
@@ -116,7 +139,9 @@ class VllmExecutor(Executor):
         )
         shutdown.start()
         shutdown.join(timeout / 2)  # it needs the event loop
-        self._loop.close(timeout / 2)
+        self._loop.close(timeout / 4)
+        if self._guides is not None:
+            self._guides.close(timeout / 4)
         self._sockets.cleanup()
 
     async def _serve(self, request: TokenRequest, sink: TokenSink) -> None:
@@ -131,7 +156,7 @@ class VllmExecutor(Executor):
         except EngineDeadError:
             sink.fail(_ENDED, Failure.UNAVAILABLE)
         except Exception as error:
-            sink.fail(f"generation failed: {type(error).__name__}: {error}", Failure.INTERNAL)
+            sink.fail(f"generation failed: {_one_line(error)}", Failure.INTERNAL)
 
     async def _generate(self, request: TokenRequest, sink: TokenSink) -> None:
         number = str(next(self._numbers))
@@ -232,9 +257,12 @@ def require_compatible(engine: Mapping[str, Any]) -> None:
 def sampling_params(request: TokenRequest) -> Any:
     """vLLM's `SamplingParams` for a request. Raises what vLLM raises for values that it refuses."""
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-    return SamplingParams(**sampling_arguments(request), output_kind=RequestOutputKind.DELTA)
+    arguments = sampling_arguments(request)
+    if request.guide is not None:
+        arguments["structured_outputs"] = StructuredOutputsParams(grammar=request.guide)
+    return SamplingParams(**arguments, output_kind=RequestOutputKind.DELTA)
 
 
 def sampling_arguments(request: TokenRequest) -> dict[str, Any]:
@@ -248,7 +276,8 @@ def sampling_arguments(request: TokenRequest) -> dict[str, Any]:
         "max_tokens": request.max_tokens,
         "seed": None if wanted.seed is None else wanted.seed % SEEDS,
         "detokenize": False,
-        "ignore_eos": True,  # only our end tokens end an answer
+        # Our end tokens end an answer. After what a guide demands, vLLM allows its own one only.
+        "ignore_eos": request.guide is None,
         "stop_token_ids": sorted(request.end_tokens),
         "frequency_penalty": wanted.frequency_penalty,
         "presence_penalty": wanted.presence_penalty,
@@ -263,6 +292,10 @@ def sampling_arguments(request: TokenRequest) -> dict[str, Any]:
     if wanted.logprobs is not None or wanted.return_cumulative_logprob:
         arguments["logprobs"] = wanted.logprobs or 0
     return arguments
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _step(output: Any) -> TokenStep:
