@@ -127,7 +127,7 @@ def built_copy(built: Callable[[str], Path], tmp_path: Path) -> Callable[[str], 
     return copy
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def record_again() -> Callable[..., None]:
     """Lets a bundle's record, if it has one, say of some files what they are now."""
 

@@ -40,6 +40,7 @@ from ..vocabulary import CheckpointVocabulary, context_length
 from . import machine
 from .event_loop import EventLoop, until_done
 from .guidance import GuideCompiler
+from .shared_memory import mapped_regions, remove_regions
 
 SEEDS: Final = 2**63
 """Seeds are taken modulo this."""
@@ -77,6 +78,7 @@ class VllmExecutor(Executor):
             self._loop.close(1)
             self._sockets.cleanup()
             raise StartError(f"vLLM does not start: {_one_line(error)}") from error
+        self._regions = mapped_regions()
 
     async def _started(self, checkpoint: Path, arguments: Mapping[str, Any]) -> Any:
         """The engine, started in the event loop, so that its death is seen from the beginning."""
@@ -142,6 +144,7 @@ class VllmExecutor(Executor):
         self._loop.close(timeout / 4)
         if self._guides is not None:
             self._guides.close(timeout / 4)
+        remove_regions(self._regions)  # of an engine that was killed
         self._sockets.cleanup()
 
     async def _serve(self, request: TokenRequest, sink: TokenSink) -> None:

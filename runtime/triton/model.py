@@ -7,6 +7,7 @@ this module from the copied package there.
 from __future__ import annotations
 
 import json
+import locale
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,8 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Start the executor. Triton logs an exception as the reason why the model did not load."""
+        # The stub embeds Python without a locale, so that files would be read as ASCII.
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
         config = json.loads(args["model_config"])
         parameters = {
             name: value["string_value"] for name, value in config.get("parameters", {}).items()

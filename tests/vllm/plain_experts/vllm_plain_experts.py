@@ -136,7 +136,7 @@ def _experts(
         topk_weights, topk_ids = topk_weights[:, :-1], topk_ids[:, :-1]
     up, down = layer.plain
     total = torch.zeros(x.shape, dtype=torch.float32)
-    for expert in topk_ids.unique().tolist():
+    for expert in sorted(set(topk_ids.flatten().tolist())):
         tokens, place = (topk_ids == expert).nonzero(as_tuple=True)
         inner = torch.relu(x[tokens].float() @ up[expert].float().T).square()
         outer = inner.to(x.dtype).float() @ down[expert].float().T
@@ -155,4 +155,5 @@ def unpacked(packed: Tensor, scale: Tensor, bits: int) -> Tensor:
     shifts = torch.arange(0, 32, bits, dtype=torch.int32)
     integers = ((packed[..., None] >> shifts) & (2**bits - 1)) - 2 ** (bits - 1)
     groups = integers.reshape(experts, rows, scale.shape[-1], -1).bfloat16()
-    return (groups * scale[..., None].bfloat16()).reshape(experts, rows, words * 32 // bits)
+    weights: Tensor = groups * scale[..., None].bfloat16()
+    return weights.reshape(experts, rows, words * 32 // bits)
