@@ -175,7 +175,7 @@ class VllmExecutor(Executor):
                         sink.fail(f"vLLM ended the request: {finish}", Failure.INTERNAL)
                     elif finish or output.outputs[0].token_ids:
                         sink.step(_step(output))
-                    if sink.done:
+                    if sink.done and not output.finished:
                         break
         finally:
             watch.cancel()

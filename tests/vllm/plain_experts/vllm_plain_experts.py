@@ -52,7 +52,10 @@ def _plain_bf16() -> None:
     def load(self: Any, layer: Any) -> None:
         layer.plain = (layer.w13_weight.data, layer.w2_weight.data)
 
-    module.select_unquantized_moe_backend = lambda moe: (UnquantizedMoeBackend.OOT, _NoKernel)
+    module.select_unquantized_moe_backend = lambda moe_config: (
+        UnquantizedMoeBackend.OOT,
+        _NoKernel,
+    )
     _replace(module.UnquantizedFusedMoEMethod, load)
 
 
