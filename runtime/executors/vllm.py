@@ -137,13 +137,13 @@ class VllmExecutor(Executor):
         if self._loop.closed:
             return
         shutdown = threading.Thread(
-            target=self._llm.shutdown, kwargs={"timeout": timeout / 4}, daemon=True
+            target=self._llm.shutdown, kwargs={"timeout": timeout / 2}, daemon=True
         )
         shutdown.start()
-        shutdown.join(timeout / 2)  # it needs the event loop
-        self._loop.close(timeout / 4)
+        shutdown.join(timeout * 3 / 4)  # it needs the event loop
+        self._loop.close(timeout / 8)
         if self._guides is not None:
-            self._guides.close(timeout / 4)
+            self._guides.close(timeout / 8)
         remove_regions(self._regions)  # of an engine that was killed
         self._sockets.cleanup()
 
@@ -162,9 +162,11 @@ class VllmExecutor(Executor):
             sink.fail(f"generation failed: {_one_line(error)}", Failure.INTERNAL)
 
     async def _generate(self, request: TokenRequest, sink: TokenSink) -> None:
+        from vllm.inputs import tokens_input
+
         number = str(next(self._numbers))
         outputs = self._llm.generate(
-            {"prompt_token_ids": list(request.prompt)}, sampling_params(request), number
+            tokens_input(list(request.prompt)), sampling_params(request), number
         )
         watch = asyncio.create_task(self._abort_when_done(number, sink))
         try:
@@ -190,11 +192,12 @@ class VllmExecutor(Executor):
 
     async def _score(self, case: Forced) -> Scores:
         from vllm import SamplingParams
+        from vllm.inputs import tokens_input
 
         parameters = SamplingParams(
             max_tokens=1, temperature=0.0, prompt_logprobs=ASKED, detokenize=False
         )
-        prompt = {"prompt_token_ids": [*case.prompt, *case.forced]}
+        prompt = tokens_input([*case.prompt, *case.forced])
         rows: list[Mapping[int, Any] | None] = []
         async for output in self._llm.generate(prompt, parameters, str(next(self._numbers))):
             rows = output.prompt_logprobs or rows

@@ -100,6 +100,7 @@ class AsyncLLM:
     async def generate(self, prompt, sampling_params, request_id, *, priority=0):
         if self.is_dead:
             raise EngineDeadError
+        assert prompt["type"] == "token", "a raw prompt is deprecated"
         request = Request(prompt["prompt_token_ids"], sampling_params)
         assert request_id not in self.requests
         self.requests[request_id] = request
