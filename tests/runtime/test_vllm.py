@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nemotron_deploy.runtime.answers import Start
 from nemotron_deploy.runtime.engine import Settings, create_executor, read_arguments, read_engine
 from nemotron_deploy.runtime.executors.shared_memory import mapped_regions, remove_regions
 from nemotron_deploy.runtime.executors.vllm import (
@@ -17,7 +18,6 @@ from nemotron_deploy.runtime.executors.vllm import (
 from nemotron_deploy.runtime.generation import Failure, Load, StartError
 from nemotron_deploy.runtime.golden import Forced
 from nemotron_deploy.runtime.guides import any_object, grammar
-from nemotron_deploy.runtime.stage import Start
 
 pytestmark = pytest.mark.usefixtures("fakes", "hopper", "_forget")
 
@@ -90,8 +90,10 @@ def test_settings_choose_the_executor_of_the_bundle(vllm_bundle):
         create_executor(Settings(vllm_bundle, "trtllm", 1, 1))
 
 
-def test_the_reference_executor_reads_the_context_of_either_engine(vllm_bundle):
-    executor = create_executor(Settings(vllm_bundle, "reference", 1, 1))
+def test_other_executors_read_the_context_of_either_engine(vllm_bundle, tmp_path):
+    script = tmp_path / "answers.jsonl"
+    script.write_text('{"when": "", "pieces": ["x"]}')
+    executor = create_executor(Settings(vllm_bundle, "scripted", 1, 1, script))
     assert executor.context == 512
     executor.close(4)
 
@@ -99,7 +101,7 @@ def test_the_reference_executor_reads_the_context_of_either_engine(vllm_bundle):
 def test_a_bundle_without_arguments_is_named(vllm_bundle):
     (vllm_bundle / "engine" / "engine_args.yaml").unlink()
     with pytest.raises(StartError, match=r"has no llm_args\.yaml or engine_args\.yaml"):
-        create_executor(Settings(vllm_bundle, "reference", 1, 1))
+        create_executor(Settings(vllm_bundle, "scripted", 1, 1))
 
 
 def test_tokens_are_handed_over_as_they_come(executor, llm, token_request, new_sink, eventually):
