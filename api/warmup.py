@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +102,17 @@ def warmup(
 def _run(
     bundle: Path, executor: str, environment: dict[str, str], progress: Progress
 ) -> dict[str, Any]:
-    """Run `runtime/warmup.py`; gives its result. Raises `CheckFailedError` with its error."""
+    """Run `runtime/warmup.py`; gives its result. Raises `CheckFailedError` with its error.
+
+    It has a process group of its own, since engines start processes, which must end with it.
+    """
     from ..runtime import isolation, warmup
 
     result: dict[str, Any] = {}
     command = isolation.command(warmup.__name__, str(bundle), executor)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, env=environment, text=True, start_new_session=True
+    ) as process:
         assert process.stdout is not None
         try:
             for line in process.stdout:
@@ -115,9 +121,10 @@ def _run(
                     progress.step(answer["step"])
                 else:
                     result = answer
-        except BaseException:
-            process.kill()
-            raise
+            # Not reaped yet, so that the number of its group cannot be another one's.
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
     if "error" in result:
         raise CheckFailedError(result["error"])
     if not result:

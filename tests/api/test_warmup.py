@@ -64,8 +64,8 @@ def test_outputs_that_are_off_end_with_5(
 def test_wrong_ways(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["warmup", str(tmp_path)]) == 4
     assert "no bundle here" in capsys.readouterr().err
-    assert run(["warmup", str(bundle), "--executor", "vllm"]) == 2
-    assert "known are auto, trtllm, reference" in capsys.readouterr().err
+    assert run(["warmup", str(bundle), "--executor", "x"]) == 2
+    assert "known are auto, trtllm, vllm, reference" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert run(["warmup", str(bundle), "--cache", str(tmp_path / "file" / "cache")]) == 4
     assert "cannot be created" in capsys.readouterr().err
@@ -83,6 +83,27 @@ def test_golden_outputs_that_cannot_be_read(
     record_again(out, "engine/golden.json")
     with pytest.raises(CheckFailedError, match=r"golden\.json: cannot be used"):
         warmup(out, cache=tmp_path / "cache")
+
+
+def test_no_process_of_an_engine_is_left(
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Callable[[Callable[[], object], str], None],
+) -> None:
+    """`sitecustomize` runs first in every child: here it starts a process that goes on."""
+    seen = tmp_path / "seen"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import subprocess\n"
+        "process = subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL)\n"
+        f"with open({str(seen)!r}, 'a') as file:\n    print(process.pid, file=file)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert warmup(bundle, cache=tmp_path / "cache").ok
+    started = seen.read_text().split()
+    assert started
+    left = [Path(f"/proc/{pid}") for pid in started]
+    eventually(lambda: not any(path.exists() for path in left), "processes are left")
 
 
 def test_the_executor_sees_no_secret(
