@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 EXECUTORS: Final = ("auto", *contract.EXECUTORS)
 
+START_SECONDS: Final = 1800.0
+"""How long a server may take to become ready: engines load, compile and tune for minutes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ports:
@@ -87,7 +90,7 @@ def serving(
         trace=trace,
         log=log,
     ) as server:
-        server.wait_ready()
+        server.wait_ready(START_SECONDS)
         yield server
 
 
