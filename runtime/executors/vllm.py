@@ -66,9 +66,6 @@ class VllmExecutor(Executor):
         checkpoint = bundle / "checkpoint"
         self.vocabulary = CheckpointVocabulary(checkpoint)
         self.context = int(arguments.get("max_model_len") or context_length(checkpoint))
-        ends = self.vocabulary.end_tokens
-        tokenizer, size = self.vocabulary.tokenizer_json, self.vocabulary.size
-        self._guides = GuideCompiler(tokenizer, size, min(ends)) if ends else None
         self._statistics = Statistics()
         self._numbers = itertools.count()
         self._loop = EventLoop("vllm")
@@ -79,6 +76,7 @@ class VllmExecutor(Executor):
             self._sockets.cleanup()
             raise StartError(f"vLLM does not start: {_one_line(error)}") from error
         self._regions = mapped_regions()
+        self._guides = self._guide_compiler()
 
     async def _started(self, checkpoint: Path, arguments: Mapping[str, Any]) -> Any:
         """The engine, started in the event loop, so that its death is seen from the beginning."""
@@ -97,13 +95,22 @@ class VllmExecutor(Executor):
             stat_loggers=[lambda config, engine_index=0: self._statistics],
         )
 
+    def _guide_compiler(self) -> GuideCompiler | None:
+        """None where guided answers would not end: the engine ends them with the end token of its
+        tokenizer, which has to be one of those that end an answer here."""
+        end = self._llm.get_tokenizer().eos_token_id
+        if end not in self.vocabulary.end_tokens:
+            return None
+        return GuideCompiler(self.vocabulary.tokenizer_json, self.vocabulary.size, end)
+
     @property
     def can_guide(self) -> bool:
-        """An answer that has a form has to end, so the checkpoint must say with which token."""
+        """Whether guided answers end."""
         return self._guides is not None
 
     def compile_guide(self, grammar: str) -> str:
-        """The grammar, which vLLM compiles again. It does so in its event loop, without limits."""
+        """The grammar, once it is certain that the engine can compile it quickly: vLLM checks it
+        while all other requests wait."""
         assert self._guides is not None, "only an executor that can guide is asked"
         self._guides.compile(grammar)
         return grammar
@@ -282,8 +289,7 @@ def sampling_arguments(request: TokenRequest) -> dict[str, Any]:
         "max_tokens": request.max_tokens,
         "seed": None if wanted.seed is None else wanted.seed % SEEDS,
         "detokenize": False,
-        # Our end tokens end an answer. After what a guide demands, vLLM allows its own one only.
-        "ignore_eos": request.guide is None,
+        "ignore_eos": True,  # only our end tokens end an answer
         "stop_token_ids": sorted(request.end_tokens),
         "frequency_penalty": wanted.frequency_penalty,
         "presence_penalty": wanted.presence_penalty,

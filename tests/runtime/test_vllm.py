@@ -309,7 +309,13 @@ def test_a_guide_is_a_grammar_of_vllms(executor, llm, token_request, new_sink, e
     eventually(lambda: sink.done)
     (seen,) = llm.requests.values()
     assert seen.params.structured_outputs.grammar == text
-    assert seen.params.ignore_eos is False
+
+
+def test_answers_that_would_not_end_are_not_guided(vllm_bundle, fake, monkeypatch):
+    monkeypatch.setattr(fake, "end", 77)
+    executor = _start(vllm_bundle)
+    assert not executor.can_guide
+    executor.close(4)
 
 
 def test_a_grammar_that_cannot_be_used_is_refused(executor):

@@ -73,6 +73,11 @@ class AsyncLLM:
             raise RuntimeError(cls.fails)
         return cls(engine_args, stat_loggers or [])
 
+    end: ClassVar[int] = 2
+
+    def get_tokenizer(self):
+        return SimpleNamespace(eos_token_id=self.end)
+
     @property
     def errored(self) -> bool:
         return self.is_dead
