@@ -64,7 +64,7 @@ def test_outputs_that_are_off_end_with_5(
 def test_wrong_ways(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["warmup", str(tmp_path)]) == 4
     assert "no bundle here" in capsys.readouterr().err
-    assert run(["warmup", str(bundle), "--executor", "x"]) == 2
+    assert run(["warmup", str(bundle), "--executor", "orca"]) == 2
     assert "known are auto, trtllm, vllm, reference" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert run(["warmup", str(bundle), "--cache", str(tmp_path / "file" / "cache")]) == 4
