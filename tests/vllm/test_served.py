@@ -153,6 +153,7 @@ class Stream:
                 self.began.set()
         except (OSError, http.client.HTTPException) as error:
             self.error = self.error or str(error)
+        self._connection.close()  # Triton would wait for it when it ends
         self.ended.set()
 
 
