@@ -508,7 +508,7 @@ VLLM_PROCESSES: Final = Variable(
 )
 VLLM_SOCKETS: Final = Variable(
     "VLLM_RPC_BASE_PATH",
-    "Where the sockets between vLLM's processes are. Set to a directory that is removed.",
+    "Where the sockets between vLLM's processes are. Set for a local server, which removes them.",
     "the directory of temporary files",
 )
 VLLM_CPU_SPACE: Final = Variable(

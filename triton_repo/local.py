@@ -213,11 +213,12 @@ class LocalServer:
             *contract.METRICS_FLAGS,
             *self._options,
         )  # fmt: skip
-        addresses = {
+        places = {
             contract.HEALTH_ADDRESS.name: f"{HOST}:{self.health_port}",
             contract.TRITON_ADDRESS.name: f"{HOST}:{self.http_port}",
+            contract.VLLM_SOCKETS.name: str(self._scratch),
         }
-        environment = _environment(root, executor, script) | addresses
+        environment = _environment(root, executor, script) | places
         return Child("tritonserver", command, environment)
 
     def _ready(self) -> bool:

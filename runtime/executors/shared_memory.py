@@ -1,4 +1,4 @@
-"""Shared memory that an engine's processes map, so that a killed one leaves nothing there."""
+"""Shared memory of an engine's processes, of which none is left when they are killed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ _REGION: Final = re.compile(r" (/dev/shm/(?:psm_|sem\.mp-)\w+)$", re.MULTILINE)
 """Names that Python's `multiprocessing` gives to shared memory and semaphores."""
 
 
-def mapped_regions() -> frozenset[Path]:
-    """The regions that `multiprocessing` made and that this process or its descendants map."""
-    regions: set[str] = set()
+def remove_names() -> None:
+    """Remove the names of shared memory that this process and its descendants have mapped.
+
+    Once all have, nobody needs the names, and the kernel frees the memory with the last process. A
+    process that removes a name itself when it ends finds none, and says so in its log.
+    """
     for pid in _with_descendants(os.getpid()):
         with contextlib.suppress(OSError):
-            regions.update(_REGION.findall(Path(f"/proc/{pid}/maps").read_text()))
-    return frozenset(map(Path, regions))
-
-
-def remove_regions(regions: frozenset[Path]) -> None:
-    """Remove those that are left."""
-    for region in regions:
-        region.unlink(missing_ok=True)
+            for region in _REGION.findall(Path(f"/proc/{pid}/maps").read_text()):
+                Path(region).unlink(missing_ok=True)
 
 
 def _with_descendants(pid: int) -> Iterator[int]:

@@ -25,7 +25,6 @@ import asyncio
 import importlib
 import itertools
 import os
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -40,7 +39,7 @@ from ..vocabulary import CheckpointVocabulary, context_length
 from . import machine
 from .event_loop import EventLoop, until_done
 from .guidance import GuideCompiler
-from .shared_memory import mapped_regions, remove_regions
+from .shared_memory import remove_names
 
 SEEDS: Final = 2**63
 """Seeds are taken modulo this."""
@@ -58,10 +57,7 @@ class VllmExecutor(Executor):
     def __init__(
         self, bundle: Path, arguments: Mapping[str, Any], engine: Mapping[str, Any]
     ) -> None:
-        # Sockets of a killed server would be left in the directory of temporary files.
-        self._sockets = tempfile.TemporaryDirectory(prefix="nemo-deploy-")
         os.environ.update(contract.VLLM_SETTINGS)
-        os.environ[contract.VLLM_SOCKETS.name] = self._sockets.name
         require_compatible(engine)
         checkpoint = bundle / "checkpoint"
         self.vocabulary = CheckpointVocabulary(checkpoint)
@@ -73,9 +69,8 @@ class VllmExecutor(Executor):
             self._llm = self._loop.run(self._started(checkpoint, arguments))
         except Exception as error:
             self._loop.close(1)
-            self._sockets.cleanup()
             raise StartError(f"vLLM does not start: {_one_line(error)}") from error
-        self._regions = mapped_regions()
+        remove_names()
         self._guides = self._guide_compiler()
 
     async def _started(self, checkpoint: Path, arguments: Mapping[str, Any]) -> Any:
@@ -151,8 +146,6 @@ class VllmExecutor(Executor):
         self._loop.close(timeout / 8)
         if self._guides is not None:
             self._guides.close(timeout / 8)
-        remove_regions(self._regions)  # of an engine that was killed
-        self._sockets.cleanup()
 
     async def _serve(self, request: TokenRequest, sink: TokenSink) -> None:
         import vllm.exceptions

@@ -9,7 +9,7 @@ import pytest
 
 from nemotron_deploy.runtime.answers import Start
 from nemotron_deploy.runtime.engine import Settings, create_executor, read_arguments, read_engine
-from nemotron_deploy.runtime.executors.shared_memory import mapped_regions, remove_regions
+from nemotron_deploy.runtime.executors.shared_memory import remove_names
 from nemotron_deploy.runtime.executors.vllm import (
     VllmExecutor,
     require_compatible,
@@ -27,7 +27,7 @@ A, B, C = 97, 98, 99
 @pytest.fixture
 def _forget(fakes, monkeypatch):
     """What the executor puts into the environment, and the fake itself, go with the test."""
-    for name in ("VLLM_WORKER_MULTIPROC_METHOD", "VLLM_NO_USAGE_STATS", "VLLM_RPC_BASE_PATH"):
+    for name in ("VLLM_WORKER_MULTIPROC_METHOD", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):
         monkeypatch.setenv(name, "")
     yield
     for name in [name for name in sys.modules if name.split(".")[0] == "vllm"]:
@@ -254,12 +254,9 @@ def test_close_shuts_the_engine_down_and_abandons_requests(
     sink = new_sink()
     executor.submit(token_request([A], 10**6), sink)
     eventually(lambda: sink.steps)
-    sockets = Path(os.environ["VLLM_RPC_BASE_PATH"])
-    assert sockets.is_dir()
     executor.close(4)
     assert llm.shutdown_timeout == 2
     assert not executor.healthy
-    assert not sockets.exists()
     executor.close(4)
 
 
@@ -355,16 +352,18 @@ def test_without_the_package_the_message_says_what_to_do(monkeypatch):
         require_compatible(_engine())
 
 
-def test_shared_memory_that_this_process_maps_is_removed():
+def test_nobody_else_needs_the_names_of_shared_memory():
     from multiprocessing import resource_tracker
     from multiprocessing.shared_memory import SharedMemory
 
     memory = SharedMemory(create=True, size=4096)
     region = Path("/dev/shm") / memory.name
-    regions = mapped_regions()
-    assert region in regions
-    remove_regions(frozenset({region}))
-    remove_regions(frozenset({region}))
+    assert region.exists()
+    remove_names()
+    remove_names()
     assert not region.exists()
+    assert memory.buf is not None
+    memory.buf[:4] = b"used"
+    assert bytes(memory.buf[:4]) == b"used"
     resource_tracker.unregister(f"/{memory.name}", "shared_memory")
     memory.close()
