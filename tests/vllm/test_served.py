@@ -303,18 +303,23 @@ def test_a_killed_engine_is_an_error_for_its_clients(
     _require_nothing_left(server, eventually)
 
 
-def test_a_killed_command_leaves_nothing(start: Start, eventually: Callable[..., None]) -> None:
+def test_a_killed_command_leaves_no_process(start: Start, eventually: Callable[..., None]) -> None:
     server = start()
     server.process.kill()
-    _require_nothing_left(server, eventually)
+    _require_no_process_left(server, eventually)
 
 
 def _require_nothing_left(server: Server, eventually: Callable[..., None]) -> None:
     """No process, no shared memory, no file."""
+    _require_no_process_left(server, eventually)
+    eventually(lambda: not _files(server.files), "files are left")
+
+
+def _require_no_process_left(server: Server, eventually: Callable[..., None]) -> None:
+    """No process and no shared memory."""
     eventually(lambda: not _living(server.processes), "processes are left")
     assert server.regions, "none was seen"
     eventually(lambda: not any(map(Path.exists, server.regions)), "shared memory is left")
-    eventually(lambda: not _files(server.files), "files are left")
 
 
 def _files(folder: Path) -> list[Path]:
