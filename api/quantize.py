@@ -106,7 +106,7 @@ def quantize(
         checkpoint: `tiny`, a local directory, or a repository of the hub.
         quant: The format: `bf16`, `fp8`, `int8`, `int4` or `nvfp4`.
         out: The directory to write; it must not hold anything.
-        layout: `modelopt` (for TensorRT-LLM) or `compressed-tensors` (for vLLM).
+        layout: `modelopt`, or `compressed-tensors` (INT4 and INT8 for vLLM).
         group_size: Weights that share a scale, for INT4 and INT8; 0 for whole rows of INT8.
         recipe: `published`, `conservative`, `aggressive` or a YAML file; by default the one that
             was published for the model, else `conservative`.
@@ -250,7 +250,7 @@ def _stream(
     from ..quantize.takeover import takeover
 
     if options.taken_over:
-        job: ShardJob = takeover(here.checkpoint)
+        job: ShardJob = takeover(here.checkpoint, options.layout)
     else:
         job = prepare(
             here.checkpoint,

@@ -46,10 +46,14 @@ def options_for(
     return options
 
 
-def taking_over(recipe: Recipe, *, device: str, low_disk: bool) -> Options:
+def taking_over(
+    recipe: Recipe, *, device: str, low_disk: bool, layout: str = DEFAULT.key
+) -> Options:
     """The options for a checkpoint that is quantized as `recipe` says already. Raises as
     `options_for`."""
-    options = Options(recipe, device=device, low_disk=low_disk, taken_over=True)
+    options = Options(
+        recipe, layout_for(layout, recipe), device=device, low_disk=low_disk, taken_over=True
+    )
     _require_packages(options)
     require_device(device)
     return options

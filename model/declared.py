@@ -15,14 +15,10 @@ from typing import Any, Final
 from ..core.untrusted import read_json
 from ..runtime.untrusted import brief
 from .module_patterns import PatternError, globs_of, is_glob, matches
-from .weight_format import INTEGER_BITS, ROW, WeightFormat
+from .weight_format import COMPRESSED_TENSORS, INTEGER_BITS, MODELOPT, ROW, WeightFormat
 
 HF_QUANT_CONFIG: Final = "hf_quant_config.json"
 """ModelOpt's own file, beside `config.json`. TensorRT-LLM reads it first."""
-
-MODELOPT: Final = "modelopt"
-COMPRESSED_TENSORS: Final = "compressed-tensors"
-"""Methods whose checkpoints are read; also the keys of the layouts."""
 
 _NVFP4: Final = WeightFormat("nvfp4", 16)
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .declared import COMPRESSED_TENSORS, MODELOPT, Declared
+from .declared import Declared
 from .headers import TensorInfo
 from .spelling import UNQUANTIZED_DTYPES
-from .weight_format import GROUP_SIZES, ROW, WeightFormat
+from .weight_format import COMPRESSED_TENSORS, GROUP_SIZES, MODELOPT, ROW, WeightFormat
 
 WEIGHT: Final = "weight"
 PACKED: Final = "weight_packed"

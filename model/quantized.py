@@ -16,7 +16,7 @@ from typing import Any, Final
 from ..core.errors import BadInputError
 from .architecture import Model, Role
 from .contents import original_named
-from .declared import COMPRESSED_TENSORS, FP8_KV, HF_QUANT_CONFIG, MODELOPT, Declared, declared
+from .declared import FP8_KV, HF_QUANT_CONFIG, Declared, declared
 from .encodings import (
     PACKED,
     SCALES,
@@ -31,7 +31,14 @@ from .formats import QUANTS, Quant
 from .headers import TensorInfo
 from .recipe import Recipe
 from .stored_recipe import recipe_of
-from .weight_format import GROUP_SIZES, INTEGER_BITS, ROW, WeightFormat
+from .weight_format import (
+    COMPRESSED_TENSORS,
+    GROUP_SIZES,
+    INTEGER_BITS,
+    MODELOPT,
+    ROW,
+    WeightFormat,
+)
 
 _KNOWN_GROUPS: Final = ", ".join(map(str, GROUP_SIZES))
 

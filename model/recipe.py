@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass, replace
 from typing import Any, Final
 
 from .architecture import Model, Role, TensorGroup
-from .weight_format import INTEGER_BITS, StoredTensor, WeightFormat
+from .weight_format import INTEGER_BITS, MODELOPT, StoredTensor, WeightFormat
 
 EXPERT_ROLES: Final = frozenset({Role.EXPERT, Role.SHARED_EXPERT, Role.MLP})
 
@@ -163,11 +163,11 @@ class Recipe:
         )
         return replace(self, choices=changed)
 
-    def stored(self, group: TensorGroup) -> tuple[StoredTensor, ...]:
-        """What one tensor of `group` [N, K] becomes. Raises `RefusedError` naming the tensor when
-        its widths do not divide."""
+    def stored(self, group: TensorGroup, layout: str = MODELOPT) -> tuple[StoredTensor, ...]:
+        """What one tensor of `group` [N, K] becomes in a layout. Raises `RefusedError` naming the
+        tensor when its widths do not divide."""
         kind = self.format_of(group)
-        return kind.stored(group) if kind else (StoredTensor("", group.dtype, group.shape),)
+        return kind.stored(group, layout) if kind else (StoredTensor("", group.dtype, group.shape),)
 
     def tensors(self, model: Model) -> Iterator[StoredTensor]:
         """What all tensors of `model` become, scales of an FP8 KV cache included."""
@@ -176,19 +176,14 @@ class Recipe:
             for _ in range(group.count):
                 yield from (*self.stored(group), *kv_scale)
 
-    def weights_bytes(self, model: Model) -> int:
-        """Bytes of all tensors of `model` in this format, scales included."""
-        return sum(size for _, size in self.bytes_by_role(model))
+    def weights_bytes(self, model: Model, layout: str = MODELOPT) -> int:
+        """Bytes of all tensors of `model` in this format and a layout, scales included."""
+        return sum(self.bytes_of(group, layout) for group in model.tensors())
 
-    def bytes_by_role(self, model: Model) -> Iterator[tuple[Role, int]]:
-        """Role and bytes of each tensor group."""
-        for group in model.tensors():
-            yield group.role, self.bytes_of(group)
-
-    def bytes_of(self, group: TensorGroup) -> int:
+    def bytes_of(self, group: TensorGroup, layout: str = MODELOPT) -> int:
         """Bytes of a tensor group as written, scales included: also those of an FP8 KV cache, one
         F32 beside each projection of keys and of values."""
-        size = group.count * sum(stored.bytes for stored in self.stored(group))
+        size = group.count * sum(stored.bytes for stored in self.stored(group, layout))
         return size + 4 * group.count * self._has_kv_scale(group)
 
     def _has_kv_scale(self, group: TensorGroup) -> bool:

@@ -10,6 +10,10 @@ from typing import Final
 from ..core.errors import RefusedError
 from .architecture import DTYPE_BYTES, TensorGroup
 
+MODELOPT: Final = "modelopt"
+COMPRESSED_TENSORS: Final = "compressed-tensors"
+"""Keys of the layouts in which a quantized matrix is stored, and how checkpoints name them."""
+
 GROUP_SIZES: Final = (32, 64, 128)
 """Group sizes of INT4 and INT8; NVFP4's is 16 by definition."""
 
@@ -82,10 +86,12 @@ class WeightFormat:
             return name
         return f"{name}, group {self.group_size}" if self.group_size else f"{name}, one scale a row"
 
-    def stored(self, group: TensorGroup) -> tuple[StoredTensor, ...]:
-        """What one tensor of `group` [N, K] becomes in ModelOpt's layout. Raises `RefusedError`
-        naming the tensor when its widths do not divide."""
+    def stored(self, group: TensorGroup, layout: str = MODELOPT) -> tuple[StoredTensor, ...]:
+        """What one tensor of `group` [N, K] becomes in a layout. Raises `RefusedError` naming the
+        tensor when its widths do not divide."""
         rows, columns = group.shape
+        if layout == COMPRESSED_TENSORS:
+            return self._packed(group)
         if self.key == "fp8":
             weight = StoredTensor("weight", "F8_E4M3", group.shape)
             scales = (StoredTensor(name, "F32", ()) for name in ("weight_scale", "input_scale"))
@@ -109,6 +115,16 @@ class WeightFormat:
         return (
             StoredTensor("weight", "U8", (rows // 2, columns)),
             StoredTensor("weight_scale", "F32", (rows, groups)),
+        )
+
+    def _packed(self, group: TensorGroup) -> tuple[StoredTensor, ...]:
+        """The same in the layout pack-quantized of compressed-tensors, which has integers only."""
+        self.require_divisible(group)
+        rows, columns = group.shape
+        return (
+            StoredTensor("weight_packed", "I32", (rows, columns * self.integer_bits // 32)),
+            StoredTensor("weight_scale", "BF16", (rows, columns // (self.group_size or columns))),
+            StoredTensor("weight_shape", "I64", (2,)),
         )
 
     def require_divisible(self, group: TensorGroup) -> None:

@@ -144,7 +144,8 @@ def _serving(readers: Sequence[Reader]) -> str:
     lines = []
     for reader in readers:
         command = f"\n\n```sh\n{reader.serve.format(path='.')}\n```" if reader.serve else ""
-        lines.append(f"{reader.engine}{':' if command else '.'}{command}")
+        source = f" (not run by nemo-deploy; from {reader.rests_on})" if reader.rests_on else ""
+        lines.append(f"{reader.engine}{source}{':' if command else '.'}{command}")
     return "\n\n".join(lines)
 
 

@@ -157,7 +157,11 @@ def bytes_needed(
 
     Raises as `quantize` for a checkpoint that cannot be quantized so.
     """
-    job = takeover(checkpoint) if checkpoint.is_quantized else preview(checkpoint, recipe, layout)
+    job = (
+        takeover(checkpoint, layout)
+        if checkpoint.is_quantized
+        else preview(checkpoint, recipe, layout)
+    )
     written = sum(
         file_bytes(shard.flat_entries())
         for shard in job.shards

@@ -250,15 +250,27 @@ def _encode_groups(
 
 def decode_int4(packed: Tensor, scale: Tensor) -> Tensor:
     """Values of an INT4 tensor: `packed` uint8 [N/2, K], `scale` [N, K/g] -> float32 [N, K]."""
+    return _scaled(unpack_int4(packed).float(), scale)
+
+
+def unpack_int4(packed: Tensor) -> Tensor:
+    """The integers of `packed` uint8 [N/2, K] -> int8 [N, K]."""
     low = (packed << 4).view(torch.int8) >> 4
     high = packed.view(torch.int8) >> 4
-    nibbles = torch.stack((low, high), dim=1).view(-1, packed.shape[1])
-    return _scaled(nibbles.float(), scale)
+    return torch.stack((low, high), dim=1).view(-1, packed.shape[1])
 
 
 def decode_int4_columns(packed: Tensor, scale: Tensor) -> Tensor:
     """Values of an INT4 tensor: `packed` int32 [N, K/8], `scale` [N, K/g] -> float32 [N, K]."""
     return _scaled(unpack_int4_columns(packed).float(), scale)
+
+
+def pack_columns(values: Tensor, bits: int) -> Tensor:
+    """Integers of 4 or 8 bits (int8 [N, K]) in words of columns -> int32 [N, K * bits / 32]."""
+    if bits == 8:
+        return torch.bitwise_xor(values.view(torch.uint8), 0x80).view(torch.int32)
+    nibbles = (values + 8).view(torch.uint8)
+    return (nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)).view(torch.int32)
 
 
 def unpack_int4_columns(packed: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ...model.architecture import Model, TensorGroup
 from ...model.recipe import Recipe
@@ -19,10 +19,18 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Reader:
     """An engine that reads what was written. `serve` is its command with `{path}` for the
-    directory, empty where this project's own bundle is the way."""
+    directory, empty where this project's own bundle is the way. `rests_on` says where the command
+    is from, since nemo-deploy has run none of them on a GPU."""
 
     engine: str
     serve: str = ""
+    rests_on: str = ""
+
+
+PARSERS: Final = (
+    "--reasoning-parser nemotron_v3 --enable-auto-tool-choice --tool-call-parser qwen3_coder"
+)
+"""Flags of `vllm serve` for the reasoning and the tool calls of Nemotron 3."""
 
 
 @dataclass(frozen=True, slots=True)

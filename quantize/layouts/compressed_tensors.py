@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ...model.architecture import Model, Role, TensorGroup
 from ...model.recipe import Recipe
-from ...model.weight_format import INTEGER_BITS, StoredTensor, WeightFormat
-from .base import Layout, Reader
+from ...model.weight_format import COMPRESSED_TENSORS, INTEGER_BITS, WeightFormat
+from .base import PARSERS, Layout, Reader
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,20 +29,10 @@ _READERS: Final = (
     Reader(
         "vLLM from 0.24 on (A100, H100 and other GPUs from SM80 on; several GPUs by expert "
         "parallelism)",
-        "vllm serve {path} --mamba-backend triton --reasoning-parser nemotron_v3 "
-        "--enable-expert-parallel",
+        f"vllm serve {{path}} --mamba-backend triton {PARSERS} --enable-expert-parallel",
+        "noonghunna/club-3090 pull request 721: Nemotron-3-Puzzle-75B with vLLM 0.24",
     ),
 )
-
-
-def _stored(kind: WeightFormat, group: TensorGroup) -> tuple[StoredTensor, ...]:
-    kind.require_divisible(group)
-    rows, columns = group.shape
-    return (
-        StoredTensor("weight_packed", "I32", (rows, columns * kind.integer_bits // 32)),
-        StoredTensor("weight_scale", "BF16", (rows, columns // (kind.group_size or columns))),
-        StoredTensor("weight_shape", "I64", (2,)),
-    )
 
 
 def _encode(
@@ -141,10 +131,10 @@ def _configuration(
 
 
 LAYOUT: Final = Layout(
-    key="compressed-tensors",
+    key=COMPRESSED_TENSORS,
     formats=frozenset(INTEGER_BITS),
     kv_scales=False,
-    stored=_stored,
+    stored=lambda kind, group: kind.stored(group, COMPRESSED_TENSORS),
     encode=_encode,
     configuration=_configuration,
     readers=lambda recipe: _READERS,

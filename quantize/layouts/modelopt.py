@@ -7,25 +7,50 @@ plugin.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ...model.architecture import Model
 from ...model.recipe import EXPERT_ROLES, Recipe
-from ...model.weight_format import INTEGER_BITS, WeightFormat
+from ...model.weight_format import INTEGER_BITS, MODELOPT, WeightFormat
 from .. import hub_config
-from .base import Layout, Reader
+from .base import PARSERS, Layout, Reader
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ...runtime.formats import Deviation
 
+_TRTLLM: Final = Reader(
+    "TensorRT-LLM", "trtllm-serve {path}", "TensorRT-LLM's documentation of trtllm-serve"
+)
+_VLLM: Final = Reader("vLLM", f"vllm serve {{path}} {PARSERS}", "vLLM's recipe of Nemotron 3 Nano")
+_PLUGIN: Final = Reader("TensorRT-LLM with the plugin of a nemo-deploy bundle")
+
+
+def _sglang(quantization: str) -> Reader:
+    return Reader(
+        "SGLang",
+        f"python -m sglang.launch_server --model-path {{path}}{quantization} --mamba-ssm-dtype "
+        "float32 --reasoning-parser nemotron_3 --tool-call-parser qwen3_coder",
+        "SGLang's cookbook of Nemotron 3 Nano; flags read in 0.5.23",
+    )
+
+
 _READERS: Final[Mapping[str, tuple[Reader, ...]]] = {
-    "bf16": (Reader("TensorRT-LLM", "trtllm-serve {path}"), Reader("vLLM", "vllm serve {path}")),
-    "fp8": (Reader("TensorRT-LLM", "trtllm-serve {path}"), Reader("vLLM", "vllm serve {path}")),
-    "int8": (Reader("TensorRT-LLM with the plugin of a nemo-deploy bundle"),),
-    "int4": (Reader("TensorRT-LLM with the plugin of a nemo-deploy bundle"),),
-    "nvfp4": (Reader("TensorRT-LLM from 1.3 on", "trtllm-serve {path}"),),
+    "bf16": (_TRTLLM, _VLLM, _sglang("")),
+    "fp8": (
+        _TRTLLM,
+        replace(_VLLM, engine="vLLM (from 0.27 on below SM89, too)"),
+        _sglang(" --quantization modelopt_fp8"),
+    ),
+    "int8": (_PLUGIN,),
+    "int4": (_PLUGIN,),
+    "nvfp4": (
+        replace(_TRTLLM, engine="TensorRT-LLM from 1.3 on (SM89 to SM99)"),
+        replace(_VLLM, engine="vLLM from 0.24 on"),
+        _sglang(" --quantization modelopt_fp4"),
+    ),
 }
 
 
@@ -64,10 +89,10 @@ def _readers(recipe: Recipe) -> tuple[Reader, ...]:
 
 
 LAYOUT: Final = Layout(
-    key="modelopt",
+    key=MODELOPT,
     formats=frozenset({"bf16", "fp8", "int8", "int4", "nvfp4"}),
     kv_scales=True,
-    stored=WeightFormat.stored,
+    stored=lambda kind, group: kind.stored(group, MODELOPT),
     encode=_encode,
     configuration=_configuration,
     readers=_readers,

@@ -9,21 +9,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from compressed_tensors.compressors import PackedQuantizationCompressor
+from compressed_tensors.quantization import QuantizationConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nemotron_deploy.core.errors import BadInputError
+from nemotron_deploy.core.errors import BadInputError, RefusedError
 from nemotron_deploy.model.checkpoint import Checkpoint
+from nemotron_deploy.quantize.layouts import LAYOUTS
 from nemotron_deploy.quantize.stream import Summary, bytes_needed, run
 from nemotron_deploy.quantize.takeover import takeover
 from nemotron_deploy.runtime.formats import decode_checkpoint
-from nemotron_deploy.tests.model.bent import Case, both, renamed, shards
+from nemotron_deploy.tests.model.bent import Case, Maker, both, renamed, shards
 from nemotron_deploy.tests.model.quantized_cases import (
     FP8_FILES,
     NVIDIA,
     TAKEN_OVER,
+    Encode,
+    Parts,
     encoded,
     experts,
+    int4,
+    int8_rows,
     llm_compressor,
     modelopt,
     nvfp4,
@@ -32,6 +39,7 @@ from nemotron_deploy.tests.model.quantized_cases import (
 )
 
 EXPERT = "backbone.layers.4.mixer.experts.3.up_proj."
+COMPRESSED = LAYOUTS["compressed-tensors"]
 
 
 def title(case: Case) -> str:
@@ -217,3 +225,65 @@ def test_what_is_taken_over_already_stays(tiny_copy: Path, tmp_path: Path) -> No
     last.write_bytes(whole)
     assert take_over(tiny_copy, out, state).kept_shards == 2
     assert not Checkpoint.open(out).differences
+
+
+def in_bf16(encode: Encode) -> Encode:
+    """As `encode`, with scales that BF16 holds exactly, as some producers round them."""
+
+    def rounded(weight: Tensor) -> Parts:
+        return {
+            n: t.bfloat16().to(t.dtype) if "scale" in n else t for n, t in encode(weight).items()
+        }
+
+    return rounded
+
+
+@pytest.mark.parametrize(
+    ("encode", "declares"),
+    [(int4, modelopt("W4A16_AWQ", group_size=64)), (int8_rows, modelopt("W8A16"))],
+    ids=["int4", "int8"],
+)
+def test_integers_for_vllm_are_the_same_integers(
+    encode: Encode, declares: Maker, tiny_copy: Path, tmp_path: Path
+) -> None:
+    both(encoded(experts, in_bf16(encode)), declares)(tiny_copy)
+    before = decode_checkpoint(tensors_in(tiny_copy), torch.float32)
+    out = tmp_path / "out"
+    out.mkdir()
+    summary = run(takeover(Checkpoint.open(tiny_copy), COMPRESSED), out)
+    after = tensors_in(out)
+    assert summary.layout == "compressed-tensors"
+    assert summary.written_bytes == sum(t.numel() * t.element_size() for t in after.values())
+    decoded = decode_checkpoint(after, torch.float32)
+    assert decoded.keys() == before.keys()
+    assert all(torch.equal(decoded[name], before[name]) for name in before)
+    assert after[f"{EXPERT}weight_scale"].dtype is torch.bfloat16
+    opened = Checkpoint.open(out)
+    assert opened.quantization is not None
+    assert (opened.quantization.layout, opened.quantization.agrees) == ("compressed-tensors", True)
+    configuration = json.loads((out / "config.json").read_text())["quantization_config"]
+    (scheme,) = QuantizationConfig(**configuration).config_groups.values()
+    state = {s: after[EXPERT + s] for s in ("weight_packed", "weight_scale", "weight_shape")}
+    theirs = PackedQuantizationCompressor.decompress(state, scheme)["weight"]
+    assert theirs is not None
+    assert torch.equal(theirs.bfloat16(), decoded[f"{EXPERT}weight"].bfloat16())
+
+
+def test_scales_that_the_layout_cannot_hold_are_refused(tiny_copy: Path, tmp_path: Path) -> None:
+    both(encoded(experts, int4), modelopt("W4A16_AWQ", group_size=64))(tiny_copy)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(
+        RefusedError, match=r"rule: layout.*What works instead: an engine that reads"
+    ):
+        run(takeover(Checkpoint.open(tiny_copy), COMPRESSED), out)
+
+
+def test_a_checkpoint_in_the_layout_of_vllm_stays_the_file_it_is(
+    tiny_copy: Path, tmp_path: Path
+) -> None:
+    both(encoded(experts, packed), llm_compressor())(tiny_copy)
+    out = tmp_path / "out"
+    out.mkdir()
+    run(takeover(Checkpoint.open(tiny_copy), COMPRESSED), out)
+    assert (out / "model.safetensors").samefile(tiny_copy / "model.safetensors")
