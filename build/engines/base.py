@@ -65,12 +65,13 @@ class Fallback:
         return replace(serving, **change)
 
 
-class Engine(Protocol):
-    """An engine at one release.
+class PlannedEngine(Protocol):
+    """An engine at one release, as far as the planner needs it.
 
     `name` is the value of `--engine`, `title` the name in sentences, `executor` the executor of the
-    served model, and `version_option` the option that chooses a version. `gpu_counts` are the
-    numbers of GPUs that one server may use.
+    served model, `package` the module that it imports, and `version_option` the option that chooses
+    a version. `gpu_counts` are the numbers of GPUs that one server may use, `batch_argument` is the
+    engine's name for the number of sequences that it serves at once.
     """
 
     @property
@@ -80,22 +81,27 @@ class Engine(Protocol):
     @property
     def executor(self) -> str: ...
     @property
+    def package(self) -> str: ...
+    @property
     def version_option(self) -> str: ...
     @property
     def gpu_counts(self) -> tuple[int, ...]: ...
     @property
+    def batch_argument(self) -> str: ...
+    @property
     def release(self) -> Release: ...
 
-    # For the planner.
-
-    def at(self, version: str) -> Engine:
+    def at(self, version: str) -> PlannedEngine:
         """The same engine at another version. Raises `UsageError` for an unknown one."""
 
     def rule(self, gpu: Gpu, quant: Quant, roles: Set[Role]) -> Rule:
         """The support rule for a format that quantizes tensors of `roles`."""
 
+    def layout(self, recipe: Recipe) -> str:
+        """The layout in which the engine reads a checkpoint of that recipe, by its key."""
+
     def split_problem(self, rule: Rule, model: Model, recipe: Recipe, gpus: int) -> str | None:
-        """Why what the rule adds to the engine cannot be split over `gpus` GPUs, or None."""
+        """Why what the rule decides about cannot be split over `gpus` GPUs, or None."""
 
     def serving(self, recipe: Recipe, workload: Workload) -> Serving:
         """The usual configuration of a server, with what `workload` chooses. Raises `UsageError`
@@ -114,9 +120,11 @@ class Engine(Protocol):
         """Bytes that a server of what `rule` decides takes on the fullest GPU beside weights and
         caches, by what they are for."""
 
-    def cache(self, free: int, state: int, kv_per_token: int, serving: Serving) -> Cache:
-        """The division of `free` bytes of one GPU, with so many bytes of Mamba state for each
-        sequence and of KV cache for each token."""
+    def cache(
+        self, model: Model, gpu: Gpu, free: int, state: int, kv_per_token: int, serving: Serving
+    ) -> Cache:
+        """The division of the `free` bytes of one `gpu` that weights and server leave, with so many
+        bytes of Mamba state for each sequence of `model` and of KV cache for each token."""
 
     def rates(self, architecture: Architecture) -> Architecture:
         """The shares of an architecture's rates that this engine's kernels reach."""
@@ -135,7 +143,12 @@ class Engine(Protocol):
     def refused_part(self) -> EnginePart:
         """The engine's part of a plan that is refused: its name, versions and image."""
 
-    # For a build.
+
+class Engine(PlannedEngine, Protocol):
+    """An engine that bundles are built for."""
+
+    def at(self, version: str) -> Engine:
+        """The same engine at another version. Raises `UsageError` for an unknown one."""
 
     def require_tools(self, plan: Plan) -> None:
         """Raise `BadInputError` where this machine lacks what `emit` needs."""

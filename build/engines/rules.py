@@ -51,7 +51,8 @@ class Rule:
     runs the format on a GPU. `backend` replaces the release's; `plugin` is a module that the bundle
     adds to the engine; `settings` are the engine's own; `env_one_gpu` is environment of a server on
     one GPU.
-    `source` is what the row rests on, `checked` a date, `seen` whether it was `read` or `run`.
+    `source` is what the row rests on, `checked` a date, `seen` whether it was `read` or `run`,
+    `reports` a sentence on where others have run it.
     """
 
     key: str
@@ -62,6 +63,7 @@ class Rule:
     source: str
     checked: str
     seen: str
+    reports: str = ""
     min_sm: int = 0
     max_sm: int = 2**31
     releases: frozenset[str] = frozenset({"stable"})
@@ -100,6 +102,11 @@ class RuleBook:
 
     def __init__(self, path: Path, title: str, version_option: str) -> None:
         self.path, self.title, self.version_option = path, title, version_option
+
+    @property
+    def example(self) -> str:
+        """A version that has rules."""
+        return self.releases[0].versions.lstrip("~=>").split(",")[0]
 
     @cached_property
     def _document(self) -> dict[str, Any]:
@@ -158,7 +165,7 @@ class RuleBook:
             wanted = Version(version)
         except InvalidVersion:
             raise UsageError(
-                f"{self.version_option} {version!r} is not a version; an example is 1.2.1"
+                f"{self.version_option} {version!r} is not a version; an example is {self.example}"
             ) from None
         for release in self.releases:
             if SpecifierSet(release.versions).contains(wanted, prereleases=True):

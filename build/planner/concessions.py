@@ -137,10 +137,11 @@ def concessions(
             )
 
 
-def fewer_sequences(usual: Serving, sequences: int) -> Concession:
-    """What it costs that fewer sequences than usual are served at the same time."""
+def fewer_sequences(usual: Serving, sequences: int, argument: str) -> Concession:
+    """What it costs that fewer sequences than usual are served at the same time. `argument` is the
+    engine's name for their number."""
     return Concession(
-        "max_batch_size",
+        argument,
         str(usual.graph_batch),
         str(sequences),
         "further requests wait until another one ends",

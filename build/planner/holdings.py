@@ -1,8 +1,8 @@
 """What each of several GPUs holds of a model: weights by role, KV cache and Mamba state.
 
-Splits are those of TensorRT-LLM's Nemotron-H with tensor and expert parallel sizes of N: routed
-experts, Mamba, shared experts, queries, embedding and head are divided; keys and values as far as
-there are heads; routers, norms and latent projections are whole on every GPU.
+Splits are those of TensorRT-LLM's and vLLM's Nemotron-H with tensor and expert parallel sizes of N:
+routed experts, Mamba, shared experts, queries, embedding and head are divided; keys and values as
+far as there are heads; routers, norms and latent projections are whole on every GPU.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final
 
 from ...model.architecture import DTYPE_BYTES, Model, Role
 from ...model.recipe import Recipe
+from ...model.weight_format import MODELOPT
 
 WHOLE_ROLES: Final = frozenset({Role.NORM, Role.ROUTER, Role.ROUTER_BIAS, Role.LATENT})
 
@@ -72,16 +73,16 @@ def kv_heads_each(heads: int, gpus: int) -> int:
     return -(-heads // gpus)
 
 
-def holdings(model: Model, recipe: Recipe) -> Holdings:
-    """What `model` takes in the format of `recipe`. Raises `RefusedError` naming the tensor whose
-    widths do not divide into its groups."""
+def holdings(model: Model, recipe: Recipe, layout: str = MODELOPT) -> Holdings:
+    """What `model` takes in the format of `recipe` and a layout. Raises `RefusedError` naming the
+    tensor whose widths do not divide into its groups."""
     sizes: dict[Role, int] = {}
     values: dict[Role, int] = {}
     fp8: dict[Role, int] = {}
     quantized: set[Role] = set()
     kv_weights = 0
     for group in model.tensors():
-        size = recipe.bytes_of(group)
+        size = recipe.bytes_of(group, layout)
         sizes[group.role] = sizes.get(group.role, 0) + size
         values[group.role] = values.get(group.role, 0) + group.parameters
         if kind := recipe.format_of(group):

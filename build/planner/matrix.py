@@ -11,10 +11,13 @@ from ...model.architecture import Model
 from ...model.catalog import gpus
 from ...model.formats import Quant
 from ...model.spec import Gpu, Plan, Workload
-from ..engines.base import Engine
+from ..engines.base import PlannedEngine
+from ..engines.registry import planned as engine_named
 from .efficiency import DEFAULT, Efficiency
 from .money import MAX_TPOT_MS, Cost, at_objective, cost
+from .offers import Offer, offers, preferred
 from .plan import Planner
+from .verdict import Judge
 
 OPTIMIZE: Final = {
     "latency": "least time per token of a single sequence",
@@ -27,9 +30,10 @@ OPTIMIZE: Final = {
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One GPU and format: its cost, the time per token of a single sequence, and output tokens a
-    second of each GPU, where they are known."""
+    second of each GPU, where they are known. `offers` are those of all engines."""
 
     plan: Plan
+    offers: tuple[Offer, ...]
     cost: Cost | None
     tpot_alone_ms: float | None
     tokens_per_s_per_gpu: float | None
@@ -47,24 +51,43 @@ def cells(
     only: Iterable[Gpu] | None = None,
     price: float | None = None,
     max_tpot_ms: float = MAX_TPOT_MS,
-    engine: Engine | None = None,
+    engine: PlannedEngine | None = None,
     efficiency: Efficiency = DEFAULT,
     stored: Quant | None = None,
+    each_preferred: bool = False,
 ) -> list[Cell]:
     """Every format on every GPU (or on `only` these), in the order they are known; of a quantized
-    checkpoint the one in which it is `stored`."""
-    planner = Planner(model, workload, engine, efficiency, stored)
+    checkpoint the one in which it is `stored`. All are planned for `engine`, by default the default
+    one; with `each_preferred`, each for the engine that is preferred there."""
+    usual = engine or engine_named()
+    judge, planners = Judge(model, stored), dict[str, Planner]()
+
+    def cell(gpu: Gpu, quant: Quant) -> Cell:
+        found = offers(judge, gpu, quant, workload, usual)
+        chosen = engine_named(preferred(found)) if each_preferred else usual
+        if chosen.name not in planners:
+            planners[chosen.name] = Planner(model, workload, chosen, efficiency, stored)
+        planned = planners[chosen.name].plan(gpu, quant)
+        return _cell(planned, found, workload, price, max_tpot_ms)
+
     return [
-        _cell(planner.plan(gpu, quant), workload, price, max_tpot_ms)
+        cell(gpu, quant)
         for gpu in (gpus().values() if only is None else only)
-        for quant in planner.judge.quants
+        for quant in judge.quants
     ]
 
 
-def _cell(plan: Plan, workload: Workload, price: float | None, max_tpot_ms: float) -> Cell:
+def _cell(
+    plan: Plan,
+    found: tuple[Offer, ...],
+    workload: Workload,
+    price: float | None,
+    max_tpot_ms: float,
+) -> Cell:
     point = at_objective(plan, max_tpot_ms)
     return Cell(
         plan=plan,
+        offers=found,
         cost=cost(plan, workload, price, max_tpot_ms),
         tpot_alone_ms=plan.estimate.curve[0].tpot_ms if plan.estimate else None,
         tokens_per_s_per_gpu=point.output_tokens_per_s / plan.gpus if point else None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...model.recipe import Recipe
 from ...model.spec import Gpu, Serving
-from ..engines.base import Cache, Engine
+from ..engines.base import Cache, PlannedEngine
 from ..engines.rules import Rule
 from .holdings import Holdings
 
@@ -42,7 +42,7 @@ def memory(
     recipe: Recipe,
     gpu: Gpu,
     gpus: int,
-    engine: Engine,
+    engine: PlannedEngine,
     serving: Serving,
     rule: Rule,
 ) -> Memory:
@@ -56,5 +56,5 @@ def memory(
     left = gpu.memory_bytes - sum(fixed.values())
     state = held.state_bytes_per_sequence(serving.state_dtype, gpus)
     kv_per_token = held.kv_bytes_per_token(serving.kv_dtype, gpus)
-    cache = engine.cache(left, state, kv_per_token, serving)
+    cache = engine.cache(held.model, gpu, left, state, kv_per_token, serving)
     return Memory(fixed, left, state, kv_per_token, cache)

@@ -9,8 +9,8 @@ from ...core.errors import RefusedError
 from ...model.architecture import Model
 from ...model.formats import Quant
 from ...model.spec import Concession, Gpu, Plan, Serving, Workload
-from ..engines.base import Engine
-from ..engines.registry import engine as engine_named
+from ..engines.base import PlannedEngine
+from ..engines.registry import planned as engine_named
 from .concessions import Trade, concessions, fewer_sequences
 from .efficiency import DEFAULT, Efficiency
 from .speed import Speed, estimate
@@ -22,7 +22,7 @@ def plan(
     gpu: Gpu,
     quant: Quant,
     workload: Workload,
-    engine: Engine | None = None,
+    engine: PlannedEngine | None = None,
     efficiency: Efficiency = DEFAULT,
     stored: Quant | None = None,
 ) -> Plan:
@@ -42,7 +42,7 @@ class Planner:
         self,
         model: Model,
         workload: Workload,
-        engine: Engine | None = None,
+        engine: PlannedEngine | None = None,
         efficiency: Efficiency = DEFAULT,
         stored: Quant | None = None,
     ) -> None:
@@ -52,7 +52,7 @@ class Planner:
 
     def speed(self, gpu: Gpu, quant: Quant, serving: Serving | None = None) -> Speed:
         """How fast that is, whether or not it fits: in the usual configuration, or in `serving`."""
-        held, engine = self.judge.held(quant), self.engine
+        held, engine = self.judge.held(quant, self.engine), self.engine
         serving = serving or engine.serving(quant.recipe, self.workload)
         return Speed(held, quant, gpu, self.workload, engine, serving, self.efficiency)
 
@@ -83,7 +83,7 @@ class Planner:
             else engine.part(rule, gpu, workload, serving, concurrency, verdict.context),
             serving=serving,
             concessions=() if refusal else tuple(self._concessions(candidate, verdict)),
-            weights_bytes=self.judge.held(quant).stored_bytes,
+            weights_bytes=self.judge.held(quant, engine).stored_bytes,
             kv_dtype=serving.kv_dtype,
             kv_bytes_per_token=model.kv_bytes_per_token(serving.kv_dtype),
             state_bytes_per_sequence=model.state_bytes_per_sequence(serving.state_dtype),
@@ -124,7 +124,7 @@ class Planner:
         fallbacks = self.engine.fallbacks(self.workload)
         yield from concessions(verdict.usual, verdict.serving, fallbacks, trade)
         if verdict.concurrency < verdict.usual.graph_batch:
-            yield fewer_sequences(verdict.usual, verdict.concurrency)
+            yield fewer_sequences(verdict.usual, verdict.concurrency, self.engine.batch_argument)
 
     def _longest(self, verdict: Verdict) -> int:
         """Tokens that each sequence could have, as far as the model is known to go."""

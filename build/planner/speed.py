@@ -15,7 +15,7 @@ from ...model.architecture import SCAN_CHUNK, Moe, Role
 from ...model.catalog import architecture
 from ...model.formats import Quant
 from ...model.spec import Estimate, Gpu, Point, Serving, Workload
-from ..engines.base import Engine
+from ..engines.base import PlannedEngine
 from .efficiency import DEFAULT, Efficiency
 from .holdings import WHOLE_ROLES, Holdings
 from .routing import distinct, fullest, uneven
@@ -53,7 +53,7 @@ class Speed:
         quant: Quant,
         gpu: Gpu,
         workload: Workload,
-        engine: Engine,
+        engine: PlannedEngine,
         serving: Serving,
         efficiency: Efficiency = DEFAULT,
     ) -> None:

@@ -17,8 +17,8 @@ from ...model.format_request import default_quants, requested
 from ...model.formats import Quant
 from ...model.recipe import Recipe
 from ...model.spec import Gpu, Serving, Workload
-from ..engines.base import Engine
-from ..engines.registry import engine as engine_named
+from ..engines.base import PlannedEngine
+from ..engines.registry import planned as engine_named
 from ..engines.rules import Rule
 from .concessions import named, reduced
 from .holdings import Holdings, holdings
@@ -74,7 +74,7 @@ class Candidate:
     gpu: Gpu
     quant: Quant
     workload: Workload
-    engine: Engine
+    engine: PlannedEngine
 
     def changed(self, option: str, model: Model, stored: Quant | None = None) -> Candidate:
         """This candidate for `model` changed by options of a command line, such as `--gpus 2
@@ -105,18 +105,19 @@ class Judge:
     def __init__(self, model: Model, stored: Quant | None = None) -> None:
         self.model, self.stored = model, stored
         self.quants: Final = (stored,) if stored else default_quants(model)
-        self._held: dict[Recipe, Holdings] = {}
+        self._held: dict[tuple[Recipe, str], Holdings] = {}
 
-    def held(self, quant: Quant) -> Holdings:
-        """What the model takes in a format."""
-        if quant.recipe not in self._held:
-            self._held[quant.recipe] = holdings(self.model, quant.recipe)
-        return self._held[quant.recipe]
+    def held(self, quant: Quant, engine: PlannedEngine) -> Holdings:
+        """What the model takes in a format, in the layout that the engine reads."""
+        recipe, layout = quant.recipe, engine.layout(quant.recipe)
+        if (recipe, layout) not in self._held:
+            self._held[recipe, layout] = holdings(self.model, recipe, layout)
+        return self._held[recipe, layout]
 
     def memory(self, candidate: Candidate, serving: Serving) -> Memory:
         """The memory of the fullest GPU when the server is configured as `serving`."""
         return memory(
-            self.held(candidate.quant),
+            self.held(candidate.quant, candidate.engine),
             candidate.quant.recipe,
             candidate.gpu,
             candidate.workload.gpus,
@@ -127,7 +128,7 @@ class Judge:
 
     def _rule(self, candidate: Candidate) -> Rule:
         """The engine's support rule for the candidate."""
-        roles = self.held(candidate.quant).quantized
+        roles = self.held(candidate.quant, candidate.engine).quantized
         return candidate.engine.rule(candidate.gpu, candidate.quant, roles)
 
     def verdict(self, candidate: Candidate) -> Verdict:

@@ -5,13 +5,14 @@ Every TensorRT-LLM argument class forbids unknown keys, so one wrong name stops 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from ....model.spec import Serving, Workload
-from .serving import KV_DTYPES, STATE_DTYPES
+from .. import argument_table
+from ..serving_options import STATE_DTYPES
+from .serving import KV_DTYPES
 from .support import schema_name
 
 SCHEMAS: Final = Path(__file__).parent / "data"
@@ -62,10 +63,4 @@ def llm_args(
 
 def problems(args: Mapping[str, Any], versions: str) -> list[str]:
     """What TensorRT-LLM of these versions would refuse in `args`, one line each."""
-    from jsonschema import Draft202012Validator
-
-    schema = json.loads((SCHEMAS / schema_name(versions)).read_text(encoding="utf-8"))
-    return [
-        f"{'.'.join(map(str, error.path)) or 'llm_args'}: {error.message}"
-        for error in Draft202012Validator(schema).iter_errors(args)
-    ]
+    return argument_table.problems(args, SCHEMAS / schema_name(versions), "llm_args")

@@ -11,6 +11,7 @@ from ....model.architecture import Model, Role
 from ....model.formats import Quant
 from ....model.recipe import Recipe
 from ....model.spec import Architecture, EnginePart, Gpu, Plan, Serving, Workload
+from ....model.weight_format import MODELOPT
 from ....runtime.contract import SINGLE_PROCESS
 from ..base import Fallback, OnCompiled
 from ..rules import Rule
@@ -40,8 +41,10 @@ class TensorRtLlm:
     name: Final = "tensorrt-llm"
     title: Final = RULES.title
     executor: Final = "trtllm"
+    package: Final = "tensorrt_llm"
     version_option: Final = RULES.version_option
     gpu_counts: Final = (1, 2, 4, 8)  # upstream's Nemotron-H: "TP has to be either 1, 2, 4 or 8"
+    batch_argument: Final = "max_batch_size"
 
     def __init__(self, version: str | None = None) -> None:
         self.release = RULES.release(version)
@@ -58,6 +61,10 @@ class TensorRtLlm:
         if any(kind.inputs for kind in quant.recipe.formats):
             conditions.add(NVFP4_INPUTS)
         return RULES.rule_for(gpu, quant, roles, self.release, conditions)
+
+    def layout(self, recipe: Recipe) -> str:
+        """ModelOpt's, for every format."""
+        return MODELOPT
 
     def split_problem(self, rule: Rule, model: Model, recipe: Recipe, gpus: int) -> str | None:
         """Why the plugin cannot split the model's experts over `gpus` GPUs, or None."""
@@ -84,7 +91,9 @@ class TensorRtLlm:
         single_process = SINGLE_PROCESS.name in _environment(rule, gpus)
         return server_bytes(model, recipe, gpus, serving, single_process)
 
-    def cache(self, free: int, state: int, kv_per_token: int, serving: Serving) -> BlockCache:
+    def cache(
+        self, model: Model, gpu: Gpu, free: int, state: int, kv_per_token: int, serving: Serving
+    ) -> BlockCache:
         """The division of `free` bytes of one GPU, by the rules of this release."""
         return BlockCache(
             free,
@@ -150,7 +159,7 @@ class TensorRtLlm:
 
     def inputs(self, plan: Plan) -> Any:
         """All that `emit` depends on besides model, recipe and code."""
-        return [directory.describe(plan), dict(plan.engine.args)]
+        return [directory.FILES.describe(plan), dict(plan.engine.args)]
 
     def emit(
         self,
@@ -171,7 +180,7 @@ class TensorRtLlm:
             cache = cache_directory() / "kernels"
             experts.emit_kernels(target, plan, model, recipe, divisor, cache, on_compiled)
             driver = experts.lowest_driver(target, plan.sm)
-        directory.emit(target, plan, driver)
+        directory.FILES.emit(target, plan, driver)
 
     def check(self, target: Path) -> list[Check]:
         """Check the engine directory of a bundle."""

@@ -11,13 +11,19 @@ import pytest
 from nemotron_deploy.build.engines import registry
 from nemotron_deploy.build.engines.rules import RuleBook
 from nemotron_deploy.build.engines.tensorrt_llm.support import RULES
+from nemotron_deploy.build.planner.plan import plan
 from nemotron_deploy.core.errors import BadInputError, UsageError
-from nemotron_deploy.tests.build.nano import planned
+from nemotron_deploy.model.catalog import gpu
+from nemotron_deploy.model.formats import QUANTS
+from nemotron_deploy.model.spec import Workload
+from nemotron_deploy.tests.build.nano import nano, planned
 
 
 def test_an_unknown_engine_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="unknown engine 'sglang'; known are tensorrt-llm"):
-        registry.engine("sglang")
+    with pytest.raises(UsageError, match=r"unknown engine 'orca'; known are tensorrt-llm, vllm$"):
+        registry.engine("orca")
+    with pytest.raises(UsageError, match=r"'vlm'; .*, sglang; did you mean vllm\?"):
+        registry.require_known("vlm")
 
 
 @pytest.mark.parametrize("name", registry.ENGINES)
@@ -36,6 +42,17 @@ def test_the_part_of_a_plan() -> None:
     assert part.args["max_batch_size"] > 0
     refused = planned("a100", "fp8").engine
     assert (refused.name, refused.backend, refused.args) == ("tensorrt-llm", "none", {})
+
+
+@pytest.mark.parametrize("name", registry.ONLY_PLANNED)
+@pytest.mark.parametrize("quant", QUANTS)
+def test_what_is_planned_only_never_gets_a_bundle(name: str, quant: str) -> None:
+    found = plan(nano(), gpu("h100"), QUANTS[quant], Workload(), registry.planned(name))
+    assert (found.status, found.engine.name) == ("refused", name)
+    assert "--engine vllm" in found.alternatives
+    command = any("sglang.launch_server" in text for text in found.alternatives)
+    assert command is not quant.startswith("int")
+    assert ("asserts the activation SiLU" in found.reasons[0]) is quant.startswith("int")
 
 
 def book(tmp_path: Path, **changes: Any) -> RuleBook:

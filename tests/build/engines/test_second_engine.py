@@ -19,6 +19,7 @@ from nemotron_deploy.model.architecture import Model, Role
 from nemotron_deploy.model.formats import Quant
 from nemotron_deploy.model.recipe import Recipe
 from nemotron_deploy.model.spec import Architecture, EnginePart, Gpu, Plan, Serving, Workload
+from nemotron_deploy.model.weight_format import MODELOPT
 
 SEQUENCE_TOKENS = 4096
 
@@ -50,7 +51,9 @@ class StandIn:
     name = "stand-in"
     title = "Stand-in"
     executor = "scripted"
+    package = "stand_in"
     version_option = "--stand-in"
+    batch_argument = "n"
     gpu_counts = (1, 3)
     release = Release("only", ">=1", "registry.test/stand-in:1", "stand-in", {}, "a test")
 
@@ -82,7 +85,12 @@ class StandIn:
     ) -> Mapping[str, int]:
         return {"everything": 2**30}
 
-    def cache(self, free: int, state: int, kv_per_token: int, serving: Serving) -> PageCache:
+    def layout(self, recipe: Recipe) -> str:
+        return MODELOPT
+
+    def cache(
+        self, model: Model, gpu: Gpu, free: int, state: int, kv_per_token: int, serving: Serving
+    ) -> PageCache:
         return PageCache(free, max(state, SEQUENCE_TOKENS * kv_per_token))
 
     def rates(self, architecture: Architecture) -> Architecture:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nemotron_deploy.build.engines.registry import check as check_engine
 from nemotron_deploy.build.engines.tensorrt_llm import arguments, support
-from nemotron_deploy.build.engines.tensorrt_llm import directory as engine_directory
+from nemotron_deploy.build.engines.tensorrt_llm.directory import FILES
 from nemotron_deploy.tests.build.nano import planned
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -54,22 +55,22 @@ def test_traps_of_upstream_are_avoided() -> None:
 def test_engine_directory(
     tmp_path: Path, golden: Callable[[Path, str], None], key: str, quant: str
 ) -> None:
-    engine_directory.emit(tmp_path, planned(key, quant))
+    FILES.emit(tmp_path, planned(key, quant))
     for name in ("engine.json", "llm_args.yaml"):
         golden(GOLDEN / f"{key}-{quant}" / name, (tmp_path / name).read_text())
-    wrong = {check.name for check in engine_directory.check(tmp_path) if not check.ok}
+    wrong = {check.name for check in check_engine(tmp_path) if not check.ok}
     sm = {"h100": 90, "a100": 80}[key]
     assert wrong == ({"plugin", f"kernels sm_{sm}"} if quant.startswith("int") else set())
 
 
 @pytest.mark.parametrize("text", ["max_batchsize: 3", "[1]", "a: [", ""])
 def test_a_damaged_engine_directory_fails_its_check(tmp_path: Path, text: str) -> None:
-    engine_directory.emit(tmp_path, planned("h100", "fp8"))
+    FILES.emit(tmp_path, planned("h100", "fp8"))
     (tmp_path / "llm_args.yaml").write_text(text)
-    assert not all(check.ok for check in engine_directory.check(tmp_path))
+    assert not all(check.ok for check in check_engine(tmp_path))
 
 
 def test_llm_args_are_yaml_that_upstream_reads(tmp_path: Path) -> None:
     result = planned("h100", "int4")
-    engine_directory.emit(tmp_path, result)
+    FILES.emit(tmp_path, result)
     assert yaml.safe_load((tmp_path / "llm_args.yaml").read_text()) == dict(result.engine.args)

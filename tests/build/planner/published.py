@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from nemotron_deploy.build.engines.registry import engine
 from nemotron_deploy.build.planner.plan import Planner
 from nemotron_deploy.model.architecture import Model
 from nemotron_deploy.model.catalog import gpu, known_model
@@ -44,7 +45,8 @@ class Published:
         size = Workload(isl=self.isl, osl=self.osl, gpus=self.gpus)
         model = named(self.model)
         quant = requested(self.quant, self.recipe).for_model(model)
-        return Planner(model, size).speed(gpu(self.gpu), quant).point(self.sequences)
+        target = engine("vllm" if self.engine.startswith("vLLM") else "tensorrt-llm")
+        return Planner(model, size, target).speed(gpu(self.gpu), quant).point(self.sequences)
 
     @property
     def off(self) -> float:

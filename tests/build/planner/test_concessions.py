@@ -69,7 +69,7 @@ def test_cards_of_24_gb_serve_what_others_serve_on_them(
 
 def test_a_bundle_is_configured_as_the_plan_says(tmp_path: Path) -> None:
     found = planned("l4", "int4", context=400_000)
-    directory.emit(tmp_path, found)
+    directory.FILES.emit(tmp_path, found)
     args = yaml.safe_load((tmp_path / "llm_args.yaml").read_text())
     assert args["max_num_tokens"] == found.serving.step_tokens < 8192
     cache = args["kv_cache_config"]

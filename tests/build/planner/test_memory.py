@@ -9,12 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemotron_deploy.build.engines.registry import engine
-from nemotron_deploy.build.engines.tensorrt_llm.memory import activation_bytes
-from nemotron_deploy.build.engines.tensorrt_llm.serving import (
-    CACHE_SHARE,
-    STEP_TOKENS,
-    graph_batches,
-)
+from nemotron_deploy.build.engines.server_memory import activation_bytes
+from nemotron_deploy.build.engines.serving_options import STEP_TOKENS
+from nemotron_deploy.build.engines.tensorrt_llm.serving import CACHE_SHARE, graph_batches
 from nemotron_deploy.build.planner.holdings import holdings
 from nemotron_deploy.build.planner.memory import Memory, memory
 from nemotron_deploy.model.architecture import Model, Role

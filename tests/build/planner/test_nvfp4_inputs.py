@@ -71,7 +71,8 @@ def test_what_works_instead_is_so(gpu: str, trtllm: str | None) -> None:
             NVFP4_NAME,
             gpu=options.get("--gpu", gpu),
             gpus=int(options.get("--gpus", 1)),
-            trtllm=options.get("--trtllm", trtllm),
+            engine=options.get("--engine", "tensorrt-llm"),
+            trtllm=options.get("--trtllm", None if "--engine" in options else trtllm),
             context=4096,
         )
         assert other.buildable

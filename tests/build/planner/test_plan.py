@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemotron_deploy.build.engines.base import Engine
 from nemotron_deploy.build.engines.registry import engine
 from nemotron_deploy.build.engines.tensorrt_llm import arguments, hardware, support
 from nemotron_deploy.build.kernels.source import source_digest
@@ -74,19 +75,23 @@ def test_versions_nobody_read_are_refused(version: str, message: str) -> None:
         planned("h100", "fp8", version)
 
 
-def followed(text: str, key: str, quant: str, size: Workload, version: str | None) -> Plan:
+def followed(text: str, key: str, quant: str, size: Workload, target: Engine) -> Plan:
     """The plan that an alternative leads to."""
     words = text.split()
     options = dict(zip(words[::2], words[1::2], strict=True))
     numbers: dict[str, Any] = {
         name[2:]: int(value) for name, value in options.items() if value.isdecimal()
     }
+    if "--engine" in options:
+        target = engine(options["--engine"])
+    if target.version_option in options:
+        target = target.at(options[target.version_option])
     return plan(
         nano(),
         gpu(options.get("--gpu", key)),
         requested(options.get("--quant", quant), options.get("--recipe")).for_model(nano()),
         replace(size, **numbers),
-        engine("tensorrt-llm", options.get("--trtllm", version)),
+        target,
     )
 
 
@@ -99,12 +104,15 @@ def followed(text: str, key: str, quant: str, size: Workload, version: str | Non
         concurrency=st.none() | st.sampled_from([1, 64, 2000]),
         gpus=st.sampled_from([1, 2, 3, 8]),
     ),
-    version=st.sampled_from([None, "1.3.0rc24"]),
+    name=st.sampled_from(
+        [("tensorrt-llm", None), ("tensorrt-llm", "1.3.0rc24"), ("vllm", None), ("vllm", "0.24.0")]
+    ),
 )
 def test_every_refusal_names_something_that_works(
-    key: str, quant: str, size: Workload, version: str | None
+    key: str, quant: str, size: Workload, name: tuple[str, str | None]
 ) -> None:
-    found = plan(nano(), gpu(key), QUANTS[quant], size, engine("tensorrt-llm", version))
+    target = engine(*name)
+    found = plan(nano(), gpu(key), QUANTS[quant], size, target)
     if not found.refused:
         return
     assert found.rule
@@ -112,7 +120,7 @@ def test_every_refusal_names_something_that_works(
     assert found.alternatives
     for text in found.alternatives:
         if text.startswith("--"):
-            assert followed(text, key, quant, size, version).buildable, text
+            assert followed(text, key, quant, size, target).buildable, text
 
 
 def test_fp8_on_a100_is_refused_with_the_reason() -> None:

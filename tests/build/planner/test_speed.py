@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemotron_deploy.build.engines.registry import engine
 from nemotron_deploy.build.engines.tensorrt_llm import hardware
 from nemotron_deploy.build.planner.calibration import Measured, calibrated
 from nemotron_deploy.build.planner.efficiency import DEFAULT
@@ -173,7 +174,9 @@ def test_the_documented_tables_are_current() -> None:
 def test_one_sequence_on_a_dgx_spark(
     quant: str, isl: int, kv_cache: str | None, tpot_ms: float
 ) -> None:
-    found = speed(quant, "dgx-spark", isl=isl, osl=128, kv_cache=kv_cache).point(1)
+    size = Workload(isl=isl, osl=128, kv_cache=kv_cache)
+    planner = Planner(nano(), size, engine("vllm"))
+    found = planner.speed(gpu("dgx-spark"), QUANTS[quant]).point(1)
     assert found.tpot_ms == pytest.approx(tpot_ms, rel=0.15)
 
 

@@ -1,0 +1,1 @@
+"""vLLM: its arguments, rules, memory and engine directory."""
