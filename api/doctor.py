@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import ClassVar, Final
 
+from ..build.engines.base import Engine
+from ..build.engines.registry import ENGINES
 from ..core.checks import Check
 from ..core.result import Result
 from ..core.sizes import size_text
@@ -26,6 +28,7 @@ PACKAGES: Final = {
     "tritonclient": "",
     "kubernetes-validate": "",
     "tensorrt-llm": "engine",
+    "vllm": "",
 }
 """Distributions that some commands need, and the extra that installs each."""
 
@@ -92,11 +95,7 @@ def doctor() -> DoctorResult:
                 "for SM80, SM86, SM89 and SM90, without a GPU",
             ),
             _local_serving(),
-            Check(
-                "serve with TensorRT-LLM",
-                bool(gpus) and packages["tensorrt-llm"] is not None,
-                "; ".join(gpus) if gpus else "no NVIDIA GPU here (nvidia-smi lists none)",
-            ),
+            *(_gpu_serving(make(None), packages, gpus) for make in ENGINES.values()),
             Check(
                 "render and apply manifests",
                 kubectl is not None,
@@ -125,6 +124,13 @@ def _ability(name: str, missing: dict[str, str], detail: str) -> Check:
     extra = next(iter(missing.values()))
     how = f"missing: {', '.join(missing)}; pip install 'nemotron-deploy[{extra}]'"
     return Check(name, False, how)
+
+
+def _gpu_serving(engine: Engine, packages: dict[str, str | None], gpus: tuple[str, ...]) -> Check:
+    installed = packages[engine.package.replace("_", "-")]
+    here = "; ".join(gpus) if gpus else "no NVIDIA GPU here (nvidia-smi lists none)"
+    detail = here if installed else f"{here}; {engine.title} is not installed (its image has it)"
+    return Check(f"serve with {engine.title}", bool(gpus) and installed is not None, detail)
 
 
 def _local_serving() -> Check:

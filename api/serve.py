@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from ..build.engines.registry import built_for
 from ..core.bundle import Bundle
 from ..core.errors import BadInputError, UsageError
 from ..core.progress import Progress, Silent
@@ -68,9 +69,9 @@ def serving(
     """Serve `bundle` until the block ends; the server is ready when the block begins.
 
     When the block ends, live requests have `grace` seconds to end. The bundle's code runs: check it
-    first (`trust.require_trusted`). `auto` is `trtllm` where TensorRT-LLM is installed and the
-    bundle needs nothing that is missing, `reference` otherwise. Raises `UsageError` for an unknown
-    executor, `CheckFailedError` for an incomplete bundle or a server that does not start.
+    first (`trust.require_trusted`). `auto` is that of the bundle's engine where it is installed and
+    the bundle needs nothing that is missing, `reference` otherwise. Raises `UsageError` for an
+    unknown executor, `CheckFailedError` for an incomplete bundle or a server that does not start.
     """
     from ..triton_repo.local import LocalServer
 
@@ -128,8 +129,8 @@ def serve(
 
     Args:
         bundle: The bundle's directory.
-        executor: `trtllm`, `reference` (on the CPU), `scripted` (answers from a file), or `auto`
-            for the one of the first two that works here.
+        executor: `trtllm`, `vllm`, `reference` (on the CPU), `scripted` (answers from a file), or
+            `auto`: that of the bundle's engine where it works here, else `reference`.
         script: The file of answers for `scripted`.
         http_port, grpc_port, metrics_port, health_port: Ports to listen on; None takes a free one.
         openai_port: The port for OpenAI clients; None offers no endpoint for them.
@@ -220,11 +221,13 @@ def _checked_script(executor: str, script: str | Path | None) -> Path | None:
 def chosen_executor(bundle: Bundle, executor: str) -> str:
     """The executor for `bundle` on this machine, where it is `auto`; otherwise as asked.
 
-    Raises `UsageError` for one that does not exist.
+    Raises `UsageError` for one that does not exist, `BadInputError` for a bundle of no known
+    engine.
     """
     if executor not in EXECUTORS:
         raise UsageError(f"unknown executor {executor!r}; known are {', '.join(EXECUTORS)}")
     if executor != "auto":
         return executor
-    ready = find_spec("tensorrt_llm") is not None and not bundle.needs
-    return "trtllm" if ready else "reference"
+    engine = built_for(bundle.engine)
+    ready = find_spec(engine.package) is not None and not bundle.needs
+    return engine.executor if ready else "reference"

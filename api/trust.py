@@ -132,13 +132,14 @@ def _our_code(bundle: Bundle, present: set[str]) -> dict[str, bytes]:
     from .. import triton_repo
 
     config = f"model_repository/{bundle.model_name}/config.pbtxt"
+    unknown = triton_repo.Settings("", 0)
     try:
-        active = triton_repo.max_active(bundle.path / config) if config in present else 0
+        settings = triton_repo.read_settings(bundle.path / config) if config in present else unknown
     except ValueError:
-        active = 0  # not a configuration that we wrote, so it will differ
+        settings = unknown  # not a configuration that we wrote, so it will differ
     code = {
         f"model_repository/{name}": content
-        for name, content in triton_repo.contents(bundle.model_name, active)
+        for name, content in triton_repo.contents(bundle.model_name, settings)
     }
     if any(name.startswith(_PLUGIN) for name in present):
         code |= {f"engine/{name}": content for name, content in experts.plugin_code()}

@@ -80,7 +80,7 @@ def warmup(
     trusted = require_trusted(bundle, verify, trust_code, progress)
     caches = {
         variable: os.environ.get(variable, path)
-        for variable, path in contract.engine_caches(str(where)).items()
+        for variable, path in contract.engine_caches(str(where), name).items()
     }
     environment = {**contract.child_environment(), **contract.OFFLINE, **caches}
     environment[contract.CACHE.name] = str(where)

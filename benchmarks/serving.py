@@ -100,7 +100,7 @@ def serving(
         repository.mkdir()
         deployment = Deployment(
             name="tiny-h100-bf16", model_name=MODEL, image="none", gpu=catalog.gpu("h100"), gpus=1,
-            quant="bf16", bundle_bytes=1, max_batch_size=64,
+            quant="bf16", bundle_bytes=1, executor="trtllm", max_batch_size=64,
         )  # fmt: skip
         triton_repo.emit(repository, deployment)
         if bare is not None:

@@ -111,11 +111,11 @@ def triton_arguments() -> list[str]:
 def environment(deployment: Deployment) -> dict[str, str]:
     """Environment of the serving container; `deployment.env` takes precedence."""
     return {
-        contract.EXECUTOR.name: "trtllm",
+        contract.EXECUTOR.name: deployment.executor,
         **contract.OFFLINE,
         contract.HOME.name: f"{_CACHE}/home",
         contract.XDG_CACHE_HOME.name: f"{_CACHE}/xdg",
-        **contract.engine_caches(_CACHE),
+        **contract.engine_caches(_CACHE, deployment.executor),
         contract.CACHE.name: f"{_CACHE}/nemo-deploy",
         contract.HEALTH_ADDRESS.name: f"0.0.0.0:{contract.HEALTH.number}",
         contract.TRITON_ADDRESS.name: f"127.0.0.1:{contract.HTTP.number}",

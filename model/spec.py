@@ -273,7 +273,8 @@ class Plan:
 class Deployment:
     """What Kubernetes and Triton must know of a bundle.
 
-    `name` is the bundle's name and a DNS label; `model_name` the Triton model's. Sizes in bytes.
+    `name` is the bundle's name and a DNS label; `model_name` the Triton model's. `executor` is what
+    generates tokens in it. Sizes in bytes.
     """
 
     name: str
@@ -283,5 +284,6 @@ class Deployment:
     gpus: int
     quant: str
     bundle_bytes: int
+    executor: str
     max_batch_size: int
     env: Mapping[str, str] = field(default_factory=dict)

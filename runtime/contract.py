@@ -511,6 +511,12 @@ VLLM_SOCKETS: Final = Variable(
     "Where the sockets between vLLM's processes are. Set for a local server, which removes them.",
     "the directory of temporary files",
 )
+VLLM_LONG: Final = Variable(
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN",
+    "1 lets a context be longer than the positions of the configuration, as plans allow for models "
+    "without position embeddings. Set for vLLM.",
+    "0",
+)
 VLLM_CPU_SPACE: Final = Variable(
     "VLLM_CPU_KVCACHE_SPACE", "The KV cache of vLLM's CPU build, in GiB.", "4", passed=True
 )
@@ -639,7 +645,7 @@ VARIABLES: Final = (
     GOLDEN, CACHE, DEBUG, SOURCE_DATE, SINGLE_PROCESS, TRTLLM_LOG_LEVEL,
     TRITON_CACHE, INDUCTOR_CACHE, ASSEMBLER, AUTOTUNER_CACHE,
     VLLM_CACHE, FLASHINFER_CACHE, VLLM_LOG_LEVEL, VLLM_NO_USAGE, NO_TRACKING,
-    VLLM_PROCESSES, VLLM_SOCKETS, VLLM_CPU_SPACE, VLLM_CPU_THREADS,
+    VLLM_PROCESSES, VLLM_SOCKETS, VLLM_LONG, VLLM_CPU_SPACE, VLLM_CPU_THREADS,
     XDG_CACHE_HOME, HF_OFFLINE, TRANSFORMERS_OFFLINE, HF_CACHE, HF_SHARED_BLOBS, HF_ENDPOINT,
     HF_TOKEN, OPENAI_KEY, *TRACING, OMP_THREADS, SPIN_COUNT, PYTHONPATH, NO_BYTECODE,
     TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION, INTERPRET, BUNDLE_NAME, POD_NAME, POD_NAMESPACE,
@@ -655,8 +661,9 @@ VLLM_SETTINGS: Final = {
     VLLM_PROCESSES.name: "spawn",
     VLLM_NO_USAGE.name: "1",
     NO_TRACKING.name: "1",
+    VLLM_LONG.name: "1",
 }
-"""Set by the executor `vllm` before it imports vLLM."""
+"""Set for vLLM's servers, and by the executor `vllm` before it imports vLLM."""
 
 
 def child_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -677,10 +684,21 @@ ENGINE_CACHES: Final = {
 }
 """Where an engine keeps what it compiled and tuned: paths below a cache directory, by variable."""
 
+_ONLY_OF: Final = {
+    AUTOTUNER_CACHE.name: "trtllm",
+    VLLM_CACHE.name: "vllm",
+    FLASHINFER_CACHE.name: "vllm",
+}
+"""The executor of a cache that no other executor has."""
 
-def engine_caches(directory: str) -> dict[str, str]:
-    """`ENGINE_CACHES` below the cache directory `directory`."""
-    return {name: f"{directory}/{path}" for name, path in ENGINE_CACHES.items()}
+
+def engine_caches(directory: str, executor: str) -> dict[str, str]:
+    """Those of `ENGINE_CACHES` that an executor has, below the cache directory `directory`."""
+    return {
+        name: f"{directory}/{path}"
+        for name, path in ENGINE_CACHES.items()
+        if _ONLY_OF.get(name, executor) == executor
+    }
 
 
 @dataclass(frozen=True, slots=True)

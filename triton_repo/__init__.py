@@ -5,6 +5,6 @@
 
 from __future__ import annotations
 
-from .repository import check, contents, emit, max_active
+from .repository import Settings, check, contents, emit, read_settings
 
-__all__ = ["check", "contents", "emit", "max_active"]
+__all__ = ["Settings", "check", "contents", "emit", "read_settings"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,32 +41,40 @@ def emit(dest: Path, deployment: Deployment) -> None:
     """
     if not dest.is_dir() or any(dest.iterdir()):
         raise BadInputError(f"{dest}: must be an empty directory; remove it and run again")
-    for name, content in contents(deployment.model_name, deployment.max_batch_size):
+    settings = Settings(deployment.executor, deployment.max_batch_size)
+    for name, content in contents(deployment.model_name, settings):
         target = dest / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
 
 
-def contents(model_name: str, max_active: int) -> Iterator[tuple[str, bytes]]:
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What differs between models: what generates tokens, and for how many requests at once."""
+
+    executor: str
+    max_active: int
+
+
+def contents(model_name: str, settings: Settings) -> Iterator[tuple[str, bytes]]:
     """Every file of the repository: its path, and what it holds."""
     version = f"{model_name}/{VERSION}"
-    yield f"{model_name}/config.pbtxt", config_text(model_name, max_active).encode()
+    yield f"{model_name}/config.pbtxt", config_text(model_name, settings).encode()
     yield f"{version}/model.py", _MODEL.encode()
     for source in sorted(_RUNTIME.rglob("*.py")):
         path = source.relative_to(_RUNTIME).as_posix()
         yield f"{version}/{contract.PACKAGE}/{path}", source.read_bytes()
 
 
-def max_active(config: Path) -> int:
-    """How many requests the model of a `config.pbtxt` generates for at once.
+def read_settings(config: Path) -> Settings:
+    """What a `config.pbtxt` says of its model. Raises `ValueError` for a file that does not."""
+    parameters = _read_config(config).parameters
+    executor, active = (parameters[name].string_value for name in ("executor", "max_active"))
+    return Settings(executor, int(active))
 
-    Raises `ValueError` for a file that does not say it.
-    """
-    return int(_read_config(config).parameters["max_active"].string_value)
 
-
-def config_text(model_name: str, max_active: int) -> str:
-    """The `config.pbtxt` of a model that generates for `max_active` requests at once."""
+def config_text(model_name: str, settings: Settings) -> str:
+    """The `config.pbtxt` of a model with these settings."""
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
@@ -85,7 +94,7 @@ def config_text(model_name: str, max_active: int) -> str:
         ],
         output=[model_config_pb2.ModelOutput(**_tensor(tensor)) for tensor in contract.OUTPUTS],
     )
-    for name, value in _parameters(max_active).items():
+    for name, value in _parameters(settings).items():
         config.parameters[name].string_value = value
     text: str = text_format.MessageToString(config)
     return text
@@ -98,11 +107,11 @@ def _tensor(tensor: contract.Tensor) -> dict[str, Any]:
     return {"name": tensor.name, "data_type": data_type, "dims": tensor.dims}
 
 
-def _parameters(max_active: int) -> dict[str, str]:
+def _parameters(settings: Settings) -> dict[str, str]:
     return {
         "bundle": "../..",
-        "executor": "trtllm",
-        "max_active": str(max_active),
+        "executor": settings.executor,
+        "max_active": str(settings.max_active),
         "max_waiting": str(MAX_WAITING),
     }
 

@@ -44,7 +44,7 @@ def test_a_healthy_bundle_is_ready(bundle: Path, tmp_path: Path) -> None:
     assert result.golden["action"] == "checked"
     assert result.golden["comparison"]["positions"] == 512
     assert all(path.startswith(str(tmp_path / "cache")) for path in result.caches.values())
-    assert result.caches["TLLM_AUTOTUNER_CACHE_PATH"] == str(tmp_path / "cache/autotuner.json")
+    assert result.caches["TRITON_CACHE_DIR"] == str(tmp_path / "cache/triton")
     assert not set(result.caches) & set(os.environ), "this process stays as it was"
     assert {path: path.stat().st_mtime_ns for path in bundle.rglob("*")} == before
 

@@ -10,11 +10,17 @@ import pytest
 from nemotron_deploy import k8s
 from nemotron_deploy.model import catalog
 from nemotron_deploy.model.spec import Deployment
+from nemotron_deploy.runtime.contract import VLLM_SETTINGS
 
 pytestmark = pytest.mark.cluster
 
 Kubectl = Any  # a fixture; its class stands in conftest.py
-BUNDLES = {"h100": ("int4", 19.3), "a100": ("bf16", 63.2)}
+BUNDLES = {
+    "h100": ("int4", "trtllm", "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3", {}),
+    "a100": ("int4", "vllm", "nvcr.io/nvidia/tritonserver:26.08-vllm-python-py3", VLLM_SETTINGS),
+}
+"""A bundle for each engine: format, executor, image and environment."""
+
 NODES = {"h100": {"h100-pcie-0", "h100-sxm-0"}, "a100": {"a100-80-0"}}
 SUFFIX = {"claim": "", "image": "-image"}
 
@@ -22,16 +28,18 @@ SUFFIX = {"claim": "", "image": "-image"}
 @pytest.fixture
 def tree(tmp_path: Path, gpu: str) -> Path:
     """The tree of the bundle for `gpu`."""
-    quant, gigabytes = BUNDLES[gpu]
+    quant, executor, image, env = BUNDLES[gpu]
     deployment = Deployment(
         name=name_of(gpu),
         model_name="nemotron-3-nano-30b-a3b",
-        image="nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3",
+        image=image,
         gpu=catalog.gpu(gpu),
         gpus=1,
         quant=quant,
-        bundle_bytes=int(gigabytes * 1e9),
+        bundle_bytes=19_300_000_000,
+        executor=executor,
         max_batch_size=64,
+        env=env,
     )
     k8s.emit(tmp_path, deployment)
     return tmp_path

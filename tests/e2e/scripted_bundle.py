@@ -42,7 +42,7 @@ def tiny_repository(
     repository.mkdir()
     deployment = Deployment(
         name="tiny-h100-bf16", model_name="tiny", image="none", gpu=catalog.gpu("h100"), gpus=1,
-        quant="bf16", bundle_bytes=1, max_batch_size=active,
+        quant="bf16", bundle_bytes=1, executor="trtllm", max_batch_size=active,
     )  # fmt: skip
     triton_repo.emit(repository, deployment)
     return repository

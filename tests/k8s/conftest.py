@@ -14,8 +14,10 @@ import yaml
 from nemotron_deploy import k8s
 from nemotron_deploy.model import catalog
 from nemotron_deploy.model.spec import Deployment
+from nemotron_deploy.runtime.contract import VLLM_SETTINGS
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
+VLLM_IMAGE = "nvcr.io/nvidia/tritonserver:26.08-vllm-python-py3"
 
 
 def _deployment(gpu: str, quant: str, gigabytes: float) -> Deployment:
@@ -27,6 +29,7 @@ def _deployment(gpu: str, quant: str, gigabytes: float) -> Deployment:
         gpus=1,
         quant=quant,
         bundle_bytes=int(gigabytes * 1e9),
+        executor="trtllm",
         max_batch_size=64,
         env={"TLLM_LOG_LEVEL": "warning"},
     )
@@ -44,7 +47,10 @@ def _schemas_read_once() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def deployments() -> dict[str, Deployment]:
     made = (_deployment("h100", "int4", 19.3), _deployment("a100", "bf16", 63.2))
-    return {f"{d.gpu.key}-{d.quant}": d for d in made}
+    vllm = replace(
+        _deployment("a100", "int4", 19.3), executor="vllm", image=VLLM_IMAGE, env=VLLM_SETTINGS
+    )
+    return {f"{d.gpu.key}-{d.quant}": d for d in made} | {"a100-int4-vllm": vllm}
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def files(folder: Path) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): p.read_text(encoding="utf-8") for p in paths}
 
 
-@pytest.mark.parametrize("case", ["h100-int4", "a100-bf16"])
+@pytest.mark.parametrize("case", ["h100-int4", "a100-bf16", "a100-int4-vllm"])
 def test_tree_is_the_golden_one(
     case: str, deployments: dict[str, Deployment], tmp_path: Path
 ) -> None:

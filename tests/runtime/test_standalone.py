@@ -29,7 +29,7 @@ def model_directory(tmp_path: Path) -> Path:
     repository.mkdir()
     deployment = Deployment(
         name="tiny-h100-bf16", model_name="tiny", image="none", gpu=catalog.gpu("h100"), gpus=1,
-        quant="bf16", bundle_bytes=1, max_batch_size=1,
+        quant="bf16", bundle_bytes=1, executor="trtllm", max_batch_size=1,
     )  # fmt: skip
     triton_repo.emit(repository, deployment)
     return repository / "tiny"

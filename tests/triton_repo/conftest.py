@@ -17,6 +17,7 @@ def deployment():
         gpus=1,
         quant="bf16",
         bundle_bytes=1,
+        executor="trtllm",
         max_batch_size=4,
     )
 
