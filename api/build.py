@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..build.engines.base import Engine
+from ..build.engines.registry import AUTO, planned, require_known
 from ..build.engines.registry import DEFAULT as DEFAULT_ENGINE
-from ..build.engines.registry import engine
+from ..build.engines.registry import engine as engine_named
 from ..build.planner import plan as planner
+from ..build.planner.offers import Offer, hint, offers, preferred
+from ..build.planner.verdict import Judge
 from ..core.bundle import CHECKPOINT, STAGES, Bundle, building, require_place
 from ..core.errors import UsageError
 from ..core.progress import Progress, Silent
@@ -25,6 +27,7 @@ from ..sources.fetching import fetch_plan
 from .build_result import BuildResult, BuildStep, DryRunResult
 from .build_stages import Job, bundle_name, stages
 from .golden import require_recordable
+from .plan import build_command
 from .preflight import require_checkpoint_needs
 from .quantize import require_low_disk_source
 from .quantize_options import options_for, taking_over
@@ -63,23 +66,25 @@ def prepare(
     `require_golden` where golden outputs cannot be recorded here, and `BadInputError` for a
     checkpoint that is missing or incomplete.
     """
-    target, chosen = gpu_named(gpu_name), engine(engine_name)
+    target = gpu_named(gpu_name)
+    require_known(engine_name)
     wanted = require_format_alone(quant_name, recipe, group_size)
     source = resolve(checkpoint)
     texts = _Texts(calibration, smooth, heldout)
-    quant, plan = _planned(source, target, workload, chosen, wanted)
-    chosen.require_tools(plan)
+    quant, plan, found = _planned(source, target, workload, engine_name, wanted)
+    engine_named(plan.engine.name).require_tools(plan)
     if require_golden:
         require_recordable(source.model)
-    options = _options(source, quant, texts, device, low_disk)
+    options = _options(source, quant, plan, texts, device, low_disk)
     if source.checkpoint is None:
         source = opened(source)
-        quant, plan = _planned(source, target, workload, chosen, wanted)
-        options = _options(source, quant, texts, device, low_disk)
+        quant, plan, found = _planned(source, target, workload, engine_name, wanted)
+        options = _options(source, quant, plan, texts, device, low_disk)
     source.opened.require_complete()
     require_low_disk_source(source, options)
     out = out or BUNDLES / bundle_name(source.slug, plan)
-    return Job(source, plan, options, out, require_golden)
+    told = hint(found, plan.engine.name, build_command(checkpoint, plan))
+    return Job(source, plan, options, out, require_golden, found, told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +96,25 @@ class _Texts:
     heldout: Path | None
 
 
-def _options(source: Source, quant: Quant, texts: _Texts, device: str, low_disk: bool) -> Options:
-    """How the checkpoint of `source` is quantized, or that it is taken over. Raises as
-    `options_for` and `require_no_calibration`."""
+def _options(
+    source: Source, quant: Quant, plan: Plan, texts: _Texts, device: str, low_disk: bool
+) -> Options:
+    """How the checkpoint of `source` is quantized for the engine of `plan`, or that it is taken
+    over. Raises as `options_for` and `require_no_calibration`."""
+    layout = engine_named(plan.engine.name).layout(quant.recipe)
     if source.stored is not None:
         require_no_calibration(source, **asdict(texts))
-        return taking_over(quant.recipe, device=device, low_disk=low_disk)
-    return options_for(quant.recipe, **asdict(texts), device=device, low_disk=low_disk)
+        return taking_over(quant.recipe, layout=layout, device=device, low_disk=low_disk)
+    return options_for(
+        quant.recipe, layout=layout, **asdict(texts), device=device, low_disk=low_disk
+    )
 
 
 def _planned(
-    source: Source, gpu: Gpu, workload: Workload, chosen: Engine, wanted: FormatRequest | None
-) -> tuple[Quant, Plan]:
-    """The format that is wanted, or that of a quantized checkpoint, and its plan. Raises
-    `UsageError` where there is neither, `RefusedError` for what cannot be served."""
+    source: Source, gpu: Gpu, workload: Workload, engine_name: str, wanted: FormatRequest | None
+) -> tuple[Quant, Plan, tuple[Offer, ...]]:
+    """The format that is wanted, or that of a quantized checkpoint, its plan, and what all engines
+    offer. Raises `UsageError` where there is neither, `RefusedError` for what cannot be served."""
     quant = format_for(source, wanted)
     if quant is None:
         raise UsageError(
@@ -112,9 +122,11 @@ def _planned(
             "(see nemo-deploy build --help)"
         )
     stored = source.stored.quant if source.stored else None
+    found = offers(Judge(source.model, stored), gpu, quant, workload)
+    chosen = planned(preferred(found) if engine_name == AUTO else engine_name)
     plan = planner.plan(source.model, gpu, quant, workload, chosen, stored=stored)
     planner.require_buildable(plan)
-    return quant, as_stored(plan, source)
+    return quant, as_stored(plan, source, chosen), found
 
 
 def dry_run(job: Job) -> DryRunResult:
@@ -130,11 +142,26 @@ def dry_run(job: Job) -> DryRunResult:
         why = bundle.why_outdated(stage.name, stage.made_from) if bundle else _NO_BUNDLE
         steps.append(BuildStep(stage.name, "make" if why else "keep", stage.what, why))
     if steps[0].action == "keep":
-        return DryRunResult(job.out, tuple(steps), None, (), job.plan.concessions)
+        return _preview(job, steps, None, ())
     place, purpose = job.out / CHECKPOINT, "recording golden outputs"
     fetch = fetch_plan(job.source, job.options, place)  # before small files are fetched
     warnings = require_checkpoint_needs(job.source, job.options, place, purpose)
-    return DryRunResult(job.out, tuple(steps), fetch, warnings, job.plan.concessions)
+    return _preview(job, steps, fetch, warnings)
+
+
+def _preview(
+    job: Job, steps: list[BuildStep], fetch: dict[str, Any] | None, warnings: tuple[str, ...]
+) -> DryRunResult:
+    return DryRunResult(
+        bundle=job.out,
+        stages=tuple(steps),
+        fetch=fetch,
+        warnings=warnings,
+        concessions=job.plan.concessions,
+        engine=job.plan.engine.name,
+        engines=job.offers,
+        engine_hint=job.hint,
+    )
 
 
 _NO_BUNDLE: Final = "there is no bundle yet"
@@ -165,6 +192,9 @@ def make(job: Job, progress: Progress | None = None) -> BuildResult:
         files=len(bundle.files),
         bytes=bundle.total_bytes,
         checkpoint_bytes=bundle.stage_bytes("checkpoint"),
+        engine=job.plan.engine.name,
+        engines=job.offers,
+        engine_hint=job.hint,
         backend=job.plan.engine.backend,
         needs=tuple(job.plan.engine.needs),
         reasons=tuple(job.plan.reasons),
@@ -225,7 +255,8 @@ def build(
         heldout: A text file on which the result is compared with its source.
         device: `cpu`, `cuda` or `auto`, for calibrating and for golden outputs.
         low_disk: Whether to delete each downloaded shard once its output is written.
-        engine: What generates tokens in production.
+        engine: What generates tokens in production: `tensorrt-llm`, `vllm`, or `auto` for the
+            first of them that needs nothing unproven.
         require_golden: Whether a server of the bundle must be checked before it is ready.
         progress: Receives what is being done.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..build.planner.offers import Offer
 from ..core.result import Result
 from ..model.spec import Concession
 
@@ -30,6 +31,9 @@ class BuildResult(Result):
         thin: Why that text is too little; None where it is enough.
         warnings: Sentences about the source.
         concessions: What the server gives up so that the model fits.
+        engine: The engine that it was built for.
+        engines: What all engines offer for this GPU and format.
+        engine_hint: One line where another engine needs nothing unproven and this one does.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -49,6 +53,9 @@ class BuildResult(Result):
     thin: str | None
     warnings: tuple[str, ...]
     concessions: tuple[Concession, ...] = ()
+    engine: str = ""
+    engines: tuple[Offer, ...] = ()
+    engine_hint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,8 @@ class BuildStep:
 class DryRunResult(Result):
     """What a build would do. `fetch` is what it would download and the disk that this takes (see
     `sources.fetching.fetch_plan`), None for nothing; `warnings` are sentences about the source,
-    `concessions` what the server gives up so that the model fits."""
+    `concessions` what the server gives up so that the model fits. `engine`, `engines` and
+    `engine_hint` are as of `BuildResult`."""
 
     SCHEMA: ClassVar[int] = 1
 
@@ -75,3 +83,6 @@ class DryRunResult(Result):
     fetch: dict[str, Any] | None
     warnings: tuple[str, ...]
     concessions: tuple[Concession, ...] = ()
+    engine: str = ""
+    engines: tuple[Offer, ...] = ()
+    engine_hint: str | None = None

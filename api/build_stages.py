@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..build.engines.registry import engine
+from ..build.planner.offers import Offer
 from ..core.bundle import CHECKPOINT, Bundle, MadeFrom
 from ..core.files import Work, digest_of
 from ..core.progress import Progress
@@ -56,13 +57,16 @@ PLUGIN_SOURCES: Final = ("build/kernels", "build/plugin")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A build, decided: nothing is written before all of this is known to be possible."""
+    """A build, decided: nothing is written before all of this is known to be possible. `offers` are
+    those of all engines, `hint` names one that may suit better."""
 
     source: Source
     plan: Plan
     options: Options
     out: Path
     require_golden: bool = False
+    offers: tuple[Offer, ...] = ()
+    hint: str | None = None
 
     @property
     def header(self) -> Header:
@@ -76,6 +80,7 @@ class Job:
                 "gpu": self.plan.gpu,
                 "gpus": self.plan.gpus,
                 "quant": self.plan.quant["requested"],
+                "engine": self.plan.engine.name,
                 "calibration": str(calibration) if calibration else None,
                 "smooth": self.options.smooth,
             },
@@ -187,7 +192,8 @@ def _how(job: Job) -> str:
     """What becomes of a checkpoint that is quantized already, in words."""
     if not job.options.taken_over:
         return ""
-    return ", laid out anew" if layout_note(job.source.opened) else ", taken over"
+    other = layout_note(job.source.opened, engine(job.plan.engine.name))
+    return ", laid out anew" if other else ", taken over"
 
 
 def _emit_engine(work: Work, bundle: Bundle, job: Job, checkpoint: str, progress: Progress) -> None:
@@ -232,6 +238,7 @@ def _deployment(job: Job) -> Deployment:
         gpus=plan.gpus,
         quant=str(plan.quant["requested"]),
         bundle_bytes=plan.weights_bytes,
+        executor=plan.engine.executor,
         max_batch_size=plan.concurrency,
         env={**plan.engine.env, **required},
     )

@@ -7,14 +7,17 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..build.engines.base import Engine
+from ..build.engines.base import PlannedEngine
+from ..build.engines.registry import AUTO, require_known
 from ..build.engines.registry import DEFAULT as DEFAULT_ENGINE
-from ..build.engines.registry import engine as engine_named
+from ..build.engines.registry import planned as engine_named
 from ..build.planner import matrix
 from ..build.planner.calibration import Measured, calibrated
 from ..build.planner.efficiency import DEFAULT, Efficiency
 from ..build.planner.money import MAX_TPOT_MS, Cost, at_objective, cost
+from ..build.planner.offers import Offer, hint, offers, preferred
 from ..build.planner.plan import Planner
+from ..build.planner.verdict import Judge
 from ..core.errors import BadInputError, RefusedError, UsageError
 from ..model.architecture import Model
 from ..model.catalog import DEFAULT_CHECKPOINT
@@ -32,9 +35,9 @@ from .stored_format import as_stored, format_for, require_format_alone
 class PlanRequest:
     """What to plan. Without a format, one is recommended.
 
-    `engine` is a name in the engines' registry and `trtllm` a version of TensorRT-LLM. `against`
-    names a peer to compare with. Raises `UsageError` for a price or an objective that is not a
-    finite number.
+    `engine` is a name in the engines' registry or `auto`, `trtllm` a version of TensorRT-LLM and
+    `vllm` one of vLLM. `against` names a peer to compare with. Raises `UsageError` for an unknown
+    engine, and for a price or an objective that is not a finite number.
     """
 
     checkpoint: str
@@ -49,21 +52,48 @@ class PlanRequest:
     calibrate_from: Path | None = None
     engine: str = DEFAULT_ENGINE
     trtllm: str | None = None
+    vllm: str | None = None
     against: str | None = None
 
     def __post_init__(self) -> None:
+        require_known(self.engine)
         for option, value in (("--price", self.price), ("--max-tpot", self.max_tpot_ms)):
             if value is not None and not math.isfinite(value):
                 raise UsageError(f"{option} {value}: give a number")
 
+    def at_version(self, name: str) -> PlannedEngine:
+        """The engine of that name, at the version that was asked for. Raises `UsageError` for a
+        version of another engine, and for one without rules."""
+        engine = engine_named(name)
+        for option, version in (("--trtllm", self.trtllm), ("--vllm", self.vllm)):
+            if version is None:
+                continue
+            if option != engine.version_option:
+                raise UsageError(
+                    f"{option} {version} is a version of another engine than --engine {name}"
+                )
+            engine = engine.at(version)
+        return engine
+
+
+def build_command(checkpoint: str, plan: Plan) -> str:
+    """The command that builds what `plan` plans, but for its engine."""
+    model = "" if checkpoint == DEFAULT_CHECKPOINT else f" --checkpoint {checkpoint}"
+    count = f" --gpus {plan.gpus}" if plan.gpus > 1 else ""
+    return f"nemo-deploy build{model} --gpu {plan.gpu}{count} --quant {plan.quant['requested']}"
+
 
 def _result(
+    request: PlanRequest,
     plan: Plan,
+    found: tuple[Offer, ...],
     money: Cost | None,
     why: str | None = None,
     comparison: PeerComparison | str | None = None,
 ) -> PlanResult:
     part = plan.engine
+    compares = plan.status != "compared"
+    command = build_command(request.checkpoint, plan)
     return PlanResult(
         **{field.name: getattr(plan, field.name) for field in fields(plan)},
         backend=part.backend,
@@ -80,6 +110,8 @@ def _result(
         why=why,
         against=None if isinstance(comparison, str) else comparison,
         not_against=comparison if isinstance(comparison, str) else None,
+        engines=found if compares else (),
+        engine_hint=hint(found, part.name, command) if compares else None,
     )
 
 
@@ -103,6 +135,7 @@ def plan(
     recipe: str | None = None,
     engine: str = DEFAULT_ENGINE,
     trtllm: str | None = None,
+    vllm: str | None = None,
     against: str | None = None,
 ) -> PlanResult:
     """Plan one GPU and format, or recommend a format for the GPU.
@@ -127,8 +160,10 @@ def plan(
         group_size: Weights that share a scale, for INT4 and INT8; 0 for whole rows of INT8.
         recipe: `published`, `conservative`, `aggressive` or a YAML file; by default the one that
             was published for the model, else `conservative`.
-        engine: What generates tokens in production.
+        engine: What generates tokens in production: `tensorrt-llm`, `vllm`, or `auto` for the
+            first of them that needs nothing unproven. `sglang` is planned only.
         trtllm: A version of TensorRT-LLM.
+        vllm: A version of vLLM.
         against: A model of another family to compare with.
 
     A refusal is returned, not raised. Raises `RefusedError` where no format can be recommended,
@@ -156,6 +191,7 @@ def plan(
             recipe=recipe,
             engine=engine,
             trtllm=trtllm,
+            vllm=vllm,
             against=against,
         )
     )
@@ -182,17 +218,28 @@ def answer(request: PlanRequest) -> PlanResult:
     if quant is None:
         _require_no_single(request)
         return _recommended(request, model, target)
-    efficiency = _efficiency(request, model, target, quant)
-    planner = Planner(model, request.workload, _engine(request), efficiency, stored)
+    engine, found = _engine(request, model, target, quant, stored)
+    efficiency = _efficiency(request, model, target, quant, engine)
+    planner = Planner(model, request.workload, engine, efficiency, stored)
     planned = planner.plan(target, quant)
-    planned = as_stored(planned, source) if source else planned
+    planned = as_stored(planned, source, engine) if source else planned
     money = cost(planned, request.workload, request.price, request.max_tpot_ms)
-    comparison = _compared(request, model, target, quant, efficiency) if request.against else None
-    return _result(planned, money, why, comparison)
+    comparison = (
+        _compared(request, model, target, quant, efficiency, engine) if request.against else None
+    )
+    return _result(request, planned, found, money, why, comparison)
 
 
-def _engine(request: PlanRequest) -> Engine:
-    return engine_named(request.engine, request.trtllm)
+def _engine(
+    request: PlanRequest, model: Model, gpu: Gpu, quant: Quant, stored: Quant | None
+) -> tuple[PlannedEngine, tuple[Offer, ...]]:
+    """The engine to plan for, and what all of them offer."""
+    judge, size = Judge(model, stored), request.workload
+    if request.engine != AUTO:
+        engine = request.at_version(request.engine)
+        return engine, offers(judge, gpu, quant, size, engine)
+    found = offers(judge, gpu, quant, size)
+    return request.at_version(preferred(found)), found
 
 
 def _require_no_single(request: PlanRequest) -> None:
@@ -212,7 +259,8 @@ def _recommended(request: PlanRequest, model: Model, target: Gpu) -> PlanResult:
         chosen = matrix.best(cells, aim, request.workload)
     if chosen is None:
         raise RefusedError(_none_recommended(model, request.workload, target, cells))
-    return _result(chosen.plan, chosen.cost, matrix.why(chosen, cells, aim))
+    why = matrix.why(chosen, cells, aim)
+    return _result(request, chosen.plan, chosen.offers, chosen.cost, why)
 
 
 def _none_recommended(
@@ -257,7 +305,12 @@ def _stored(source: Source | None) -> Quant | None:
 
 
 def _compared(
-    request: PlanRequest, model: Model, target: Gpu, quant: Quant, efficiency: Efficiency
+    request: PlanRequest,
+    model: Model,
+    target: Gpu,
+    quant: Quant,
+    efficiency: Efficiency,
+    engine: PlannedEngine,
 ) -> PeerComparison | str:
     """The comparison with the requested peer on the same GPUs, or why there is none. Both get as
     many sequences as have room for the requests' lengths (or for `--context`).
@@ -270,10 +323,10 @@ def _compared(
         raise UsageError(f"--against {request.against!r}: known are {', '.join(PEERS)}")
     size = request.workload
     size = replace(size, concurrency=None, context=size.context or size.isl + size.osl)
-    planned = Planner(model, size, _engine(request), efficiency)
+    planned = Planner(model, size, engine, efficiency)
     ours = planned.plan(target, quant)
     same = requested(quant.key).for_model(other)
-    theirs = Planner(other, size, _engine(request), efficiency).plan(target, same)
+    theirs = Planner(other, size, engine, efficiency).plan(target, same)
     for one in (ours, theirs):
         if one.estimate is None:
             return f"{one.model} does not run there: {one.reasons[0]}"
@@ -306,6 +359,7 @@ def compare(request: PlanRequest) -> MatrixResult:
     return MatrixResult(
         model=model.name,
         workload=request.workload,
+        engine=request.engine,
         optimize=request.optimize,
         best=_choice(best) if best else None,
         why=matrix.why(best, cells, request.optimize) if best else None,
@@ -322,8 +376,9 @@ def _cells(
         only,
         request.price,
         request.max_tpot_ms,
-        _engine(request),
+        None if request.engine == AUTO else request.at_version(request.engine),
         stored=stored,
+        each_preferred=request.engine == AUTO,
     )
 
 
@@ -337,6 +392,12 @@ def _matrix_cell(cell: matrix.Cell) -> MatrixCell:
         gpu=choice.gpu,
         gpus=choice.gpus,
         quant=choice.quant,
+        engine=plan.engine.name,
+        others=tuple(
+            offer.engine
+            for offer in cell.offers
+            if offer.ready and offer.engine != plan.engine.name
+        ),
         status=plan.status,
         supported=plan.supported,
         served=plan.estimate is not None,
@@ -354,13 +415,15 @@ def _matrix_cell(cell: matrix.Cell) -> MatrixCell:
     )
 
 
-def _efficiency(request: PlanRequest, model: Model, target: Gpu, quant: Quant) -> Efficiency:
+def _efficiency(
+    request: PlanRequest, model: Model, target: Gpu, quant: Quant, engine: PlannedEngine
+) -> Efficiency:
     """The efficiencies to plan with: the default ones, or those of one's own load test where the
     format can be served at all."""
     path = request.calibrate_from
     if path is None:
         return DEFAULT
-    planner = Planner(model, request.workload, _engine(request))
+    planner = Planner(model, request.workload, engine)
     planned = planner.plan(target, quant)
     if planned.estimate is None:
         return DEFAULT

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..build.planner.money import Cost
+from ..build.planner.offers import Offer
 from ..core.result import Result
 from ..model.spec import Concession, EnginePart, Estimate, Serving, Workload
 
@@ -30,8 +31,11 @@ class PlanResult(Result):
     """A plan (see `Plan` for its fields), what it costs and why it was chosen.
 
     `backend`, `plugin`, `image`, `trtllm_versions`, `tried`, `needs`, `llm_args` and `env` repeat
-    what `engine` has. `why` is set where no format was asked for. `against` is the comparison with
-    a peer, `not_against` the reason why there is none.
+    what `engine` has (`versions`, `evidence` and `args` under older names), whatever the engine.
+    `why` is set where no format was asked for. `against` is the comparison with a peer,
+    `not_against` the reason why there is none. `engines` are what all engines offer for this GPU
+    and format; `engine_hint` says, where the default one needs what has not served on such a GPU
+    and another one does not, which that is and how to build for it.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -77,6 +81,8 @@ class PlanResult(Result):
     why: str | None = None
     against: PeerComparison | None = None
     not_against: str | None = None
+    engines: tuple[Offer, ...] = ()
+    engine_hint: str | None = None
 
     @property
     def refused(self) -> bool:
@@ -94,7 +100,8 @@ class MatrixChoice:
 
 @dataclass(frozen=True, slots=True)
 class MatrixCell:
-    """One GPU and format.
+    """One GPU and format, planned for `engine`. `others` are other engines that serve it with
+    nothing unproven.
 
     `tried` is whether what serves it has served on such a GPU. `served` is whether any engine runs
     it on a GPU. `concessions` are what the server gives up to fit. `tpot_ms` is the time per token
@@ -105,6 +112,8 @@ class MatrixCell:
     gpu: str
     gpus: int
     quant: str
+    engine: str
+    others: tuple[str, ...]
     status: str
     supported: bool
     served: bool
@@ -127,12 +136,14 @@ class MatrixCell:
 
 @dataclass(frozen=True, slots=True)
 class MatrixResult(Result):
-    """All GPUs and formats, the best of them, and why it is the best."""
+    """All GPUs and formats, the best of them, and why it is the best. `engine` is what they were
+    planned for: an engine, or `auto` for the one that is preferred in each cell."""
 
     SCHEMA: ClassVar[int] = 1
 
     model: str
     workload: Workload
+    engine: str
     optimize: str
     best: MatrixChoice | None
     why: str | None

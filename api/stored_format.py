@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..build.engines.base import PlannedEngine
 from ..core.errors import RefusedError, UsageError
 from ..model.catalog.family import original_repository
 from ..model.checkpoint import Checkpoint
@@ -12,7 +13,6 @@ from ..model.format_request import FormatRequest, requested
 from ..model.formats import Quant
 from ..model.quantized import StoredFormat
 from ..model.spec import Plan
-from ..quantize.layouts import DEFAULT
 from ..sources.checkpoint_source import Source
 
 
@@ -64,16 +64,16 @@ def _original(source: Source) -> str:
     return f"use the unquantized original, {original_repository(source.asked)}"
 
 
-def as_stored(plan: Plan, source: Source) -> Plan:
-    """`plan` with what is known of quantized weights: what they are, their own size, and what
-    becomes of them."""
+def as_stored(plan: Plan, source: Source, engine: PlannedEngine) -> Plan:
+    """`plan` for `engine` with what is known of quantized weights: what they are, their own size,
+    and what becomes of them."""
     if source.stored is None:
         return plan
     notes = [*plan.notes, f"the checkpoint is quantized already: {source.stored.summary}"]
     checkpoint = source.checkpoint
     if checkpoint is None:
         return replace(plan, notes=tuple(notes))
-    if other := layout_note(checkpoint):
+    if other := layout_note(checkpoint, engine):
         return replace(plan, notes=(*notes, other))
     return replace(plan, notes=tuple(notes), weights_bytes=checkpoint.bytes)
 
@@ -89,12 +89,16 @@ def require_no_calibration(source: Source, **options: object) -> None:
             )
 
 
-def layout_note(checkpoint: Checkpoint) -> str | None:
-    """What becomes of a quantized checkpoint in a bundle, where it is not taken over as it is."""
+def layout_note(checkpoint: Checkpoint, engine: PlannedEngine) -> str | None:
+    """What becomes of a quantized checkpoint in a bundle for `engine`, where it is not taken over
+    as it is."""
     quantization = checkpoint.quantization
-    if quantization is None or quantization.layout == DEFAULT.key:
+    if quantization is None:
+        return None
+    layout = engine.layout(quantization.recipe)
+    if quantization.layout == layout:
         return None
     return (
-        f"{quantization.layout} is not the layout that TensorRT-LLM reads: a bundle gets the same "
-        f"integers and scales in {DEFAULT.key}'s layout, not quantized again"
+        f"{quantization.layout} is not the layout that {engine.title} reads: a bundle gets the "
+        f"same integers and scales in {layout}'s layout, not quantized again"
     )

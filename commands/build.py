@@ -33,8 +33,8 @@ def build(
 ) -> None:
     """Build a bundle: weights, engine, Triton repository, manifests.
 
-    The bundle is a directory with the quantized checkpoint, the TensorRT-LLM engine for one kind of
-    GPU, a Triton model repository and Kubernetes manifests. If a build is interrupted, the same
+    The bundle is a directory with the quantized checkpoint, an engine's configuration for one kind
+    of GPU, a Triton model repository and Kubernetes manifests. If a build is interrupted, the same
     command resumes it.
     """
     from ..api.build import dry_run as preview_of

@@ -29,7 +29,12 @@ VerifyOption = Annotated[
 ]
 EngineOption = Annotated[
     str,
-    typer.Option("--engine", metavar="ENGINE", help="What generates tokens: tensorrt-llm."),
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        help="What generates tokens: tensorrt-llm, vllm, or auto (the first that needs nothing "
+        "unproven on the GPU).",
+    ),
 ]
 TrustOption = Annotated[
     bool,
@@ -173,6 +178,10 @@ TrtllmOption = Annotated[
         "--trtllm", metavar="VERSION", help="TensorRT-LLM version, for example 1.3.0rc24."
     ),
 ]
+VllmOption = Annotated[
+    str | None,
+    typer.Option("--vllm", metavar="VERSION", help="vLLM version, for example 0.24.0."),
+]
 AgainstOption = Annotated[
     str | None,
     typer.Option(
@@ -262,7 +271,7 @@ ExecutorOption = Annotated[
     typer.Option(
         "--executor",
         metavar="EXECUTOR",
-        help="What generates tokens: auto, trtllm, or reference (transformers on the CPU).",
+        help="What generates tokens: auto, trtllm, vllm, or reference (transformers on the CPU).",
     ),
 ]
 ServingExecutorOption = Annotated[
@@ -270,7 +279,7 @@ ServingExecutorOption = Annotated[
     typer.Option(
         "--executor",
         metavar="EXECUTOR",
-        help="What generates tokens: auto, trtllm, reference (transformers on the CPU), or "
+        help="What generates tokens: auto, trtllm, vllm, reference (transformers on the CPU), or "
         "scripted (answers from --script).",
     ),
 ]

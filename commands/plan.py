@@ -32,6 +32,7 @@ def plan(
     calibrate_from: opt.CalibrateFromOption = None,
     engine: opt.EngineOption = "tensorrt-llm",
     trtllm: opt.TrtllmOption = None,
+    vllm: opt.VllmOption = None,
     against: opt.AgainstOption = None,
     html: opt.HtmlOption = None,
     as_json: opt.JsonOption = False,
@@ -62,6 +63,7 @@ def plan(
         calibrate_from=calibrate_from,
         engine=engine,
         trtllm=trtllm,
+        vllm=vllm,
         against=against,
     )
     result = compare(request) if matrix else answer(request)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -11,6 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..model.spec import Concession
+
+if TYPE_CHECKING:
+    from ..build.planner.offers import Offer
 
 COLOURS: Final = (
     "cyan", "magenta", "yellow", "green", "blue", "red", "bright_magenta", "bright_cyan",
@@ -43,6 +46,28 @@ def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     for name, value in rows:
         table.add_row(Text(name), Text(value) if isinstance(value, str) else value)
     return table
+
+
+def engine_rows(
+    offers: Sequence[Offer], chosen: str, hint: str | None
+) -> list[tuple[str, RenderableType]]:
+    """Every engine in a row, with what it rests on, and the hint to another one."""
+    rows: list[tuple[str, RenderableType]] = []
+    for offer in offers:
+        style = "bold" if offer.engine == chosen else ""
+        text = Text.assemble((f"{offer.title} {offer.versions}", style), ": ", offer_text(offer))
+        rows.append(("engines" if not rows else "", text))
+    if hint:
+        rows.append(("", Text(hint, style="yellow")))
+    return rows
+
+
+def offer_text(offer: Offer) -> str:
+    """What an engine offers, in a clause."""
+    if offer.status == "refused":
+        return f"no (rule {offer.rule})"
+    tested = "; ".join(offer.tested_on) or "not on such a GPU"
+    return f"{offer.rests_on}; tested by us: {tested}; {offer.concurrency} sequences fit"
 
 
 def concession_text(concession: Concession) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 from ..api.plan_result import MatrixCell, MatrixResult, PeerComparison, PlanResult
 from ..build.planner.money import Cost
 from ..model.spec import Estimate, Workload
-from .parts import amount, concession_text, facts, heading, show, stacked_bar
+from .parts import amount, concession_text, engine_rows, facts, heading, show, stacked_bar
 
 _REFUSALS: Final = {
     "memory": "too large",
@@ -44,6 +44,7 @@ def plan(console: Console, plan: PlanResult) -> None:
         rows.append(("instead", "\n".join(plan.alternatives)))
     if plan.why:
         rows.append(("chosen", plan.why))
+    rows += engine_rows(plan.engines, plan.engine.name, plan.engine_hint)
     rows += [("given up", concession_text(concession)) for concession in plan.concessions]
     rows += [("note", Text(note, style="yellow")) for note in plan.notes]
     if not plan.refused:
@@ -176,7 +177,8 @@ LEGEND: Final = (
     "sequences within the objective. Second line: sequences that the server is configured for x "
     "the longest context of each. All figures are estimates. $? marks a GPU without a list price. "
     "¹ served by nemo-deploy's plugin, which has not served on such a GPU yet. ² fits in a reduced "
-    "configuration only: plan --gpu --quant says what is given up"
+    "configuration only: plan --gpu --quant says what is given up. (vllm) that engine serves it "
+    "with nothing unproven: --engine auto takes it"
 )
 
 
@@ -189,7 +191,7 @@ def matrix(console: Console, result: MatrixResult) -> None:
     for key, cells in by_gpu(result).items():
         shown = [
             Text("★" if result.is_best(cell) else "", style="bold green").append(
-                cell_text(cell), style="dim" if cell.refused else ""
+                cell_text(cell, result.engine), style="dim" if cell.refused else ""
             )
             for cell in cells
         ]
@@ -219,14 +221,28 @@ def formats(result: MatrixResult) -> tuple[str, ...]:
     return tuple(dict.fromkeys(cell.quant for cell in result.cells))
 
 
-def cell_text(cell: MatrixCell) -> str:
-    """What one GPU and format gives, in two lines; or in one, why it does not run."""
+def cell_text(cell: MatrixCell, asked: str) -> str:
+    """What one GPU and format gives, in two lines; or in one, why it does not run. The engine is
+    named where `asked`, the matrix's, is another one."""
+    others = others_text(cell)
     if cell.refused:
-        return _REFUSALS.get(cell.rule, f"no: {cell.rule}")
+        return _REFUSALS.get(cell.rule, f"no: {cell.rule}") + others
     if not cell.served:
-        return "not on a GPU"
-    mark = " ".join(["¹"] * (not cell.tried) + ["²"] * bool(cell.concessions))
+        return f"not on a GPU{others}"
+    mark = " ".join(["¹"] * (not cell.tried) + ["²"] * bool(cell.concessions)) + others
     money = f"${cell.cost.output_per_million:#.2g}" if cell.cost else "$?"
     speed = cell.output_tokens_per_s_per_gpu
     words = f"{speed:,.0f}/s" if speed else "too slow"
-    return f"{words} {money}{mark}\n{cell.concurrency} x {cell.max_context // 1024}k"
+    size = f"{cell.concurrency} x {cell.max_context // 1024}k"
+    return f"{words} {money}{mark}\n{size}{engine_text(cell, asked)}"
+
+
+def engine_text(cell: MatrixCell, asked: str) -> str:
+    """The engine of a cell, where it is not the one that all were planned for."""
+    return "" if cell.engine == asked else f" {cell.engine}"
+
+
+def others_text(cell: MatrixCell) -> str:
+    """Other engines that serve it with nothing unproven, where the planned one does not."""
+    ready = cell.supported and cell.served and cell.tried
+    return "" if ready or not cell.others else f" ({', '.join(cell.others)})"

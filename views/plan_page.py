@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +25,7 @@ from ..core.html import (
 )
 from ..model.spec import Estimate
 from .parts import amount, concession_text
-from .plan import by_gpu, formats, times_text, workload_text
+from .plan import by_gpu, engine_text, formats, others_text, times_text, workload_text
 
 _STATUS: Final = {
     "supported": "Supported.",
@@ -174,8 +175,10 @@ def _price_text(cost: Cost) -> str:
 def matrix_page(result: MatrixResult, made_on: date) -> str:
     """All GPUs and formats."""
     by_key = by_gpu(result)
-    rows = [(key, *map(_cell_text, cells)) for key, cells in by_key.items()]
-    best = next((_cell_text(cell) for cell in result.cells if result.is_best(cell)), None)
+    rows = [(key, *map(partial(_cell_text, result.engine), cells)) for key, cells in by_key.items()]
+    best = next(
+        (_cell_text(result.engine, cell) for cell in result.cells if result.is_best(cell)), None
+    )
     parts = [
         paragraph(f"For requests of {workload_text(result.workload)}."),
         *([paragraph(f"Best: {result.why}", "note")] if result.best else []),
@@ -191,22 +194,24 @@ def matrix_page(result: MatrixResult, made_on: date) -> str:
     return page(f"{result.model}: GPUs and formats", parts, made_on)
 
 
-def _cell_text(cell: MatrixCell) -> str:
+def _cell_text(asked: str, cell: MatrixCell) -> str:
     """What one GPU and format gives, a fact a line; or why it is not possible."""
+    others = others_text(cell)
     if cell.refused:
-        return "too large" if cell.rule == "memory" else f"no: {cell.rule}"
+        return ("too large" if cell.rule == "memory" else f"no: {cell.rule}") + others
     if not cell.served:
-        return "not on a GPU"
+        return f"not on a GPU{others}"
     rate = cell.output_tokens_per_s_per_gpu
     speed = f"{rate:,.0f} tokens/s" if rate else "too slow"
     price = f"${cell.cost.output_per_million:#.2g} per M" if cell.cost else "no price"
-    mark = " ¹" * (not cell.tried) + " ²" * bool(cell.concessions)
-    return f"{speed}{mark}\n{price}\n{cell.concurrency} x {cell.max_context // 1024}k"
+    mark = " ¹" * (not cell.tried) + " ²" * bool(cell.concessions) + others
+    size = f"{cell.concurrency} x {cell.max_context // 1024}k"
+    return f"{speed}{mark}\n{price}\n{size}{engine_text(cell, asked)}"
 
 
 def _explained(result: MatrixResult) -> list[str]:
     """What the words in the cells mean, as far as they occur."""
-    texts = " ".join(map(_cell_text, result.cells))
+    texts = " ".join(map(partial(_cell_text, result.engine), result.cells))
     limits = {cell.cost.max_tpot_ms for cell in result.cells if cell.cost}
     limit = "".join(f" of {limit:g} ms per token" for limit in limits)
     meanings = {
@@ -219,6 +224,7 @@ def _explained(result: MatrixResult) -> list[str]:
         "too large": "the weights and caches do not fit into the memory.",
         "not on a GPU": "it can be built, but no engine serves it on a GPU.",
         "no:": "not possible, by the rule with this id. The rules are explained below.",
+        "(": "another engine, which needs nothing unproven there: --engine auto takes it.",
         "¹": "needs this project's plugin, which has not served on such a GPU yet. Such a "
         "combination is never chosen as the best.",
         "²": "fits in a reduced configuration only; the plan of that GPU and format says what is "

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ..api.trust import trusted_note
 from ..runtime import contract
-from .parts import BAD, GOOD, amount, concession_text, facts, heading, show
+from .parts import BAD, GOOD, amount, concession_text, engine_rows, facts, heading, show
 
 if TYPE_CHECKING:
     from ..api.build_result import BuildResult, DryRunResult
@@ -54,6 +54,8 @@ def quantization(console: Console, result: QuantizeResult) -> None:
         rows.append(("read by", reader.engine))
         if reader.serve:
             rows.append(("", reader.serve.format(path=result.out)))
+        if reader.rests_on:
+            rows.append(("", Text(f"not run by nemo-deploy; from {reader.rests_on}", style="dim")))
     show(console, heading("Quantized", str(result.out)), facts(rows))
 
 
@@ -88,6 +90,8 @@ def dry_run(console: Console, result: DryRunResult) -> None:
         table.add_row(Text("warning", style="yellow"), "", Text(warning))
     for concession in result.concessions:
         table.add_row("", "given up", Text(concession_text(concession)))
+    for name, text in engine_rows(result.engines, result.engine, result.engine_hint):
+        table.add_row("", name, text)
     show(console, heading("Would build", str(result.bundle)), table)
 
 
@@ -105,6 +109,7 @@ def built(console: Console, result: BuildResult) -> None:
         ("backend", result.backend),
         *[("given up", concession_text(concession)) for concession in result.concessions],
     ]
+    rows += engine_rows(result.engines, result.engine, result.engine_hint)
     rows += [("warning", Text(warning, style="yellow")) for warning in result.warnings]
     if result.calibration:
         rows.append(("calibration", result.calibration))

@@ -77,8 +77,8 @@ def test_the_default_engine_can_be_named(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize("command", ["plan", "build"])
 def test_an_unknown_engine_is_wrong_usage(capsys: pytest.CaptureFixture[str], command: str) -> None:
     arguments = [command, "--checkpoint", "tiny", "--gpu", "h100", "--quant", "fp8"]
-    assert run([*arguments, "--engine", "sglang"]) == 2
-    assert "unknown engine 'sglang'; known are tensorrt-llm" in capsys.readouterr().err
+    assert run([*arguments, "--engine", "orca"]) == 2
+    assert "unknown engine 'orca'; known are tensorrt-llm, vllm" in capsys.readouterr().err
 
 
 def test_without_a_format_one_is_recommended_and_says_why(
