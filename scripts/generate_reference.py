@@ -9,10 +9,11 @@ with the code (`tests/docs/test_reference.py`).
 from __future__ import annotations
 
 import argparse
+import inspect
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,9 @@ os.environ |= {"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}
 
 import typer
 
+from nemotron_deploy.build.engines.registry import DEFAULT as DEFAULT_ENGINE
+from nemotron_deploy.build.engines.registry import ENGINES, ONLY_PLANNED
+from nemotron_deploy.build.engines.registry import planned as engine_named
 from nemotron_deploy.cli import app, run
 from nemotron_deploy.core import errors
 from nemotron_deploy.k8s.monitoring import ALERTS
@@ -138,41 +142,57 @@ def planned(gpu: Gpu, quant: str, *more: str) -> dict[str, Any]:
 
 def support_page() -> str:
     """Which rule decides for which GPU and format, what it rests on, and when it was checked."""
-    decisions = [
-        [f"{gpu.name} ({code(gpu.key)}, SM{gpu.sm})"]
-        + [
-            f"[{plan['rule']}](#{plan['rule']}) {plan['status']}"
-            for plan in (planned(gpu, quant, "--checkpoint", "tiny") for quant in formats())
-        ]
-        for gpu in gpus().values()
-    ]
-    (path,) = ROOT.glob("build/**/rules.json")
-    tables = json.loads(path.read_text(encoding="utf-8"))
-    rules = tables.pop("rules")
-    (versions,) = (rows for rows in tables.values() if isinstance(rows, list))
     return page(
         "Support rules",
         "For a GPU and a format, `nemo-deploy plan` uses the first rule that matches. A rule says "
         "who can serve the format, or why nobody can. `read` means that the source was read, `run` "
         "that it was tried on such a GPU. Whether the model fits into memory is decided "
         "afterwards; [the recipes](../gpus.md) show both.",
-        "## Rules for TensorRT-LLM in Triton images",
-        "Models with dense MLPs follow [int4-dense](#int4-dense) for INT4 instead.",
-        table(("GPU", *formats()), decisions),
-        "## TensorRT-LLM versions",
-        "Bundles are built for the first range. `plan --trtllm` asks about the others.",
-        *(_row_section(row) for row in versions),
-        "## All rules",
-        f"Rules are tried in this order. They are in {code(path.relative_to(ROOT))}.",
-        *(_row_section(row) for row in rules),
+        *(part for name in ENGINES for part in _decisions(name)),
+        *(part for name in (*ENGINES, *ONLY_PLANNED) for part in _rules(name)),
     )
 
 
-def _row_section(row: dict[str, Any]) -> str:
+def _decisions(name: str) -> Iterator[str]:
+    """What decides for an engine, for every GPU and format."""
+    engine = engine_named(name)
+    yield f"## {engine.title} in Triton images"
+    if name == DEFAULT_ENGINE:
+        yield "Models with dense MLPs follow [int4-dense](#int4-dense) for INT4 instead."
+    options = ("--checkpoint", "tiny", "--engine", name)
+    rows = [
+        [f"{gpu.name} ({code(gpu.key)}, SM{gpu.sm})"]
+        + [
+            f"[{plan['rule']}](#{plan['rule']}) {plan['status']}"
+            for plan in (planned(gpu, quant, *options) for quant in formats())
+        ]
+        for gpu in gpus().values()
+    ]
+    yield table(("GPU", *formats()), rows)
+
+
+def _rules(name: str) -> Iterator[str]:
+    """The versions and all rules of an engine."""
+    engine = engine_named(name)
+    path = Path(inspect.getfile(type(engine))).parent / "data" / "rules.json"
+    tables = json.loads(path.read_text(encoding="utf-8"))
+    yield f"## {engine.title} versions"
+    if name in ENGINES:
+        yield (
+            "Bundles are built for the first range. "
+            f"`plan --engine {name} {engine.version_option} VERSION` asks about the others."
+        )
+    yield from (_row_section(row, f"{engine.title} {row['key']}") for row in tables["releases"])
+    yield f"## All rules for {engine.title}"
+    yield f"Rules are tried in this order. They are in {code(path.relative_to(ROOT))}."
+    yield from (_row_section(row, row["key"]) for row in tables["rules"])
+
+
+def _row_section(row: dict[str, Any], title: str) -> str:
     """A row of the rules: its reason, and a table of its other fields."""
     reason = row.get("reason", "").replace("{sm}", "…")
     facts = [(key, _value(value)) for key, value in row.items() if key not in ("key", "reason")]
-    parts = [f"### {row['key']}", reason, table(("field", "value"), facts)]
+    parts = [f"### {title}", reason, table(("field", "value"), facts)]
     return "\n\n".join(filter(None, parts))
 
 
@@ -201,10 +221,11 @@ def gpus_page() -> str:
 
 
 def _recipe(gpu: Gpu) -> str:
-    plans = [_smallest(gpu, quant) for quant in formats()]
+    plans = [_smallest(gpu, quant, name) for quant in formats() for name in ENGINES]
     rows = [
         (
             code(plan["quant"]["requested"]),
+            plan["engine"]["title"],
             plan["gpus"],
             f"{plan['weights_bytes'] / 1e9:.1f} GB",
             plan["max_concurrency"],
@@ -218,7 +239,7 @@ def _recipe(gpu: Gpu) -> str:
     tested: dict[str, list[str]] = {}
     for plan in plans:
         if plan["supported"]:
-            tested.setdefault(plan["tried"], []).append(plan["quant"]["requested"])
+            tested.setdefault(plan["tried"], []).append(_named(plan))
     builds = [_build_command(plan) for plan in plans if plan["supported"]]
     labels = " or ".join(map(code, gpu.product_labels))
     clouds = ", ".join(code(name) for name in gpu.aliases if "*" in name)
@@ -228,20 +249,20 @@ def _recipe(gpu: Gpu) -> str:
             f"`--gpu {gpu.key}`: {gpu.memory_bytes / 2**30:.0f} GiB, SM{gpu.sm}. Pods run on nodes "
             f"whose label `nvidia.com/gpu.product` is {labels}."
             + (f" Cloud machines with this GPU: {clouds}." if clouds else ""),
-            table(("format", "GPUs", "weights", "sequences", "tokens/s", "rule"), rows),
+            table(("format", "engine", "GPUs", "weights", "sequences", "tokens/s", "rule"), rows),
             "```sh\n" + "\n".join(builds) + "\n```",
             "\n".join(
                 [f"- {gpu.note}"] * bool(gpu.note)
-                + [f"- {' and '.join(map(code, keys))}: {text}" for text, keys in tested.items()]
+                + [f"- {', '.join(keys)}: {text}" for text, keys in tested.items()]
                 + [
-                    f"- {code(plan['quant']['requested'])} fits in "
+                    f"- {_named(plan)} fits in "
                     "[a reduced configuration](planner.md#what-a-plan-gives-up): "
                     f"{_given_up(plan)}."
                     for plan in plans
                     if plan["concessions"]
                 ]
                 + [
-                    f"- {code(plan['quant']['requested'])} is refused "
+                    f"- {_named(plan)} is refused "
                     f"([{plan['rule']}](reference/support.md#{plan['rule']})): "
                     + " ".join(plan["reasons"])
                     for plan in refused
@@ -249,6 +270,11 @@ def _recipe(gpu: Gpu) -> str:
             ),
         ]
     )
+
+
+def _named(plan: dict[str, Any]) -> str:
+    """The format and the engine of a plan."""
+    return f"{code(plan['quant']['requested'])} on {plan['engine']['title']}"
 
 
 def _given_up(plan: dict[str, Any]) -> str:
@@ -259,11 +285,11 @@ def _given_up(plan: dict[str, Any]) -> str:
     )
 
 
-def _smallest(gpu: Gpu, quant: str) -> dict[str, Any]:
+def _smallest(gpu: Gpu, quant: str, engine: str) -> dict[str, Any]:
     """The plan on the smallest number of GPUs that fits, or on one GPU where a rule refuses."""
     plan: dict[str, Any] = {}
     for count in (1, 2, 4, 8):
-        plan = planned(gpu, quant, "--gpus", str(count))
+        plan = planned(gpu, quant, "--engine", engine, "--gpus", str(count))
         if plan["rule"] != "memory":
             break
     return plan
@@ -271,7 +297,11 @@ def _smallest(gpu: Gpu, quant: str) -> dict[str, Any]:
 
 def _build_command(plan: dict[str, Any]) -> str:
     count = f" --gpus {plan['gpus']}" if plan["gpus"] > 1 else ""
-    return f"nemo-deploy build --gpu {plan['gpu']} --quant {plan['quant']['requested']}{count}"
+    name = plan["engine"]["name"]
+    engine = "" if name == DEFAULT_ENGINE else f" --engine {name}"
+    return (
+        f"nemo-deploy build --gpu {plan['gpu']} --quant {plan['quant']['requested']}{count}{engine}"
+    )
 
 
 def contract_pages() -> Pages:
