@@ -102,7 +102,7 @@ class Monitor:
             self._executor.submit(TokenRequest((0,), 1, frozenset(), "", request), self._probe)
         requests, live = len(self._sessions), silent < self._dead
         if not self._executor.healthy:
-            return Health(False, live, silent, "the executor has stopped", requests)
+            return Health(False, False, silent, "the executor has stopped", requests)
         if silent >= self._stall:
             reason = f"no token was generated for {silent:.0f} s"
             return Health(False, live, silent, reason, requests)

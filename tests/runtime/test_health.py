@@ -148,4 +148,4 @@ def test_progress_of_requests_that_have_ended_counts(monitor, sessions, clock):
 
 def test_a_dead_executor_is_not_ready(monitor, executor):
     executor.healthy = False
-    assert monitor.look() == Health(False, True, 0.0, "the executor has stopped")
+    assert monitor.look() == Health(False, False, 0.0, "the executor has stopped")

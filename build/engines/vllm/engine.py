@@ -165,6 +165,7 @@ class Vllm:
         plan: Plan,
         model: Model,
         recipe: Recipe,
+        checkpoint: Path,
         on_compiled: OnCompiled | None = None,
     ) -> None:
         """Write `engine.json` and the arguments."""
