@@ -352,7 +352,7 @@ def place(
     if chunk == 0:
         part: tl.constexpr = 8 if BLOCK_M > 8 else BLOCK_M
         nobody = tl.zeros((COLUMNS, part), tl.int32) + pairs
-        for first in tl.static_range(0, BLOCK_M, part):
+        for first in range(0, BLOCK_M, part):
             free = (start + total)[:, None] + (first + tl.arange(0, part))[None, :]
             tl.store(slots + free, nobody, mask=free < (end * BLOCK_M)[:, None])
         for first in range(0, blocks, 16):
