@@ -140,9 +140,6 @@ class PlannedEngine(Protocol):
     ) -> EnginePart:
         """The engine's part of a plan for `sequences` sequences of `context` tokens."""
 
-    def refused_part(self) -> EnginePart:
-        """The engine's part of a plan that is refused: its name, versions and image."""
-
 
 class Engine(PlannedEngine, Protocol):
     """An engine that bundles are built for."""
@@ -174,3 +171,15 @@ class Engine(PlannedEngine, Protocol):
 
     def check(self, target: Path) -> list[Check]:
         """Check the engine directory of a bundle."""
+
+
+def named_part(engine: PlannedEngine) -> EnginePart:
+    """The engine's part of a plan with its name, versions and image only, as of one that is
+    refused."""
+    return EnginePart(
+        name=engine.name,
+        title=engine.title,
+        executor=engine.executor,
+        versions=engine.release.versions,
+        image=engine.release.image,
+    )

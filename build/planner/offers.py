@@ -8,7 +8,7 @@ from typing import Final
 
 from ...model.formats import Quant
 from ...model.spec import EnginePart, Gpu, Workload
-from ..engines.base import PlannedEngine
+from ..engines.base import PlannedEngine, named_part
 from ..engines.registry import DEFAULT, ENGINES
 from ..engines.rules import Rule
 from .verdict import Candidate, Judge, Verdict
@@ -65,7 +65,7 @@ def offers(
 def _offer(judge: Judge, candidate: Candidate) -> Offer:
     engine, verdict = candidate.engine, judge.verdict(candidate)
     rule, refusal = verdict.rule, verdict.refusal
-    part = engine.refused_part() if refusal else _part(candidate, verdict)
+    part = named_part(engine) if refusal else _part(candidate, verdict)
     return Offer(
         engine=engine.name,
         title=engine.title,

@@ -9,7 +9,7 @@ from ...core.errors import RefusedError
 from ...model.architecture import Model
 from ...model.formats import Quant
 from ...model.spec import Concession, Gpu, Plan, Serving, Workload
-from ..engines.base import PlannedEngine
+from ..engines.base import PlannedEngine, named_part
 from ..engines.registry import planned as engine_named
 from .concessions import Trade, concessions, fewer_sequences
 from .efficiency import DEFAULT, Efficiency
@@ -78,7 +78,7 @@ class Planner:
             reasons=(refusal.reason if refusal else rule.reason.format(sm=gpu.sm),),
             alternatives=self.judge.alternatives(options, candidate, search=refusal is not None),
             notes=() if refusal else self._notes(gpu, verdict),
-            engine=engine.refused_part()
+            engine=named_part(engine)
             if refusal
             else engine.part(rule, gpu, workload, serving, concurrency, verdict.context),
             serving=serving,

@@ -17,6 +17,7 @@ import llguidance
 from ..answers import MARKERS
 from ..generation import RequestError
 from ..isolation import Limits, Worker, WorkError, serve
+from ..vocabulary import CheckpointVocabulary
 
 LIMITS: Final = Limits(seconds=1, memory=128 * 2**20)
 """What compiling one grammar may take."""
@@ -91,6 +92,14 @@ class GuideCompiler:
         if self._checking.acquire(timeout=timeout):
             self._worker.close()
             self._checking.release()
+
+
+def compiler_of_engine(vocabulary: CheckpointVocabulary, end: int | None) -> GuideCompiler | None:
+    """A compiler as that of an engine, which ends guided answers with `end`, the end token of its
+    tokenizer, and no other one. None where that does not end answers here."""
+    if end not in vocabulary.end_tokens:
+        return None
+    return GuideCompiler(vocabulary.tokenizer_json, vocabulary.size, end)
 
 
 def _reason(error: str) -> str:

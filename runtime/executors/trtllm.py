@@ -80,20 +80,13 @@ class TrtllmExecutor(Executor):
         self._loop = EventLoop("trtllm")
 
     def _guide_compiler(self, arguments: Mapping[str, Any]) -> GuideCompiler | None:
-        """A compiler as the engine's own one; None where the engine cannot be guided.
-
-        The engine ends a guided answer with the end token of its tokenizer and no other one
-        (`_llguidance_tokenizer_info` in tensorrt_llm/llmapi/tokenizer.py), so that has to be one
-        of those that end an answer here.
-        """
+        """A compiler as the engine's own one (`_llguidance_tokenizer_info` in
+        tensorrt_llm/llmapi/tokenizer.py); None where the engine cannot be guided."""
         if arguments.get("guided_decoding_backend") != GUIDE_BACKEND:
             return None
-        end = self._llm.tokenizer.eos_token_id
-        if end not in self.vocabulary.end_tokens:
-            return None
-        from .guidance import GuideCompiler
+        from .guidance import compiler_of_engine
 
-        return GuideCompiler(self.vocabulary.tokenizer_json, self.vocabulary.size, end)
+        return compiler_of_engine(self.vocabulary, self._llm.tokenizer.eos_token_id)
 
     @property
     def can_guide(self) -> bool:

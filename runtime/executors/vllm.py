@@ -38,7 +38,7 @@ from ..golden import ASKED, Forced, Scores
 from ..vocabulary import CheckpointVocabulary, context_length
 from . import machine
 from .event_loop import EventLoop, until_done
-from .guidance import GuideCompiler
+from .guidance import compiler_of_engine
 from .shared_memory import remove_names
 
 SEEDS: Final = 2**63
@@ -71,7 +71,7 @@ class VllmExecutor(Executor):
             self._loop.close(1)
             raise StartError(f"vLLM does not start: {_one_line(error)}") from error
         remove_names()
-        self._guides = self._guide_compiler()
+        self._guides = compiler_of_engine(self.vocabulary, self._llm.get_tokenizer().eos_token_id)
 
     async def _started(self, checkpoint: Path, arguments: Mapping[str, Any]) -> Any:
         """The engine, started in the event loop, so that its death is seen from the beginning."""
@@ -89,14 +89,6 @@ class VllmExecutor(Executor):
             vllm.AsyncEngineArgs(**{**arguments, **fixed}),
             stat_loggers=[lambda config, engine_index=0: self._statistics],
         )
-
-    def _guide_compiler(self) -> GuideCompiler | None:
-        """None where guided answers would not end: the engine ends them with the end token of its
-        tokenizer, which has to be one of those that end an answer here."""
-        end = self._llm.get_tokenizer().eos_token_id
-        if end not in self.vocabulary.end_tokens:
-            return None
-        return GuideCompiler(self.vocabulary.tokenizer_json, self.vocabulary.size, end)
 
     @property
     def can_guide(self) -> bool:

@@ -12,7 +12,7 @@ from ....model.formats import Quant
 from ....model.recipe import Recipe
 from ....model.spec import Architecture, EnginePart, Gpu, Serving, Workload
 from ....model.weight_format import MODELOPT
-from ..base import Fallback
+from ..base import Fallback, named_part
 from ..rules import Rule, RuleBook
 from ..server_memory import server_bytes
 from ..serving_options import graph_batch, kv_dtype, state_dtype, step_tokens
@@ -135,15 +135,5 @@ class Sglang:
         sequences: int,
         context: int,
     ) -> EnginePart:
-        """As `refused_part`: no rule lets a plan get here."""
-        return self.refused_part()
-
-    def refused_part(self) -> EnginePart:
-        """Name, versions and image of this release."""
-        return EnginePart(
-            name=self.name,
-            title=self.title,
-            executor=self.executor,
-            versions=self.release.versions,
-            image=self.release.image,
-        )
+        """Its name: no rule lets a plan get here."""
+        return named_part(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from ....model.recipe import Recipe
 from ....model.spec import Architecture, EnginePart, Gpu, Plan, Serving, Workload
 from ....model.weight_format import MODELOPT
 from ....runtime.contract import SINGLE_PROCESS
-from ..base import Fallback, OnCompiled
+from ..base import Fallback, OnCompiled, named_part
 from ..rules import Rule
 from . import directory, experts, hardware
 from . import serving as settings
@@ -126,12 +127,8 @@ class TensorRtLlm:
             serving=serving,
             moe_backend=own["moe_backend"],
         )
-        return EnginePart(
-            name=self.name,
-            title=self.title,
-            executor=self.executor,
-            versions=self.release.versions,
-            image=self.release.image,
+        return replace(
+            named_part(self),
             backend=rule.backend or self.release.backend,
             plugin=rule.plugin,
             args=args,
@@ -140,16 +137,6 @@ class TensorRtLlm:
             evidence=hardware.evidence(rule, gpu),
             tested_on=hardware.tested_on(rule, gpu),
             proven=hardware.proven(rule, gpu),
-        )
-
-    def refused_part(self) -> EnginePart:
-        """Name, versions and image of this release."""
-        return EnginePart(
-            name=self.name,
-            title=self.title,
-            executor=self.executor,
-            versions=self.release.versions,
-            image=self.release.image,
         )
 
     def require_tools(self, plan: Plan) -> None:

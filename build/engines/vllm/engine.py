@@ -14,7 +14,7 @@ from ....model.recipe import Recipe
 from ....model.spec import Architecture, EnginePart, ExpertRates, Gpu, Plan, Serving, Workload
 from ....model.weight_format import COMPRESSED_TENSORS, INTEGER_BITS, MODELOPT
 from ....runtime.contract import VLLM_SETTINGS
-from ..base import Fallback, OnCompiled
+from ..base import Fallback, OnCompiled, named_part
 from ..directory import EngineFiles
 from ..rules import Rule
 from ..server_memory import server_bytes
@@ -134,22 +134,12 @@ class Vllm:
             moe_backend=own.get("moe_backend"),
         )
         return replace(
-            self.refused_part(),
+            named_part(self),
             backend=rule.backend or self.release.backend,
             args=args,
             env=VLLM_SETTINGS,
             needs=rule.needs,
             evidence=evidence(rule),
-        )
-
-    def refused_part(self) -> EnginePart:
-        """Name, versions and image of this release."""
-        return EnginePart(
-            name=self.name,
-            title=self.title,
-            executor=self.executor,
-            versions=self.release.versions,
-            image=self.release.image,
         )
 
     def require_tools(self, plan: Plan) -> None:

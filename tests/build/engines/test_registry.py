@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nemotron_deploy.build.engines import registry
+from nemotron_deploy.build.engines.base import named_part
 from nemotron_deploy.build.engines.rules import RuleBook
 from nemotron_deploy.build.engines.tensorrt_llm.support import RULES
 from nemotron_deploy.build.planner.plan import plan
@@ -33,7 +34,7 @@ def test_an_engine_describes_itself(name: str) -> None:
     assert engine.title
     assert engine.executor
     assert 1 in engine.gpu_counts
-    assert engine.refused_part().image == engine.release.image
+    assert named_part(engine).image == engine.release.image
 
 
 def test_the_part_of_a_plan() -> None:

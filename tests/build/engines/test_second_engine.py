@@ -109,9 +109,6 @@ class StandIn:
             self.name, self.title, self.executor, ">=1", self.release.image, args={"n": sequences}
         )
 
-    def refused_part(self) -> EnginePart:
-        return EnginePart(self.name, self.title, self.executor, ">=1", self.release.image)
-
     def require_tools(self, plan: Plan) -> None:
         raise NotImplementedError
 
