@@ -136,12 +136,13 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_mb(pid: int) -> float:
-    """Memory of a process and all below it, shared pages divided among them."""
+    """Memory of a process and all below it that is their own: neither files nor shared memory,
+    whose share depends on what else runs."""
     total = 0
     for one in descendants(pid):
         with suppress(OSError):
             text = Path(f"/proc/{one}/smaps_rollup").read_text()
-            total += int(re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE)[1])  # type: ignore[index]
+            total += int(re.search(r"^Anonymous:\s+(\d+)", text, re.MULTILINE)[1])  # type: ignore[index]
     return total / 1024
 
 
