@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from .arguments import Schema
 from .contract import RESPONSE_FORMAT, TOOL_CHOICE
-from .generation import RequestError
+from .errors import RequestError
 from .guides import Guide, any_object
 from .templates import SPECIAL_TOKENS
 

@@ -20,7 +20,8 @@ from .contract import (
     TRUSTING,
     Variable,
 )  # fmt: skip
-from .generation import Executor, StartError
+from .errors import StartError
+from .generation import Executor
 from .yaml_reader import read_yaml_document
 
 

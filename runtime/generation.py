@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from .vocabulary import CheckpointVocabulary
 
 
-class RequestError(ValueError):
-    """A request is invalid. The client gets the message; the model continues."""
-
-
-class StartError(RuntimeError):
-    """The model cannot start. Says what is wrong with bundle or machine, and what to do."""
-
-
 class Failure(Enum):
     """Why a request ended without an answer."""
 

@@ -38,7 +38,7 @@ from .calls import (
     PARAMETER,
     PARAMETER_END,
 )
-from .generation import RequestError
+from .errors import RequestError
 
 MAX_BYTES: Final = 64 * 1024
 """The longest grammar. OpenAI allows schemas of 120,000 characters of names and values; compiling

@@ -17,7 +17,8 @@ from typing import Any, Final
 from . import contract
 from .answers import Start, start_after
 from .chat import THINKING_SWITCH, Conversation
-from .generation import GenerationRequest, RequestError
+from .errors import RequestError
+from .generation import GenerationRequest
 from .golden import Tokens
 from .stage import CLOSING, Prepared
 from .templates import ChatTemplate, TemplateError

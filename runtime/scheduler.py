@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .generation import Failure, RequestError, TokenRequest, TokenSink, TokenStep
+from .errors import RequestError
+from .generation import Failure, TokenRequest, TokenSink, TokenStep
 
 
 @dataclass(slots=True)

@@ -16,7 +16,8 @@ from typing import Final
 
 from .answers import Start
 from .contract import IGNORE_EOS
-from .generation import Executor, Failure, GenerationRequest, Load, RequestError
+from .errors import RequestError
+from .generation import Executor, Failure, GenerationRequest, Load
 from .guides import Guide, grammar, guided_start
 from .health import Health, Monitor
 from .prompts import Prompts, prompt_limit

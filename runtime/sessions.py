@@ -36,7 +36,8 @@ from .contract import (
     TEXT_OUTPUT,
     TOOL_CALLS,
 )
-from .generation import Failure, GenerationRequest, RequestError, Step, TokenLogprob
+from .errors import RequestError
+from .generation import Failure, GenerationRequest, Step, TokenLogprob
 from .recorder import Recorder
 
 STOPPABLE_LENGTH: Final = 16

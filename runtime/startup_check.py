@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from .contract import CACHE, GOLDEN, GOLDEN_MODES, XDG_CACHE_HOME
 from .engine import arguments_file
-from .generation import Executor, StartError
+from .errors import StartError
+from .generation import Executor
 from .golden import (
     FILE,
     Comparison,

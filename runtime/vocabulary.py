@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .answers import MARKERS
-from .generation import GenerationRequest, StartError
+from .errors import StartError
+from .generation import GenerationRequest
 from .golden import Tokens
 from .text import TokenizerDetokenizer
 from .untrusted import UntrustedError, read_json

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .engine import Settings, create_executor
-from .generation import StartError
+from .errors import StartError
 from .startup_check import prove
 
 CLOSE_SECONDS = 10.0

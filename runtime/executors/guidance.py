@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 import llguidance
 
 from ..answers import MARKERS
-from ..generation import RequestError
+from ..errors import RequestError
 from ..isolation import Limits, Worker, WorkError, serve
 from ..vocabulary import CheckpointVocabulary
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..generation import StartError
+from ..errors import StartError
 
 Tensors = dict[str, Any]
 Change = Callable[[Tensors], Tensors]

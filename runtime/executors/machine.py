@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Mapping
 from typing import Any
 
-from ..generation import StartError
+from ..errors import StartError
 
 
 def require_version(product: str, wanted: str, installed: str) -> None:

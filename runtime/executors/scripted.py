@@ -19,7 +19,8 @@ from typing import Final
 
 from ..answers import THINK_END
 from ..contract import FIRST_SCHEDULED_TIME
-from ..generation import Executor, Failure, Load, StartError, TokenRequest, TokenSink, TokenStep
+from ..errors import StartError
+from ..generation import Executor, Failure, Load, TokenRequest, TokenSink, TokenStep
 from ..golden import Forced, Scores, Tokens
 from ..script import ScriptError, read_script
 from ..vocabulary import CheckpointVocabulary, context_length

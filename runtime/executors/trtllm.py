@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import contract
-from ..generation import Executor, Failure, Load, StartError, TokenRequest, TokenSink, TokenStep
+from ..errors import StartError
+from ..generation import Executor, Failure, Load, TokenRequest, TokenSink, TokenStep
 from ..golden import ASKED, Forced, Scores, Tokens
 from ..vocabulary import CheckpointVocabulary, context_length
 from . import machine

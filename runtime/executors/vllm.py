@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import contract
-from ..generation import Executor, Failure, Load, StartError, TokenRequest, TokenSink, TokenStep
+from ..errors import StartError
+from ..generation import Executor, Failure, Load, TokenRequest, TokenSink, TokenStep
 from ..golden import ASKED, Forced, Scores
 from ..vocabulary import CheckpointVocabulary, context_length
 from . import machine

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .. import contract
 from ..contract import DataType, Tensor
-from ..generation import RequestError
+from ..errors import RequestError
 from ..untrusted import parse_json
 
 Tensors = Mapping[str, NDArray[Any]]

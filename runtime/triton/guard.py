@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..contract import HEALTH_ADDRESS, TRITON_ADDRESS
-from ..generation import StartError
+from ..errors import StartError
 from ..health import Health
 from ..isolation import command
 

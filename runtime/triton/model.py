@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from ..contract import ERROR_CODES, OUTPUTS, TEXT_OUTPUT
 from ..engine import Settings, create_executor, read_settings
-from ..generation import Failure, RequestError
+from ..errors import RequestError
+from ..generation import Failure
 from ..service import Service
 from ..sessions import OverloadedError
 from ..startup_check import require_golden

@@ -19,7 +19,8 @@ from ..chat import (
     read_response_format,
 )
 from ..contract import Tensor
-from ..generation import GenerationRequest, RequestError
+from ..errors import RequestError
+from ..generation import GenerationRequest
 from ..guides import Guide
 from ..prompts import MAX_PROMPT_BYTES
 from ..untrusted import parse_json

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemotron_deploy.runtime.chat import read_conversation, read_messages
-from nemotron_deploy.runtime.generation import RequestError
+from nemotron_deploy.runtime.errors import RequestError
 from nemotron_deploy.runtime.guides import Guide
 
 USER = {"role": "user", "content": "Hi"}

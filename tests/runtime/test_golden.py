@@ -22,9 +22,10 @@ from nemotron_deploy.quantize import recording
 from nemotron_deploy.quantize.forced import Source
 from nemotron_deploy.quantize.golden_texts import not_recorded
 from nemotron_deploy.runtime import contract, golden, startup_check
+from nemotron_deploy.runtime.errors import StartError
 from nemotron_deploy.runtime.executors.loading import load_model
 from nemotron_deploy.runtime.executors.reference import ReferenceExecutor, score
-from nemotron_deploy.runtime.generation import Executor, StartError
+from nemotron_deploy.runtime.generation import Executor
 from nemotron_deploy.runtime.golden import Bounds, Comparison, Forced, Recording
 
 Tensors = dict[str, Any]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nemotron_deploy.runtime.contract import HEALTH_ADDRESS, TRITON_ADDRESS
-from nemotron_deploy.runtime.generation import StartError
+from nemotron_deploy.runtime.errors import StartError
 from nemotron_deploy.runtime.health import Health
 from nemotron_deploy.runtime.triton.guard import Ending, Guard, State, health_server
 

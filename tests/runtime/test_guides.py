@@ -24,8 +24,8 @@ from nemotron_deploy.runtime.answers import (
     Start,
 )
 from nemotron_deploy.runtime.arguments import types_of
+from nemotron_deploy.runtime.errors import RequestError
 from nemotron_deploy.runtime.executors.guidance import GuideCompiler
-from nemotron_deploy.runtime.generation import RequestError
 from nemotron_deploy.runtime.guides import MAX_BYTES, Guide, any_object, grammar, guided_start
 from nemotron_deploy.runtime.vocabulary import CheckpointVocabulary
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nemotron_deploy.runtime.contract import INTER_TOKEN_TIME, OUTPUT_TOKENS, REQUESTS, RUNNING
-from nemotron_deploy.runtime.generation import StartError
+from nemotron_deploy.runtime.errors import StartError
 
 pytestmark = pytest.mark.usefixtures("fakes", "guards")
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nemotron_deploy.runtime.contract import INPUTS
-from nemotron_deploy.runtime.generation import GenerationRequest, RequestError
+from nemotron_deploy.runtime.errors import RequestError
+from nemotron_deploy.runtime.generation import GenerationRequest
 from nemotron_deploy.runtime.guides import Guide, any_object
 from nemotron_deploy.runtime.prompts import MAX_PROMPT_BYTES
 from nemotron_deploy.runtime.triton.parsing import MAX_STOP_WORDS, is_stop, parse_request

@@ -13,7 +13,8 @@ import pytest
 from nemotron_deploy.model import catalog
 from nemotron_deploy.runtime.answers import Start
 from nemotron_deploy.runtime.chat import read_conversation
-from nemotron_deploy.runtime.generation import GenerationRequest, RequestError, StartError
+from nemotron_deploy.runtime.errors import RequestError, StartError
+from nemotron_deploy.runtime.generation import GenerationRequest
 from nemotron_deploy.runtime.prompts import BYTES_A_TOKEN, MAX_PROMPT_BYTES, Prompts, prompt_limit
 from nemotron_deploy.runtime.stage import Prepared
 from nemotron_deploy.runtime.vocabulary import (

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from nemotron_deploy.model import catalog
+from nemotron_deploy.runtime.errors import StartError
 from nemotron_deploy.runtime.executors import reference
 from nemotron_deploy.runtime.executors.loading import load_model
 from nemotron_deploy.runtime.executors.reference import ReferenceExecutor, generate
-from nemotron_deploy.runtime.generation import GenerationRequest, StartError, TokenRequest
+from nemotron_deploy.runtime.generation import GenerationRequest, TokenRequest
 
 PROMPT = "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n"
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from nemotron_deploy.runtime.generation import Failure, RequestError, TokenStep
+from nemotron_deploy.runtime.errors import RequestError
+from nemotron_deploy.runtime.generation import Failure, TokenStep
 from nemotron_deploy.runtime.scheduler import RoundRobin
 
 

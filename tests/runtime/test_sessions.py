@@ -5,12 +5,8 @@ import threading
 import pytest
 
 from nemotron_deploy.runtime.contract import REQUESTS, TIME_TO_FIRST_TOKEN, Series, series
-from nemotron_deploy.runtime.generation import (
-    Failure,
-    GenerationRequest,
-    RequestError,
-    Step,
-)
+from nemotron_deploy.runtime.errors import RequestError
+from nemotron_deploy.runtime.generation import Failure, GenerationRequest, Step
 from nemotron_deploy.runtime.recorder import Recorder
 from nemotron_deploy.runtime.sessions import OverloadedError, Sessions
 

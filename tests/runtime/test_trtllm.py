@@ -10,13 +10,14 @@ import pytest
 
 from nemotron_deploy.runtime.answers import Start
 from nemotron_deploy.runtime.engine import read_arguments, read_engine
+from nemotron_deploy.runtime.errors import RequestError, StartError
 from nemotron_deploy.runtime.executors import machine
 from nemotron_deploy.runtime.executors.trtllm import (
     TrtllmExecutor,
     require_compatible,
     sampling_arguments,
 )
-from nemotron_deploy.runtime.generation import Failure, Load, RequestError, StartError
+from nemotron_deploy.runtime.generation import Failure, Load
 from nemotron_deploy.runtime.guides import Guide, grammar
 
 pytestmark = pytest.mark.usefixtures("fakes", "hopper")

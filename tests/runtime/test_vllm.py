@@ -9,13 +9,14 @@ import pytest
 
 from nemotron_deploy.runtime.answers import Start
 from nemotron_deploy.runtime.engine import Settings, create_executor, read_arguments, read_engine
+from nemotron_deploy.runtime.errors import StartError
 from nemotron_deploy.runtime.executors.shared_memory import remove_names
 from nemotron_deploy.runtime.executors.vllm import (
     VllmExecutor,
     require_compatible,
     sampling_arguments,
 )
-from nemotron_deploy.runtime.generation import Failure, Load, StartError
+from nemotron_deploy.runtime.generation import Failure, Load
 from nemotron_deploy.runtime.golden import Forced
 from nemotron_deploy.runtime.guides import any_object, grammar
 
@@ -316,7 +317,7 @@ def test_answers_that_would_not_end_are_not_guided(vllm_bundle, fake, monkeypatc
 
 
 def test_a_grammar_that_cannot_be_used_is_refused(executor):
-    from nemotron_deploy.runtime.generation import RequestError
+    from nemotron_deploy.runtime.errors import RequestError
 
     with pytest.raises(RequestError):
         executor.compile_guide("start: no_such_rule\n")
