@@ -34,7 +34,7 @@ from nemotron_deploy.model.catalog import gpus
 from nemotron_deploy.model.spec import Gpu
 from nemotron_deploy.runtime import contract
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 MADE = "<!-- Made by scripts/generate_reference.py from the code. Do not edit; run `make docs`. -->"
 
@@ -174,7 +174,7 @@ def _decisions(name: str) -> Iterator[str]:
 def _rules(name: str) -> Iterator[str]:
     """The versions and all rules of an engine."""
     engine = engine_named(name)
-    path = Path(inspect.getfile(type(engine))).parent / "data" / "rules.json"
+    path = Path(inspect.getfile(type(engine))).resolve().parent / "data" / "rules.json"
     tables = json.loads(path.read_text(encoding="utf-8"))
     yield f"## {engine.title} versions"
     if name in ENGINES:

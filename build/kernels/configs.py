@@ -77,7 +77,7 @@ _DECODE: Final = (
     (4.0, Tile(8, 64, 2, 6, unroll=2)),
     (12.0, Tile(16, 128, 2, 4)),
 )
-_MOST_IN_HALVES: Final = Tile(16, 128, 2, 4)
+_MOST_IN_HALVES: Final = Tile(16, 128, 4, 4)
 
 _AMPERE: Final = (
     *_DECODE,
@@ -104,8 +104,8 @@ TILES: Final = {80: _AMPERE, 86: _AMPERE, 89: _AMPERE, 90: _HOPPER}
 def tile_for(sm: int, rows_per_expert: float, group: int) -> Tile:
     """The tile for a mean number of rows an expert; newer architectures use the newest table.
 
-    Groups of 32 multiply a block in two halves, each with a scale of its own: 32 rows with `mma`
-    then spill registers, 16 do not; and so do two blocks a step with `wgmma`.
+    Groups of 32 multiply a block in two halves, each with a scale of its own: with `mma`, 32 rows
+    then spill registers, and so do 16 in two warps; and so do two blocks a step with `wgmma`.
     """
     table = TILES.get(sm) or TILES[max(key for key in TILES if key <= max(sm, min(TILES)))]
     tile = next(tile for limit, tile in table if rows_per_expert <= limit)
@@ -113,7 +113,7 @@ def tile_for(sm: int, rows_per_expert: float, group: int) -> Tile:
         return tile
     if tile.matrix == "wgmma":
         return replace(tile, unroll=1)
-    if tile.block_m > _MOST_IN_HALVES.block_m:
+    if tile.block_m >= _MOST_IN_HALVES.block_m:
         return replace(_MOST_IN_HALVES, narrow_partials=tile.narrow_partials)
     return tile
 

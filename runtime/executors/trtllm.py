@@ -72,7 +72,6 @@ class TrtllmExecutor(Executor):
         import tensorrt_llm
 
         self._sampling_params = tensorrt_llm.SamplingParams
-        self._guided_decoding = tensorrt_llm.llmapi.GuidedDecodingParams
         # A checkpoint's own code never runs, whatever the bundle's arguments say.
         fixed = {"model": str(checkpoint), "trust_remote_code": False}
         self._llm = tensorrt_llm.LLM(**{"enable_iter_perf_stats": True, **arguments, **fixed})
@@ -169,7 +168,9 @@ class TrtllmExecutor(Executor):
             # Streamed also for a client that is not: the text stage ends answers by their text.
             arguments = sampling_arguments(request)
             if request.guide is not None:
-                arguments["guided_decoding"] = self._guided_decoding(grammar=request.guide)
+                from tensorrt_llm.llmapi import GuidedDecodingParams
+
+                arguments["guided_decoding"] = GuidedDecodingParams(grammar=request.guide)
             result = self._llm.generate_async(
                 {"prompt_token_ids": list(request.prompt)},
                 self._sampling_params(**arguments),

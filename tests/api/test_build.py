@@ -182,9 +182,9 @@ def test_a_new_version_makes_nothing_again(bf16: Path, monkeypatch: pytest.Monke
 def test_another_encoding_makes_the_checkpoint_again_and_what_depends_on_it(
     bf16: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_stages, "ENCODING", 2)
+    monkeypatch.setattr(build_stages, "ENCODING", build_stages.ENCODING + 1)
     assert make(job(bf16, quant="bf16")).made == ("checkpoint", "engine")
-    assert Bundle.open(bf16).record.stages["checkpoint"].maker == "encoding 2"
+    assert Bundle.open(bf16).record.stages["checkpoint"].maker == f"encoding {build_stages.ENCODING}"
 
 
 def test_a_bundle_of_an_older_schema_verifies(bf16: Path) -> None:
