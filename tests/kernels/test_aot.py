@@ -112,7 +112,8 @@ def test_weights_come_sixteen_bytes_at_a_time(stores: Path, store: str) -> None:
             continue
         assert widths["16"] * 16 * threads >= words
         narrow = sum(int(width) * times for width, times in widths.items() if width != "16")
-        assert narrow * threads < words, "what is narrow is too little to be the weights"
+        # Scales are narrow, and more than one thread may load the same: with the weights it is more.
+        assert narrow * threads <= words, "what is narrow is too little to be the weights"
 
 
 @pytest.mark.parametrize("sm", [80, 90])
