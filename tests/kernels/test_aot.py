@@ -112,7 +112,7 @@ def test_weights_come_sixteen_bytes_at_a_time(stores: Path, store: str) -> None:
             continue
         assert widths["16"] * 16 * threads >= words
         narrow = sum(int(width) * times for width, times in widths.items() if width != "16")
-        # Scales are narrow, and more than one thread may load the same: with the weights it is more.
+        # Scales are narrow, and several threads may load one; with the weights it would be more.
         assert narrow * threads <= words, "what is narrow is too little to be the weights"
 
 
