@@ -27,6 +27,7 @@ from nemotron_deploy.core.bundle import Bundle
 from nemotron_deploy.core.errors import BadInputError, RefusedError
 from nemotron_deploy.core.files import sha256
 from nemotron_deploy.model.spec import Workload
+from nemotron_deploy.quantize.encoding import ENCODING
 from nemotron_deploy.sources.checkpoint_source import resolve, slug
 
 OLD_RECORD = Path(__file__).parents[1] / "core" / "golden" / "bundle-schema-1.json"
@@ -182,9 +183,9 @@ def test_a_new_version_makes_nothing_again(bf16: Path, monkeypatch: pytest.Monke
 def test_another_encoding_makes_the_checkpoint_again_and_what_depends_on_it(
     bf16: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_stages, "ENCODING", build_stages.ENCODING + 1)
+    monkeypatch.setattr(build_stages, "ENCODING", ENCODING + 1)
     assert make(job(bf16, quant="bf16")).made == ("checkpoint", "engine")
-    assert Bundle.open(bf16).record.stages["checkpoint"].maker == f"encoding {build_stages.ENCODING}"
+    assert Bundle.open(bf16).record.stages["checkpoint"].maker == f"encoding {ENCODING + 1}"
 
 
 def test_a_bundle_of_an_older_schema_verifies(bf16: Path) -> None:
