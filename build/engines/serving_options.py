@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Final
 
 from ...core.errors import UsageError
-from ...model.spec import DEFAULT_SEQUENCES, Workload
+from ...model.recipe import Recipe
+from ...model.spec import DEFAULT_SEQUENCES, Serving, Workload
 from .base import Fallback
 
 STEP_TOKENS: Final = 8192
@@ -61,6 +62,18 @@ def graph_batch(workload: Workload) -> int:
     with some tokens of a prompt."""
     room = step_tokens(workload) - PROMPT_TOKENS
     return workload.concurrency or min(DEFAULT_SEQUENCES, room)
+
+
+def usual(recipe: Recipe, workload: Workload, cache_share: float) -> Serving:
+    """The usual configuration, whose caches take `cache_share`, with what `workload` chooses.
+    Raises `UsageError` for a value that is unknown or contradicts another one."""
+    return Serving(
+        step_tokens=step_tokens(workload),
+        graph_batch=graph_batch(workload),
+        cache_share=cache_share,
+        kv_dtype=kv_dtype(workload, recipe.kv_dtype),
+        state_dtype=state_dtype(workload),
+    )
 
 
 def possible(fallbacks: Iterable[Fallback], workload: Workload) -> tuple[Fallback, ...]:

@@ -15,7 +15,7 @@ from ....model.weight_format import MODELOPT
 from ..base import Fallback, named_part
 from ..rules import Rule, RuleBook
 from ..server_memory import server_bytes
-from ..serving_options import graph_batch, kv_dtype, state_dtype, step_tokens
+from ..serving_options import usual
 
 RULES: Final = RuleBook(Path(__file__).parent / "data" / "rules.json", "SGLang", "--sglang")
 
@@ -93,13 +93,7 @@ class Sglang:
     def serving(self, recipe: Recipe, workload: Workload) -> Serving:
         """The usual configuration of a server, with what `workload` chooses. Raises `UsageError`
         for a value that is unknown or contradicts another one."""
-        return Serving(
-            step_tokens=step_tokens(workload),
-            graph_batch=graph_batch(workload),
-            cache_share=STATIC_SHARE,
-            kv_dtype=kv_dtype(workload, recipe.kv_dtype),
-            state_dtype=state_dtype(workload),
-        )
+        return usual(recipe, workload, STATIC_SHARE)
 
     def serving_problem(self, recipe: Recipe, workload: Workload) -> str | None:
         """None: the rule has refused already."""

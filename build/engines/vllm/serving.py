@@ -9,14 +9,7 @@ from typing import Final
 from ....model.recipe import Recipe
 from ....model.spec import Serving, Workload
 from ..base import Fallback
-from ..serving_options import (
-    STATE_DTYPES,
-    graph_batch,
-    kv_dtype,
-    possible,
-    state_dtype,
-    step_tokens,
-)
+from ..serving_options import STATE_DTYPES, possible, usual
 
 UTILIZATION: Final = 0.92
 """`gpu_memory_utilization`: the share of a GPU's whole memory that a server may take. vLLM's own
@@ -48,13 +41,7 @@ def fallbacks(workload: Workload) -> tuple[Fallback, ...]:
 def serving(recipe: Recipe, workload: Workload) -> Serving:
     """The usual configuration, with what `workload` chooses. Raises `UsageError` for a value that
     is unknown or contradicts another one."""
-    return Serving(
-        step_tokens=step_tokens(workload),
-        graph_batch=graph_batch(workload),
-        cache_share=UTILIZATION,
-        kv_dtype=kv_dtype(workload, recipe.kv_dtype),
-        state_dtype=state_dtype(workload),
-    )
+    return usual(recipe, workload, UTILIZATION)
 
 
 def capture_sizes(sequences: int, step_tokens: int) -> tuple[int, ...]:
