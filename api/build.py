@@ -71,20 +71,20 @@ def prepare(
     wanted = require_format_alone(quant_name, recipe, group_size)
     source = resolve(checkpoint)
     texts = _Texts(calibration, smooth, heldout)
-    quant, plan, found = _planned(source, target, workload, engine_name, wanted)
+    quant, plan, offered = _planned(source, target, workload, engine_name, wanted)
     engine_named(plan.engine.name).require_tools(plan)
     if require_golden:
         require_recordable(source.model)
     options = _options(source, quant, plan, texts, device, low_disk)
     if source.checkpoint is None:
         source = opened(source)
-        quant, plan, found = _planned(source, target, workload, engine_name, wanted)
+        quant, plan, offered = _planned(source, target, workload, engine_name, wanted)
         options = _options(source, quant, plan, texts, device, low_disk)
     source.opened.require_complete()
     require_low_disk_source(source, options)
     out = out or BUNDLES / bundle_name(source.slug, plan)
-    told = hint(found, plan.engine.name, build_command(checkpoint, plan))
-    return Job(source, plan, options, out, require_golden, found, told)
+    better = hint(offered, plan.engine.name, build_command(checkpoint, plan))
+    return Job(source, plan, options, out, require_golden, offered, better)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +122,11 @@ def _planned(
             "(see nemo-deploy build --help)"
         )
     stored = source.stored.quant if source.stored else None
-    found = offers(Judge(source.model, stored), gpu, quant, workload)
-    chosen = planned(preferred(found) if engine_name == AUTO else engine_name)
+    offered = offers(Judge(source.model, stored), gpu, quant, workload)
+    chosen = planned(preferred(offered) if engine_name == AUTO else engine_name)
     plan = planner.plan(source.model, gpu, quant, workload, chosen, stored=stored)
     planner.require_buildable(plan)
-    return quant, as_stored(plan, source, chosen), found
+    return quant, as_stored(plan, source, chosen), offered
 
 
 def dry_run(job: Job) -> DryRunResult:

@@ -17,7 +17,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import statistics
 import tempfile
@@ -36,10 +35,8 @@ import tritonclient.grpc.aio as grpc
 from grpc.aio import AioRpcError
 from tritonclient.utils import InferenceServerException
 
-from nemotron_deploy import triton_repo
-from nemotron_deploy.model import catalog
-from nemotron_deploy.model.spec import Deployment
 from nemotron_deploy.runtime import contract
+from nemotron_deploy.tests.e2e.scripted_bundle import tiny_repository
 from nemotron_deploy.triton_repo.local import HOST, LocalServer
 from nemotron_deploy.triton_repo.openai import Endpoint
 
@@ -92,17 +89,7 @@ def serving(
     `openai`, OpenAI's endpoint is beside it."""
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder)
-        shutil.copytree(catalog.TINY, bundle / "checkpoint")
-        (bundle / "engine").mkdir()
-        arguments = "backend: pytorch\nmax_seq_len: 8192\n"
-        (bundle / "engine" / "llm_args.yaml").write_text(arguments)
-        repository = bundle / "model_repository"
-        repository.mkdir()
-        deployment = Deployment(
-            name="tiny-h100-bf16", model_name=MODEL, image="none", gpu=catalog.gpu("h100"), gpus=1,
-            quant="bf16", bundle_bytes=1, executor="trtllm", max_batch_size=64,
-        )  # fmt: skip
-        triton_repo.emit(repository, deployment)
+        repository = tiny_repository(bundle, active=64, context=8192)
         if bare is not None:
             (repository / MODEL / "1" / "model.py").write_text(bare)
         script = bundle / "answers.jsonl"
@@ -142,7 +129,7 @@ def memory_mb(pid: int) -> float:
     for one in descendants(pid):
         with suppress(OSError):
             text = Path(f"/proc/{one}/smaps_rollup").read_text()
-            total += int(re.search(r"^Anonymous:\s+(\d+)", text, re.MULTILINE)[1])  # type: ignore[index]
+            total += sum(map(int, re.findall(r"^Anonymous:\s+(\d+)", text, re.MULTILINE)))
     return total / 1024
 
 

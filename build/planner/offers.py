@@ -98,17 +98,17 @@ def _rests_on(rule: Rule, part: EnginePart) -> str:
     return PLUGIN if part.plugin else RELEASED
 
 
-def preferred(found: Iterable[Offer]) -> str:
+def preferred(offered: Iterable[Offer]) -> str:
     """The engine that `--engine auto` takes: the default one where it is ready, else the first one
     that is, else the default one."""
-    ready = [offer.engine for offer in found if offer.ready]
+    ready = [offer.engine for offer in offered if offer.ready]
     return DEFAULT if DEFAULT in ready or not ready else ready[0]
 
 
-def hint(found: Iterable[Offer], engine: str, command: str) -> str | None:
+def hint(offered: Iterable[Offer], engine: str, command: str) -> str | None:
     """One line where another engine than the default `engine` needs nothing unproven and that one
     does, with the `command` that builds for it; None elsewhere."""
-    by_name = {offer.engine: offer for offer in found}
+    by_name = {offer.engine: offer for offer in offered}
     other = by_name[preferred(by_name.values())]
     if engine != DEFAULT or other.engine == DEFAULT:
         return None

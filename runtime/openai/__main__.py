@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop where it is installed, because it needs less CPU for a token."""
+    """uvloop's event loop where it is installed, as uvicorn itself would choose."""
     try:
         import uvloop
     except ImportError:
