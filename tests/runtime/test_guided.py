@@ -175,7 +175,7 @@ def test_max_tokens_and_stop_texts_cut_the_form(service: Service) -> None:
         ({"guide": Guide("response_format", schema={"not": {}})}, "response_format cannot be used"),
         (
             {"guide": Guide("response_format", schema={"type": "integer", "multipleOf": 999983})},
-            "response_format cannot be used: its grammar cannot be compiled: it took more than 1 s",
+            "response_format cannot be used: its grammar cannot be compiled: it ",
         ),
         (
             {"guide": Guide("response_format", schema={"enum": ["x" * 70_000]})},
@@ -183,7 +183,7 @@ def test_max_tokens_and_stop_texts_cut_the_form(service: Service) -> None:
         ),
         ({"guide": GUIDE, "ignore_eos": True}, "response_format and ignore_eos exclude each other"),
     ],
-    ids=["keyword", "slow", "long", "endless"],
+    ids=["keyword", "large", "long", "endless"],
 )
 def test_what_cannot_be_guided_is_refused(
     service: Service, fields: dict[str, Any], said: str

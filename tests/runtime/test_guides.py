@@ -266,22 +266,22 @@ def test_a_prompt_of_the_client_may_end_within_a_reasoning() -> None:
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
-        ({"type": "object", "if": {}}, 'Unimplemented keys: ["if"]'),
-        ({"type": "integer", "multipleOf": 999983}, "it took more than 1 s of processor time"),
+        ({"type": "object", "if": {}}, r'Unimplemented keys: \["if"\]'),
+        # Which of its two limits a compilation reaches first depends on the machine.
+        ({"type": "integer", "multipleOf": 999983}, "it (took|needed) more than 1"),
         ({"$ref": "#"}, "no text conforms to it"),
         ({"$ref": "https://example.com/schema"}, "https://example.com/schema"),
         ({"type": "string", "pattern": "("}, "regex"),
         ({"type": 5}, "type"),
-        ({"type": "object", "x-guidance": {"lenient": True}, "if": {}}, 'keys: ["if"]'),
+        ({"type": "object", "x-guidance": {"lenient": True}, "if": {}}, r'keys: \["if"\]'),
     ],
-    ids=["keyword", "slow", "nothing", "remote", "pattern", "no-schema", "lenient"],
+    ids=["keyword", "large", "nothing", "remote", "pattern", "no-schema", "lenient"],
 )
 def test_a_schema_that_cannot_be_used_is_refused_with_one_line(
     model: Model, schema: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(RequestError, match=said) as caught:
         model.compiler.compile(grammar(Guide("response_format", schema=schema), Start.CONTENT))
-    assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     text = model.answer(any_object("response_format"), Start.CONTENT, _shortest(model))
     assert json.loads(text) == {}, "the compiler goes on"
