@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from ..runtime import check_bundle
 from .checks import Check
 from .errors import BadInputError, CheckFailedError
 from .files import (
@@ -35,6 +36,7 @@ from .files import (
     sync_tree,
     write_atomically,
 )
+from .migrations import Document
 from .record import (
     RECORD_NAME,
     FileRecord,
@@ -60,6 +62,12 @@ class MadeFrom:
 
     def __str__(self) -> str:
         return digest_of([self.maker, self.inputs])
+
+
+def inputs_digest(made_from: Mapping[str, MadeFrom]) -> str:
+    """The `Bundle.inputs_digest` of a bundle whose stages are made from this, by their names."""
+    stages = {stage: dataclasses.asdict(row) for stage, row in made_from.items()}
+    return check_bundle.inputs_digest({"stages": stages})
 
 
 @dataclass(slots=True)
@@ -115,6 +123,25 @@ class Bundle:
     @property
     def k8s(self) -> Path:
         return self.path / "k8s"
+
+    @property
+    def files_digest(self) -> str:
+        """The digest that names the served files' bytes, 64 hex digits (`runtime/check_bundle.py`).
+
+        Raises `BadInputError` for a bundle that lacks a served stage, as does `inputs_digest`.
+        """
+        return self._digest(check_bundle.files_digest)
+
+    @property
+    def inputs_digest(self) -> str:
+        """The digest that names what the served stages are made from, the same on any machine."""
+        return self._digest(check_bundle.inputs_digest)
+
+    def _digest(self, digest: Callable[[Document], str]) -> str:
+        try:
+            return digest(to_document(self.record))
+        except ValueError as error:
+            raise BadInputError(f"{self.path / RECORD_NAME}: {error}; build it again") from None
 
     def require_complete(self) -> None:
         """Raise `CheckFailedError` when a build of this bundle has not run to its end."""

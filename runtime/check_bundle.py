@@ -173,6 +173,35 @@ def served_files(record: Any) -> dict[str, dict[str, Any]]:
     return listed
 
 
+def files_digest(record: Any) -> str:
+    """The digest that names the served bytes of the bundle with this record, 64 hex digits.
+
+    Raises ValueError where the record is not one, or lacks a served folder.
+    """
+    return _digest({name: entry["sha256"] for name, entry in served_files(record).items()})
+
+
+def inputs_digest(record: Any) -> str:
+    """The digest that names what the served folders of the bundle with this record are made from.
+
+    Two machines that build the same thing get the same digest, though their arithmetic may differ
+    in the last digit. Raises ValueError where the record does not say what a folder is made from.
+    """
+    stages = record.get("stages") if isinstance(record, dict) else None
+    rows = {}
+    for name in SERVED:
+        row = stages.get(name) if isinstance(stages, dict) else None
+        if not isinstance(row, dict) or not {"maker", "inputs"} <= row.keys():
+            raise ValueError(f"`stages` does not say what {name} is made from")
+        rows[name] = [row["maker"], row["inputs"]]
+    return _digest(rows)
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def file_problem(bundle: Path, name: str, entry: dict[str, Any]) -> str | None:
     """The problem of one file, or None. Size and digest are read from the same open file."""
     path = bundle / name

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..core.errors import BadInputError
 from ..core.extras import require
@@ -88,8 +88,9 @@ class Source:
     def fingerprint(self) -> dict[str, Any]:
         """What identifies this source.
 
-        Of a repository: its commit and the hashes that the hub lists. Of local shards: header, size
-        and time of change, because hashing 63 GB would delay every run.
+        Of a repository: its commit and the hashes that the hub lists. Of a local directory: the
+        contents of its files, and of large shards header, size and time of change, because hashing
+        63 GB would delay every run.
         """
         if self.snapshot is None:
             return _local_fingerprint(self.opened)
@@ -195,19 +196,28 @@ def _at_hub(asked: str) -> Source:
 
 
 def _local_fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
-    shards = []
-    for shard in checkpoint.shards:
-        status = shard.stat()
-        with shard.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = hashlib.sha256(file.read(length)).hexdigest()
-        shards.append([shard.name, status.st_size, status.st_mtime_ns, header])
+    shards = [[shard.name, *_shard_fingerprint(shard)] for shard in checkpoint.shards]
     others = [
         [path.name, sha256(path)]
         for path in sorted(checkpoint.path.iterdir())
         if path.is_file() and path.suffix in (".json", ".jinja", ".model", ".txt")
     ]
     return {"shards": shards, "files": others}
+
+
+def _shard_fingerprint(shard: Path) -> list[Any]:
+    status = shard.stat()
+    if status.st_size <= _HASHED_WHOLE:
+        return [sha256(shard)]
+    with shard.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = hashlib.sha256(file.read(length)).hexdigest()
+    return [status.st_size, status.st_mtime_ns, header]
+
+
+_HASHED_WHOLE: Final = 1 << 26
+"""Bytes of the largest shard that is identified by its content, the same on every machine. The
+embedded checkpoint is far below."""
 
 
 def slug(name: str) -> str:

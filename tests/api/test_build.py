@@ -75,6 +75,43 @@ def test_a_bundle_says_what_quantization_cost(bundle: Path) -> None:
     assert {"report/quality.json", "report/quality.html"} <= set(Bundle.open(bundle).files)
 
 
+IN_A_COPY = """
+import nemotron_deploy
+from nemotron_deploy.api.build import prepare
+from nemotron_deploy.api.build_stages import stages
+from nemotron_deploy.core.bundle import inputs_digest
+from nemotron_deploy.core.progress import Silent
+from nemotron_deploy.model.spec import Workload
+job = prepare("tiny", "h100", "int4", Workload(context=4096))
+print(nemotron_deploy.__file__)
+print(inputs_digest({stage.name: stage.made_from for stage in stages(job, Silent())}))
+"""
+
+
+def test_a_bundle_has_the_same_inputs_on_every_machine(bundle: Path, tmp_path: Path) -> None:
+    """Whatever the package's path and times of change, the number of cores and the user."""
+    package = source_digest.PACKAGE
+    copy = tmp_path / "elsewhere" / "nemotron_deploy"
+    copy.mkdir(parents=True)
+    for item in sorted(package.iterdir()):
+        if item.is_file() and item.suffix in (".py", ".typed"):
+            shutil.copyfile(item, copy / item.name)
+        elif item.is_dir() and item.name not in ("tests", "docs", "dist") and item.name[0] != ".":
+            skipped = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(item, copy / item.name, copy_function=shutil.copyfile, ignore=skipped)
+    one_core = {min(os.sched_getaffinity(0))}
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_COPY],
+        cwd=copy.parent,  # where the import finds the copy
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(copy.parent)},
+        preexec_fn=lambda: os.sched_setaffinity(0, one_core),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [str(copy / "__init__.py"), Bundle.open(bundle).inputs_digest]
+
+
 def test_building_again_does_nothing(bundle: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*")}
     assert make(job(bundle)).made == ()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nemotron_deploy.core.bundle import Bundle, MadeFrom, building
+from nemotron_deploy.core.bundle import Bundle, MadeFrom, building, inputs_digest
 from nemotron_deploy.core.errors import BadInputError, CheckFailedError
 from nemotron_deploy.core.files import locked, new_directory, require_space, write_atomically
 from nemotron_deploy.core.record import RECORD_NAME, Header
@@ -56,6 +57,45 @@ def test_a_bundle_records_every_file(tmp_path: Path) -> None:
     }
     assert bundle.stage_bytes("engine") == 3
     assert not failing(bundle)
+
+
+SERVED = ("checkpoint", "engine", "model_repository")
+
+
+def served(path: Path, text: str = "a", inputs: str = "1", manifests: str = "m") -> Bundle:
+    """A bundle with every stage; `manifests` is what its `k8s` holds."""
+    with building(path, HEADER) as bundle:
+        for stage in SERVED:
+            bundle.run_stage(stage, made_from(inputs), fill(text))
+        bundle.run_stage("k8s", made_from(manifests), fill(manifests))
+    return Bundle.open(path)
+
+
+def test_the_files_digest_names_the_served_bytes(tmp_path: Path) -> None:
+    digest = served(tmp_path / "b").files_digest
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    assert served(tmp_path / "other inputs", inputs="2").files_digest == digest
+    assert served(tmp_path / "other manifests", manifests="n").files_digest == digest
+    assert served(tmp_path / "other bytes", text="b").files_digest != digest
+
+
+def test_the_inputs_digest_names_what_served_stages_are_made_from(tmp_path: Path) -> None:
+    digest = served(tmp_path / "b").inputs_digest
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    assert inputs_digest(dict.fromkeys(SERVED, made_from("1"))) == digest
+    assert served(tmp_path / "other bytes", text="b").inputs_digest == digest
+    assert served(tmp_path / "other manifests", manifests="n").inputs_digest == digest
+    assert served(tmp_path / "other inputs", inputs="2").inputs_digest != digest
+    other_code = dict.fromkeys(SERVED, made_from("1")) | {"engine": MadeFrom("encoding 2", "1")}
+    assert inputs_digest(other_code) != digest
+
+
+def test_a_bundle_without_a_served_stage_has_no_digest(tmp_path: Path) -> None:
+    bundle = made(tmp_path / "b")
+    with pytest.raises(BadInputError, match=r"bundle\.json: `files` lists nothing in model_repos"):
+        _ = bundle.files_digest
+    with pytest.raises(BadInputError, match="does not say what model_repository is made from"):
+        _ = bundle.inputs_digest
 
 
 def test_nothing_is_done_twice(tmp_path: Path) -> None:
