@@ -16,6 +16,7 @@ from ..core.bundle import CHECKPOINT, STAGES, Bundle, building, require_place
 from ..core.errors import UsageError
 from ..core.progress import Progress, Silent
 from ..core.record import RECORD_NAME
+from ..k8s.options import ClusterOptions
 from ..model.catalog import DEFAULT_CHECKPOINT
 from ..model.catalog import gpu as gpu_named
 from ..model.format_request import FormatRequest
@@ -26,6 +27,7 @@ from ..sources.checkpoint_source import Source, opened, resolve
 from ..sources.fetching import fetch_plan
 from .build_result import BuildResult, BuildStep, DryRunResult
 from .build_stages import Job, bundle_name, stages
+from .cluster import rebuild_options, with_way
 from .golden import require_recordable
 from .plan import build_command
 from .preflight import require_checkpoint_needs
@@ -58,6 +60,7 @@ def prepare(
     low_disk: bool = False,
     engine_name: str = DEFAULT_ENGINE,
     require_golden: bool = False,
+    cluster: ClusterOptions | None = None,
 ) -> Job:
     """Decide a build; writes nothing.
 
@@ -84,7 +87,17 @@ def prepare(
     require_low_disk_source(source, options)
     out = out or BUNDLES / bundle_name(source.slug, plan)
     better = hint(offered, plan.engine.name, build_command(checkpoint, plan))
-    return Job(source, plan, options, out, require_golden, offered, better)
+    return Job(
+        source,
+        plan,
+        options,
+        out,
+        require_golden,
+        offered,
+        better,
+        with_way(cluster or ClusterOptions(), source, options, wanted),
+        rebuild_options(source, plan, options, workload, wanted, require_golden),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +152,7 @@ def dry_run(job: Job) -> DryRunResult:
     bundle = Bundle.open(job.out) if (job.out / RECORD_NAME).exists() else None
     steps = []
     for stage in stages(job, Silent()):
-        why = bundle.why_outdated(stage.name, stage.made_from) if bundle else _NO_BUNDLE
+        why = stage.why_outdated(bundle)
         steps.append(BuildStep(stage.name, "make" if why else "keep", stage.what, why))
     if steps[0].action == "keep":
         return _preview(job, steps, None, ())
@@ -164,9 +177,6 @@ def _preview(
     )
 
 
-_NO_BUNDLE: Final = "there is no bundle yet"
-
-
 def make(job: Job, progress: Progress | None = None) -> BuildResult:
     """Make the bundle, or what is missing or outdated of it.
 
@@ -178,7 +188,7 @@ def make(job: Job, progress: Progress | None = None) -> BuildResult:
     made = []
     with building(job.out, job.header) as bundle:
         for stage in stages(job, progress):
-            if bundle.why_outdated(stage.name, stage.made_from):
+            if stage.why_outdated(bundle):
                 stage.make(bundle)
                 made.append(stage.name)
     written = bundle.record.stages[CHECKPOINT].made or {}
@@ -226,6 +236,7 @@ def build(
     low_disk: bool = False,
     engine: str = DEFAULT_ENGINE,
     require_golden: bool = False,
+    cluster: ClusterOptions | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
     """Make a bundle: a quantized checkpoint, an engine, a model repository and manifests.
@@ -258,6 +269,7 @@ def build(
         engine: What generates tokens in production: `tensorrt-llm`, `vllm`, or `auto` for the
             first of them that needs nothing unproven.
         require_golden: Whether a server of the bundle must be checked before it is ready.
+        cluster: How the bundle gets to the cluster, and what the cluster is like.
         progress: Receives what is being done.
 
     Raises `UsageError`, `RefusedError` and `BadInputError` as `prepare` and `make`, and
@@ -286,6 +298,7 @@ def build(
         low_disk=low_disk,
         engine_name=engine,
         require_golden=require_golden,
+        cluster=cluster,
     )
     return make(job, progress)
 

@@ -4,9 +4,8 @@ meet."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,8 @@ from ..core.record import Header
 from ..core.result import plain
 from ..core.sizes import size_text
 from ..core.source_digest import source_digest
+from ..k8s.options import ClusterOptions
+from ..k8s.release import Release
 from ..model.catalog import gpu as gpu_named
 from ..model.spec import Deployment, Plan
 from ..quantize.encoding import ENCODING
@@ -58,7 +59,8 @@ PLUGIN_SOURCES: Final = ("build/kernels", "build/plugin")
 @dataclass(frozen=True, slots=True)
 class Job:
     """A build, decided: nothing is written before all of this is known to be possible. `offers` are
-    those of all engines, `hint` names one that may suit better."""
+    those of all engines, `hint` names one that may suit better. `cluster` is for the manifests,
+    and `command` holds the options of `nemo-deploy build` that make the same bundle elsewhere."""
 
     source: Source
     plan: Plan
@@ -67,6 +69,8 @@ class Job:
     require_golden: bool = False
     offers: tuple[Offer, ...] = ()
     hint: str | None = None
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
+    command: tuple[str, ...] = ()
 
     @property
     def header(self) -> Header:
@@ -83,6 +87,7 @@ class Job:
                 "engine": self.plan.engine.name,
                 "calibration": str(calibration) if calibration else None,
                 "smooth": self.options.smooth,
+                "cluster": asdict(self.cluster),
             },
             backend=self.plan.engine.backend,
             needs=tuple(self.plan.engine.needs),
@@ -104,88 +109,125 @@ class Stage:
     """A stage: what it is made from, what it holds, and what makes it."""
 
     name: str
-    made_from: MadeFrom
+    made_from: Callable[[Bundle | None], MadeFrom]
     what: str
     make: Callable[[Bundle], None]
+
+    def why_outdated(self, bundle: Bundle | None) -> str | None:
+        """Why it has to be made, in words; None where the bundle has it as it is to be."""
+        if bundle is None:
+            return "there is no bundle yet"
+        return bundle.why_outdated(self.name, self.made_from(bundle))
 
 
 def stages(job: Job, progress: Progress) -> list[Stage]:
     """The stages in order."""
+    served = served_from(job)
+    checkpoint = served[CHECKPOINT]
     deployment, part = _deployment(job), job.plan.engine
-    described = digest_of(asdict(deployment))
-    checkpoint = MadeFrom(
-        f"encoding {ENCODING}", digest_of([job.source.fingerprint(), job.options.identity()])
-    )
 
-    def quantized(bundle: Bundle, work: Work) -> dict[str, Any]:
-        written, report = quantize_into(job.source, job.options, work, progress)
-        for name, content in files(report).items() if report else ():
-            bundle.add_report(name, content)
-        made: dict[str, Any] = plain(written)
-        return made
+    def make_checkpoint(bundle: Bundle) -> None:
+        def quantized(work: Work) -> dict[str, Any]:
+            written, report = quantize_into(job.source, job.options, work, progress)
+            for name, content in files(report).items() if report else ():
+                bundle.add_report(name, content)
+            made: dict[str, Any] = plain(written)
+            return made
 
-    def model_repository(dest: Path) -> None:
-        from .. import triton_repo
-
-        triton_repo.emit(dest, deployment)
-
-    def k8s(dest: Path) -> None:
-        from .. import k8s as manifests
-
-        manifests.emit(dest, deployment)
-
-    def generated(name: str, inputs: str, what: str, emit: Callable[[Path], None]) -> Stage:
-        made_from = MadeFrom(f"sources {source_digest(*SOURCES[name])}", inputs)
-
-        def run(bundle: Bundle) -> None:
-            progress.step(name)
-            bundle.run_stage(name, made_from, emit)
-
-        return Stage(name, made_from, what, run)
-
-    engine_from = MadeFrom(
-        f"sources {source_digest(*SOURCES['engine'], *(PLUGIN_SOURCES if part.plugin else ()))}",
-        digest_of([engine(part.name).inputs(job.plan), str(checkpoint), job.require_golden]),
-    )
+        bundle.resume_stage(CHECKPOINT, checkpoint, quantized)
 
     def make_engine(bundle: Bundle) -> None:
         progress.step("engine")
         bundle.resume_stage(
             "engine",
-            engine_from,
+            served["engine"],
             lambda work: _emit_engine(work, bundle, job, str(checkpoint), progress),
         )
 
+    def make_repository(bundle: Bundle) -> None:
+        from .. import triton_repo
+
+        progress.step("model_repository")
+        made_from = served["model_repository"]
+        bundle.run_stage(
+            "model_repository", made_from, lambda dest: triton_repo.emit(dest, deployment)
+        )
+
+    def manifests_from(bundle: Bundle | None) -> MadeFrom:
+        return _manifests_from(job, deployment, served, bundle)
+
+    def make_manifests(bundle: Bundle) -> None:
+        from .. import k8s
+
+        progress.step("k8s")
+        release = _release(job, deployment, bundle)
+        bundle.run_stage("k8s", manifests_from(bundle), lambda dest: k8s.emit(dest, release))
+
     return [
         Stage(
-            "checkpoint",
-            checkpoint,
+            CHECKPOINT,
+            lambda _: checkpoint,
             f"{size_text(job.plan.weights_bytes)} of tensors{_how(job)}: "
             f"{job.options.recipe.summary}",
-            lambda bundle: bundle.resume_stage(
-                "checkpoint", checkpoint, partial(quantized, bundle)
-            ),
+            make_checkpoint,
         ),
         Stage(
             "engine",
-            engine_from,
+            lambda _: served["engine"],
             f"{'kernels, plugin, ' if part.plugin else ''}golden outputs and arguments for "
             f"{part.backend}, SM{job.plan.sm}",
             make_engine,
         ),
-        generated(
+        Stage(
             "model_repository",
-            described,
+            lambda _: served["model_repository"],
             f"Triton model {deployment.model_name} for {deployment.image}",
-            model_repository,
+            make_repository,
         ),
-        generated(
+        Stage(
             "k8s",
-            described,
+            manifests_from,
             f"kustomize tree for {', '.join(deployment.gpu.product_labels)}",
-            k8s,
+            make_manifests,
         ),
     ]
+
+
+def served_from(job: Job) -> dict[str, MadeFrom]:
+    """What each of the served stages is made from, by its name."""
+    part = job.plan.engine
+    checkpoint = MadeFrom(
+        f"encoding {ENCODING}", digest_of([job.source.fingerprint(), job.options.identity()])
+    )
+    inputs = digest_of([engine(part.name).inputs(job.plan), str(checkpoint), job.require_golden])
+    more = PLUGIN_SOURCES if part.plugin else ()
+    return {
+        CHECKPOINT: checkpoint,
+        "engine": MadeFrom(f"sources {source_digest(*SOURCES['engine'], *more)}", inputs),
+        "model_repository": _generated("model_repository", asdict(_deployment(job))),
+    }
+
+
+def _generated(stage: str, inputs: object) -> MadeFrom:
+    return MadeFrom(f"sources {source_digest(*SOURCES[stage])}", digest_of(inputs))
+
+
+def _manifests_from(
+    job: Job, deployment: Deployment, served: Mapping[str, MadeFrom], bundle: Bundle | None
+) -> MadeFrom:
+    """The manifests name the bundle: with the ways `claim` and `image` by the files it has."""
+    names = {name: str(made_from) for name, made_from in served.items()}
+    files = bundle.files_digest if bundle and job.cluster.weights != "job" else None
+    described = [asdict(deployment), asdict(job.cluster), job.command, names, files]
+    return _generated("k8s", described)
+
+
+def _release(job: Job, deployment: Deployment, bundle: Bundle) -> Release:
+    if job.cluster.weights != "job":
+        return Release(deployment, bundle.files_digest, options=job.cluster)
+    keeps = job.source.snapshot is not None and not job.options.low_disk
+    kept_bytes = job.source.opened.bytes if keeps else 0
+    return Release(deployment, bundle.inputs_digest, job.command, kept_bytes, job.cluster)
 
 
 def _how(job: Job) -> str:

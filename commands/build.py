@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from ..k8s.options import ClusterOptions
 from ..model.catalog import DEFAULT_CHECKPOINT
 from ..model.spec import Workload
+from . import cluster_options as cluster
 from . import options as opt
 from .terminal import console, printed, progress, show_fetch
+
+DEFAULTS = ClusterOptions()
 
 
 def build(
@@ -27,6 +31,23 @@ def build(
     device: opt.DeviceOption = "auto",
     low_disk: opt.LowDiskOption = False,
     require_golden: opt.RequireGoldenOption = False,
+    weights: cluster.WeightsOption = None,
+    platform: cluster.PlatformOption = DEFAULTS.platform,
+    namespace: cluster.NamespaceOption = None,
+    storage_class: cluster.StorageClassOption = None,
+    runtime_class: cluster.RuntimeClassOption = None,
+    registry: cluster.RegistryOption = None,
+    ipv6: cluster.Ipv6Option = False,
+    replicas: cluster.ReplicasOption = DEFAULTS.replicas,
+    surge: cluster.SurgeOption = False,
+    autoscale: cluster.AutoscaleOption = None,
+    autoscaler: cluster.AutoscalerOption = DEFAULTS.autoscaler,
+    prometheus: cluster.PrometheusOption = DEFAULTS.prometheus,
+    dra: cluster.DraOption = False,
+    gateway: cluster.GatewayOption = None,
+    hostname: cluster.HostnameOption = None,
+    token_secret: cluster.TokenSecretOption = DEFAULTS.token_secret,
+    keep: cluster.KeepOption = DEFAULTS.keep,
     out: opt.BundleOutOption = None,
     dry_run: opt.DryRunOption = False,
     as_json: opt.JsonOption = False,
@@ -63,6 +84,25 @@ def build(
         low_disk=low_disk,
         engine_name=engine,
         require_golden=require_golden,
+        cluster=ClusterOptions(
+            weights=weights,
+            platform=platform,
+            namespace=namespace,
+            storage_class=storage_class,
+            runtime_class=runtime_class,
+            registry=registry,
+            ipv6=ipv6,
+            replicas=replicas,
+            surge=surge,
+            autoscale=autoscale,
+            autoscaler=autoscaler,
+            prometheus=prometheus,
+            dra=dra,
+            gateway=gateway,
+            hostname=hostname,
+            token_secret=token_secret,
+            keep=keep,
+        ),
     )
     preview = preview_of(job)
     if dry_run:

@@ -11,23 +11,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..core.checks import Check
-    from ..model.spec import Deployment
+    from .release import Release
 
 __all__ = ["check", "emit"]
 
 
-def emit(dest: Path, deployment: Deployment) -> None:
+def emit(dest: Path, release: Release) -> None:
     """Write the tree into the existing, empty directory `dest`.
 
-    Raises `BadInputError` where `deployment.name` or `deployment.image` cannot be deployed.
+    Raises `BadInputError` where the name or the image cannot be deployed, and `UsageError` for
+    options that do not suit the bundle.
     """
     from .tree import emit as write
 
-    write(dest, deployment)
+    write(dest, release)
 
 
 def check(k8s_dir: Path) -> list[Check]:
-    """Check the tree in `k8s_dir`: one result for each file group, overlay and rule.
+    """Check the tree in `k8s_dir`: one result for each file group, variant and rule.
 
     Raises `BadInputError` where there is no tree at all.
     """

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from ..runtime.contract import GRPC, HTTP, OFFLINE, OPENAI
+from ..runtime.contract import EXECUTOR, GRPC, HTTP, OFFLINE, OPENAI
+from .gpu_labels import vocabularies
 from .images import parse_image
 from .manifest import (
     GPU,
@@ -24,11 +25,10 @@ from .manifest import (
     startup_seconds,
     triton,
 )
-from .objects import BUNDLE_BYTES
-from .pod import BUNDLE
-from .sidecar import NAME as SIDECAR
+from .names import BUNDLE, BUNDLE_BYTES
+from .names import OPENAI as SIDECAR
 from .sizing import startup_seconds as startup_needed
-from .yaml_text import title
+from .yaml_text import Object, title
 
 Rule = Callable[[Rendered], Iterator[str]]
 
@@ -37,6 +37,8 @@ def gpu_request(rendered: Rendered) -> Iterator[str]:
     """The GPU request equals the limit and is a whole number, as the device plugin requires."""
     for document in rendered.of_kind("Deployment"):
         server = triton(document)
+        if not needs_gpus(document) or pod(document).get("resourceClaims"):
+            continue
         request, limit = (resource(server, kind, GPU) for kind in ("requests", "limits"))
         if limit is None or request != limit or limit < 1 or limit % 1:
             yield f"{title(document)}: {GPU}: request {request}, limit {limit}; must be equal, >= 1"
@@ -46,19 +48,29 @@ def gpu_placement(rendered: Rendered) -> Iterator[str]:
     """The pod runs only on the GPU of the bundle, whose nodes are usually tainted."""
     for document in rendered.of_kind("Deployment"):
         spec = pod(document)
+        if not needs_gpus(document):
+            continue
         if not any(t.get("key") == GPU for t in spec.get("tolerations", [])):
             yield f"{title(document)}: does not tolerate the taint {GPU}"
         affinity = spec.get("affinity", {}).get("nodeAffinity", {})
         required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
         terms = required.get("nodeSelectorTerms", [])
+        if spec.get("resourceClaims") or vocabularies().keys() & spec.get("nodeSelector", {}):
+            continue
         # Terms are alternatives: one without the product would let any node in.
         if not terms or not all(_names_product(term) for term in terms):
             yield f"{title(document)}: no required node affinity on {GPU}.product"
 
 
+def needs_gpus(document: Object) -> bool:
+    """Whether an engine serves, and not the reference executor."""
+    env = {entry["name"]: entry.get("value") for entry in triton(document).get("env", [])}
+    return env.get(EXECUTOR.name) != "reference"
+
+
 def _names_product(term: Mapping[str, list[dict[str, object]]]) -> bool:
     return any(
-        e.get("key") == f"{GPU}.product" and e.get("operator") == "In" and e.get("values")
+        e.get("key") in vocabularies() and e.get("operator") == "In" and e.get("values")
         for e in term.get("matchExpressions", [])
     )
 
@@ -132,7 +144,7 @@ def openai_endpoint(rendered: Rendered) -> Iterator[str]:
             given, sleep = flags(container), pre_stop_seconds(container)
             if container.get("image") != server.get("image"):
                 yield f"{where}: the containers triton and {SIDECAR} have different images"
-            if not given.get("--grpc", "").startswith("127.0.0.1:"):
+            if not given.get("--grpc", "").startswith(("127.0.0.1:", "[::1]:")):
                 yield f"{where}: container {SIDECAR}: --grpc must be Triton in the same pod"
             if sleep != pre_stop_seconds(server):
                 yield f"{where}: container {SIDECAR}: preStop must sleep as long as triton's"
@@ -173,8 +185,9 @@ def no_surge(rendered: Rendered) -> Iterator[str]:
         strategy = document["spec"].get("strategy", {})
         if strategy.get("type") == "Recreate":
             continue
-        if strategy.get("rollingUpdate", {}).get("maxSurge") not in (0, "0%"):
-            yield f"{title(document)}: rollingUpdate.maxSurge must be 0"
+        update = strategy.get("rollingUpdate", {})
+        if (update.get("maxSurge"), update.get("maxUnavailable")) not in ((0, 1), (1, 0)):
+            yield f"{title(document)}: a rollout must exchange one pod at a time"
 
 
 def pinned_images(rendered: Rendered) -> Iterator[str]:
@@ -207,7 +220,7 @@ def private_ports(rendered: Rendered) -> Iterator[str]:
 
 def selectors(rendered: Rendered) -> Iterator[str]:
     """Services, disruption budgets and network policies select the pods of this overlay."""
-    pods = [pod_labels(document) for document in rendered.of_kind("Deployment")]
+    pods = [pod_labels(document) for document in rendered.of_kind("Deployment", "Job")]
     for document in rendered.of_kind("Service", "PodDisruptionBudget", "NetworkPolicy"):
         spec = document["spec"]
         chosen = spec.get("podSelector") or spec.get("selector") or {}
@@ -221,7 +234,7 @@ def restricted(rendered: Rendered) -> Iterator[str]:
     for document in rendered.of_kind("Deployment"):
         spec, where = pod(document), title(document)
         context = spec.get("securityContext", {})
-        if not context.get("runAsNonRoot") or not context.get("runAsUser"):
+        if not context.get("runAsNonRoot"):
             yield f"{where}: must run as a user other than root"
         if context.get("seccompProfile", {}).get("type") != "RuntimeDefault":
             yield f"{where}: seccompProfile must be RuntimeDefault"
@@ -256,7 +269,7 @@ def fixed_models(rendered: Rendered) -> Iterator[str]:
             yield f"{where}: --model-control-mode must be none"
         if "--disable-auto-complete-config" not in given:
             yield f"{where}: --disable-auto-complete-config is missing"
-        if seconds(given, "--grpc-max-response-pool-size") is None:
+        if needs_gpus(document) and seconds(given, "--grpc-max-response-pool-size") is None:
             yield f"{where}: --grpc-max-response-pool-size is missing (slow readers take memory)"
         mounts = {m["mountPath"]: m for m in server.get("volumeMounts", [])}
         if BUNDLE in mounts and not mounts[BUNDLE].get("readOnly"):

@@ -8,6 +8,7 @@ from typing import Final
 from ..model.spec import Deployment
 from ..runtime import contract
 
+MIB: Final = 2**20
 GIB: Final = 2**30
 
 READ_BYTES_PER_S: Final = 100_000_000
@@ -39,12 +40,24 @@ RESPONSE_POOL: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Requests and limits of the serving pod; bytes are whole GiB."""
+    """Requests and limits of the pods. Processors as Kubernetes writes them, memory in whole MiB.
 
-    cpu_request: int
-    cpu_limit: int
+    The first five are of the container `triton`, `openai_…` of the endpoint beside it, `fill_…` of
+    the Job that fills the claim.
+    """
+
+    cpu_request: str
+    cpu_limit: str
+    memory_request: int
     memory: int
     shm: int
+    openai_cpu_request: str
+    openai_cpu_limit: str
+    openai_memory: int
+    fill_cpu_request: str
+    fill_cpu_limit: str
+    fill_memory_request: int
+    fill_memory: int
     cache: int
     tmp: int
     claim: int
@@ -65,26 +78,70 @@ class Sizes:
         return PRE_STOP_S + EXIT_TIMEOUT_S + GRACE_MARGIN_S
 
 
-def sizes(deployment: Deployment) -> Sizes:
-    """The pod's sizes.
+def sizes(deployment: Deployment, source_bytes: int = 0) -> Sizes:
+    """The sizes in production.
 
     - memory: the bundle once (weights pass through host memory while they load), 16 GiB per GPU
       for its process, and the shared memory, which counts against the same limit;
     - shared memory: 4 GiB per GPU (NVIDIA's documents start Triton with 2 GiB, more for tensor
       parallelism);
-    - claim: the bundle twice (a new one is copied in beside the old one) and 1 GiB;
+    - endpoint: one process with one event loop, and gRPC's threads;
+    - filling: what a build of Nano in INT4 asks for, 9.7 GB, is half of its bundle
+      (docs/golden.md); 2 GiB more for Python's own;
+    - claim: the bundle three times (the served one, the one before it, and the next one), the
+      `source_bytes` that a Job keeps until it is done, and 1 GiB;
     - start: `WARM_UP_S`, and reading the bundle at `READ_BYTES_PER_S`.
     """
     gpus, bundle = deployment.gpus, whole_gib(deployment.bundle_bytes)
     shm = 4 * GIB * gpus
+    memory = bundle + 16 * GIB * gpus + shm
+    fill = 2 * GIB + whole_gib(deployment.bundle_bytes // 2)
     return Sizes(
-        cpu_request=4 * gpus,
-        cpu_limit=16 * gpus,
-        memory=bundle + 16 * GIB * gpus + shm,
+        cpu_request=str(4 * gpus),
+        cpu_limit=str(16 * gpus),
+        memory_request=memory,
+        memory=memory,
         shm=shm,
+        openai_cpu_request="1",
+        openai_cpu_limit="2",
+        openai_memory=GIB,
+        fill_cpu_request="4",
+        fill_cpu_limit="16",
+        fill_memory_request=fill,
+        fill_memory=fill,
         cache=16 * GIB,
         tmp=4 * GIB,
-        claim=2 * bundle + GIB,
+        claim=3 * bundle + whole_gib(source_bytes) + GIB,
+        startup_s=startup_seconds(deployment.bundle_bytes),
+    )
+
+
+def development_sizes(deployment: Deployment, source_bytes: int = 0) -> Sizes:
+    """The sizes with the reference executor: for the embedded model, all containers of the pod
+    together within 2 processors and 4 GiB.
+
+    - memory: 2 GiB for Triton, torch and transformers, and the bundle eight times, because the
+      executor keeps every weight in 32 bits;
+    - filling: as in production.
+    """
+    bundle = whole_mib(deployment.bundle_bytes)
+    memory = 2 * GIB + 512 * MIB + 8 * bundle
+    return Sizes(
+        cpu_request="250m",
+        cpu_limit="1500m",
+        memory_request=GIB + 8 * bundle,
+        memory=memory,
+        shm=256 * MIB,
+        openai_cpu_request="100m",
+        openai_cpu_limit="500m",
+        openai_memory=512 * MIB,
+        fill_cpu_request="250m",
+        fill_cpu_limit="2",
+        fill_memory_request=GIB,
+        fill_memory=2 * GIB + whole_gib(deployment.bundle_bytes // 2),
+        cache=GIB,
+        tmp=GIB,
+        claim=3 * whole_gib(deployment.bundle_bytes) + whole_gib(source_bytes) + GIB,
         startup_s=startup_seconds(deployment.bundle_bytes),
     )
 
@@ -100,6 +157,11 @@ def whole_gib(count: int) -> int:
     return -(-count // GIB) * GIB
 
 
+def whole_mib(count: int) -> int:
+    """`count` bytes rounded up to MiB."""
+    return -(-count // MIB) * MIB
+
+
 def quantity(count: int) -> str:
-    """Bytes (whole GiB) as Kubernetes writes them."""
-    return f"{count // GIB}Gi"
+    """Bytes (whole MiB) as Kubernetes writes them."""
+    return f"{count // MIB}Mi" if count % GIB else f"{count // GIB}Gi"

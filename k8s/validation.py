@@ -12,7 +12,7 @@ from ..core.checks import Check
 from ..core.errors import BadInputError
 from ..runtime.yaml_reader import load_yaml, read_yaml
 from .manifest import Rendered
-from .objects import INSTANCE
+from .names import INSTANCE
 from .rules import RULES
 from .yaml_text import Object, by_title, title
 
@@ -20,7 +20,17 @@ KUBERNETES: Final = ("1.30", "1.37")
 """Releases whose schemas the objects must satisfy: the oldest that can run them, and the newest
 that `kubernetes-validate` knew when this was written."""
 
+VARIANTS: Final = {"default": ".", "dev": "overlays/dev"}
+"""Where each file in `rendered` comes from."""
+
 _KUBECTL_S: Final = 60
+
+EXTENSIONS: Final = ("keda.sh", "gateway.networking.k8s.io")
+"""API groups that a tree may use and that are no part of Kubernetes."""
+
+SINCE: Final = {"resource.k8s.io/v1": ("1.34", "1.37")}
+"""Releases to check a tree against that uses an API which the oldest one does not have."""
+
 _SHOWN: Final = 10
 
 
@@ -71,16 +81,23 @@ def _parse(k8s_dir: Path) -> tuple[dict[str, list[Any]], list[str]]:
 
 
 def _overlays_rendered(k8s_dir: Path, rendered: list[Rendered]) -> Check:
-    overlays = {path.parent.name for path in k8s_dir.glob("overlays/*/kustomization.yaml")}
     files = {Path(r.path).stem for r in rendered if r.documents}
-    problems = [f"overlays/{name}: no rendered/{name}.yaml" for name in sorted(overlays - files)]
-    problems += [f"rendered/{name}.yaml: no such overlay" for name in sorted(files - overlays)]
-    if not overlays:
-        problems.append("overlays/: there is none")
-    return _result("overlays", problems, f"{', '.join(sorted(overlays))}, each rendered")
+    problems = [f"rendered/{name}.yaml: missing" for name in sorted(VARIANTS.keys() - files)]
+    problems += [
+        f"rendered/{name}.yaml: no such variant" for name in sorted(files - VARIANTS.keys())
+    ]
+    problems += [
+        f"{folder}/kustomization.yaml: missing"
+        for folder in VARIANTS.values()
+        if not (k8s_dir / folder / "kustomization.yaml").is_file()
+    ]
+    return _result("overlays", problems, f"{', '.join(VARIANTS)}, each rendered")
 
 
 def _malformed(documents: Iterable[Object]) -> list[str]:
+    documents = list(documents)
+    used = [d.get("apiVersion") for d in documents if isinstance(d, dict)]
+    releases = next((SINCE[api] for api in used if api in SINCE), KUBERNETES)
     problems = []
     for document in documents:
         if not isinstance(document, dict) or not {"apiVersion", "kind"} <= document.keys():
@@ -88,22 +105,23 @@ def _malformed(documents: Iterable[Object]) -> list[str]:
         elif not isinstance(document.get("metadata"), dict) or "name" not in document["metadata"]:
             problems.append(f"a {document['kind']} has no name")
         else:
-            problems += [f"{title(document)}: {e}" for e in _schema_errors(document)]
+            problems += [f"{title(document)}: {e}" for e in _schema_errors(document, releases)]
     return problems
 
 
-def _schema_errors(document: Object) -> list[str]:
+def _schema_errors(document: Object, releases: tuple[str, ...]) -> list[str]:
     import kubernetes_validate as schemas
 
     errors = []
-    for version in KUBERNETES:
+    for version in releases:
         try:
             schemas.validate(document, version, strict=True)
         except schemas.ValidationError as error:
             where = ".".join(str(step) for step in error.path)
             errors.append(f"{where}: {error.message} (Kubernetes {version})")
         except schemas.SchemaNotFoundError as error:
-            errors.append(error.message)
+            if str(document["apiVersion"]).partition("/")[0] not in EXTENSIONS:
+                errors.append(error.message)
     return errors
 
 
@@ -114,7 +132,7 @@ def _kubectl_agrees(k8s_dir: Path, rendered: list[Rendered]) -> Check:
         return _result("kustomize", [], "not compared: there is no kubectl on the PATH")
     problems = []
     for shipped in rendered:
-        overlay = k8s_dir / "overlays" / Path(shipped.path).stem
+        overlay = k8s_dir / VARIANTS.get(Path(shipped.path).stem, "nowhere")
         if overlay.is_dir():
             problems += [
                 f"{shipped.path}: {problem}" for problem in _differences(kubectl, overlay, shipped)

@@ -160,8 +160,10 @@ def health_server(state: State, listener: socket.socket, triton: str) -> Threadi
 
 def _listener(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
+    host = host.strip("[]")  # an IPv6 address: [::]:8003
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, int(port)))
+        return socket.create_server((host, int(port)), family=family)
     except (OSError, OverflowError, ValueError) as error:
         raise StartError(
             f"the health address {address} cannot be used ({error}): see ${HEALTH_ADDRESS.name}"

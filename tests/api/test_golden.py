@@ -175,10 +175,10 @@ def test_requiring_golden_outputs_refuses_before_anything_is_written(
 
 
 def test_manifests_keep_unchecked_servers_from_getting_ready(bundle: Path) -> None:
-    assert contract.GOLDEN.name not in (bundle / "k8s/base/deployment.yaml").read_text()
+    assert contract.GOLDEN.name not in (bundle / "k8s/deployment.yaml").read_text()
     result = make(job(bundle, require_golden=True))
     assert "k8s" in result.made
-    text = (bundle / "k8s/base/deployment.yaml").read_text()
+    text = (bundle / "k8s/deployment.yaml").read_text()
     assert text.partition(contract.GOLDEN.name)[2].split()[1] == "require"
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from nemotron_deploy import k8s
+from nemotron_deploy.k8s.options import ClusterOptions
+from nemotron_deploy.k8s.release import Release
 from nemotron_deploy.model import catalog
 from nemotron_deploy.model.spec import Deployment
 from nemotron_deploy.runtime.contract import VLLM_SETTINGS
@@ -22,11 +24,17 @@ BUNDLES = {
 """A bundle for each engine: format, executor, image and environment."""
 
 NODES = {"h100": {"h100-pcie-0", "h100-sxm-0"}, "a100": {"a100-80-0"}}
-SUFFIX = {"claim": "", "image": "-image"}
+WAYS = ("job", "claim", "image")
 
 
 @pytest.fixture
-def tree(tmp_path: Path, gpu: str) -> Path:
+def way() -> str:
+    """How the weights get to the pods, unless a test says otherwise."""
+    return "claim"
+
+
+@pytest.fixture
+def tree(tmp_path: Path, gpu: str, way: str) -> Path:
     """The tree of the bundle for `gpu`."""
     quant, executor, image, env = BUNDLES[gpu]
     deployment = Deployment(
@@ -41,7 +49,8 @@ def tree(tmp_path: Path, gpu: str) -> Path:
         max_batch_size=64,
         env=env,
     )
-    k8s.emit(tmp_path, deployment)
+    options = ClusterOptions(weights=way)
+    k8s.emit(tmp_path, Release(deployment, "0123456789abcdef" * 4, ("--gpu=h100",), 0, options))
     return tmp_path
 
 
@@ -62,7 +71,7 @@ def rolled_out(kubectl: Kubectl, namespace: str, name: str) -> bool:
 
 
 def pods(kubectl: Kubectl, namespace: str, name: str) -> list[dict[str, Any]]:
-    label = f"--selector=app.kubernetes.io/instance={name}"
+    label = f"--selector=app.kubernetes.io/name=tritonserver,app.kubernetes.io/instance={name}"
     found: list[dict[str, Any]] = kubectl.items("pods", f"--namespace={namespace}", label)
     return found
 
@@ -77,23 +86,21 @@ def left_behind(kubectl: Kubectl, namespace: str) -> set[str]:
     return set(listed.stdout.split()) - own
 
 
-@pytest.mark.parametrize("overlay", SUFFIX)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("gpu", BUNDLES)
-def test_overlay_comes_up_on_its_gpus_and_goes_without_a_trace(
-    kubectl: Kubectl, namespace: str, tree: Path, gpu: str, overlay: str
+def test_tree_comes_up_on_its_gpus_and_goes_without_a_trace(
+    kubectl: Kubectl, namespace: str, tree: Path, gpu: str, way: str
 ) -> None:
-    # The default overlay is applied by the top of the tree, as the user's command does.
-    target = tree if overlay == "claim" else tree / "overlays" / overlay
-    name, scope = name_of(gpu) + SUFFIX[overlay], f"--namespace={namespace}"
-    kubectl("apply", "-k", target, scope)
-    difference = kubectl.run("diff", "-k", target, scope)
+    name, scope = name_of(gpu), f"--namespace={namespace}"
+    kubectl("apply", "-k", tree, scope)
+    difference = kubectl.run("diff", "-k", tree, scope)
     assert difference.returncode == 0, difference.stdout + difference.stderr
     kubectl.until("rollout", lambda: rolled_out(kubectl, namespace, name))
     [pod] = pods(kubectl, namespace, name)
     assert pod["spec"]["nodeName"] in NODES[gpu]
-    difference = kubectl.run("diff", "-k", target, scope)
+    difference = kubectl.run("diff", "-k", tree, scope)
     assert difference.returncode == 0, difference.stdout + difference.stderr
-    kubectl("delete", "-k", target, scope)
+    kubectl("delete", "-k", tree, scope)
     kubectl.until("nothing left", lambda: not left_behind(kubectl, namespace))
 
 
@@ -128,38 +135,14 @@ def test_pod_stays_pending_while_its_gpus_are_away(
 
 
 @pytest.mark.parametrize("gpu", ["h100"])
-def test_overlays_in_one_namespace_serve_their_own_pods(
-    kubectl: Kubectl, namespace: str, tree: Path, gpu: str
-) -> None:
-    scope = f"--namespace={namespace}"
-    for overlay in SUFFIX:
-        kubectl("apply", "-k", tree / "overlays" / overlay, scope)
-    for overlay, suffix in SUFFIX.items():
-        name = name_of(gpu) + suffix
-        kubectl.until("rollout", lambda name=name: rolled_out(kubectl, namespace, name))
-        [pod] = pods(kubectl, namespace, name)
-        assert ("initContainers" in pod["spec"]) == (overlay == "claim")
-
-        def backends(name: str = name) -> list[str]:
-            label = f"--selector=kubernetes.io/service-name={name}"
-            slices = kubectl.items("endpointslices", scope, label)
-            ends = [end for found in slices for end in found["endpoints"] or []]
-            return [end["targetRef"]["name"] for end in ends]
-
-        assert kubectl.until("endpoints", backends) == [pod["metadata"]["name"]]
-    for overlay in SUFFIX:
-        kubectl("delete", "-k", tree / "overlays" / overlay, scope)
-
-
-@pytest.mark.parametrize("gpu", ["h100"])
 def test_rendered_file_is_applied_like_the_overlay(
     kubectl: Kubectl, namespace: str, tree: Path, gpu: str
 ) -> None:
     """For a machine whose kubectl cannot read the tree: one file, the same objects."""
     scope = f"--namespace={namespace}"
-    for overlay in SUFFIX:
-        kubectl("apply", f"--filename={tree}/rendered/{overlay}.yaml", scope)
-        difference = kubectl.run("diff", "-k", tree / "overlays" / overlay, scope)
+    for variant, folder in (("default", tree), ("dev", tree / "overlays/dev")):
+        kubectl("apply", f"--filename={tree}/rendered/{variant}.yaml", scope)
+        difference = kubectl.run("diff", "-k", folder, scope)
         assert difference.returncode == 0, difference.stdout + difference.stderr
 
 
@@ -168,10 +151,10 @@ def test_rollout_needs_no_spare_gpu_and_one_pod_may_be_evicted(
     kubectl: Kubectl, namespace: str, tree: Path, gpu: str
 ) -> None:
     """With exactly one GPU of the kind left over, a changed Deployment still rolls out."""
-    scope, name = f"--namespace={namespace}", name_of(gpu) + "-image"
+    scope, name = f"--namespace={namespace}", name_of(gpu)
     kubectl("cordon", "h100-sxm-0")
     try:
-        kubectl("apply", "-k", tree / "overlays/image", scope)
+        kubectl("apply", "-k", tree, scope)
         kubectl("set", "resources", f"deployment/{name}", "--containers=triton", scope,
                 "--requests=nvidia.com/gpu=2", "--limits=nvidia.com/gpu=2")  # fmt: skip
         kubectl.until("rollout", lambda: rolled_out(kubectl, namespace, name))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from nemotron_deploy import k8s
 from nemotron_deploy.model import catalog
 from nemotron_deploy.model.spec import Deployment
 from nemotron_deploy.runtime.contract import VLLM_SETTINGS
+
+from .releases import release
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
 VLLM_IMAGE = "nvcr.io/nvidia/tritonserver:26.08-vllm-python-py3"
@@ -60,13 +62,13 @@ def h100(deployments: dict[str, Deployment]) -> Deployment:
 
 @pytest.fixture
 def emit(tmp_path: Path, h100: Deployment) -> Callable[..., Path]:
-    """Write a tree for the H100 deployment with some fields changed."""
+    """Write a tree for the H100 deployment with some fields changed, and with `options`."""
 
-    def write(**changes: Any) -> Path:
+    def write(options: Mapping[str, Any] | None = None, **changes: Any) -> Path:
         dest = tmp_path / "k8s"
         shutil.rmtree(dest, ignore_errors=True)
         dest.mkdir()
-        k8s.emit(dest, replace(h100, **changes))
+        k8s.emit(dest, release(replace(h100, **changes), **(options or {})))
         return dest
 
     return write
@@ -74,11 +76,12 @@ def emit(tmp_path: Path, h100: Deployment) -> Callable[..., Path]:
 
 @pytest.fixture
 def objects() -> Callable[..., dict[str, Any]]:
-    """The objects of a rendered overlay, by kind."""
+    """The objects of a rendered variant by kind; of several, the first by name."""
 
-    def read(tree: Path, overlay: str = "claim") -> dict[str, Any]:
-        text = (tree / "rendered" / f"{overlay}.yaml").read_text(encoding="utf-8")
-        return {document["kind"]: document for document in yaml.safe_load_all(text)}
+    def read(tree: Path, variant: str = "default") -> dict[str, Any]:
+        text = (tree / "rendered" / f"{variant}.yaml").read_text(encoding="utf-8")
+        documents = list(yaml.load_all(text, Loader=yaml.CSafeLoader))
+        return {document["kind"]: document for document in reversed(documents)}
 
     return read
 

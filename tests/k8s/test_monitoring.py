@@ -14,12 +14,13 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from nemotron_deploy.k8s.monitoring import ALERTS, dashboard
+from nemotron_deploy.k8s.components.monitoring import ALERTS, dashboard
 from nemotron_deploy.runtime import contract
 
 Emit = Callable[..., Path]
 
 SERIES = {one.name for metric in contract.METRICS for one in contract.series(metric)}
+NAME = "nemotron-3-nano-30b-a3b-h100-int4"
 POD = '{model="nemotron-3-nano-30b-a3b", namespace="n", pod="p"}'
 
 
@@ -49,7 +50,7 @@ def _component(tree: Path, name: str) -> list[dict[str, Any]]:
         pytest.skip("there is no kubectl on the PATH")
     own = tree.parent
     (own / "kustomization.yaml").write_text(
-        f"resources: [k8s/overlays/image]\ncomponents: [k8s/components/{name}]\n"
+        f"resources: [k8s]\ncomponents: [k8s/components/{name}]\n"
     )
     done = subprocess.run(
         [kubectl, "kustomize", str(own)], capture_output=True, text=True, check=True, timeout=60
@@ -57,8 +58,8 @@ def _component(tree: Path, name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-def _one(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    (document,) = (d for d in documents if d["kind"] == kind)
+def _one(documents: list[dict[str, Any]], kind: str, name: str = NAME) -> dict[str, Any]:
+    (document,) = (d for d in documents if (d["kind"], d["metadata"]["name"]) == (kind, name))
     return document
 
 
@@ -71,7 +72,7 @@ def test_monitoring_finds_the_pods_of_every_overlay(emit: Emit) -> None:
     (endpoint,) = monitor["podMetricsEndpoints"]
     ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
     assert endpoint["port"] in ports
-    shown = _one(documents, "ConfigMap")
+    shown = _one(documents, "ConfigMap", f"{NAME}-dashboard")
     assert json.loads(shown["data"]["dashboard.json"]) == dashboard()
     assert shown["metadata"]["labels"]["grafana_dashboard"] == "1"
 
@@ -101,12 +102,11 @@ def test_tracing_of_the_endpoint_switches_its_spans_on(emit: Emit) -> None:
 
 def test_keys_are_optional_unless_the_component_requires_them(emit: Emit) -> None:
     tree = emit()
-    for overlay in ("claim", "image"):
-        shipped = list(yaml.safe_load_all((tree / f"rendered/{overlay}.yaml").read_text()))
-        container, volume = _endpoint(shipped)
-        secret = {"secretName": "nemotron-3-nano-30b-a3b-h100-int4-api-keys", "defaultMode": 0o440}
-        assert volume["secret"] == {**secret, "optional": True}
-        assert "--without-keys" in container["args"]
+    secret = {"secretName": f"{NAME}-api-keys", "defaultMode": 0o440}
+    shipped = list(yaml.safe_load_all((tree / "rendered/default.yaml").read_text()))
+    container, volume = _endpoint(shipped)
+    assert volume["secret"] == {**secret, "optional": True}
+    assert "--without-keys" in container["args"]
     container, volume = _endpoint(_component(tree, "api-keys"))
     assert volume["secret"] == {**secret, "optional": False}
     assert "--without-keys" not in container["args"]
@@ -123,7 +123,7 @@ def _endpoint(documents: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str
 
 
 def test_nothing_of_them_is_applied_by_default(emit: Emit) -> None:
-    text = (emit() / "rendered" / "claim.yaml").read_text()
+    text = (emit() / "rendered" / "default.yaml").read_text()
     assert "monitoring.coreos.com" not in text
     assert "trace" not in text
 
