@@ -11,6 +11,7 @@ from typing import Any
 
 from ...core.checks import Check
 from ...core.errors import CheckFailedError
+from ...model.catalog import gpu as gpu_named
 from ...model.spec import Plan
 from ...runtime.yaml_reader import read_yaml_document
 
@@ -37,6 +38,7 @@ class EngineFiles:
             "gpu": plan.gpu,
             "gpus": plan.gpus,
             "sm": plan.sm,
+            "gpu_memory_bytes": gpu_named(plan.gpu).cuda_bytes,
             "quant": dict(plan.quant),
             "engine": plan.engine.name,
             "backend": plan.engine.backend,

@@ -8,6 +8,9 @@ from typing import Any
 
 from ..errors import StartError
 
+_LEAST_SHARE = 0.97
+"""Of the planned memory: drivers and variants of a card differ by a few hundred MB."""
+
 
 def require_version(product: str, wanted: str, installed: str) -> None:
     """Raise `StartError` if the installed version is not one that the bundle was built for."""
@@ -21,7 +24,8 @@ def require_version(product: str, wanted: str, installed: str) -> None:
 
 
 def require_gpu(engine: Mapping[str, Any]) -> None:
-    """Raise `StartError` if GPUs or driver are not those of `engine`, an `engine.json`."""
+    """Raise `StartError` if GPUs, their memory or the driver are not those of `engine`, an
+    `engine.json`."""
     import torch
 
     count, wanted = torch.cuda.device_count(), int(engine.get("gpus") or 1)
@@ -32,6 +36,13 @@ def require_gpu(engine: Mapping[str, Any]) -> None:
         raise StartError(
             f"this bundle was built for {engine['gpu']} (SM{engine['sm']}), "
             f"but the GPU here is SM{major * 10 + minor}; build again for this GPU"
+        )
+    memory = torch.cuda.get_device_properties(0).total_memory
+    planned = engine.get("gpu_memory_bytes")
+    if planned and memory < _LEAST_SHARE * planned:
+        raise StartError(
+            f"this bundle was planned for {engine['gpu']} with {planned / 1e9:.1f} GB of memory, "
+            f"but the GPU here has {memory / 1e9:.1f} GB: it is another card, or a slice of one"
         )
     lowest, here = engine.get("driver"), driver_cuda_version()
     if lowest and here and here[0] < int(lowest["cuda"]):

@@ -221,7 +221,7 @@ def test_another_encoding_makes_the_checkpoint_again_and_what_depends_on_it(
     bf16: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build_stages, "ENCODING", ENCODING + 1)
-    assert make(job(bf16, quant="bf16")).made == ("checkpoint", "engine")
+    assert make(job(bf16, quant="bf16")).made == ("checkpoint", "engine", "k8s")
     assert Bundle.open(bf16).record.stages["checkpoint"].maker == f"encoding {ENCODING + 1}"
 
 

@@ -73,4 +73,4 @@ def test_a_changed_source_is_taken_over_again(tiny_copy: Path, tmp_path: Path) -
     make(job(tiny_copy, out))
     path = tiny_copy / "hf_quant_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"more": 1}))
-    assert make(job(tiny_copy, out)).made == ("checkpoint", "engine")
+    assert make(job(tiny_copy, out)).made == ("checkpoint", "engine", "k8s")

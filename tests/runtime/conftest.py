@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -42,11 +43,13 @@ def fakes(monkeypatch):
 
 @pytest.fixture
 def hopper(monkeypatch):
-    """FAKE: torch sees one GPU of SM90."""
+    """FAKE: torch sees one GPU of SM90 with 85 GB."""
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    properties = SimpleNamespace(total_memory=85_000_000_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 
 
 class RecordingSink:

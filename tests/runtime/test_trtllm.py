@@ -284,6 +284,10 @@ def _engine(**changes):
         ),
         ({"trtllm_versions": ">=1.3"}, "built for TensorRT-LLM >=1.3, but 1.2.1 is installed"),
         ({"sm": 80, "gpu": "a100"}, r"built for a100 \(SM80\), but the GPU here is SM90"),
+        (
+            {"gpu_memory_bytes": 101_000_000_000},
+            r"planned for h100 with 101.0 GB of memory, but the GPU here has 85.0 GB",
+        ),
         ({"gpus": 2}, r"needs 2 GPU\(s\), but 1 are visible"),
     ],
 )
@@ -292,6 +296,7 @@ def test_refusals_are_one_line(changes, said):
         require_compatible(_engine(**changes))
     assert "\n" not in str(caught.value)
     require_compatible(_engine())
+    require_compatible(_engine(gpu_memory_bytes=85_500_000_000))
 
 
 @pytest.mark.parametrize(("cuda", "refused"), [((11, 8), True), ((12, 4), False), (None, False)])
