@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from ..core.errors import UsageError
 from ..k8s.options import ClusterOptions
-from ..model.catalog import TINY
 from ..model.format_request import FormatRequest
 from ..model.spec import Plan, Workload
 from ..quantize.options import Options
@@ -32,7 +31,7 @@ def with_way(
 
 def _why_no_job(source: Source, options: Options, wanted: FormatRequest | None) -> str | None:
     """What a Job would lack to build the bundle, in words."""
-    if source.snapshot is None and source.opened.path != TINY:
+    if source.snapshot is None and not source.embedded:
         return f"the checkpoint {source.asked} is a local directory"
     for name, path in (("calibration", options.calibration), ("heldout", options.heldout)):
         if path is not None:

@@ -29,7 +29,7 @@ from nemotron_deploy.build.engines.registry import ENGINES, ONLY_PLANNED
 from nemotron_deploy.build.engines.registry import planned as engine_named
 from nemotron_deploy.cli import app, run
 from nemotron_deploy.core import errors
-from nemotron_deploy.k8s.monitoring import ALERTS
+from nemotron_deploy.k8s.components.monitoring import ALERTS
 from nemotron_deploy.model.catalog import gpus
 from nemotron_deploy.model.spec import Gpu
 from nemotron_deploy.runtime import contract

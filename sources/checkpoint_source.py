@@ -70,6 +70,11 @@ class Source:
         return self.checkpoint.quantization if self.checkpoint else self.announced
 
     @property
+    def embedded(self) -> bool:
+        """Whether it is the embedded model, which every installation has."""
+        return self.checkpoint is not None and self.checkpoint.path.samefile(TINY)
+
+    @property
     def place(self) -> str:
         """Where it is, as shown to people."""
         if self.snapshot is not None:
