@@ -217,9 +217,11 @@ def _manifests_from(
 ) -> MadeFrom:
     """The manifests name the bundle: with the ways `claim` and `image` by the files it has."""
     names = {name: str(made_from) for name, made_from in served.items()}
-    files = bundle.files_digest if bundle and job.cluster.weights != "job" else None
-    described = [asdict(deployment), asdict(job.cluster), job.command, names, files]
-    return _generated("k8s", described)
+    if job.cluster.weights == "job":
+        named_by: object = job.command
+    else:
+        named_by = bundle.files_digest if bundle else None
+    return _generated("k8s", [asdict(deployment), asdict(job.cluster), names, named_by])
 
 
 def _release(job: Job, deployment: Deployment, bundle: Bundle) -> Release:
