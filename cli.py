@@ -15,6 +15,7 @@ from . import __version__
 from .commands.build import build
 from .commands.chat import chat
 from .commands.demo import demo
+from .commands.deploy import deploy
 from .commands.doctor import doctor
 from .commands.failures import PROGRAM, exit_code, raise_on_sigterm
 from .commands.inspect import inspect
@@ -33,6 +34,7 @@ COMMANDS: Final[dict[Callable[..., None], str]] = {
     quantize: "quantize --quant int4 --out ./nano-int4",
     build: "build --gpu h100 --quant int4",
     verify: "verify dist/nemotron-3-nano-30b-a3b-h100-int4",
+    deploy: "deploy dist/nemotron-3-nano-30b-a3b-h100-int4 --dry-run",
     warmup: "warmup dist/nemotron-3-nano-30b-a3b-h100-int4",
     serve: "serve dist/nemotron-3-nano-30b-a3b-h100-int4",
     chat: "chat http://127.0.0.1:9000",

@@ -447,6 +447,8 @@ GOLDEN: Final = Variable(
     passed=True,
 )
 GOLDEN_MODES: Final = ("on", "require", "off")
+GOLDEN_BEGINS: Final = "the model is loaded; its golden outputs are being compared"
+"""What a server logs when it has loaded. Until its golden outputs are compared it is not ready."""
 CACHE: Final = Variable(
     "NEMO_DEPLOY_CACHE",
     "The directory in which a node keeps what it makes from bundles.",

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from .contract import CACHE, GOLDEN, GOLDEN_MODES, XDG_CACHE_HOME
+from .contract import CACHE, GOLDEN, GOLDEN_BEGINS, GOLDEN_MODES, XDG_CACHE_HOME
 from .engine import arguments_file
 from .errors import StartError
 from .generation import Executor
@@ -94,6 +94,7 @@ def require_golden(bundle: Path, executor: Executor, log: Callable[[str], None])
     elif not executor.has_weights:
         proof = Proof("not_checked", "the executor does not use the checkpoint's weights")
     else:
+        log(GOLDEN_BEGINS)
         proof = prove(bundle, executor)
     if not proof.ok:
         what, means = _DIFFERS if proof.checked else _CHANGED

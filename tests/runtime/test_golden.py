@@ -275,7 +275,8 @@ def test_a_healthy_server_goes_ready(bundle: Path, recorded: Recording, checkpoi
         startup_check.require_golden(bundle, executor, said.append)
     finally:
         executor.close(5)
-    words, document = said
+    begins, words, document = said
+    assert begins == contract.GOLDEN_BEGINS
     assert words.startswith("golden outputs checked: 512 positions, recorded by its weights layer")
     assert "nats a token from the source" in words
     proof = json.loads(document.partition("JSON: ")[2])
@@ -315,7 +316,8 @@ def test_without_golden_outputs_a_server_is_not_checked(
     said: list[str] = []
     wrong = OfModel(checkpoint, shuffled_norms_and_negated_projections)
     startup_check.require_golden(unchecked, wrong, said.append)
-    words, document = said
+    begins, words, document = said
+    assert begins == contract.GOLDEN_BEGINS
     assert words.startswith(f"golden outputs not checked: {WHY}; this node's baseline: recorded")
     proof = json.loads(document.partition("JSON: ")[2])
     assert (proof["action"], proof["comparison"]) == ("not_checked", None)
