@@ -18,7 +18,7 @@ from ..k8s.deploy.kubectl import FIELD_MANAGER, Kubectl
 from ..k8s.deploy.outage import Outage, outage
 from ..k8s.deploy.reader import cluster, read
 from ..k8s.deploy.snapshot import Object, Snapshot, Target
-from ..k8s.deploy.stages import Position, filling, rollout
+from ..k8s.deploy.stages import ROLLOUT, Position, filling, rollout
 from ..k8s.deploy.tree import Tree
 from ..k8s.deploy.watch import Look, Outcome, Watch
 from ..runtime import contract
@@ -30,8 +30,8 @@ _SERVED: Final = ("checkpoint", "engine", "model_repository")
 _SERVER_SIDE: Final = ("--server-side", f"--field-manager={FIELD_MANAGER}")
 
 _FILLING_GOES_ON: Final = (
-    "The Job goes on filling the claim. The server has not been changed: the same command does that "
-    "once the claim is filled."
+    "The Job goes on filling the claim. The server has not been changed: the same command does "
+    "that once the claim is filled."
 )
 _ROLLOUT_GOES_ON: Final = (
     "The rollout goes on in the cluster. The same command changes nothing more and watches it."
@@ -40,12 +40,14 @@ _ROLLOUT_GOES_ON: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What applying the bundle will do, known before: where, which objects change, what it means
-    for clients, what to be aware of, and what the cluster will refuse."""
+    """What applying the bundle will do, known before: where, whether a Deployment of this name is
+    there already, which objects change, what it means for clients, what to be aware of, and what
+    the cluster will refuse."""
 
     name: str
     context: str | None
     namespace: str
+    is_update: bool
     changes: tuple[Change, ...]
     outage: Outage
     warnings: tuple[str, ...]
@@ -64,7 +66,8 @@ class StageTime:
 class DeployResult(Result):
     """A deployment. `state`: `dry-run`, `refused` (nothing was applied), `applied` (not watched),
     `filling` (the Job was applied and fills the claim), `ready`, `stalled` (waiting does not heal
-    it) or `timeout`. `diagnoses` say why it is not ready, `next` which commands to type."""
+    it) or `timeout`. `diagnoses` say why it is not ready, `next` which commands to type: to
+    reach the server, or to go back to the bundle before."""
 
     SCHEMA: ClassVar[int] = 1
 
@@ -146,7 +149,7 @@ def deploy(
         return result
     if plan.refusals:
         return replace(result, state="refused", diagnoses=plan.refusals)
-    return _Rollout(kubectl, tree, opened.name, shown, result).run(wait, timeout)
+    return _Rollout(kubectl, tree, shown, result).run(wait, timeout)
 
 
 def _require_own_tree(bundle: Bundle) -> None:
@@ -207,6 +210,7 @@ def _plan(kubectl: Kubectl, tree: Tree, bundle_bytes: int) -> Plan:
         name=tree.name,
         context=kubectl.context,
         namespace=kubectl.namespace,
+        is_update=live is not None,
         changes=changes(difference.out),
         outage=outage(live, merged, pods, bundle_bytes),
         warnings=tuple(dict.fromkeys([*difference.warnings, *dry.warnings, *notes, *around])),
@@ -243,13 +247,13 @@ class _Rollout:
     """Applies a tree in its phases, and watches each."""
 
     def __init__(
-        self, kubectl: Kubectl, tree: Tree, bundle: str, shown: Listener, planned: DeployResult
+        self, kubectl: Kubectl, tree: Tree, shown: Listener, planned: DeployResult
     ) -> None:
         self._kubectl, self._tree, self._shown = kubectl, tree, shown
         self._result = planned
         job = tree.job["metadata"]["name"] if tree.job else None
         words = " ".join(kubectl.words)
-        self._target = Target(tree.name, job, tree.digest, bundle, words)
+        self._target = Target(tree.name, job, tree.digest, str(planned.bundle), words)
 
     def run(self, wait: bool, timeout: float | None) -> DeployResult:
         """Apply, and watch where `wait`."""
@@ -287,7 +291,11 @@ class _Rollout:
     def _ended(self, outcome: Outcome) -> DeployResult:
         if outcome.state == "done":
             return replace(self._result, state="ready", next=self._next())
-        return replace(self._result, state=outcome.state, diagnoses=outcome.look.diagnoses)
+        back: tuple[str, ...] = ()
+        if self._result.plan.is_update and outcome.look.position.stage in ROLLOUT:
+            back = (self._kubectl.typed("rollout", "undo", f"deployment/{self._tree.name}"),)
+        diagnoses = outcome.look.diagnoses
+        return replace(self._result, state=outcome.state, diagnoses=diagnoses, next=back)
 
     def _next(self) -> tuple[str, ...]:
         """What one types next, to reach the server and to measure it."""

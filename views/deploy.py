@@ -195,11 +195,12 @@ def deployed(console: Console, result: DeployResult) -> None:
     for diagnosis in result.diagnoses:
         rows.append(("why", Text(diagnosis.message, style="bold red")))
         rows.append(("do", diagnosis.action))
-    rows += [("next", Text(command, no_wrap=True)) for command in result.next]
     if result.stages:
         times = (f"{row.stage} {duration(row.seconds)}" for row in result.stages)
         rows.insert(0, ("took", ", ".join(times)))
     show(console, heading(_TITLES[result.state], _place(result.plan)), facts(rows))
+    for command in result.next:
+        console.print(f"   {command}", markup=False, soft_wrap=True)
 
 
 _TITLES: Final = {

@@ -24,6 +24,7 @@ _CHECKS: Final[tuple[Check, ...]] = (
     containers.crashed,
     containers.probed,
     controllers.job_failed,
+    controllers.bundle_missing,
     controllers.evicted,
     controllers.two_budgets,
 )

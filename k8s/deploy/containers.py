@@ -18,8 +18,8 @@ _IMAGE: Final = (
 )  # fmt: skip
 _CONFIG: Final = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _FOREVER: Final = re.compile(
-    r"not found|unauthorized|denied|forbidden|manifest unknown|no match for platform|"
-    r"invalid reference|InvalidImageName|ErrImageNeverPull|authorization failed|authentication"
+    r"not found|manifest unknown|no match for platform|invalid reference|pull policy of Never|"
+    r"unauthorized|denied|forbidden|authorization failed|authentication"
 )
 _NO_DRIVER: Final = re.compile(
     r"libcuda\.so|NVIDIA Driver was not detected|Failed to initialize NVML|libnvidia-ml|"

@@ -16,6 +16,7 @@ from .snapshot import (
     is_true,
     title,
 )
+from .stages import CHECK, WAITING, progress_in
 
 
 def superseded(snapshot: Snapshot) -> Iterator[Diagnosis]:
@@ -78,9 +79,32 @@ def _last_failure(pods: list[Object]) -> str:
     return ""
 
 
+def bundle_missing(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    """Server's pods that wait for a bundle that nothing brings to the claim."""
+    job, target = snapshot.job, snapshot.target
+    if job is not None and not is_true(job, "Complete"):
+        return
+    for pod in snapshot.new_pods[:1]:
+        progress = progress_in(snapshot.log(pod, CHECK))
+        if progress is None or progress.step != WAITING:
+            continue
+        text = f"{title(pod)}: the claim does not hold the bundle {target.digest[:10]}"
+        if job is None:
+            action = f"copy it there: nemo-deploy push {target.bundle}"
+            yield Diagnosis("bundle-missing", text, action, heals=True)
+            continue
+        name = job["metadata"]["name"]
+        yield Diagnosis(
+            "bundle-missing",
+            f"{text}, although job {name} has ended: it was deleted from there",
+            f"delete the Job ({target.kubectl} delete job {name}) and run this command again",
+            heals=False,
+        )
+
+
 def evicted(snapshot: Snapshot) -> Iterator[Diagnosis]:
-    """Pods that were evicted or preempted."""
-    for pod in snapshot.watched_pods:
+    """Whether the pod that failed last was evicted or preempted."""
+    for pod in snapshot.failed_pods[:1]:
         disruption, status = condition(pod, "DisruptionTarget"), pod.get("status", {})
         if status.get("reason") == "Evicted" or disruption.get("status") == "True":
             reason = status.get("message") or disruption.get("message") or disruption.get("reason")

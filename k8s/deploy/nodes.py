@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,11 +16,17 @@ _DISTANCE: Final = {
     "no-free-node": 1.0,
     "node-unavailable": 1.0,
     "taint": 2.0,
-    "no-resource": 4.0,
+    "no-resource": 3.0,
     "no-matching-node": 4.0,
 }
 """How far a fault puts a node from the pod, by its cause. A label whose value is spelled similarly
 is nearer."""
+
+_EXCLUDED_LABEL: Final = 0.5
+"""How far a label puts a node that fits but for its being shared."""
+
+_SHARED: Final = re.compile(r"-(SHARED|MIG-.+)$")
+"""What GPU feature discovery adds to the product of a GPU that is shared or sliced."""
 
 _GPU_PREFIXES: Final = ("nvidia.com/", "amd.com/", "gpu.")
 
@@ -76,17 +83,16 @@ def _labels(node: Object, spec: Object, kubectl: str) -> Iterator[Fault]:
     """Labels that the node selector and the required affinity want; of alternative terms, those of
     the nearest one."""
     labels = node["metadata"].get("labels") or {}
-    name = node["metadata"]["name"]
     for key, value in (spec.get("nodeSelector") or {}).items():
         expression = {"key": key, "operator": "In", "values": [value]}
-        yield from _expression(expression, labels, name, kubectl)
+        yield from _expression(expression, labels, kubectl)
     affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
     required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
     terms = [
         [
             fault
             for expression in term.get("matchExpressions") or ()
-            for fault in _expression(expression, labels, name, kubectl)
+            for fault in _expression(expression, labels, kubectl)
         ]
         for term in required.get("nodeSelectorTerms") or ()
     ]
@@ -94,9 +100,7 @@ def _labels(node: Object, spec: Object, kubectl: str) -> Iterator[Fault]:
         yield from min(terms, key=lambda faults: sum(fault.distance for fault in faults))
 
 
-def _expression(
-    expression: Object, labels: dict[str, str], node: str, kubectl: str
-) -> Iterator[Fault]:
+def _expression(expression: Object, labels: dict[str, str], kubectl: str) -> Iterator[Fault]:
     key, operator = expression["key"], expression["operator"]
     values, value = expression.get("values") or [], labels.get(key)
     if _matches(operator, values, value):
@@ -105,30 +109,30 @@ def _expression(
     if operator in ("NotIn", "DoesNotExist"):
         text = f"has the label {key}={value}, which the pod excludes"
         action = "use whole GPUs that are not shared on such a node, or add another node"
-        yield Fault("no-matching-node", text, action, far / 2)
+        yield Fault("no-matching-node", text, action, _EXCLUDED_LABEL)
     elif operator in ("In", "Exists") and value is None:
         wanted = f" (required: {_any_of(values)})" if values else ""
         near = get_close_matches(key, labels, 1, 0.85)
         hint = f"; it has {near[0]}={labels[near[0]]}" if near else ""
         action = (
-            f"if the node has this GPU, install GPU feature discovery or label the node: {kubectl} "
-            f"label node {node} {key}={values[0] if values else 'true'}; otherwise add a node"
+            "install GPU feature discovery, or label the nodes that have this GPU: "
+            f"{kubectl} label node NODE {key}={values[0] if values else 'true'}"
         )
         yield Fault("no-matching-node", f"lacks the label {key}{wanted}{hint}", action, far)
     elif operator == "In":
         best = max(values, key=lambda wanted: _similarity(wanted, str(value)))
-        text = f"has {key}={value}; the pod requires {_any_of(values)}, the nearest is {best}"
+        hint = f", the nearest is {best}" if len(values) > 1 else ""
+        text = f"has {key}={value}; the pod requires {_any_of(values)}{hint}"
+        action = (
+            "turn off sharing and slicing (MIG) for that GPU, or add a node with whole GPUs"
+            if _SHARED.search(str(value))
+            else "add a node with the GPU that the bundle is for, or build one for the node's GPU"
+        )
         distance = far - 3 * _similarity(best, str(value))
-        yield Fault("no-matching-node", text, _other_value(str(value), best), distance)
+        yield Fault("no-matching-node", text, action, distance)
     else:
         text = f"has {key}={value}; the pod requires {operator} {', '.join(values)}"
         yield Fault("no-matching-node", text, "add a node that fits", far)
-
-
-def _other_value(value: str, best: str) -> str:
-    if value.startswith(best):
-        return "turn off sharing and slicing (MIG) for that GPU, or add a node with whole GPUs"
-    return "add a node with the GPU that the bundle is for, or build a bundle for the node's GPU"
 
 
 def _matches(operator: str, values: list[str], value: str | None) -> bool:
@@ -162,8 +166,8 @@ def _resources(node: Object, wanted: Amounts, taken: Amounts) -> Iterator[Fault]
         free = has - taken.get(name, Decimal(0))
         if amount > has:
             text = f"offers {shown(has) if has else 'no'} {name}, the pod requests {shown(amount)}"
-            action = "add a larger node, or build for fewer or smaller resources"
-            if name.startswith(_GPU_PREFIXES):
+            action = "add a larger node, or build for fewer GPUs or a smaller model"
+            if name.startswith(_GPU_PREFIXES) and not has:
                 text += _other_gpus(name, offered)
                 action = (
                     "install NVIDIA's device plugin or GPU operator there, or turn off slicing and "

@@ -65,9 +65,8 @@ def _waits(snapshot: Snapshot) -> bool:
 
 def _logs(kubectl: Kubectl, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     """The ends of the logs that tell how far a container is."""
-    for pod in snapshot.watched_pods:
-        if is_true(pod, "Ready"):
-            continue
+    starting = [pod for pod in snapshot.new_pods if not is_true(pod, "Ready")]
+    for pod in [*snapshot.job_pods[:1], *starting]:
         name = pod["metadata"]["name"]
         for row in container_states(pod):
             if row["name"] in (CHECK, FILL, SERVER) and (row.get("state") or {}).get("running"):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from .diagnosis import Diagnosis
 from .nodes import nearest
 from .quantities import used
-from .snapshot import Object, Snapshot, condition, title
+from .snapshot import Object, Snapshot, condition, is_ending, title
 
 _SCALING = ("TriggeredScaleUp", "Nominated")
 """Events of the cluster autoscaler and of Karpenter, which make a node."""
@@ -79,8 +79,7 @@ def _refused(snapshot: Snapshot, pod: Object, refusal: Object) -> Iterator[Diagn
 
 def _ending(snapshot: Snapshot) -> Object | None:
     """An old pod that is ending."""
-    ending = (p for p in snapshot.old_pods if "deletionTimestamp" in p["metadata"])
-    return next(ending, None)
+    return next(filter(is_ending, snapshot.old_pods), None)
 
 
 def _look(snapshot: Snapshot, pod: Object) -> str:

@@ -18,7 +18,7 @@ _REVISION: Final = "deployment.kubernetes.io/revision"
 @dataclass(frozen=True, slots=True)
 class Target:
     """What is deployed: the names of the Deployment and of the Job that fills its claim (None:
-    there is no Job), the bundle's digest (empty where the manifests do not name it) and its name,
+    there is no Job), the bundle's digest (empty where the manifests do not name it) and its path,
     and how a person's kubectl command begins."""
 
     deployment: str
@@ -75,18 +75,26 @@ class Snapshot:
 
     @property
     def new_pods(self) -> list[Object]:
-        """The pods of the present template that are not ending, the newest first."""
+        """The pods of the present template that have not failed and are not ending, the newest
+        first."""
         replica_set = self.replica_set
         pods = (p for p in self.of("Pod") if replica_set and owned(p, replica_set))
-        return self._newest_first(p for p in pods if "deletionTimestamp" not in p["metadata"])
+        return self._newest_first(p for p in pods if not is_ending(p) and not has_failed(p))
 
     @property
     def old_pods(self) -> list[Object]:
-        """The Deployment's other pods."""
+        """The Deployment's other pods that have not failed."""
         new = {pod["metadata"]["uid"] for pod in self.new_pods}
         sets = [r for r in self.of("ReplicaSet") if self.deployment and owned(r, self.deployment)]
         pods = [pod for pod in self.of("Pod") if any(owned(pod, owner) for owner in sets)]
-        return [pod for pod in pods if pod["metadata"]["uid"] not in new]
+        return [p for p in pods if p["metadata"]["uid"] not in new and not has_failed(p)]
+
+    @property
+    def failed_pods(self) -> list[Object]:
+        """The pods of the Job and of the present template that have failed, the newest first."""
+        owners = [owner for owner in (self.job, self.replica_set) if owner]
+        pods = (p for p in self.of("Pod") if any(owned(p, owner) for owner in owners))
+        return self._newest_first(p for p in pods if has_failed(p))
 
     @property
     def watched_pods(self) -> list[Object]:
@@ -134,6 +142,16 @@ def is_observed(item: Object) -> bool:
     """Whether the object's controller has seen its present specification."""
     seen = item.get("status", {}).get("observedGeneration", 0)
     return bool(seen >= item["metadata"].get("generation", 0))
+
+
+def is_ending(pod: Object) -> bool:
+    """Whether the pod was asked to end."""
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def has_failed(pod: Object) -> bool:
+    """Whether the pod has failed for good: its controller makes another one."""
+    return bool(pod.get("status", {}).get("phase") == "Failed")
 
 
 def condition(item: Object, kind: str) -> Object:

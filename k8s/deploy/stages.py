@@ -17,6 +17,9 @@ FILL: Final = "fill"
 PROGRESS: Final = "nemo-deploy progress "
 """How a line of a log begins that reports progress; a JSON object follows."""
 
+WAITING: Final = "waiting"
+"""The step of a container that waits for a bundle."""
+
 FILLING: Final = {
     "fill-scheduled": "Node for the Job",
     "fill-pulling": "Job's image",
@@ -73,8 +76,7 @@ def filling(snapshot: Snapshot) -> Position:
     pod = snapshot.job_pods[0]
     if not is_true(pod, "PodScheduled"):
         return Position("fill-scheduled", "waits for a node")
-    running = _running(pod)
-    if FILL not in running:
+    if FILL not in _running(pod) and not _failed_before(pod, FILL):
         return Position("fill-pulling", _on(pod))
     return Position("filling", _on(pod), progress_in(snapshot.log(pod, FILL)))
 
