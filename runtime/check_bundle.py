@@ -1,13 +1,13 @@
-"""Block a pod until its claim holds a complete and undamaged bundle.
+"""Let a pod go on only with the bundle that it is meant for, complete and undamaged.
 
-    check_bundle.py wait CLAIM      wait until CLAIM/bundle is valid; print how to copy it there
-    check_bundle.py install CLAIM   check CLAIM/.incoming and rename it to CLAIM/bundle
-    check_bundle.py verify BUNDLE   check once; exit status 1 and the invalid files
+    check_bundle.py wait CLAIM --digest D   wait until CLAIM/D is there, then check it
+    check_bundle.py verify BUNDLE           check once
 
-The files of the served folders are compared with `bundle.json`:
-{"files": {path: {"sha256": hex, "bytes": count}}}. This protects against damage and incomplete
-copies, not against someone who can write both a file and its digest. The script runs by itself in
-the serving image, with Python 3.8 or later and the standard library only.
+Exit status 1 where the bundle must not be served; the last line says why. The files of the served
+folders are compared with `bundle.json`: {"files": {path: {"sha256": hex, "bytes": count}}}. This
+protects against damage, incomplete copies and confusion, not against someone who can write both a
+file and its digest. The script runs by itself in the serving image, with Python 3.8 or later and
+the standard library only.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 SERVED = ("checkpoint", "engine", "model_repository")
-REPORT_EVERY_S = 30
+USED = ".used"
+"""Folder of the claim with an empty file for each bundle, whose time is that of the last use."""
+
+REPORT_EVERY_S = 5.0
 CHUNK = 1 << 22
 
 
@@ -35,17 +38,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("verb", choices=["wait", "install", "verify"])
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--poll", type=float, default=5, help="seconds between looks (wait)")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb in ("wait", "verify"):
+        command = verbs.add_parser(verb)
+        command.add_argument("directory", type=Path)
+        command.add_argument("--digest", required=verb == "wait", help="digest of the bundle")
+        command.add_argument(
+            "--kind", choices=list(DIGESTS), default="files", help="what the digest is of"
+        )
+        for name in ("model", "gpu", "quant"):
+            command.add_argument(f"--{name}", help="what the bundle is made for")
+        command.add_argument("--poll", type=float, default=2, help="seconds between looks")
     given = parser.parse_args()
     # Process 1 of a container has no default handler: without this one it would outlive SIGTERM.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if given.verb == "wait":
-        return wait(given.directory, given.poll)
-    if given.verb == "install":
-        return install(given.directory)
-    return report(given.directory, problems(given.directory))
+    # Threads that read large files are not waited for.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+    expected = Identity(given.digest, given.kind, given.model, given.gpu, given.quant)
+    with ProgressLines() as progress:
+        if given.verb == "wait":
+            return wait(given.directory, expected, progress, given.poll)
+        return verify(given.directory, expected, progress)
 
 
 def say(text: str) -> None:
@@ -53,81 +65,159 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def report(bundle: Path, found: list[str]) -> int:
-    """Print the problems; returns the exit status."""
-    for problem in found:
-        say(problem)
-    say(f"{bundle}: {'NOT usable' if found else 'complete, all digests match'}")
-    return 1 if found else 0
+class ProgressLines:
+    """Prints how far a long work is, a line of JSON at the start of each step and every 5 seconds.
+
+    A context manager, in whose block `step` may be called.
+    """
+
+    def __init__(self, every_s: float = REPORT_EVERY_S, write: Callable[[str], None] = say) -> None:
+        self._every_s, self._write = every_s, write
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, daemon=True)
+        self._step: dict[str, Any] | None = None
+        self._first = self._began = 0.0
+
+    def __enter__(self) -> ProgressLines:
+        self._ticker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._ticker.join()
+
+    def step(self, name: str, total: int = 0, unit: str = "") -> Callable[..., None]:
+        """Begin a step of `total` units (0: unknown); gives a function that takes how many are
+        done, and may be called from any thread."""
+        current = {"step": name, "done": None, "total": total or None, "unit": unit or None}
+        with self._lock:
+            self._step = current
+            self._began = time.monotonic()
+        self._report()
+
+        def advance(done: int, _note: str = "") -> None:
+            with self._lock:
+                if self._step is current:
+                    if current["done"] is None:  # what a run before this one had done is not ours
+                        self._first = done
+                    current["done"] = done
+
+        return advance
+
+    def _tick(self) -> None:
+        while not self._ended.wait(self._every_s):
+            self._report()
+
+    def _report(self) -> None:
+        with self._lock:
+            if self._step is None:
+                return
+            row = {**self._step, "per_second": None, "seconds_left": None}
+            seconds = time.monotonic() - self._began
+            if row["done"] is not None and row["done"] > self._first and seconds > 0:
+                rate = (row["done"] - self._first) / seconds
+                row["per_second"] = round(rate, 1)
+                if row["total"]:
+                    row["seconds_left"] = round((row["total"] - row["done"]) / rate)
+            self._write(f"nemo-deploy progress {json.dumps(row)}")
 
 
-def wait(claim: Path, poll_s: float) -> int:
-    """Return 0 once the claim holds a valid bundle. An unchanged bundle is not read again."""
-    bundle = claim / "bundle"
-    checked: object = None
-    next_report = 0.0
-    while True:
-        state = snapshot(bundle)
-        if state != checked:
-            found = problems(bundle)
-            if not found:
-                return report(bundle, found)
-            checked, next_report = state, 0.0
-        if time.monotonic() >= next_report:
-            report(bundle, found)
-            say(instructions(claim))
-            next_report = time.monotonic() + REPORT_EVERY_S
-        time.sleep(poll_s)
+class Identity(NamedTuple):
+    """Which bundle it is; None for what is not known or may be anything. `kind` is in `DIGESTS`."""
+
+    digest: str | None
+    kind: str
+    model: str | None = None
+    gpu: str | None = None
+    quant: str | None = None
+
+    def __str__(self) -> str:
+        made_for = f"{self.model or 'any model'} for {self.gpu or 'any GPU'}"
+        return f"{made_for} in {self.quant or 'any format'}, {self.kind} digest {self.digest}"
 
 
-def instructions(claim: Path) -> str:
-    """The two commands that copy a bundle to this pod's claim."""
-    name = os.environ.get("BUNDLE_NAME", "BUNDLE")
-    pod = os.environ.get("POD_NAME", "POD")
-    scope = f"--namespace {os.environ.get('POD_NAMESPACE', 'default')} --container check-bundle"
-    lines = [
-        "Waiting for a bundle. On the machine that built it, run:",
-        f"    kubectl cp {scope} dist/{name} {pod}:{claim}/.incoming",
-        f"    kubectl exec {scope} {pod} -- python3 {Path(__file__).resolve()} install {claim}",
-    ]
-    if not os.access(claim, os.W_OK):
-        lines.append(
-            f"User {os.getuid()} cannot write to {claim}: use a storage class that supports "
-            "fsGroup, or make the volume's root writable for that user."
-        )
+def identity(record: Any, kind: str) -> Identity:
+    """Which bundle has this record. Raises ValueError where it has no digest of this kind."""
+    asked = record.get("asked") if isinstance(record, dict) else None
+    asked = asked if isinstance(asked, dict) else {}
+    digest = DIGESTS[kind](record)
+    return Identity(digest, kind, record.get("model_name"), asked.get("gpu"), asked.get("quant"))
+
+
+def wait(claim: Path, expected: Identity, progress: ProgressLines, poll_s: float) -> int:
+    """Wait until the claim holds the expected bundle, and check it; returns the exit status."""
+    bundle = claim / str(expected.digest)
+    if not (bundle / "bundle.json").exists():
+        say(waiting(claim, expected))
+        progress.step("waiting")
+        while not (bundle / "bundle.json").exists():
+            time.sleep(poll_s)
+    status = verify(bundle, expected, progress)
+    if not status:
+        mark_used(claim, str(expected.digest))
+    return status
+
+
+def waiting(claim: Path, expected: Identity) -> str:
+    """What is waited for, and what the claim holds instead."""
+    filled = (
+        f"The Job whose name ends with -fill-{str(expected.digest)[:10]} makes it here; its log: "
+        "kubectl logs --follow --selector app.kubernetes.io/name=nemo-deploy-fill"
+        if expected.kind == "inputs"
+        else "On the machine that built it, run: nemo-deploy push BUNDLE"
+    )
+    lines = [f"{claim} does not hold the bundle yet: {expected}", filled]
+    for bundle in bundles(claim):
+        try:
+            lines.append(f"{claim} holds {identity(read_record(bundle), expected.kind)}")
+        except (OSError, ValueError) as error:
+            lines.append(f"{bundle}/bundle.json: {error}")
     return "\n".join(lines)
 
 
-def install(claim: Path) -> int:
-    """Check the copied bundle, and rename it to where the pod expects it."""
-    incoming, bundle, replaced = claim / ".incoming", claim / "bundle", claim / ".replaced"
-    # `kubectl cp` puts a directory into an existing one: the second try after a broken copy.
-    nested = [path.parent for path in incoming.glob("*/bundle.json")]
-    source = nested[0] if len(nested) == 1 else incoming
-    found = problems(source)
-    if report(source, found):
-        say(f"Copy again. To start over, first run in this container: rm -rf {incoming}")
-        return 1
-    shutil.rmtree(replaced, ignore_errors=True)
-    if bundle.exists():
-        bundle.rename(replaced)
-    source.rename(bundle)
-    for left in (replaced, incoming):
-        shutil.rmtree(left, ignore_errors=True)
-    say(f"{bundle}: in place")
-    return 0
+def bundles(claim: Path) -> list[Path]:
+    """The folders of the claim that hold a bundle."""
+    return sorted(record.parent for record in claim.glob("[0-9a-f]*/bundle.json"))
 
 
-def snapshot(bundle: Path) -> list[tuple[str, int, int, int]]:
-    """A value that changes when a file of the bundle changes; reads no content."""
-    state = []
-    for path in [bundle / "bundle.json", *present(bundle)]:
-        try:
-            status = path.lstat()
-        except OSError:
-            continue
-        state.append((str(path), status.st_ino, status.st_size, status.st_mtime_ns))
-    return state
+def mark_used(claim: Path, digest: str) -> None:
+    """Note that the bundle is used now: those that were not used for longest are deleted first."""
+    try:
+        (claim / USED).mkdir(exist_ok=True)
+        (claim / USED / digest).touch()
+    except OSError as error:
+        say(f"{claim}: the time of use could not be noted: {error.strerror}")
+
+
+def verify(bundle: Path, expected: Identity, progress: ProgressLines) -> int:
+    """Check the bundle and print what is wrong, the reason last; returns the exit status."""
+    other = confusion(bundle, expected)
+    wrong = [other] if other else list(problems(bundle, progress).values())
+    for problem in wrong[1:]:
+        say(problem)
+    more = f" (and {len(wrong) - 1} more, above)" if len(wrong) > 1 else ""
+    say(f"NOT usable: {wrong[0]}{more}" if wrong else f"{bundle}: complete, all digests match")
+    return 1 if wrong else 0
+
+
+def confusion(bundle: Path, expected: Identity) -> str | None:
+    """How the bundle is another one than the expected, in a line; None where it is not, or where
+    its record cannot be read."""
+    if expected.digest is None:
+        return None
+    try:
+        actual = identity(read_record(bundle), expected.kind)
+    except (OSError, ValueError):
+        return None  # which `problems` says
+    differs = [
+        name
+        for name in ("model", "gpu", "quant", "digest")
+        if getattr(expected, name) not in (None, getattr(actual, name))
+    ]
+    if not differs:
+        return None
+    return f"{bundle}: another {' and '.join(differs)}: it is {actual}; expected is {expected}"
 
 
 def present(bundle: Path) -> Iterator[Path]:
@@ -138,22 +228,47 @@ def present(bundle: Path) -> Iterator[Path]:
                 yield path
 
 
-def problems(bundle: Path) -> list[str]:
-    """The bundle's problems, one line for each file; empty if it is valid."""
+def problems(bundle: Path, progress: ProgressLines) -> dict[str, str]:
+    """What is wrong with the bundle, a line for each file by its path; empty if it is valid."""
     try:
-        listed = served_files(json.loads((bundle / "bundle.json").read_text(encoding="utf-8")))
+        record = read_record(bundle)
+        listed = served_files(record)
     except FileNotFoundError:
-        return [f"{bundle}: no bundle (there is no bundle.json)"]
+        return {"bundle.json": f"{bundle}: no bundle (there is no bundle.json)"}
     except (OSError, ValueError) as error:
-        return [f"{bundle}/bundle.json: {error}"]
+        return {"bundle.json": f"{bundle}/bundle.json: {error}"}
+    if record.get("complete") is False:
+        return {"bundle.json": f"{bundle}: incomplete, its build did not end"}
     actual = {path.relative_to(bundle).as_posix() for path in present(bundle)}
-    found = [f"{bundle}/{name}: missing" for name in sorted(set(listed) - actual)]
-    found += [f"{bundle}/{name}: not in bundle.json" for name in sorted(actual - set(listed))]
-    if found:
-        return found
+    missing, extra = sorted(set(listed) - actual), sorted(actual - set(listed))
+    return {
+        **{name: f"{bundle}/{name}: missing" for name in missing},
+        **{name: f"{bundle}/{name}: not in bundle.json" for name in extra},
+        **_damages(bundle, {name: listed[name] for name in listed if name in actual}, progress),
+    }
+
+
+def _damages(
+    bundle: Path, listed: dict[str, dict[str, Any]], progress: ProgressLines
+) -> dict[str, str]:
+    advance = progress.step("verifying", sum(entry["bytes"] for entry in listed.values()), "bytes")
+    lock, done = threading.Lock(), 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        with lock:
+            done += size
+            advance(done)
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = pool.map(lambda item: file_problem(bundle, *item), sorted(listed.items()))
-        return [problem for problem in results if problem]
+        names = sorted(listed)
+        checks = pool.map(lambda name: file_problem(bundle, name, listed[name], count), names)
+        return {name: problem for name, problem in zip(names, checks) if problem}  # noqa: B905
+
+
+def read_record(bundle: Path) -> Any:
+    """What `bundle.json` says. Raises OSError and ValueError."""
+    return json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
 
 
 def served_files(record: Any) -> dict[str, dict[str, Any]]:
@@ -165,7 +280,10 @@ def served_files(record: Any) -> dict[str, dict[str, Any]]:
     for name, entry in listed.items():
         if ".." in name.split("/"):
             raise ValueError(f"`files` names a path outside the bundle: {name!r}")
-        if not isinstance(entry, dict) or not {"sha256", "bytes"} <= entry.keys():
+        typed = {"sha256": str, "bytes": int}
+        if not isinstance(entry, dict) or any(
+            not isinstance(entry.get(key), kind) for key, kind in typed.items()
+        ):
             raise ValueError(f"`files` has no sha256 and bytes for {name!r}")
     empty = [folder for folder in SERVED if not any(n.startswith(folder + "/") for n in listed)]
     if empty:
@@ -197,13 +315,19 @@ def inputs_digest(record: Any) -> str:
     return _digest(rows)
 
 
+DIGESTS: dict[str, Callable[[Any], str]] = {"files": files_digest, "inputs": inputs_digest}
+
+
 def _digest(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def file_problem(bundle: Path, name: str, entry: dict[str, Any]) -> str | None:
-    """The problem of one file, or None. Size and digest are read from the same open file."""
+def file_problem(
+    bundle: Path, name: str, entry: dict[str, Any], count: Callable[[int], None]
+) -> str | None:
+    """The problem of one file, or None. Size and digest are read from the same open file; `count`
+    takes the number of bytes read since its last call."""
     path = bundle / name
     if path.resolve() != bundle.resolve() / name:
         return f"{path}: is a symbolic link; bundles contain none"
@@ -217,6 +341,7 @@ def file_problem(bundle: Path, name: str, entry: dict[str, Any]) -> str | None:
             digest = hashlib.sha256()
             for chunk in iter(lambda: file.read(CHUNK), b""):
                 digest.update(chunk)
+                count(len(chunk))
     except OSError as error:
         return f"{path}: {error.strerror}"
     if digest.hexdigest() != entry["sha256"]:
