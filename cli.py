@@ -18,6 +18,7 @@ from .commands.demo import demo
 from .commands.deploy import deploy
 from .commands.doctor import doctor
 from .commands.failures import PROGRAM, exit_code, raise_on_sigterm
+from .commands.fill import fill
 from .commands.inspect import inspect
 from .commands.loadtest import loadtest
 from .commands.plan import plan
@@ -33,6 +34,7 @@ COMMANDS: Final[dict[Callable[..., None], str]] = {
     plan: "plan --gpu h100 --quant int4",
     quantize: "quantize --quant int4 --out ./nano-int4",
     build: "build --gpu h100 --quant int4",
+    fill: "fill /claim --digest DIGEST -- --checkpoint tiny --gpu h100 --quant int4",
     verify: "verify dist/nemotron-3-nano-30b-a3b-h100-int4",
     deploy: "deploy dist/nemotron-3-nano-30b-a3b-h100-int4 --dry-run",
     warmup: "warmup dist/nemotron-3-nano-30b-a3b-h100-int4",

@@ -158,8 +158,16 @@ def kept_bytes(target: Path) -> int:
     return tree_bytes(partial) if partial.is_dir() else 0
 
 
+class NoSpaceError(BadInputError):
+    """A file system has `free` bytes where `needed` are needed."""
+
+    def __init__(self, message: str, needed: int, free: int) -> None:
+        super().__init__(message)
+        self.needed, self.free = needed, free
+
+
 def require_space(needs: Mapping[Path, int], otherwise: str = "") -> None:
-    """Raise `BadInputError` where a file system has too few bytes free for all that goes to it.
+    """Raise `NoSpaceError` where a file system has too few bytes free for all that goes to it.
 
     `needs` gives the bytes for each path, which need not exist; `otherwise` what else would help.
     """
@@ -169,9 +177,11 @@ def require_space(needs: Mapping[Path, int], otherwise: str = "") -> None:
     for paths in by_device.values():
         needed, free = sum(needs[path] for path in paths), free_bytes(paths[0])
         if free < needed:
-            raise BadInputError(
+            raise NoSpaceError(
                 f"{' and '.join(map(str, paths))}: {size_text(needed, 1)} are needed here and "
-                f"{size_text(free, 1)} are free; free some space, choose another --out{otherwise}"
+                f"{size_text(free, 1)} are free; free some space, choose another --out{otherwise}",
+                needed,
+                free,
             )
 
 

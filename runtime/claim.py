@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,15 +26,21 @@ _DELETED = ".deleted"
 
 
 @contextmanager
-def working_folder(claim: Path, kind: str, digest: str) -> Iterator[Path]:
-    """CLAIM/KIND/DIGEST, locked for one writer; waits as long as another has it. Raises OSError
-    where it cannot be made."""
+def working_folder(
+    claim: Path, kind: str, digest: str, on_wait: Callable[[], object]
+) -> Iterator[Path]:
+    """CLAIM/KIND/DIGEST, locked for one writer. As long as another has it, this waits, and calls
+    `on_wait` before. Raises OSError where the folder cannot be made."""
     folder = claim / kind / digest
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             # The one before us may have ended well, and deleted the folder that we locked.
             if folder.is_dir() and folder.stat().st_ino == os.fstat(descriptor).st_ino:
                 yield folder
