@@ -19,7 +19,7 @@ from ..core.progress import Silent
 from ..core.result import MADE_BY, Result
 from ..core.sizes import size_text
 from ..runtime import claim as claims
-from ..runtime.check_bundle import Identity, ProgressLines, confusion, problems
+from ..runtime.check_bundle import Identity, ProgressLines, bundles, confusion, mark_used, problems
 from .build import make
 from .build_stages import Job, stages
 
@@ -78,7 +78,7 @@ def fill(
         _require_writable(claim)
         expected = Identity(digest, "inputs")
         if _is_there(claim / digest, expected, progress):
-            claims.mark_used(claim, digest)
+            mark_used(claim, digest)
             return FillResult(claim / digest, digest, made=False)
         _keep_downloads_on(claim)
         job = prepare(claim / claims.BUILDING / digest / "bundle")
@@ -195,7 +195,7 @@ def _explanation(claim: Path, error: OSError) -> str | None:
 
 def _full(claim: Path, why: str) -> str:
     free = size_text(shutil.disk_usage(claim).free, 1)
-    held = ", ".join(bundle.name[:10] for bundle in claims.bundles(claim)) or "none"
+    held = ", ".join(bundle.name[:10] for bundle in bundles(claim)) or "none"
     return (
         f"{claim}: the volume is too small: {why}, {free} are free, and the bundles on it are: "
         f"{held}. Enlarge the claim, or keep fewer bundles (--keep)"

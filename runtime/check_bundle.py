@@ -61,8 +61,10 @@ def main() -> int:
 
 
 def say(text: str) -> None:
-    """Print and flush: the log is read while the process waits."""
-    print(text, flush=True)
+    """Print one line and flush: the log is read while the process waits. In one piece, because
+    threads print, too."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 class ProgressLines:

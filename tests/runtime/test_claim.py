@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nemotron_deploy.runtime import check_bundle
 from nemotron_deploy.runtime import claim as claims
 
 DEADLINE_S = 30
@@ -31,7 +32,7 @@ def hold(claim: Path, number: int, used: int | None = None) -> Path:
 
 
 def held(claim: Path) -> list[int]:
-    return [int(bundle.name, 16) for bundle in claims.bundles(claim)]
+    return [int(bundle.name, 16) for bundle in check_bundle.bundles(claim)]
 
 
 def test_the_bundles_used_last_stay(tmp_path: Path) -> None:
