@@ -19,6 +19,7 @@ from .commands.deploy import deploy
 from .commands.doctor import doctor
 from .commands.failures import PROGRAM, exit_code, raise_on_sigterm
 from .commands.fill import fill
+from .commands.image import image
 from .commands.inspect import inspect
 from .commands.loadtest import loadtest
 from .commands.plan import plan
@@ -35,6 +36,7 @@ COMMANDS: Final[dict[Callable[..., None], str]] = {
     quantize: "quantize --quant int4 --out ./nano-int4",
     build: "build --gpu h100 --quant int4",
     fill: "fill /claim --digest DIGEST -- --checkpoint tiny --gpu h100 --quant int4",
+    image: "image dist/nemotron-3-nano-30b-a3b-h100-int4 --push",
     verify: "verify dist/nemotron-3-nano-30b-a3b-h100-int4",
     deploy: "deploy dist/nemotron-3-nano-30b-a3b-h100-int4 --dry-run",
     warmup: "warmup dist/nemotron-3-nano-30b-a3b-h100-int4",

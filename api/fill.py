@@ -15,13 +15,12 @@ from typing import ClassVar, Final
 from ..core.bundle import inputs_digest
 from ..core.errors import BadInputError, CheckFailedError, RefusedError, UsageError
 from ..core.files import NoSpaceError
-from ..core.progress import Silent
 from ..core.result import MADE_BY, Result
 from ..core.sizes import size_text
 from ..runtime import claim as claims
 from ..runtime.check_bundle import Identity, ProgressLines, bundles, confusion, mark_used, problems
 from .build import make
-from .build_stages import Job, stages
+from .build_stages import Job, served_from
 
 DOWNLOADS: Final = ".downloads"
 """Folder of the claim where checkpoints are downloaded to, until a bundle is made of them."""
@@ -107,7 +106,7 @@ def _is_there(bundle: Path, expected: Identity, progress: ProgressLines) -> bool
 
 def _require_same(job: Job, digest: str, made_by: str | None) -> None:
     """Raise `RefusedError` where the build makes another bundle than the manifests name."""
-    actual = inputs_digest({stage.name: stage.made_from for stage in stages(job, Silent())})
+    actual = inputs_digest(served_from(job))
     if actual != digest:
         raise RefusedError(
             f"fill --digest {digest} (rule: same-bundle): with these options {MADE_BY} makes the "

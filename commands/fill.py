@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -67,15 +67,31 @@ def _say(line: str) -> None:
 
 
 def _parsed(words: Sequence[str]) -> dict[str, Any]:
-    """The options of `build`, checked as there. Raises `UsageError` for one that has no meaning
-    here, and as Typer does."""
+    """The options of `build`, checked as there. Raises `UsageError` for one that does not change
+    what is served, and as Typer does."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(build)
-    options = typer.main.get_command(app).make_context("nemo-deploy build", list(words)).params
-    for name in ("out", "dry_run", "as_json"):
-        if options.pop(name):
-            raise UsageError(f"--{name.removeprefix('as_').replace('_', '-')} has no meaning here")
-    return options
+    context = typer.main.get_command(app).make_context("nemo-deploy build", list(words))
+    for name in context.params.keys() - {*_SOURCE, *_WORKLOAD, *_OPTIONS}:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = name.removeprefix("as_").replace("_", "-")
+            raise UsageError(f"--{option} behind -- has no meaning for fill")
+    return context.params
+
+
+_SOURCE: Final = ("checkpoint", "gpu", "quant", "engine")
+_WORKLOAD: Final = ("gpus", "context", "concurrency", "max_num_tokens", "mamba_state", "kv_cache")
+_OPTIONS: Final = (
+    "group_size",
+    "recipe",
+    "calibration",
+    "smooth",
+    "device",
+    "heldout",
+    "low_disk",
+    "require_golden",
+)
 
 
 def _job(options: dict[str, Any], out: Path) -> Job:
@@ -85,22 +101,8 @@ def _job(options: dict[str, Any], out: Path) -> Job:
         options["checkpoint"],
         options["gpu"],
         options["quant"],
-        Workload(
-            context=options["context"],
-            concurrency=options["concurrency"],
-            gpus=options["gpus"],
-            max_num_tokens=options["max_num_tokens"],
-            mamba_state=options["mamba_state"],
-            kv_cache=options["kv_cache"],
-        ),
+        Workload(**{name: options[name] for name in _WORKLOAD}),
         out,
-        group_size=options["group_size"],
-        recipe=options["recipe"],
-        calibration=options["calibration"],
-        smooth=options["smooth"],
-        device=options["device"],
-        heldout=options["heldout"],
-        low_disk=options["low_disk"],
         engine_name=options["engine"],
-        require_golden=options["require_golden"],
+        **{name: options[name] for name in _OPTIONS},
     )

@@ -133,8 +133,9 @@ def test_a_claim_that_is_not_mounted_is_named(tmp_path: Path) -> None:
     [
         (["--gpu", "h101"], 2, "h101"),
         (["--gpus", "h100"], 2, "h100"),
-        (["--gpu", "h100", "--out", "x"], 2, "--out has no meaning here"),
-        (["--gpu", "h100", "--json"], 2, "--json has no meaning here"),
+        (["--gpu", "h100", "--out", "x"], 2, "--out behind -- has no meaning"),
+        (["--gpu", "h100", "--platform", "gke"], 2, "--platform behind -- has no meaning"),
+        (["--gpu", "h100", "--json"], 2, "--json behind -- has no meaning"),
         (["--gpu", "h100", "--checkpoint", "nobody/no-model"], 4, "nobody/no-model"),
     ],
 )
