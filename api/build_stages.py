@@ -217,10 +217,11 @@ def _manifests_from(
 ) -> MadeFrom:
     """The manifests name the bundle: with the ways `claim` and `image` by the files it has."""
     names = {name: str(made_from) for name, made_from in served.items()}
+    whole = bundle is not None and served.keys() <= bundle.record.stages.keys()
     if job.cluster.weights == "job":
         named_by: object = job.command
     else:
-        named_by = bundle.files_digest if bundle else None
+        named_by = bundle.files_digest if bundle and whole else None
     return _generated("k8s", [asdict(deployment), asdict(job.cluster), names, named_by])
 
 

@@ -26,6 +26,7 @@ from nemotron_deploy.core import source_digest
 from nemotron_deploy.core.bundle import Bundle
 from nemotron_deploy.core.errors import BadInputError, RefusedError
 from nemotron_deploy.core.files import sha256
+from nemotron_deploy.k8s.options import ClusterOptions
 from nemotron_deploy.model.spec import Workload
 from nemotron_deploy.quantize.encoding import ENCODING
 from nemotron_deploy.sources.checkpoint_source import resolve, slug
@@ -73,6 +74,21 @@ def test_a_bundle_says_what_quantization_cost(bundle: Path) -> None:
     report = json.loads((bundle / "report/quality.json").read_text())
     assert report["formats"][0]["fidelity"]["kl"] > 0
     assert {"report/quality.json", "report/quality.html"} <= set(Bundle.open(bundle).files)
+
+
+def test_an_interrupted_build_of_a_bundle_to_be_copied_is_resumed(bf16: Path) -> None:
+    """Its manifests name files, which are not all there yet."""
+    record = json.loads((bf16 / "bundle.json").read_text())
+    for stage in ("engine", "model_repository", "k8s"):
+        shutil.rmtree(bf16 / stage)
+        del record["stages"][stage]
+    record["files"] = {
+        name: row for name, row in record["files"].items() if name.startswith("checkpoint/")
+    }
+    (bf16 / "bundle.json").write_text(json.dumps({**record, "complete": False}))
+    copied = ClusterOptions(weights="claim")
+    decided = prepare("tiny", "h100", "bf16", Workload(context=4096), bf16, cluster=copied)
+    assert [step.action for step in dry_run(decided).stages] == ["keep", "make", "make", "make"]
 
 
 IN_A_COPY = """
