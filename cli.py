@@ -23,6 +23,7 @@ from .commands.image import image
 from .commands.inspect import inspect
 from .commands.loadtest import loadtest
 from .commands.plan import plan
+from .commands.push import push
 from .commands.quantize import quantize
 from .commands.serve import serve
 from .commands.streams import prepare_streams
@@ -37,6 +38,7 @@ COMMANDS: Final[dict[Callable[..., None], str]] = {
     build: "build --gpu h100 --quant int4",
     fill: "fill /claim --digest DIGEST -- --checkpoint tiny --gpu h100 --quant int4",
     image: "image dist/nemotron-3-nano-30b-a3b-h100-int4 --push",
+    push: "push dist/nemotron-3-nano-30b-a3b-h100-int4",
     verify: "verify dist/nemotron-3-nano-30b-a3b-h100-int4",
     deploy: "deploy dist/nemotron-3-nano-30b-a3b-h100-int4 --dry-run",
     warmup: "warmup dist/nemotron-3-nano-30b-a3b-h100-int4",

@@ -32,6 +32,9 @@ _TITLES: Final = {
     "golden": "Golden outputs",
     "model_repository": "Triton model repository",
     "k8s": "Kubernetes manifests",
+    "pod": "Pod that takes the bundle over",
+    "push": "Copying the bundle",
+    "verifying": "Checking it on the claim",
     "digests": "Checking digests",
 }
 

@@ -6,13 +6,13 @@ from rich.console import Console
 
 from ..api.fill import FillResult
 from ..api.image import ImageResult
+from ..api.push import PushResult
 from .parts import amount
 
 
 def filled(console: Console, result: FillResult) -> None:
     """Print what was made on the claim, and what was deleted."""
-    for digest in result.deleted:
-        console.print(f"deleted the older bundle {digest}", markup=False, soft_wrap=True)
+    _deleted(console, result.deleted)
     state = "made" if result.made else "was there already, undamaged"
     console.print(f"{result.bundle}: {state}", markup=False, soft_wrap=True)
 
@@ -33,3 +33,19 @@ def packed(console: Console, result: ImageResult) -> None:
             markup=False,
             soft_wrap=True,
         )
+
+
+def pushed(console: Console, result: PushResult) -> None:
+    """Print what was copied to the claim, and what was deleted there."""
+    _deleted(console, result.deleted)
+    sent = f"{amount(result.sent_bytes)} sent" if result.sent_bytes else "was there already"
+    console.print(
+        f"claim {result.claim} in {result.namespace}: bundle {result.digest}, {sent}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _deleted(console: Console, digests: tuple[str, ...]) -> None:
+    for digest in digests:
+        console.print(f"deleted the older bundle {digest}", markup=False, soft_wrap=True)

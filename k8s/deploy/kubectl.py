@@ -109,12 +109,24 @@ class Kubectl:
 
         Raises one of `core.errors` for an exit code that is not `good`.
         """
-        context = [f"--context={self.context}"] if self.context else []
-        scope = [*context, f"--namespace={self.namespace}", f"--request-timeout={REQUEST_S}s"]
-        answer = _run([self._binary, *scope, *arguments], stdin, finish)
+        limit = f"--request-timeout={REQUEST_S}s"
+        answer = _run([self._binary, *self._scope, limit, *arguments], stdin, finish)
         if answer.code not in good:
             raise error_of(answer.err or answer.out, self.typed(*arguments))
         return answer
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a call that goes on, with pipes for its three streams."""
+        pipe = subprocess.PIPE
+        command = [self._binary, *self._scope, *arguments]
+        return subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+        )
+
+    @property
+    def _scope(self) -> list[str]:
+        context = [f"--context={self.context}"] if self.context else []
+        return [*context, f"--namespace={self.namespace}"]
 
     def items(self, *arguments: str) -> list[dict[str, Any]]:
         """The objects that a call prints as JSON: those of a list, or one."""

@@ -86,6 +86,9 @@ def copy(
                     f"the connection to the pod broke {TRIES} times in a row ({dropped}). What "
                     "arrived is kept; run the same command again"
                 ) from None
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note("What arrived is kept on the claim.")
+            raise
         pause(min(2.0**failures, 30))
 
 

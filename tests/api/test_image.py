@@ -28,8 +28,6 @@ done
 exit {code}
 """
 
-Tool = Callable[..., list[str]]
-
 
 def make_bundle(path: Path, **cluster: str) -> Bundle:
     asked = {"gpu": "h100", "quant": "int4", "cluster": cluster}
@@ -133,7 +131,7 @@ def test_buildah_makes_small_layers_that_are_the_same_everywhere(
     if buildah is None:
         pytest.skip("there is no buildah here")
     stand_in("podman")
-    layers = []
+    layers: list[list[str]] = []
     for name in ("one", "two"):
         bundle = make_bundle(tmp_path / name, weights="image")
         image(bundle.path)
