@@ -43,9 +43,10 @@ def test_a_job_builds_what_the_cluster_can_get(local: str) -> None:
 def test_a_job_cannot_have_local_files(tmp_path: Path, option: str) -> None:
     text = tmp_path / "text.jsonl"
     text.write_text('{"text": "Monday"}\n')
-    assert planned(**{option: text}).cluster.weights == "claim"
+    given: dict[str, Any] = {option: text}
+    assert planned(**given).cluster.weights == "claim"
     with pytest.raises(UsageError, match=f"--{option} names the local file .*text.jsonl"):
-        planned(weights="job", **{option: text})
+        planned(weights="job", **given)
 
 
 def test_a_job_cannot_have_a_local_checkpoint_or_recipe(local: str, tmp_path: Path) -> None:
