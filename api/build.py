@@ -205,6 +205,7 @@ def make(job: Job, progress: Progress | None = None) -> BuildResult:
         engine=job.plan.engine.name,
         engines=job.offers,
         engine_hint=job.hint,
+        weights=job.cluster.weights or "job",
         backend=job.plan.engine.backend,
         needs=tuple(job.plan.engine.needs),
         reasons=tuple(job.plan.reasons),

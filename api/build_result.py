@@ -34,6 +34,7 @@ class BuildResult(Result):
         engine: The engine that it was built for.
         engines: What all engines offer for this GPU and format.
         engine_hint: One line where another engine needs nothing unproven and this one does.
+        weights: How the weights get to the cluster: `job`, `claim` or `image`.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -56,6 +57,7 @@ class BuildResult(Result):
     engine: str = ""
     engines: tuple[Offer, ...] = ()
     engine_hint: str | None = None
+    weights: str = "job"
 
 
 @dataclass(frozen=True, slots=True)

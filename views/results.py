@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -95,6 +95,13 @@ def dry_run(console: Console, result: DryRunResult) -> None:
     show(console, heading("Would build", str(result.bundle)), table)
 
 
+_BEFORE_DEPLOYING: Final = {
+    "claim": (("copy    ", "nemo-deploy push"),),
+    "image": (("image   ", "nemo-deploy image --push"),),
+}
+"""Commands that bring a bundle to the cluster, by the way of its weights."""
+
+
 def built(console: Console, result: BuildResult) -> None:
     """What a build made, and what to do next."""
     where = str(result.bundle)
@@ -116,10 +123,12 @@ def built(console: Console, result: BuildResult) -> None:
     if result.thin:
         rows.append(("", Text(f"thin: {result.thin}", style="yellow")))
     rows += [("needs", Text(need, style="yellow")) for need in result.needs]
+    before = _BEFORE_DEPLOYING.get(result.weights, ())
     after = Text.assemble(
         ("check   ", "dim"), f"nemo-deploy verify {where}\n",
         ("try     ", "dim"), f"nemo-deploy serve {where}\n",
-        ("deploy  ", "dim"), f"kubectl apply -k {where}/k8s",
+        *[part for word, command in before for part in ((word, "dim"), f"{command} {where}\n")],
+        ("deploy  ", "dim"), f"nemo-deploy deploy {where}",
     )  # fmt: skip
     show(console, heading("Built", where), facts(rows), after)
 

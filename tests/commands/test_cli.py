@@ -159,7 +159,7 @@ def test_quantize_and_build_by_hand(capsys: pytest.CaptureFixture[str], tmp_path
     arguments = ["build", "--checkpoint", "tiny", "--gpu", "h100", "--quant", "int4"]
     code, shown, progress = answer(capsys, *arguments, "--out", str(built))
     assert code == 0
-    assert "kubectl apply -k" in shown
+    assert "nemo-deploy deploy" in shown
     assert "Kubernetes manifests" in progress
     code, shown, _ = answer(capsys, *arguments, "--out", str(built))
     assert "nothing was done" in shown
