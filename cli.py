@@ -14,6 +14,7 @@ import typer
 from . import __version__
 from .commands.build import build
 from .commands.chat import chat
+from .commands.check_manifests import check_manifests
 from .commands.demo import demo
 from .commands.deploy import deploy
 from .commands.doctor import doctor
@@ -40,6 +41,7 @@ COMMANDS: Final[dict[Callable[..., None], str]] = {
     image: "image dist/nemotron-3-nano-30b-a3b-h100-int4 --push",
     push: "push dist/nemotron-3-nano-30b-a3b-h100-int4",
     verify: "verify dist/nemotron-3-nano-30b-a3b-h100-int4",
+    check_manifests: "check-manifests ./deploy",
     deploy: "deploy dist/nemotron-3-nano-30b-a3b-h100-int4 --dry-run",
     warmup: "warmup dist/nemotron-3-nano-30b-a3b-h100-int4",
     serve: "serve dist/nemotron-3-nano-30b-a3b-h100-int4",

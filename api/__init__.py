@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .build import build
+    from .check_manifests import check_manifests
     from .loadtest import loadtest
     from .plan import plan
     from .quantize import quantize
     from .serve import serve
     from .verify import verify
 
-__all__ = ["build", "loadtest", "plan", "quantize", "serve", "verify"]
+__all__ = ["build", "check_manifests", "loadtest", "plan", "quantize", "serve", "verify"]
 
 
 def _function(name: str) -> property:

@@ -11,18 +11,21 @@ from ..core.checks import Check
 from ..core.errors import NemoDeployError
 from ..core.progress import Progress, Silent
 from ..core.result import Result
+from ..k8s.checks.findings import Finding
 from ..model.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult(Result):
-    """Every check of a bundle; `ok` says whether all of them passed."""
+    """Every check of a bundle; `ok` says whether all of them passed. `findings` has what the checks
+    of the manifests found, warnings included."""
 
     SCHEMA: ClassVar[int] = 1
 
     bundle: Path
     ok: bool
     checks: tuple[Check, ...]
+    findings: tuple[Finding, ...] = ()
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -46,13 +49,21 @@ def verify(bundle: str | Path, *, progress: Progress | None = None) -> VerifyRes
         ("engine", check_engine, opened.engine),
         ("golden outputs", _check_golden, opened.engine),
         ("model_repository", triton_repo.check, opened.repository),
-        ("k8s", k8s.check, opened.k8s),
     ):
         try:
             checks += check(where)
         except NemoDeployError as error:
             checks.append(Check(room, False, str(error)))
-    return VerifyResult(opened.path, all(check.ok for check in checks), tuple(checks))
+    findings: tuple[Finding, ...] = ()
+    try:
+        manifests = k8s.check(opened.k8s)
+    except NemoDeployError as error:
+        checks.append(Check("k8s", False, str(error)))
+    else:
+        checks += manifests.checks
+        findings = manifests.findings
+    ok = all(check.ok for check in checks)
+    return VerifyResult(opened.path, ok, tuple(checks), findings)
 
 
 def _check_checkpoint(path: Path) -> list[Check]:

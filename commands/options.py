@@ -74,6 +74,13 @@ CompareOption = Annotated[
 BundleArgument = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="Directory made by nemo-deploy build.")
 ]
+ManifestsArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR",
+        help="Directory of manifests, also of other projects: YAML, Lists, kustomize trees.",
+    ),
+]
 TargetArgument = Annotated[
     str,
     typer.Argument(

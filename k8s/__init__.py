@@ -1,7 +1,8 @@
 """Kubernetes manifests of a bundle: writing them, and checking them.
 
 `emit` writes a kustomize tree whose top is applied with `kubectl apply -k BUNDLE/k8s`; `check` says
-of such a tree whether it parses, validates, renders to what it ships, and keeps the rules below.
+of such a tree whether it parses, validates, renders to what it ships, and keeps the rules of
+`checks`. `check_directory` applies these rules to anybody's manifests.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..core.checks import Check
+    from .checks.bundle_tree import TreeReport
+    from .checks.directory import DirectoryReport
     from .release import Release
 
-__all__ = ["check", "emit"]
+__all__ = ["check", "check_directory", "emit"]
 
 
 def emit(dest: Path, release: Release) -> None:
@@ -27,11 +29,22 @@ def emit(dest: Path, release: Release) -> None:
     write(dest, release)
 
 
-def check(k8s_dir: Path) -> list[Check]:
-    """Check the tree in `k8s_dir`: one result for each file group, variant and rule.
+def check(k8s_dir: Path) -> TreeReport:
+    """Check the tree in `k8s_dir`: one result for each group of files and for each subject of rules,
+    and every finding by itself.
 
     Raises `BadInputError` where there is no tree at all.
     """
-    from .validation import check as run
+    from .checks.bundle_tree import check_tree
 
-    return run(k8s_dir)
+    return check_tree(k8s_dir)
+
+
+def check_directory(directory: Path) -> DirectoryReport:
+    """Check the manifests in a directory, or in one file, whoever wrote them.
+
+    Raises `BadInputError` where there is nothing to check.
+    """
+    from .checks.directory import check_directory as run
+
+    return run(directory)

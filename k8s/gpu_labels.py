@@ -8,7 +8,7 @@ node affinity, so that the same manifest is placed on each of these clusters.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -135,7 +135,7 @@ CLOUDS: Final[Mapping[str, Cloud]] = {
 """What clouds call a GPU, by its product label. Names of Karpenter are those of its own reference,
 those of GKE and AKS are their documentation's."""
 
-OTHER_PRODUCTS: Final = frozenset(
+OTHER_GPUS: Final = frozenset(
     {
         "NVIDIA-A2",
         "NVIDIA-A16",
@@ -166,9 +166,22 @@ OTHER_PRODUCTS: Final = frozenset(
         "Tesla-V100-SXM2-32GB",
         "Tesla-V100-PCIE-16GB",
         "Tesla-V100-PCIE-32GB",
+        "nvidia-b300",
+        "nvidia-gb200",
+        "nvidia-gb300",
+        "nvidia-tesla-k80",
+        "nvidia-tesla-p100",
+        "nvidia-tesla-p4",
+        "nvidia-tesla-t4",
+        "nvidia-tesla-v100",
+        "b300",
+        "rtx-pro-4500",
+        "t4",
+        "t4g",
+        "v100",
     }
 )
-"""Product labels of data-centre GPUs that the catalogue does not have: they are no misspellings."""
+"""What labels say of GPUs that the catalogue does not have: they are no misspellings."""
 
 TOLERATIONS: Final = (
     {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
@@ -218,6 +231,16 @@ def _whole(named_by: str) -> Iterator[Expression]:
     if named_by in (PRODUCT, GKE):
         yield {"key": GKE_SHARING, "operator": "NotIn", "values": ["time-sharing", "mps"]}
         yield {"key": GKE_PARTITION, "operator": "DoesNotExist"}
+
+
+def divided(keys: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Labels that nodes with divided or shared GPUs can have beside those with `keys`."""
+    yield from ((SHARING, "time-slicing"), (SHARING, "mps"))
+    if PRODUCT not in keys:
+        yield PRODUCT, "NVIDIA-H100-80GB-HBM3-MIG-1g.10gb"
+    if PRODUCT in keys or GKE in keys:
+        yield from ((GKE_SHARING, "time-sharing"), (GKE_SHARING, "mps"))
+        yield GKE_PARTITION, "1g.10gb"
 
 
 def _is_in(key: str, *values: str) -> Expression:

@@ -93,7 +93,7 @@ def sizes(deployment: Deployment, source_bytes: int = 0) -> Sizes:
     - start: `WARM_UP_S`, and reading the bundle at `READ_BYTES_PER_S`.
     """
     gpus, bundle = deployment.gpus, whole_gib(deployment.bundle_bytes)
-    shm = 4 * GIB * gpus
+    shm = shared_memory(gpus)
     memory = bundle + 16 * GIB * gpus + shm
     fill = 2 * GIB + whole_gib(deployment.bundle_bytes // 2)
     return Sizes(
@@ -131,7 +131,7 @@ def development_sizes(deployment: Deployment, source_bytes: int = 0) -> Sizes:
         cpu_limit="1500m",
         memory_request=GIB + 8 * bundle,
         memory=memory,
-        shm=256 * MIB,
+        shm=shared_memory(0),
         openai_cpu_request="100m",
         openai_cpu_limit="500m",
         openai_memory=512 * MIB,
@@ -144,6 +144,11 @@ def development_sizes(deployment: Deployment, source_bytes: int = 0) -> Sizes:
         claim=3 * whole_gib(deployment.bundle_bytes) + whole_gib(source_bytes) + GIB,
         startup_s=startup_seconds(deployment.bundle_bytes),
     )
+
+
+def shared_memory(gpus: int) -> int:
+    """Bytes of shared memory for a server on that many GPUs; 0 is one without."""
+    return 4 * GIB * gpus or GIB // 4
 
 
 def startup_seconds(bundle_bytes: int) -> int:

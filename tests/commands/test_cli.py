@@ -16,8 +16,8 @@ from nemotron_deploy.model.catalog import TINY
 
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = (
-    "inspect", "plan", "quantize", "build", "verify", "warmup", "serve", "loadtest",
-    "doctor", "demo",
+    "inspect", "plan", "quantize", "build", "verify", "check-manifests", "warmup", "serve",
+    "loadtest", "doctor", "demo",
 )  # fmt: skip
 
 

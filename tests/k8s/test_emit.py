@@ -81,7 +81,7 @@ def test_the_script_travels_as_it_is(emit: Emit, objects: Objects) -> None:
 
 
 def failed(tree: Path) -> dict[str, str]:
-    return {check.name: check.detail for check in k8s.check(tree) if not check.ok}
+    return {check.name: check.detail for check in k8s.check(tree).checks if not check.ok}
 
 
 ROOMS: list[dict[str, Any]] = [

@@ -136,7 +136,7 @@ def test_a_variant_is_placed_on_its_own_cards() -> None:
 def test_clouds_name_products_of_the_catalogue() -> None:
     labels = {label for gpu in catalog.gpus().values() for label in gpu.product_labels}
     assert gpu_labels.CLOUDS.keys() <= labels
-    assert not gpu_labels.OTHER_PRODUCTS & labels
+    assert not gpu_labels.OTHER_GPUS & labels
 
 
 def test_vocabularies_tell_which_gpus_a_label_can_mean() -> None:
