@@ -33,8 +33,8 @@ class CheckManifestsResult(Result):
 
 
 def check_manifests(directory: str | Path) -> CheckManifestsResult:
-    """Check the manifests in a directory and below it: plain YAML, Lists, and kustomize trees, which
-    `kubectl` renders where it is on the PATH.
+    """Check the manifests in a directory and below it: plain YAML, Lists, and kustomize trees.
+    Where `kubectl` is on the PATH, it renders these.
 
     Raises `BadInputError` where there is nothing to check.
     """

@@ -30,8 +30,7 @@ def emit(dest: Path, release: Release) -> None:
 
 
 def check(k8s_dir: Path) -> TreeReport:
-    """Check the tree in `k8s_dir`: one result for each group of files and for each subject of rules,
-    and every finding by itself.
+    """Check the tree in `k8s_dir`: one result for each subject of rules, and every finding.
 
     Raises `BadInputError` where there is no tree at all.
     """

@@ -29,6 +29,9 @@ from nemotron_deploy.build.engines.registry import ENGINES, ONLY_PLANNED
 from nemotron_deploy.build.engines.registry import planned as engine_named
 from nemotron_deploy.cli import app, run
 from nemotron_deploy.core import errors
+from nemotron_deploy.k8s.checks.findings import Rule as ManifestRule
+from nemotron_deploy.k8s.checks.schemas import KUBERNETES
+from nemotron_deploy.k8s.checks.table import RULES as MANIFEST_RULES
 from nemotron_deploy.k8s.components.monitoring import ALERTS
 from nemotron_deploy.model.catalog import gpus
 from nemotron_deploy.model.spec import Gpu
@@ -70,6 +73,7 @@ def pages() -> Pages:
         "gpus.md": gpus_page(),
         "reference/commands.md": commands_page(),
         "reference/support.md": support_page(),
+        "reference/manifest-rules.md": manifest_rules_page(),
         **contract_pages(),
     }
     return {**made, "reference/index.md": index_page(made)}
@@ -302,6 +306,47 @@ def _build_command(plan: dict[str, Any]) -> str:
     return (
         f"nemo-deploy build --gpu {plan['gpu']} --quant {plan['quant']['requested']}{count}{engine}"
     )
+
+
+def manifest_rules_page() -> str:
+    """The rules of `verify` and `check-manifests`, by their subject."""
+    return page(
+        "Rules for manifests",
+        "`nemo-deploy verify` applies these rules to the manifests of a bundle, and `nemo-deploy "
+        "check-manifests DIR` to the manifests in any directory. A finding names the rule, the "
+        "file, the object and the field, and says what is wrong and what to do. An error fails the "
+        "command with exit code 5; a warning is shown.",
+        "The columns say how severe a finding is in what nemo-deploy wrote (objects with the label "
+        "`app.kubernetes.io/managed-by: nemo-deploy`), in other workloads that ask for GPUs or run "
+        "a model server, and in all others. An empty cell: the rule does not apply.",
+        "Beside them, `schema` and `malformed` are errors in the form of objects, at the oldest "
+        f"and the newest supported Kubernetes ({' and '.join(KUBERNETES)}); `api-version` warns of "
+        "API versions that Kubernetes has removed, `duplicate-object` of two objects of one name "
+        "in a file, and `kustomize` is what `kubectl kustomize` refuses. Kinds that Kubernetes "
+        "does not define are not checked against a schema; pods in them are checked.",
+        "kube-linter, kube-score, polaris and checkov check more in a few places. There is no rule "
+        "for user ids of 10000 and more (images of Triton run as 1000), for the pull policy Always "
+        "(versions and digests do not change), for priority classes and for the namespace "
+        "`default` (manifests do not know the cluster's), and none that asks for several replicas "
+        "on GPUs.",
+        *(part for subject, rules in MANIFEST_RULES.items() for part in _subject(subject, rules)),
+    )
+
+
+def _subject(subject: str, rules: Iterable[ManifestRule[Any]]) -> Iterator[str]:
+    yield f"## {subject.capitalize()}"
+    rows = [
+        (
+            code(rule.name),
+            " ".join((inspect.getdoc(rule.check) or "").split()),
+            f"{rule.mend}.",
+            rule.ours or "",
+            rule.servers or "",
+            rule.others or "",
+        )
+        for rule in rules
+    ]
+    yield table(("rule", "why", "what to do", "ours", "other servers", "others"), rows)
 
 
 def contract_pages() -> Pages:

@@ -30,7 +30,8 @@ def findings(console: Console, result: CheckManifestsResult) -> None:
     for (file, item), group in groupby(rows, key=lambda f: (f.file, f.object)):
         parts += [Text.assemble((file, "bold"), f"  {item}"), Padding(_table(group), (0, 0, 1, 2))]
     parts += [Text(f"{note.file}: {note.reason}", style="dim") for note in result.notes]
-    counts = f"{result.objects} objects: {_count(errors, 'error')}, {_count(warnings, 'warning')}"
+    found = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
+    counts = f"{_count(result.objects, 'object')}: {found}"
     parts.append(Text.assemble(GOOD if result.ok else BAD, " ", counts))
     show(console, heading("Manifests", str(result.directory)), *parts)
 

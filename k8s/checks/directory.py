@@ -186,10 +186,10 @@ def _add_kustomize_tree(
 ) -> None:
     """Add what kubectl renders of a kustomization; without kubectl, its resources as they are."""
     kubectl, sources = find_kubectl(), kustomizations.resources(folder)
-    remote = kustomizations.remote(folder)
-    if kubectl is None or remote is not None:
-        if remote is not None:
-            manifests.notes.append(Note(file, f"not rendered: {remote} is on the network"))
+    obstacle = kustomizations.obstacle(folder)
+    if kubectl is None or obstacle is not None:
+        if obstacle is not None:
+            manifests.notes.append(Note(file, f"not rendered: {obstacle}"))
         elif not kustomizations.is_plain(folder):
             manifests.notes.append(Note(file, _NO_KUBECTL))
         manifests.trees.append(Tree(file, _objects(sources, manifests)))

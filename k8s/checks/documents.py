@@ -61,7 +61,7 @@ def _objects(file: str, document: Any, prefix: str) -> Iterator[KubeObject]:
                 yield from _objects(file, item, f"{prefix}{'.' if prefix else ''}items[{index}]")
         else:
             yield KubeObject(file, document, prefix)
-    elif prefix or "apiVersion" in document or ("kind" in document and "metadata" in document):
+    elif prefix or ("metadata" in document and {"kind", "apiVersion"} & document.keys()):
         where = f"{prefix} is not" if prefix else "a document is not"
         raise NotAnObject(f"{where} a Kubernetes object: apiVersion and kind must be text")
 

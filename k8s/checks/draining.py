@@ -99,7 +99,7 @@ RULES: Final[tuple[Rule[Workload], ...]] = (
         "connection-age-grace",
         workloads,
         connection_age_grace,
-        "Remove the flag",
+        f"Remove {AGE_GRACE}",
         ERROR,
         WARNING,
     ),

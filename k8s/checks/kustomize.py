@@ -15,14 +15,15 @@ _FOLDERS: Final = ("resources", "bases", "components")
 _FILES: Final = (
     *_FOLDERS, "crds", "configurations", "generators", "transformers", "validators", "patches",
     "patchesStrategicMerge", "patchesJson6902", "replacements", "openapi", "configMapGenerator",
-    "secretGenerator", "helmCharts",
+    "secretGenerator",
 )  # fmt: skip
 """Fields of a kustomization that name files or directories."""
 
 _PLAIN: Final = frozenset(("apiVersion", "kind", "metadata", "resources", "namespace"))
 """Fields that change nothing but the namespace."""
 
-_REMOTE: Final = re.compile(r"://|^git@|^[a-z0-9-]+\.[a-z]{2,}/|\?ref=")
+_REMOTE: Final = re.compile(r"(https?|ssh|git|file)(::|://)|git@|[a-z0-9-]+\.[a-z]{2,}/.*|.*\?ref=")
+"""How a name begins that is fetched from elsewhere."""
 
 _KUBECTL_S: Final = 60
 
@@ -68,12 +69,15 @@ class Kustomizations:
         """Whether a kustomization only lists resources, in all of its parts."""
         return all(self._by_folder[part][1].keys() <= _PLAIN for part in self._parts(folder))
 
-    def remote(self, folder: Path) -> str | None:
-        """A resource that would be fetched from the network."""
+    def obstacle(self, folder: Path) -> str | None:
+        """Why a kustomization cannot be rendered from what is in the directory."""
         for part in self._parts(folder):
-            for text in _texts(self._by_folder[part][1], _FOLDERS):
-                if _REMOTE.search(text) and not (part / text).exists():
-                    return text
+            document = self._by_folder[part][1]
+            if "helmCharts" in document:
+                return "it has Helm charts"
+            for text in _texts(document, _FILES):
+                if "\n" not in text and _REMOTE.match(text) and not _exists(part / text):
+                    return f"{text} is on the network"
         return None
 
     def _parts(self, folder: Path) -> list[Path]:
@@ -88,15 +92,16 @@ class Kustomizations:
         """The existing paths that fields of a kustomization name."""
         for text in _texts(self._by_folder[folder][1], fields):
             name = text.rpartition("=")[2]
-            if not name or "\n" in name or "\0" in name or len(name) > 255 or _REMOTE.search(name):
-                continue
-            try:
-                path = (folder / name).resolve()
-                exists = path.exists()
-            except OSError:
-                continue
-            if exists and path != folder:
+            if name and _exists(folder / name) and (path := (folder / name).resolve()) != folder:
                 yield path
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a file; names that no file can have are those of none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _texts(document: dict[str, Any], fields: tuple[str, ...]) -> Iterator[str]:

@@ -16,6 +16,12 @@ _HOST_NAMESPACES: Final = ("hostNetwork", "hostPID", "hostIPC")
 _ADDED: Final = ("NET_BIND_SERVICE",)
 """The only capability that the level `restricted` of Pod Security lets a container add."""
 
+_VOLUMES: Final = frozenset((
+    "name", "hostPath", "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image",
+    "persistentVolumeClaim", "projected", "secret",
+))  # fmt: skip
+"""Types of volumes that pods may have; `host_path` is about one of them."""
+
 _SECRET_WORDS: Final = frozenset(("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "APIKEY"))
 _SECRET_PAIRS: Final = frozenset(
     (("API", "KEY"), ("ACCESS", "KEY"), ("PRIVATE", "KEY"), ("SECRET", "KEY"), ("AUTH", "KEY"))
@@ -96,6 +102,14 @@ def host_path(workload: Workload, _: ObjectSet) -> Iterator[Problem]:
         if volume["hostPath"].is_set:
             path = volume.at("hostPath", "path").text()
             yield volume["hostPath"].problem(f"mounts {path or 'a directory'} of the node")
+
+
+def volume_type(workload: Workload, _: ObjectSet) -> Iterator[Problem]:
+    """Other types reach past the cluster's storage classes, and Pod Security refuses them."""
+    for volume in workload.pod["volumes"].items():
+        for name, field in volume.entries():
+            if name not in _VOLUMES and field.is_set:
+                yield field.problem(f"Pod Security restricted has no volumes of the type {name}")
 
 
 def host_port(workload: Workload, _: ObjectSet) -> Iterator[Problem]:
@@ -188,17 +202,24 @@ def _everywhere(name: str, check: Check[Workload], mend: str) -> Rule[Workload]:
 
 
 RULES: Final[tuple[Rule[Workload] | Rule[KubeObject], ...]] = (
-    Rule("privileged", workloads, privileged, "Remove it", ERROR, ERROR, ERROR),
-    _everywhere("privilege-escalation", privilege_escalation, "Set it to false"),
-    _everywhere("writable-root", writable_root, "Set it to true, and mount emptyDirs to write to"),
-    _everywhere("capabilities", capabilities, "Drop ALL, and add none"),
+    Rule("privileged", workloads, privileged, "Remove privileged: true", ERROR, ERROR, ERROR),
+    _everywhere(
+        "privilege-escalation", privilege_escalation, "Set allowPrivilegeEscalation: false"
+    ),
+    _everywhere(
+        "writable-root",
+        writable_root,
+        "Set readOnlyRootFilesystem: true, and mount emptyDirs to write to",
+    ),
+    _everywhere("capabilities", capabilities, "Set capabilities.drop: [ALL], and add none"),
     _everywhere("root-user", root_user, "Set runAsNonRoot: true, and no user 0"),
-    _everywhere("seccomp", seccomp, "Set the type RuntimeDefault"),
-    _everywhere("host-namespaces", host_namespaces, "Remove it"),
+    _everywhere("seccomp", seccomp, "Set seccompProfile.type: RuntimeDefault"),
+    _everywhere("host-namespaces", host_namespaces, "Remove hostNetwork, hostPID and hostIPC"),
     _everywhere("host-path", host_path, "Use a claim or an emptyDir"),
+    _everywhere("volume-type", volume_type, "Use a claim"),
     _everywhere("host-port", host_port, "Remove hostPort, and use a Service"),
-    _everywhere("proc-mount", proc_mount, "Remove it"),
-    _everywhere("sysctls", sysctls, "Set it on the nodes, if it is needed"),
+    _everywhere("proc-mount", proc_mount, "Remove procMount"),
+    _everywhere("sysctls", sysctls, "Set the sysctl on the nodes, if it is needed"),
     _everywhere("api-token", api_token, "Set automountServiceAccountToken: false"),
     Rule("default-account", workloads, default_account, "Name a service account of its own"),
     Rule(

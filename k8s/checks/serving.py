@@ -144,7 +144,7 @@ def _mount_above(path: str, container: Container) -> Field | None:
 
 
 RULES: Final[tuple[Rule[Workload], ...]] = (
-    Rule("bundle-writable", workloads, bundle_writable, "Set readOnly: true"),
+    Rule("bundle-writable", workloads, bundle_writable, "Set readOnly: true on the mount"),
     Rule(
         "model-control",
         workloads,
