@@ -63,7 +63,7 @@ def judge(items: Iterable[KubeObject]) -> Judgement:
 def _applied(rule: Rule[Any], objects: ObjectSet) -> Iterator[Finding]:
     for subject in rule.subjects(objects):
         try:
-            severity = _severity(rule, subject)
+            severity = _severity(rule, subject, objects)
             if severity is None:
                 continue
             for problem in rule.check(subject, objects):
@@ -73,13 +73,16 @@ def _applied(rule: Rule[Any], objects: ObjectSet) -> Iterator[Finding]:
             yield from _malformed(error)
 
 
-def _severity(rule: Rule[Any], subject: Workload | KubeObject) -> Severity | None:
-    item = subject.owner if isinstance(subject, Workload) else subject
-    if item.is_ours:
-        return rule.ours
-    if isinstance(subject, Workload) and subject.is_server:
-        return rule.servers
-    return rule.others
+def _severity(
+    rule: Rule[Any], subject: Workload | KubeObject, objects: ObjectSet
+) -> Severity | None:
+    """How severe a problem of a subject is. What is added to a bundle's workloads, such as a
+    Service or an autoscaler, is judged as they are."""
+    if isinstance(subject, Workload):
+        if subject.owner.is_ours:
+            return rule.ours
+        return rule.servers if subject.is_server else rule.others
+    return rule.ours if subject.is_ours or objects.has_ours else rule.others
 
 
 def _finding(rule: str, severity: Severity, field: Field, reason: str, mend: str) -> Finding:

@@ -11,7 +11,7 @@ from ...core.checks import Check
 from ...core.errors import BadInputError
 from ..names import INSTANCE
 from .apply import Judgement, judge
-from .directory import Manifests, load
+from .directory import KUSTOMIZE, Manifests, load
 from .documents import objects_of
 from .fields import Malformed
 from .findings import ERROR, Finding
@@ -61,14 +61,15 @@ def check_tree(k8s_dir: Path) -> TreeReport:
     form = [*manifests.findings, *(finding for row in judgements for finding in row.form)]
     # A tree of ours has neither templates nor anything else that cannot be read.
     unread = [f"{note.file}: {note.reason}" for note in manifests.notes]
-    of_files = [*(str(finding) for finding in form if not finding.object), *unread]
+    of_files = [*(str(f) for f in form if not f.object and f.rule != KUSTOMIZE), *unread]
+    refused = [str(finding) for finding in form if finding.rule == KUSTOMIZE]
     of_objects = [finding for finding in form if finding.object]
     count = sum(map(len, judged))
     checks = [
         _result("YAML", of_files, f"{len(manifests.documents)} files parse"),
         _result("overlays", _missing(manifests), f"{len(VARIANTS)}, each rendered"),
         _check("schemas", of_objects, f"{count} objects fit Kubernetes {', '.join(KUBERNETES)}"),
-        _kustomize(differences if has_kubectl else None),
+        _kustomize([*refused, *differences] if has_kubectl else None),
         *_rules(judgements, count),
         _result("overlays apart", _shared(variants), "no object or pod label is shared"),
     ]

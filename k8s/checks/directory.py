@@ -15,6 +15,9 @@ from .findings import ERROR, Finding
 from .kustomize import NAMES, Kustomizations, KustomizeError, find_kubectl, rendered
 from .object_set import KubeObject
 
+KUSTOMIZE: Final = "kustomize"
+"""The rule of findings about trees that kubectl does not render."""
+
 _SUFFIXES: Final = (".yaml", ".yml", ".json")
 _TEMPLATE: Final = "{{"
 _MOST_FILES: Final = 20_000
@@ -198,7 +201,7 @@ def _add_kustomize_tree(
         documents = parse(rendered(kubectl, folder))
     except (KustomizeError, ValueError) as error:
         manifests.findings.append(
-            Finding("kustomize", ERROR, file, "", "", str(error), "Correct the kustomization")
+            Finding(KUSTOMIZE, ERROR, file, "", "", str(error), "Correct the kustomization")
         )
         return
     written = {item.title: item.file for item in _objects(sources, Manifests(manifests.documents))}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
+from ..quantities import parse_quantity
 from .findings import Problem
-from .quantities import parse_quantity
 
 if TYPE_CHECKING:
     from .object_set import KubeObject

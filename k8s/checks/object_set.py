@@ -117,6 +117,11 @@ class ObjectSet:
         """Everything that runs pods."""
         return tuple(w for item in self.objects for w in workloads_of(item))
 
+    @cached_property
+    def has_ours(self) -> bool:
+        """Whether some of them run pods and were written by nemo-deploy."""
+        return any(workload.owner.is_ours for workload in self.workloads)
+
     def of_kind(self, *kinds: str) -> Iterator[KubeObject]:
         """The objects of these kinds, in the API groups that Kubernetes has them in."""
         return (o for o in self.objects if o.kind in kinds and o.group == _GROUPS[o.kind])

@@ -135,8 +135,8 @@ def test_kubectl_finds_an_edited_object(emit: Emit, kubectl: str) -> None:
     (tree / "overlays/dev/kustomization.yaml").write_text("resources: [gone.yaml]")
     found = failed(tree)
     assert "rendered/default.yaml: Service/nemotron-3-nano" in found["k8s: kustomize"]
-    assert "kubectl kustomize:" in found["k8s: YAML"]
-    assert "gone.yaml" in found["k8s: YAML"]
+    assert "kubectl kustomize:" in found["k8s: kustomize"]
+    assert "gone.yaml" in found["k8s: kustomize"]
 
 
 def test_names_of_checks_are_unique(tree: Path) -> None:

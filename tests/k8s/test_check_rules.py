@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nemotron_deploy import k8s
-from nemotron_deploy.k8s.checks.findings import Finding
+from nemotron_deploy.k8s.checks.findings import ERROR, WARNING, Finding
 from nemotron_deploy.k8s.checks.table import RULES
 from nemotron_deploy.model.spec import Deployment
 
@@ -326,6 +326,7 @@ def test_a_mistake_is_found_in_its_file_object_and_field(
         plant(tree, other, other_value)
     found = findings(tree)
     assert [finding.rule for finding in found] == [rule], [*map(str, found)]
+    assert (found[0].severity is WARNING) == (rule == "claim-room")
     expected = ELSEWHERE_FOUND.get(case, place)
     assert (found[0].file, found[0].object) == (expected.file, expected.object)
     assert is_around(found[0].field, expected.field)
@@ -365,7 +366,7 @@ def scaler(**changes: Any) -> dict[str, Any]:
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
-        "metadata": {"name": NAME, "labels": {"app.kubernetes.io/managed-by": "nemo-deploy"}},
+        "metadata": {"name": NAME},
         "spec": spec,
     }
 
@@ -391,13 +392,8 @@ def without_replicas(tree: Path, **changes: Any) -> None:
 
 
 def with_secret(tree: Path) -> None:
-    labels = {"app.kubernetes.io/managed-by": "nemo-deploy"}
-    metadata = {"name": "keys", "labels": labels}
-    add(
-        tree,
-        "secret.yaml",
-        {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"keys": "c2s="}},
-    )
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}}
+    add(tree, "secret.yaml", {**secret, "data": {"keys": "c2s="}})
 
 
 def with_surge(tree: Path) -> None:
@@ -524,6 +520,7 @@ def test_a_mistake_of_several_objects_is_found(tree_of: Callable[[str], Path], c
     spoil(tree)
     found = findings(tree)
     assert {finding.rule for finding in found} == {rule}, [*map(str, found)]
+    assert {finding.severity for finding in found} == {ERROR}
     assert (*where, field) in {(f.file, f.object, f.field) for f in found}
 
 
