@@ -26,7 +26,7 @@ LIFE_S: Final = 24 * 3600
 
 _POLL_S: Final = 2.0
 _HOPELESS: Final = (
-    "ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName",
+    "ErrImageNeverPull", "ImagePullBackOff", "InvalidImageName",
     "CreateContainerConfigError", "CreateContainerError",
 )  # fmt: skip
 _SLEEP: Final = (
