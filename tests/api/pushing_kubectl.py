@@ -15,7 +15,7 @@ with (folder / "calls.jsonl").open("a") as calls:
 words = [word for word in words if not word.startswith("--namespace")]
 
 
-def stored(kind, name):
+def stored(kind: str, name: str) -> Path:
     return folder / f"{kind.lower()}-{name}.json"
 
 
