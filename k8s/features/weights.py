@@ -44,7 +44,9 @@ def job(manifests: Manifests) -> None:
     manifests.add("job-serviceaccount.yaml", account, _ACCOUNT_COMMENT)
     manifests.add("job-networkpolicy.yaml", policy, _POLICY_COMMENT)
     comment = _JOB_COMMENT.format(secret=release.options.token_secret, image=release.own_image)
-    manifests.add("job.yaml", _job(release, sizes, name), comment)
+    document = _job(release, sizes, name)
+    document["spec"]["template"]["spec"]["affinity"] |= _near_gpus(manifests.pod)
+    manifests.add("job.yaml", document, comment)
     manifests.fill = [
         CLAIM_FILE, "job-serviceaccount.yaml", "job-networkpolicy.yaml", "job.yaml",
     ]  # fmt: skip
@@ -173,6 +175,17 @@ def _job(release: Release, sizes: Sizes, name: str) -> Object:
     return new("batch/v1", "Job", name, app=FILLER, instance=release.name, spec=spec)
 
 
+def _near_gpus(server: dict[str, Any]) -> dict[str, Any]:
+    """A preference for nodes on which the server can run: many volumes can be used in one zone
+    only, that of the node on which they are used first."""
+    required = server.get("affinity", {}).get("nodeAffinity", {}).values()
+    terms = [term for rule in required for term in rule["nodeSelectorTerms"]]
+    preferred = [{"weight": 50, "preference": term} for term in terms]
+    if not preferred:
+        return {}
+    return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
+
+
 def _fill_pod(release: Release, sizes: Sizes) -> dict[str, Any]:
     disk = {"ephemeral-storage": quantity(sizes.tmp)}
     beside = {"matchLabels": {APP: SERVER, INSTANCE: release.name}}
@@ -287,7 +300,8 @@ _JOB_COMMENT: Final = """\
 Makes the bundle on the claim, without a GPU: downloads the checkpoint, quantizes it, compares every
 file with its digest. A pod that is killed or evicted is replaced, and goes on where it stopped. For
 a gated repository, put a token into the entry `token` of the Secret {secret}.
-It prefers the node of serving pods, because a ReadWriteOnce volume can be used on one node only.
+It prefers the node of serving pods, because a ReadWriteOnce volume can be used on one node only,
+and then nodes with such GPUs, because many volumes can be used in one zone only. It takes no GPU.
 The image {image} is nemo-deploy's own: build it once from the Containerfile of the project."""
 
 _IMAGE_REMARK: Final = """\
