@@ -158,52 +158,76 @@ def _requests(outcome: str, values: str) -> tuple[str, str]:
     return f'{REQUESTS}{POD[:-1]}, outcome="{outcome}"}}', values
 
 
-@pytest.mark.parametrize(
-    ("series", "firing"),
-    [
-        (
-            [
-                (contract.RUNNING.name + POD, "3x60"),
-                (contract.OUTPUT_TOKENS.name + POD, "500x60"),
-            ],
-            {"NemoDeployStalled"},
-        ),
-        (
-            [
-                (contract.RUNNING.name + POD, "3x60"),
-                (contract.OUTPUT_TOKENS.name + POD, "0+60x60"),
-            ],
-            set(),
-        ),
-        (
-            [
-                (contract.RUNNING.name + POD, "0x60"),
-                (contract.OUTPUT_TOKENS.name + POD, "500x60"),
-                (contract.KV_CACHE_OCCUPANCY.name + POD, "0.97x60"),
-                _requests("stop", "0+90x60"),
-                _requests("error", "0+5x60"),
-                _requests("overloaded", "0+5x60"),
-            ],
-            {"NemoDeployErrors", "NemoDeployOverloaded", "NemoDeployCacheFull"},
-        ),
-        (
-            [
-                (contract.RUNNING.name + POD, "1x60"),
-                (contract.OUTPUT_TOKENS.name + POD, "0+60x60"),
-                (f'{contract.INTER_TOKEN_TIME.name}_bucket{POD[:-1]}, le="2.5"}}', "0+5x60"),
-                (f'{contract.INTER_TOKEN_TIME.name}_bucket{POD[:-1]}, le="+Inf"}}', "0+60x60"),
-            ],
-            {"NemoDeployTokensSlow"},
-        ),
-        ([], {"NemoDeployNoMetrics"}),
-    ],
-    ids=["stalled", "generating", "errors", "slow", "nothing"],
-)
+def _times(metric: contract.Metric, below: float, share: int) -> list[tuple[str, str]]:
+    """Sixty values a minute, `share` of them below a bucket's bound."""
+    buckets = {f"{below:g}": share, f"{metric.buckets[-2]:g}": 60, "+Inf": 60}
+    return [
+        (f'{metric.name}_bucket{POD[:-1]}, le="{bound}"}}', f"0+{count}x60")
+        for bound, count in buckets.items()
+    ]
+
+
+GENERATING = [
+    (contract.RUNNING.name + POD, "3x60"),
+    (contract.OUTPUT_TOKENS.name + POD, "0+60x60"),
+]
+CASES: dict[str, tuple[list[tuple[str, str]], set[str]]] = {
+    "generating": (GENERATING, set()),
+    "stalled": (
+        [(contract.RUNNING.name + POD, "3x60"), (contract.OUTPUT_TOKENS.name + POD, "500x60")],
+        {"NemoDeployStalled"},
+    ),
+    "errors": (
+        [
+            (contract.RUNNING.name + POD, "0x60"),
+            (contract.OUTPUT_TOKENS.name + POD, "500x60"),
+            (contract.KV_CACHE_OCCUPANCY.name + POD, "0.97x60"),
+            _requests("stop", "0+90x60"),
+            _requests("error", "0+5x60"),
+            _requests("overloaded", "0+5x60"),
+        ],
+        {"NemoDeployErrors", "NemoDeployOverloaded", "NemoDeployCacheFull"},
+    ),
+    "late": (
+        [*GENERATING, _requests("stop", "0+90x60"), _requests("deadline", "0+10x60")],
+        {"NemoDeployDeadlines"},
+    ),
+    "queue": ([*GENERATING, *_times(contract.QUEUE_TIME, 10, 50)], {"NemoDeployQueueSlow"}),
+    "first": (
+        [*GENERATING, *_times(contract.TIME_TO_FIRST_TOKEN, 10, 55)],
+        {"NemoDeployFirstTokenSlow"},
+    ),
+    "tokens": ([*GENERATING, *_times(contract.INTER_TOKEN_TIME, 2.5, 5)], {"NemoDeployTokensSlow"}),
+    "fast": (
+        [
+            *GENERATING,
+            *_times(contract.QUEUE_TIME, 10, 60),
+            *_times(contract.TIME_TO_FIRST_TOKEN, 10, 60),
+            *_times(contract.INTER_TOKEN_TIME, 0.1, 60),
+            (contract.KV_CACHE_OCCUPANCY.name + POD, "0.9x60"),
+            _requests("stop", "0+900x60"),
+            _requests("deadline", "0+1x60"),
+            _requests("error", "0+1x60"),
+            _requests("overloaded", "0+1x60"),
+        ],
+        set(),
+    ),
+    "nothing": ([], {"NemoDeployNoMetrics"}),
+}
+"""Series, and the alerts that fire with them."""
+
+
+def test_each_alert_fires_once() -> None:
+    fired = [name for _, firing in CASES.values() for name in firing]
+    assert sorted(fired) == sorted(alert.name for alert in ALERTS)
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_alerts_fire_when_they_should(
-    promtool: Callable[..., str], tmp_path: Path, series: list[tuple[str, str]], firing: set[str]
+    promtool: Callable[..., str], tmp_path: Path, case: str
 ) -> None:
     """Half an hour of values, one a minute: what fires at its end, and what does not."""
-    assert firing <= {alert.name for alert in ALERTS}
+    series, firing = CASES[case]
     asked = [
         f'count(ALERTS{{alertname="{alert.name}", alertstate="firing"}}) or vector(0)'
         for alert in ALERTS
