@@ -82,7 +82,7 @@ def push(
     item = pod.pod(tree, tree.digest, image, bound)
     if keep is None:
         options = opened.record.asked.get("cluster") or {}
-        keep = int(options.get("keep", ClusterOptions().keep))
+        keep = int(options.get("keep", ClusterOptions().keep)) - 1
     with pod.running(kubectl, item, progress.step("pod"), timeout) as connect:
         arrival = copy(opened, Place(CLAIM, tree.digest, kind, keep), connect, progress)
     return PushResult(

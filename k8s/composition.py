@@ -39,14 +39,14 @@ DEVELOPMENT: Final[tuple[Feature, ...]] = (development, rollout)
 
 def production(release: Release) -> Manifests:
     """The objects at the top of the tree."""
-    needs = sizes(release.deployment, release.source_bytes)
+    needs = sizes(release.deployment, release.options.keep, release.source_bytes)
     return _composed(Manifests(release, needs), PRODUCTION)
 
 
 def for_development(release: Release) -> Manifests:
     """The objects of the overlay `dev`."""
     served = release.for_development()
-    needs = development_sizes(served.deployment, served.source_bytes)
+    needs = development_sizes(served.deployment, served.options.keep, served.source_bytes)
     return _composed(Manifests(served, needs), DEVELOPMENT)
 
 

@@ -78,7 +78,7 @@ class Sizes:
         return PRE_STOP_S + EXIT_TIMEOUT_S + GRACE_MARGIN_S
 
 
-def sizes(deployment: Deployment, source_bytes: int = 0) -> Sizes:
+def sizes(deployment: Deployment, bundles: int = 2, source_bytes: int = 0) -> Sizes:
     """The sizes in production.
 
     - memory: the bundle once (weights pass through host memory while they load), 16 GiB per GPU
@@ -88,8 +88,8 @@ def sizes(deployment: Deployment, source_bytes: int = 0) -> Sizes:
     - endpoint: one process with one event loop, and gRPC's threads;
     - filling: what a build of Nano in INT4 asks for, 9.7 GB, is half of its bundle
       (docs/golden.md); 2 GiB more for Python's own;
-    - claim: the bundle three times (the served one, the one before it, and the next one), the
-      `source_bytes` that a Job keeps until it is done, and 1 GiB;
+    - claim: the `bundles` that it keeps, the one in work included, the `source_bytes` that a Job
+      keeps until it is done, and 1 GiB;
     - start: `WARM_UP_S`, and reading the bundle at `READ_BYTES_PER_S`.
     """
     gpus, bundle = deployment.gpus, whole_gib(deployment.bundle_bytes)
@@ -111,12 +111,12 @@ def sizes(deployment: Deployment, source_bytes: int = 0) -> Sizes:
         fill_memory=fill,
         cache=16 * GIB,
         tmp=4 * GIB,
-        claim=3 * bundle + whole_gib(source_bytes) + GIB,
+        claim=bundles * bundle + whole_gib(source_bytes) + GIB,
         startup_s=startup_seconds(deployment.bundle_bytes),
     )
 
 
-def development_sizes(deployment: Deployment, source_bytes: int = 0) -> Sizes:
+def development_sizes(deployment: Deployment, bundles: int = 2, source_bytes: int = 0) -> Sizes:
     """The sizes with the reference executor: for the embedded model, all containers of the pod
     together within 2 processors and 4 GiB.
 
@@ -141,7 +141,7 @@ def development_sizes(deployment: Deployment, source_bytes: int = 0) -> Sizes:
         fill_memory=2 * GIB + whole_gib(deployment.bundle_bytes // 2),
         cache=GIB,
         tmp=GIB,
-        claim=3 * whole_gib(deployment.bundle_bytes) + whole_gib(source_bytes) + GIB,
+        claim=bundles * whole_gib(deployment.bundle_bytes) + whole_gib(source_bytes) + GIB,
         startup_s=startup_seconds(deployment.bundle_bytes),
     )
 

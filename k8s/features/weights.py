@@ -79,7 +79,11 @@ def _claim(manifests: Manifests, filled: str) -> None:
         "accessModes": ["ReadWriteMany" if options.several_pods else "ReadWriteOnce"],
         "resources": {"requests": {"storage": quantity(manifests.sizes.claim)}},
     }
-    comment = _CLAIM_COMMENT + (_SEVERAL if options.several_pods else _ONE) + filled
+    comment = (
+        _CLAIM_COMMENT.format(keep=options.keep)
+        + (_SEVERAL if options.several_pods else _ONE)
+        + filled
+    )
     if options.storage_class:
         spec = {"storageClassName": options.storage_class, **spec}
     else:
@@ -218,7 +222,7 @@ def _fill_pod(release: Release, sizes: Sizes) -> dict[str, Any]:
                 "command": ["nemo-deploy", "fill", CLAIM],
                 "args": [
                     f"--digest={release.digest}",
-                    f"--keep={release.options.keep}",
+                    f"--keep={release.options.keep - 1}",
                     "--",
                     *release.build,
                 ],
@@ -267,8 +271,8 @@ The script with which the init container check-bundle compares the bundle with i
 
 _CLAIM_COMMENT: Final = """\
 A folder for each bundle, named by its digest, so that a new one is made beside the one that is
-served. There is room for the served one, the one before it, and the next one. Deleting the claim
-deletes its data with most storage classes.
+served. There is room for {keep}; those that were not used for longest are deleted for the next one.
+Deleting the claim deletes its data with most storage classes.
 """
 
 _ONE: Final = """\

@@ -130,7 +130,7 @@ def test_the_bundle_is_named_wherever_it_is_used(emit: Emit, objects: Objects, w
         assert job["metadata"]["name"].endswith(f"-fill-{DIGEST[:10]}")
         [fill] = job["spec"]["template"]["spec"]["containers"]
         assert fill["command"] == ["nemo-deploy", "fill", "/claim"]
-        assert fill["args"] == [f"--digest={DIGEST}", "--keep=2", "--", *BUILD]
+        assert fill["args"] == [f"--digest={DIGEST}", "--keep=1", "--", *BUILD]
         assert "nvidia.com/gpu" not in str(fill["resources"])
 
 
@@ -262,7 +262,7 @@ def test_options_that_cannot_be(options: dict[str, Any], said: str) -> None:
 
 def test_sizes_grow_with_gpus_and_bytes(emit: Emit, objects: Objects) -> None:
     """Two GPUs and 120 GB (111.8 GiB): memory 112 + 2 x 16 + 2 x 4; start-up 1800 s and 120 GB at
-    100 MB/s; claim 3 x 112 GiB, 63 GB (58.7 GiB) of downloads and 1 GiB."""
+    100 MB/s; claim 2 x 112 GiB, 63 GB (58.7 GiB) of downloads and 1 GiB."""
     rendered = objects(emit(gpus=2, bundle_bytes=120_000_000_000))
     server = rendered["Deployment"]["spec"]["template"]["spec"]["containers"][0]
     assert server["resources"]["requests"] == {
@@ -275,7 +275,7 @@ def test_sizes_grow_with_gpus_and_bytes(emit: Emit, objects: Objects) -> None:
     probe = server["startupProbe"]
     assert probe["failureThreshold"] * probe["periodSeconds"] == 3000
     claim = rendered["PersistentVolumeClaim"]["spec"]
-    assert claim["resources"]["requests"]["storage"] == "396Gi"
+    assert claim["resources"]["requests"]["storage"] == "284Gi"
 
 
 def test_environment_of_the_deployment_has_the_last_word(emit: Emit, objects: Objects) -> None:
