@@ -151,7 +151,7 @@ def running(
 def _ensure_running(kubectl: Kubectl, item: Object, advance: Advance, timeout_s: float) -> None:
     name, deadline = item["metadata"]["name"], time.monotonic() + timeout_s
     why = ""
-    while time.monotonic() < deadline:
+    while True:
         pods = kubectl.items("get", "pod", name, "--ignore-not-found")
         if pods and is_true(pods[0], "Ready") and not is_ending(pods[0]):
             return
@@ -162,6 +162,8 @@ def _ensure_running(kubectl: Kubectl, item: Object, advance: Advance, timeout_s:
         else:
             why = _waits_for(kubectl, pods[0])
             advance(0, why)
+        if pods and time.monotonic() >= deadline:
+            break
         time.sleep(_POLL_S)
     raise BadInputError(
         f"pod {name} does not run after {timeout_s:.0f} s: {why or 'no reason was given'}; see "
