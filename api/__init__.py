@@ -25,13 +25,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .build import build
     from .check_manifests import check_manifests
+    from .deploy import deploy
     from .loadtest import loadtest
     from .plan import plan
     from .quantize import quantize
     from .serve import serve
     from .verify import verify
 
-__all__ = ["build", "check_manifests", "loadtest", "plan", "quantize", "serve", "verify"]
+__all__ = [
+    "build", "check_manifests", "deploy", "loadtest", "plan", "quantize", "serve", "verify",
+]  # fmt: skip
 
 
 def _function(name: str) -> property:

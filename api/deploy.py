@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final, Protocol
 
@@ -140,6 +141,7 @@ def deploy(
     _require_own_tree(opened)
     kubectl = Kubectl.find(context, namespace)
     tree = Tree.read(kubectl, _tree(opened, overlay))
+    _require_same_bundle(opened, tree)
     kubectl.namespace = _namespace(kubectl, tree, namespace)
     kubectl.require_supported()
     plan = _plan(kubectl, tree, sum(map(opened.stage_bytes, _SERVED)))
@@ -167,6 +169,15 @@ def _require_own_tree(bundle: Bundle) -> None:
             f"{bundle.path / wrong[0]}{more}: not as the build wrote it (missing, changed or "
             "added); put changes into an overlay of your own and apply that with kubectl, or build "
             "again"
+        )
+
+
+def _require_same_bundle(bundle: Bundle, tree: Tree) -> None:
+    """Raise `CheckFailedError` where the manifests are for other weights than the bundle has."""
+    if tree.digest not in (bundle.files_digest, bundle.inputs_digest):
+        raise CheckFailedError(
+            f"{tree.path}: is for the bundle {tree.digest[:10] or '(without a digest)'}, not for "
+            "this one; run the same nemo-deploy build again"
         )
 
 
@@ -259,28 +270,31 @@ class _Rollout:
         """Apply, and watch where `wait`."""
         if self._tree.fill is not None:
             self._apply(self._tree.fill)
-            if not wait and not filling(self._read()).done:
+            fill = replace(self._target, deployment=None)
+            if not wait and not filling(read(self._kubectl, fill)).done:
                 return replace(self._result, state="filling")
-            outcome = self._watch(filling, timeout, _FILLING_GOES_ON)
+            outcome = self._watch(fill, filling, timeout, _FILLING_GOES_ON)
             if outcome.state != "done":
                 return self._ended(outcome)
         self._apply(self._tree.path)
         if not wait:
             return replace(self._result, state="applied", next=self._next())
         limit = ROLLOUT_S if timeout is None else timeout
-        return self._ended(self._watch(rollout, limit, _ROLLOUT_GOES_ON))
+        return self._ended(self._watch(self._target, rollout, limit, _ROLLOUT_GOES_ON))
 
     def _apply(self, path: Path) -> None:
         self._kubectl.call("apply", *_SERVER_SIDE, "-k", str(path), finish=True)
 
-    def _read(self) -> Snapshot:
-        return read(self._kubectl, self._target)
-
     def _watch(
-        self, locate: Callable[[Snapshot], Position], limit: float | None, note: str
+        self,
+        target: Target,
+        locate: Callable[[Snapshot], Position],
+        limit: float | None,
+        note: str,
     ) -> Outcome:
         try:
-            outcome = Watch(self._read, locate, self._shown.looked).run(limit)
+            look = partial(read, self._kubectl, target)
+            outcome = Watch(look, locate, self._shown.looked).run(limit)
         except KeyboardInterrupt as interrupt:
             interrupt.add_note(note)
             raise

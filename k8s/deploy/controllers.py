@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..names import BUNDLE_DIGEST, CHECK
 from .containers import last_words
 from .diagnosis import Diagnosis
 from .snapshot import (
-    BUNDLE_ANNOTATION,
     Object,
     Snapshot,
     annotations_of,
@@ -16,15 +16,15 @@ from .snapshot import (
     is_true,
     title,
 )
-from .stages import CHECK, WAITING, progress_in
+from .stages import WAITING, progress_in
 
 
 def superseded(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Another rollout of the same Deployment."""
     deployment, wanted = snapshot.deployment, snapshot.target.digest
-    if deployment is None or not wanted:
+    if deployment is None:
         return
-    digest = annotations_of(deployment["spec"]["template"]).get(BUNDLE_ANNOTATION, "")
+    digest = annotations_of(deployment["spec"]["template"]).get(BUNDLE_DIGEST, "")
     if digest != wanted:
         now = f"the bundle {digest[:10]}" if digest else "a pod template without a bundle's name"
         yield Diagnosis(

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
+from ..names import CHECK, FILL, TRITON
 from .errors import ForbiddenError
 from .kubectl import Kubectl
 from .scheduling import is_refused
 from .snapshot import Object, Snapshot, Target, container_states, is_true
-from .stages import CHECK, FILL, SERVER
 
 _NAMESPACED: Final = "deployments.apps,replicasets.apps,pods,jobs.batch,persistentvolumeclaims"
 _OPTIONAL: Final = {"Event": "events", "PodDisruptionBudget": "poddisruptionbudgets.policy"}
@@ -69,6 +69,6 @@ def _logs(kubectl: Kubectl, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     for pod in [*snapshot.job_pods[:1], *starting]:
         name = pod["metadata"]["name"]
         for row in container_states(pod):
-            if row["name"] in (CHECK, FILL, SERVER) and (row.get("state") or {}).get("running"):
+            if row["name"] in (CHECK, FILL, TRITON) and (row.get("state") or {}).get("running"):
                 answer = kubectl.call("logs", name, "-c", row["name"], _LINES, good=(0, 1))
                 yield f"{name}/{row['name']}", answer.out

@@ -9,19 +9,16 @@ from typing import Any, Final
 Object = dict[str, Any]
 """One Kubernetes object."""
 
-BUNDLE_ANNOTATION: Final = "nemo-deploy/bundle"
-"""The annotation of a pod template that names the bundle by its digest."""
-
 _REVISION: Final = "deployment.kubernetes.io/revision"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is deployed: the names of the Deployment and of the Job that fills its claim (None:
-    there is no Job), the bundle's digest (empty where the manifests do not name it) and its path,
-    and how a person's kubectl command begins."""
+    """What is deployed: the names of the Deployment (None while the claim is filled, because it
+    has not been changed yet) and of the Job that fills its claim (None: there is none), the
+    bundle's digest and path, and how a person's kubectl command begins."""
 
-    deployment: str
+    deployment: str | None
     job: str | None
     digest: str
     bundle: str

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ...runtime.contract import GOLDEN_BEGINS
+from ..names import CHECK, FILL, TRITON
 from .snapshot import Object, Snapshot, condition, container_states, is_observed, is_true
-
-CHECK: Final = "check-bundle"
-SERVER: Final = "triton"
-FILL: Final = "fill"
 
 PROGRESS: Final = "nemo-deploy progress "
 """How a line of a log begins that reports progress; a JSON object follows."""
@@ -123,9 +120,9 @@ def _of_pod(snapshot: Snapshot, pod: Object) -> Position:
         return Position("verifying", _on(pod), progress_in(snapshot.log(pod, CHECK)))
     if _failed_before(pod, CHECK):
         return Position("verifying", _on(pod))
-    if SERVER not in running and not _failed_before(pod, SERVER):
+    if TRITON not in running and not _failed_before(pod, TRITON):
         return Position("pulling", _on(pod))
-    begun = any(GOLDEN_BEGINS in line for line in snapshot.log(pod, SERVER))
+    begun = any(GOLDEN_BEGINS in line for line in snapshot.log(pod, TRITON))
     return Position("golden" if begun else "loading", _on(pod))
 
 

@@ -9,8 +9,9 @@ from typing import Final
 import yaml
 
 from ...core.errors import CheckFailedError
+from ..names import BUNDLE_DIGEST
 from .kubectl import Kubectl
-from .snapshot import BUNDLE_ANNOTATION, Object, annotations_of
+from .snapshot import Object, annotations_of
 
 FILL: Final = "fill"
 """The folder of the part that fills the claim."""
@@ -65,4 +66,4 @@ class Tree:
     @property
     def digest(self) -> str:
         """The digest of the bundle that the server's pods name; empty without one."""
-        return annotations_of(self.deployment["spec"]["template"]).get(BUNDLE_ANNOTATION, "")
+        return annotations_of(self.deployment["spec"]["template"]).get(BUNDLE_DIGEST, "")

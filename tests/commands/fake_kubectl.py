@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 folder = Path(os.environ["FAKE_KUBECTL"])
 words = sys.argv[1:]
@@ -23,11 +24,11 @@ before = [json.loads(line) for line in (folder / "calls.jsonl").read_text().spli
 answers = json.loads((folder / "answers.json").read_text())
 
 
-def is_for(answer, call):
+def is_for(answer: dict[str, Any], call: list[str]) -> bool:
     return all(word in call for word in answer["when"])
 
 
-def first(call):
+def first(call: list[str]) -> list[str] | None:
     return next((answer["when"] for answer in answers if is_for(answer, call)), None)
 
 

@@ -91,7 +91,7 @@ def deployment(image: str = "tritonserver:26.07", **status: int) -> dict[str, An
     }
 
 
-SERVING = {"replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}
+SERVING: dict[str, Any] = {"replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}
 
 
 def job() -> dict[str, Any]:
@@ -108,8 +108,8 @@ def documents(*objects: dict[str, Any]) -> str:
 class Cluster:
     """The fake's answers: by default those of a cluster on which all goes well."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, digest: str) -> None:
+        self.folder, self.digest = folder, digest
         self.usual = [
             answer("config", "view", out=CONFIG),
             answer("version", out=VERSION),
@@ -127,7 +127,8 @@ class Cluster:
         """Answer from now on with `answers`, instead of those of `state` for the same words."""
         replaced = [answer["when"] for answer in answers]
         usual = [row for row in (*recorded(state), *self.usual) if row["when"] not in replaced]
-        (self.folder / "answers.json").write_text(json.dumps([*answers, *usual]))
+        text = json.dumps([*answers, *usual]).replace(DIGEST, self.digest)
+        (self.folder / "answers.json").write_text(text)
         (self.folder / "calls.jsonl").unlink(missing_ok=True)
 
     @property
@@ -143,7 +144,7 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A cluster behind the fake kubectl; watches do not rest between two looks."""
     folder = tmp_path / "fake"
     folder.mkdir()
@@ -154,7 +155,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(watch, "EVERY_S", 0.0)
     monkeypatch.setattr(watch, "SETTLE_S", 0.0)
-    yield Cluster(folder)
+    yield Cluster(folder, Bundle.open(bundle).inputs_digest)
     taken = FAKE.parent / "__pycache__"
     assert not list(taken.glob("fake_kubectl*"))
 
@@ -211,7 +212,7 @@ def test_json_is_one_document(
     code, out, err = deploy(capsys, bundle, "--json")
     assert code == 0, err
     result = json.loads(out)
-    assert (result["state"], result["digest"]) == ("ready", DIGEST)
+    assert (result["state"], result["digest"]) == ("ready", cluster.digest)
     assert result["plan"]["outage"]["happens"] is False
     assert result["next"] == list(NEXT)
     assert [row["stage"] for row in result["stages"]] == ["ready"]
@@ -240,7 +241,7 @@ def test_a_dry_run_compares_and_changes_nothing(
 def test_a_claim_is_filled_before_the_server_is_changed(
     capsys: pytest.CaptureFixture[str], cluster: Cluster, tmp_path: Path
 ) -> None:
-    bundle = make(tmp_path / "nano", "fill")
+    bundle = make(tmp_path / "with-fill" / "nano", "fill")
     filled = recorded("filling")[1]
     items = json.loads(filled["out"])
     for item in items["items"]:
@@ -269,7 +270,7 @@ def test_a_claim_is_filled_before_the_server_is_changed(
 def test_without_waiting_an_empty_claim_is_filled_only(
     capsys: pytest.CaptureFixture[str], cluster: Cluster, tmp_path: Path
 ) -> None:
-    bundle = make(tmp_path / "nano", "fill")
+    bundle = make(tmp_path / "with-fill" / "nano", "fill")
     cluster.play(answer("kustomize", out=documents(deployment(), job())), state="filling")
     code, out, err = deploy(capsys, bundle, "--no-wait")
     assert code == 0, err
@@ -417,10 +418,13 @@ OLD_SERVER = {**VERSION, "serverVersion": {"gitVersion": "v1.27.16-eks-1"}}
         ([answer("kustomize", out=documents(
             {**deployment(), "metadata": {"name": "nano", "namespace": "other"}}))],
          ("--namespace", "llm"), 2, "the manifests name the namespace other"),
+        ([answer("kustomize", out=documents(deployment()).replace("a" * 64, "c" * 64))], (), 5,
+         "is for the bundle cccccccccc, not for this one"),
         ([], ("--overlay", "prod"), 2, "--overlay prod: the bundle has no such overlay"),
     ],
     ids=["garbled", "unreachable", "old-kubectl", "old-server", "context", "no-context",
-         "namespace", "logged-out", "conflict", "no-deployment", "other-namespace", "overlay"],
+         "namespace", "logged-out", "conflict", "no-deployment", "other-namespace",
+         "other-bundle", "overlay"],
 )  # fmt: skip
 def test_what_cannot_be_deployed_is_one_message(
     capsys: pytest.CaptureFixture[str],
@@ -494,7 +498,7 @@ def test_an_interrupt_leaves_the_rollout_going(
     folders: tuple[str, ...],
     note: str,
 ) -> None:
-    bundle = make(tmp_path / "nano", *folders)
+    bundle = make(tmp_path / "interrupted" / "nano", *folders)
     tree = answer("kustomize", out=documents(deployment(), *([job()] if folders else [])))
     cluster.play(answer("get", LISTED, hold=True), tree, state=state)
     process = subprocess.Popen(

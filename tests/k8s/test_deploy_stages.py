@@ -156,7 +156,7 @@ def test_recreating_keeps_none() -> None:
     assert serving_during({"spec": spec}) == 0
 
 
-NO_SPARE = {"maxSurge": 0, "maxUnavailable": 1}
+NO_SPARE: dict[str, Any] = {"maxSurge": 0, "maxUnavailable": 1}
 
 
 def test_one_replica_without_a_spare_gpu_means_an_outage_of_the_measured_length() -> None:
@@ -266,7 +266,7 @@ def test_a_pod_requests_its_containers_together_or_its_largest_init_container() 
         "initContainers": [container(cpu="8", memory="1Gi")],
     }
     wanted = requests(spec)
-    assert (wanted["cpu"], shown(wanted["memory"])) == (8, "4 GiB")
+    assert (int(wanted["cpu"]), shown(wanted["memory"])) == (8, "4 GiB")
 
 
 def test_positions_are_compared_by_the_pod_that_is_least_far() -> None:
