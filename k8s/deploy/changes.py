@@ -12,7 +12,7 @@ _NOISE: Final = re.compile(r"^[-+ ] +(?:generation|resourceVersion|uid|creationT
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An object that applying creates or changes, with the lines that change."""
+    """An object that applying creates, or changes in these lines."""
 
     object: str
     created: bool
@@ -23,16 +23,16 @@ def changes(diff: str) -> tuple[Change, ...]:
     """The objects in the output of `kubectl diff`."""
     parts = _HEAD.split(diff)
     rows = (_change(name, body) for name, body in zip(parts[1::2], parts[2::2], strict=True))
-    return tuple(row for row in rows if row.lines)
+    return tuple(row for row in rows if row.created or row.lines)
 
 
 def _change(file: str, body: str) -> Change:
     """`file` is called GROUP.VERSION.KIND.NAMESPACE.NAME, without a group for the core's kinds."""
     hunks = body[body.index("\n@@") + 1 :] if "\n@@" in body else ""
-    lines = [line for line in hunks.splitlines() if not line.startswith("@@")]
-    created = hunks.startswith("@@ -0,0 ")
-    changed = tuple(line for line in lines if line[:1] in ("+", "-") and not _NOISE.match(line))
-    return Change(_title(file), created, changed)
+    if hunks.startswith("@@ -0,0 "):
+        return Change(_title(file), True, ())
+    changed = (line for line in hunks.splitlines() if line[:1] in ("+", "-"))
+    return Change(_title(file), False, tuple(row for row in changed if not _NOISE.match(row)))
 
 
 def _title(file: str) -> str:

@@ -58,11 +58,17 @@ def _pending(snapshot: Snapshot, claim: Object) -> Iterator[Diagnosis]:
     if reason is not None:
         yield Diagnosis(
             "claim-unbound",
-            f"claim {name}: {reason['message']} (storage class {wanted})",
+            f"claim {name} ({_size(claim)}): {reason['message']} (storage class {wanted})",
             f"see {snapshot.target.kubectl} describe pvc {name}; a claim that asks for another "
             "size or access mode may be bound",
             heals=True,
         )
+
+
+def _size(claim: Object) -> str:
+    """What a claim asks for: size and access modes."""
+    spec = claim["spec"]
+    return f"{spec['resources']['requests']['storage']}, {' and '.join(spec['accessModes'])}"
 
 
 def full(snapshot: Snapshot) -> Iterator[Diagnosis]:

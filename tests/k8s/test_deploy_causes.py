@@ -248,7 +248,10 @@ def test_a_claim_that_is_not_provisioned_quotes_its_event() -> None:
 
     (first,) = causes(snapshot("storage-class-misspelt", failing))
     assert (first.cause, first.heals) == ("claim-unbound", True)
-    assert "quota PersistentDisksTotalGB exceeded (storage class fast-ssd)" in first.message
+    assert first.message == (
+        "claim nano (1Gi, ReadWriteOnce): quota PersistentDisksTotalGB exceeded (storage class "
+        "fast-ssd)"
+    )
 
 
 @pytest.mark.parametrize(
