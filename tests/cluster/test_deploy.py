@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,10 @@ from typing import Any
 import pytest
 
 from nemotron_deploy import k8s
+from nemotron_deploy.cli import run
 from nemotron_deploy.core.bundle import STAGES, MadeFrom, building
 from nemotron_deploy.core.record import Header
+from nemotron_deploy.k8s.deploy import watch
 from nemotron_deploy.k8s.options import ClusterOptions
 from nemotron_deploy.k8s.release import Release
 from nemotron_deploy.model import catalog
@@ -64,28 +64,26 @@ Deploy = Callable[..., tuple[int, Any]]
 
 
 @pytest.fixture
-def deploy(kubectl: Kubectl, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Deploy:
+def deploy(
+    kubectl: Kubectl,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Deploy:
     """Runs the command in the test's namespace; gives its exit code and its document."""
     binary, kubeconfig = Path(kubectl.command[0]), kubectl.command[1].partition("=")[2]
     monkeypatch.setenv("KUBECONFIG", kubeconfig)
     monkeypatch.setenv("PATH", f"{binary.parent}:/usr/bin:/bin")
 
-    def run(bundle: Path, *options: str) -> tuple[int, Any]:
-        words = [
-            "deploy",
-            str(bundle),
-            f"--namespace={namespace}",
-            "--json",
-            "--timeout=60",
-            *options,
-        ]
-        done = subprocess.run(
-            [sys.executable, "-m", "nemotron_deploy", *words],
-            capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
+    monkeypatch.setattr(watch, "SETTLE_S", 3.0)  # nothing here adds nodes or volumes by itself
 
-    return run
+    def call(bundle: Path, *options: str) -> tuple[int, Any]:
+        words = (str(bundle), f"--namespace={namespace}", "--json", "--timeout=90", *options)
+        code = run(["deploy", *words])
+        printed = capsys.readouterr()
+        return code, json.loads(printed.out) if printed.out else printed.err
+
+    return call
 
 
 def test_a_bundle_is_deployed_and_the_next_one_takes_its_place(
