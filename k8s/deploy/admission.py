@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from ..quantities import parse_quantity
 from .diagnosis import Diagnosis
-from .quantities import number
 from .snapshot import Object, Snapshot, condition
 
 _REFUSED: Final = re.compile(r'^pods? "[^"]*" is forbidden: ')
@@ -81,4 +81,6 @@ def _never(requested: str, limited: str) -> bool:
     """Whether the request alone exceeds a limit, such as `pods=1` and `pods=0`."""
     limits = dict(pair.split("=", 1) for pair in limited.split(",") if "=" in pair)
     pairs = (pair.split("=", 1) for pair in requested.split(",") if "=" in pair)
-    return any(number(amount) > number(limits.get(name, amount)) for name, amount in pairs)
+    return any(
+        parse_quantity(amount) > parse_quantity(limits.get(name, amount)) for name, amount in pairs
+    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from difflib import SequenceMatcher, get_close_matches
+from fractions import Fraction
 from typing import Final
 
-from .quantities import Amounts, amounts, requests, shown
+from .requests import Amounts, amounts, requests, shown
 from .snapshot import Object, is_true, tolerated
 
 _DISTANCE: Final = {
@@ -161,9 +161,9 @@ def _any_of(values: list[str]) -> str:
 
 def _resources(node: Object, wanted: Amounts, taken: Amounts) -> Iterator[Fault]:
     offered = amounts(node.get("status", {}).get("allocatable"))
-    for name, amount in {**wanted, "pods": Decimal(1)}.items():
-        has = offered.get(name, Decimal(0))
-        free = has - taken.get(name, Decimal(0))
+    for name, amount in {**wanted, "pods": Fraction(1)}.items():
+        has = offered.get(name, Fraction(0))
+        free = has - taken.get(name, Fraction(0))
         if amount > has:
             text = f"offers {shown(has) if has else 'no'} {name}, the pod requests {shown(amount)}"
             action = "add a larger node, or build for fewer GPUs or a smaller model"
@@ -175,7 +175,7 @@ def _resources(node: Object, wanted: Amounts, taken: Amounts) -> Iterator[Fault]
                 )
             yield Fault("no-resource", text, action, _DISTANCE["no-resource"])
         elif amount > free:
-            text = f"has {shown(max(free, Decimal(0)))} of {shown(has)} {name} free, the pod "
+            text = f"has {shown(max(free, Fraction(0)))} of {shown(has)} {name} free, the pod "
             text += f"requests {shown(amount)}"
             action = "wait, end other pods on it, or add a node"
             yield Fault("no-free-node", text, action, _DISTANCE["no-free-node"])

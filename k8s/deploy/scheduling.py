@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .diagnosis import Diagnosis
 from .nodes import nearest
-from .quantities import used
+from .requests import used
 from .snapshot import Object, Snapshot, condition, is_ending, title
 
 _SCALING = ("TriggeredScaleUp", "Nominated")

@@ -17,7 +17,7 @@ from nemotron_deploy.model.catalog import TINY
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = (
     "inspect", "plan", "quantize", "build", "verify", "check-manifests", "warmup", "serve",
-    "loadtest", "doctor", "demo",
+    "loadtest", "doctor", "demo", "deploy",
 )  # fmt: skip
 
 

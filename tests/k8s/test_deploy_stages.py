@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nemotron_deploy.k8s.deploy.changes import changes
 from nemotron_deploy.k8s.deploy.outage import ENGINE_START_S, outage, serving_during, start_seconds
-from nemotron_deploy.k8s.deploy.quantities import number, requests, shown
+from nemotron_deploy.k8s.deploy.requests import requests, shown
 from nemotron_deploy.k8s.deploy.snapshot import Object
 from nemotron_deploy.k8s.deploy.stages import (
     PROGRESS,
@@ -234,27 +234,7 @@ def test_the_diff_is_told_by_object() -> None:
     assert changes("") == ()
 
 
-# Quantities.
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("500m", "0.5"),
-        ("2Ti", 2 * 2**40),
-        ("1e3", 1000),
-        ("8", 8),
-        ("1.5Gi", 3 * 2**29),
-        ("1k", 1000),
-    ],
-)
-def test_quantities(text: str, value: float | str) -> None:
-    assert number(text) == number(value)
-
-
-def test_what_is_no_quantity_is_refused() -> None:
-    with pytest.raises(ValueError, match="'many' is no quantity"):
-        number("many")
+# What a pod requests.
 
 
 def test_a_pod_requests_its_containers_together_or_its_largest_init_container() -> None:

@@ -1,43 +1,26 @@
-"""Quantities as Kubernetes writes them, and what pods request."""
+"""What pods request of a node, and how much of it is taken."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from decimal import Decimal
-from typing import Final
+from fractions import Fraction
 
+from ..quantities import parse_quantity
 from .snapshot import Object
 
-_UNITS: Final = {
-    "": Decimal(1), "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"),
-    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", 1)},
-    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", 1)},
-}  # fmt: skip
-
-_QUANTITY: Final = re.compile(r"([+-]?[\d.]+(?:[eE][+-]?\d+)?)([a-zA-Z]*)")
-
-Amounts = dict[str, Decimal]
+Amounts = dict[str, Fraction]
 """Amounts by the name of the resource."""
 
 
-def number(quantity: str | int | float) -> Decimal:
-    """A quantity as a number. Raises `ValueError`."""
-    match = _QUANTITY.fullmatch(str(quantity))
-    if not match or match[2] not in _UNITS:
-        raise ValueError(f"{quantity!r} is no quantity")
-    return Decimal(match[1]) * _UNITS[match[2]]
-
-
-def shown(amount: Decimal) -> str:
-    """An amount for people: whole, or in GiB where it is that large."""
-    gib = Decimal(1024) ** 3
-    return f"{amount / gib:.4g} GiB" if amount >= gib else f"{amount.normalize():f}"
+def shown(amount: Fraction) -> str:
+    """An amount for people, in GiB where it is that large."""
+    gib = 2**30
+    return f"{float(amount / gib):.4g} GiB" if amount >= gib else f"{float(amount):.10g}"
 
 
 def amounts(quantities: dict[str, str] | None) -> Amounts:
     """Quantities as numbers."""
-    return {name: number(value) for name, value in (quantities or {}).items()}
+    return {name: parse_quantity(value) for name, value in (quantities or {}).items()}
 
 
 def requests(pod_spec: Object) -> Amounts:
@@ -48,7 +31,7 @@ def requests(pod_spec: Object) -> Amounts:
     total = _sum([*containers, *sidecars, amounts(pod_spec.get("overhead"))])
     for container in first:
         for name, value in _requests(container).items():
-            total[name] = max(total.get(name, Decimal(0)), value)
+            total[name] = max(total.get(name, Fraction(0)), value)
     return total
 
 
@@ -64,7 +47,7 @@ def used(pods: Iterable[Object]) -> dict[str, Amounts]:
     for pod in pods:
         node, phase = pod["spec"].get("nodeName"), pod.get("status", {}).get("phase")
         if node and phase not in ("Succeeded", "Failed"):
-            by_node.setdefault(node, []).append({**requests(pod["spec"]), "pods": Decimal(1)})
+            by_node.setdefault(node, []).append({**requests(pod["spec"]), "pods": Fraction(1)})
     return {node: _sum(rows) for node, rows in by_node.items()}
 
 
@@ -72,5 +55,5 @@ def _sum(rows: Iterable[Amounts]) -> Amounts:
     total: Amounts = {}
     for row in rows:
         for name, value in row.items():
-            total[name] = total.get(name, Decimal(0)) + value
+            total[name] = total.get(name, Fraction(0)) + value
     return total
