@@ -5,7 +5,7 @@
     bundle = build("tiny", gpu="h100", quant="int4", context=4096).bundle
     assert verify(bundle).ok
     with serve(bundle) as server:
-        print(loadtest(f"grpc://{server.result.grpc}").report.runs[0].ttft)
+        print(loadtest(f"grpc://{server.result.grpc}").report.runs[0].latencies["ttft"])
 
 Each result is a frozen dataclass (`core.result.Result`) whose `to_json()` is the document of
 `--json`.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from ..core.errors import UsageError
 from ..core.files import locked
 from ..core.progress import Progress, Silent
 from ..core.result import Result
-from ..loadtest.report import LoadTestDocument
+from ..loadtest.documents import LoadTestDocument
 from ..model.catalog import text
 from .serve import serving
 from .trust import require_trusted, trusted_note
@@ -42,7 +43,8 @@ class LoadTestResult(Result):
 
     @property
     def ok(self) -> bool:
-        """False when an objective was missed or the server died."""
+        """False when an objective was missed, too many requests failed, the client disturbed the
+        figures, or the server died: see `report.problems`."""
         return self.report.ok
 
     def to_json(self) -> dict[str, Any]:
@@ -64,6 +66,12 @@ def loadtest(
     max_tokens: int = 32,
     model: str | None = None,
     slos: Sequence[str] = (),
+    timeout: float = 120.0,
+    max_errors: float = 1.0,
+    allow_late: bool = False,
+    ignore_eos: bool = False,
+    yours: bool = False,
+    out: Path | None = None,
     verify: str = "quick",
     trust_code: bool = False,
     progress: Progress | None = None,
@@ -80,15 +88,22 @@ def loadtest(
         requests: Requests per level; by default a number that fits the level.
         max_tokens: Output tokens per request.
         model: The served model; by default the only one.
-        slos: Objectives, for example `ttft_p99<500ms`.
+        slos: Objectives, for example `ttft_p99<500ms`; a text may hold several, with commas.
+        timeout: Seconds after which a request is given up.
+        max_errors: Percent of the requests that may fail.
+        allow_late: Whether the report is `ok` where the client disturbed the figures.
+        ignore_eos: Whether every output is to be as long as asked for, where the model allows it.
+        yours: Whether a server outside of private networks is one's own.
+        out: A file for every sample, one JSON object a line.
         verify: What of a bundle is hashed before its code runs: `quick` or `full`.
         trust_code: Whether code may run that this version would not write.
         progress: Receives what is being done.
 
     Raises `UsageError` for a target or value that cannot be used, `BadInputError` for a server that
     does not answer, `CheckFailedError` for a bundle that is incomplete or does not start, or whose
-    files or code are not as they should be. A missed
-    objective, or a server that dies during the test, is not raised: see `ok`.
+    files or code are not as they should be. A missed objective, or a server that dies during the
+    test, is not raised: see `ok`. An interrupt is raised as `InterruptedLoadTestError`, a
+    `KeyboardInterrupt` with the result so far.
     """
     progress = progress or Silent()
     config = load.LoadTest(
@@ -98,13 +113,19 @@ def loadtest(
         rate=rate,
         requests=requests,
         max_tokens=max_tokens,
-        slos=tuple(load.slo.parse(text) for text in slos),
+        slos=tuple(slo for text in slos for slo in load.slo.parse_all(text)),
+        timeout_s=timeout,
+        max_errors=max_errors,
+        allow_late=allow_late,
+        ignore_eos=ignore_eos,
+        yours=yours,
     )
     if not Path(target).is_dir():
         address = str(target)
         if "/" in address.removeprefix("grpc://"):
             raise UsageError(f"{address}: is neither a bundle's directory nor grpc://host:port")
-        report = load.run(address, config, on_progress=show_levels(progress))
+        with _interrupts():
+            report = load.run(address, config, on_progress=show_levels(progress), out=out)
         return LoadTestResult(report, None)
     bundle = Bundle.open(Path(target))
     trusted = require_trusted(bundle, verify, trust_code, progress)
@@ -114,9 +135,28 @@ def loadtest(
         config, model=config.model or bundle.model_name, count_tokens=token_counter(bundle)
     )
     progress.step("start tritonserver")
-    with serving(bundle) as server:
-        report = load.run(server.grpc_url, config, on_progress=show_levels(progress))
+    with _interrupts(), serving(bundle) as server:
+        report = load.run(server.grpc_url, config, on_progress=show_levels(progress), out=out)
     return LoadTestResult(report, keep(bundle, report))
+
+
+class InterruptedLoadTestError(KeyboardInterrupt):
+    """A load test was interrupted; its cause is the interrupt, `result` what was measured."""
+
+    def __init__(self, result: LoadTestResult) -> None:
+        super().__init__()
+        self.result = result
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    from ..loadtest.running import InterruptedTestError
+
+    try:
+        yield
+    except InterruptedTestError as interrupt:
+        cause = interrupt.__cause__
+        raise InterruptedLoadTestError(LoadTestResult(interrupt.report, None)) from cause
 
 
 def keep(bundle: Bundle, report: load.LoadTestReport) -> Path:

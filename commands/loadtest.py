@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Final
+
 import typer
 
 from ..core.errors import CheckFailedError
 from . import options as opt
 from .failures import noting
 from .terminal import console, printed, progress
+
+if TYPE_CHECKING:
+    from ..api.loadtest import LoadTestResult
+
+_NO_REPORT: Final = "No report was written."
 
 
 def loadtest(
@@ -16,32 +23,57 @@ def loadtest(
     rate: opt.RateOption = None,
     requests: opt.RequestsOption = None,
     max_tokens: opt.MaxTokensOption = 32,
+    ignore_eos: opt.IgnoreEosOption = False,
     model: opt.ServedModelOption = None,
     slo: opt.SloOption = None,
+    timeout: opt.TimeoutOption = 120.0,
+    max_errors: opt.MaxErrorsOption = 1.0,
+    allow_late: opt.AllowLateOption = False,
+    out: opt.SamplesOption = None,
+    yours: opt.OwnServerOption = False,
     verify: opt.VerifyOption = "quick",
     trust_code: opt.TrustOption = False,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Measure the latency and throughput of a server or a bundle."""
-    from ..api.loadtest import levels
+    from ..api.loadtest import InterruptedLoadTestError, levels
     from ..api.loadtest import loadtest as work
 
-    with noting("No report was written."), progress(as_json) as listener:
-        result = work(
-            target,
-            concurrency=levels(concurrency),
-            rate=rate,
-            requests=requests,
-            max_tokens=max_tokens,
-            model=model,
-            slos=slo or (),
-            verify=verify,
-            trust_code=trust_code,
-            progress=listener,
-        )
-    if not printed(as_json, result.to_json()):
-        from ..views.results import load_report
-
-        load_report(console(), result)
+    try:
+        with noting(_NO_REPORT), progress(as_json) as listener:
+            result = work(
+                target,
+                concurrency=levels(concurrency),
+                rate=rate,
+                requests=requests,
+                max_tokens=max_tokens,
+                ignore_eos=ignore_eos,
+                model=model,
+                slos=slo or (),
+                timeout=timeout,
+                max_errors=max_errors,
+                allow_late=allow_late,
+                out=out,
+                yours=yours,
+                verify=verify,
+                trust_code=trust_code,
+                progress=listener,
+            )
+    except InterruptedLoadTestError as interrupt:
+        cause = interrupt.__cause__ or interrupt
+        if as_json or interrupt.result.report.runs:
+            _show(as_json, interrupt.result)
+            cause.add_note("The report so far was printed.")
+        else:
+            cause.add_note(_NO_REPORT)
+        raise cause from None
+    _show(as_json, result)
     if not result.ok:
         raise typer.Exit(CheckFailedError.exit_code)
+
+
+def _show(as_json: bool, result: LoadTestResult) -> None:
+    if not printed(as_json, result.to_json()):
+        from ..views.loadtest import load_report
+
+        load_report(console(), result)

@@ -420,8 +420,48 @@ SloOption = Annotated[
     list[str] | None,
     typer.Option(
         "--slo",
-        metavar="OBJECTIVE",
-        help="Objective such as 'ttft_p99<500ms'; exit code 5 if missed. Repeatable.",
+        metavar="OBJECTIVES",
+        help="Objectives such as 'ttft_p99<500ms,itl_p95<40ms'; exit code 5 if missed. Failed "
+        "requests count as infinitely slow. Repeatable.",
+    ),
+]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(
+        "--timeout", metavar="SECONDS", help="Give up a request after this time; it has failed."
+    ),
+]
+MaxErrorsOption = Annotated[
+    float,
+    typer.Option(
+        "--max-errors",
+        metavar="PERCENT",
+        help="Requests that may fail; exit code 5 if more do.",
+    ),
+]
+AllowLateOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-late",
+        help="Accept figures that the client itself disturbed; otherwise exit code 5.",
+    ),
+]
+IgnoreEosOption = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-eos", help="Make every output as long as --max-tokens, where the model can."
+    ),
+]
+OwnServerOption = Annotated[
+    bool,
+    typer.Option(
+        "--yes-this-is-mine", help="Test a server outside of this machine and private networks."
+    ),
+]
+SamplesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="FILE", help="Write every sample to FILE, one JSON object a line."
     ),
 ]
 

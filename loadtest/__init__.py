@@ -1,43 +1,51 @@
-"""Load tests of a Triton server that streams tokens: arrivals, the client, metrics, the report."""
+"""Load tests of a server that streams tokens: targets, load, samples, statistics, the report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from . import slo
 from .config import Level, LoadTest, Progress
-from .report import LoadTestReport, Percentiles, Run
+from .report import LoadTestReport, Run
 from .slo import Slo
+from .statistics import Summary
 
 __all__ = [
     "Level",
     "LoadTest",
     "LoadTestReport",
-    "Percentiles",
     "Progress",
     "Run",
     "Slo",
+    "Summary",
     "run",
     "slo",
 ]
 
 
 def run(
-    url: str, config: LoadTest, *, on_progress: Callable[[Progress], None] | None = None
+    url: str,
+    config: LoadTest,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    out: Path | None = None,
 ) -> LoadTestReport:
     """Load the model behind `url` (`grpc://host:port` or `host:port`) and measure its streams.
 
-    `on_progress` is called after each counted request. A server that dies during the test does not
-    raise: the report up to then comes back with `aborted` set and `ok` false. An interrupt cancels
-    every stream, closes the connections and is raised again.
+    `on_progress` is called after each counted request. Every sample is written to `out`. A server
+    that dies during the test does not raise: the report up to then comes back with `aborted` set
+    and `ok` false. An interrupt cancels every stream, closes the connections and is raised again as
+    `running.InterruptedTestError`, a `KeyboardInterrupt` with the report so far.
 
     Raises:
         UsageError: `url` is not such an address.
-        BadInputError: No server answers, it is not ready, or it has no model fit for the test.
+        RefusedError: The server is not in a private network, and `config` does not say that it is
+            the user's own; or its address is link-local.
+        BadInputError: No server answers, it is not ready, or it has no model fit for the test; or
+            `out` cannot be written.
     """
     # gRPC and NumPy, which the client brings, are slow to import.
-    import asyncio
+    from .running import run as work
 
-    from .sweep import sweep
-
-    return asyncio.run(sweep(url, config, on_progress or (lambda _: None)))
+    return work(url, config, on_progress or (lambda _: None), out)

@@ -1,4 +1,4 @@
-"""One streamed request, measured."""
+"""One request, sent and measured."""
 
 from __future__ import annotations
 
@@ -6,136 +6,152 @@ import asyncio
 import itertools
 import secrets
 import time
-from typing import Any, Final
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
 
-import grpc
-from tritonclient.grpc import service_pb2
-from tritonclient.utils import deserialize_bytes_tensor
-
-from ..runtime import contract
-from ..runtime.openai.upstream import raise_lost_cancellation, read_to_end
+from .client_clock import StampingSelector
 from .config import LoadTest
-from .sample import Sample, Transcript
-from .server import Connection, Server, describe
+from .prompts import Work
+from .sample import Failure, Kind, Sample, Transcript
+from .targets.base import Request, RequestFailedError, Target
 
 _RETRY_PAUSE_S: Final = 0.2
-_DRAINING: Final = "has no available versions"
-_MESSAGE_LENGTH: Final = 300
+
+OUTSTANDING: Final = "outstanding when the level ended"
 
 
-class _FailedError(Exception):
-    """A request failed. `unreachable`: the connection, or the server behind it, turned it away."""
+@dataclass(slots=True)
+class _Attempt:
+    """What is known of a request so far. Times as `time.perf_counter` gives them."""
 
-    def __init__(self, message: str, *, unreachable: bool = False) -> None:
-        super().__init__(message[:_MESSAGE_LENGTH])
-        self.unreachable = unreachable
+    transcript: Transcript
+    due: float
+    sent: float | None = None
+    first_byte: float | None = None
+    content: float | None = None
+    output_tokens: int | None = None
+    prompt_tokens: int | None = None
+    queue: float | None = None
+    retries: int = 0
 
 
 class Client:
-    """Sends requests of a test to a model and measures them. For one event loop.
+    """Sends requests of a test to a target and measures them. For one event loop, which polls with
+    `selector`.
 
     `died` is set once a request failed and the server could then not be reached at all; `death`
     says which failure that was.
     """
 
-    def __init__(self, server: Server, model: str, test: LoadTest) -> None:
-        self._server, self._model, self._test = server, model, test
+    def __init__(self, target: Target, test: LoadTest, selector: StampingSelector) -> None:
+        self._target, self._test, self._selector = target, test, selector
         self._ids = itertools.count()
         self._run_id = secrets.token_hex(4)  # two tests of one server must not share request ids
         self._probing = asyncio.Lock()
         self.died = asyncio.Event()
         self.death = ""
 
-    async def send(self, prompt: str, due: float) -> Sample:
-        """Send `prompt` now and count its latencies from `due`, in `time.perf_counter` seconds.
+    async def send(
+        self, work: Work, due: float, started: float, record: Callable[[Sample], None]
+    ) -> None:
+        """Do `work` now. It was due at `due`, in a level that began at `started`, both in
+        `time.perf_counter` seconds.
 
-        A failure is a sample with `error`, never an exception.
+        Exactly one sample is recorded: a failure is a sample with `failure`, never an exception. So
+        is a request that is cancelled, before the cancellation goes on.
         """
-        retries, transcript = 0, Transcript(keep_text=self._test.count_tokens is not None)
-        error, suspicious = None, False
+        keep_text = self._test.count_tokens is not None
+        attempt = _Attempt(Transcript(keep_text=keep_text, deltas=self._target.deltas), due)
+        request = Request(
+            f"loadtest-{self._run_id}-{next(self._ids)}",
+            work.prompt,
+            work.max_tokens,
+            self._test.ignore_eos,
+        )
+        failure: Failure | None = Failure(Kind.UNFINISHED, OUTSTANDING)
+        suspicious = False
         try:
-            async with asyncio.timeout(self._test.timeout_s):
-                try:
-                    await self._attempt(prompt, due, transcript)
-                except _FailedError as failure:
-                    # Nothing was generated yet, so nothing can be generated twice.
-                    if not failure.unreachable or transcript.arrivals:
-                        raise
-                    retries = 1
-                    await asyncio.sleep(_RETRY_PAUSE_S)
-                    await self._attempt(prompt, due, transcript)
-        except _FailedError as failure:
-            error, suspicious = str(failure), failure.unreachable
-        except TimeoutError:
-            error, suspicious = f"no complete answer within {self._test.timeout_s:g} s", True
-        if error is None and not transcript.arrivals:
-            error = "the model ended without any text"
-        ended = time.perf_counter() - due
-        if error is not None and suspicious:
-            await self._probe(error)
-        return transcript.finish(ended=ended, retries=retries, error=error)
+            try:
+                async with asyncio.timeout(self._test.timeout_s):
+                    await self._send(request, attempt)
+                failure = None
+            except RequestFailedError as error:
+                failure, suspicious = error.failure, error.suspicious
+            except TimeoutError:
+                message = f"no complete answer within {self._test.timeout_s:g} s"
+                failure, suspicious = Failure(Kind.TIMEOUT, message), True
+        finally:
+            sample = _sample(request, attempt, started, failure)
+            record(sample)
+        if sample.failure is not None and suspicious:
+            await self._probe(sample.failure.message)
+
+    async def _send(self, request: Request, attempt: _Attempt) -> None:
+        try:
+            await self._receive(request, attempt)
+        except RequestFailedError as error:
+            # Nothing was generated yet, so nothing can be generated twice.
+            if not error.refused or attempt.transcript.arrivals:
+                raise
+            attempt.retries = 1
+            await asyncio.sleep(_RETRY_PAUSE_S)
+            await self._receive(request, attempt)
+
+    async def _receive(self, request: Request, attempt: _Attempt) -> None:
+        def on_send() -> None:
+            if attempt.sent is None:
+                attempt.sent = time.perf_counter()
+
+        transcript, due, selector = attempt.transcript, attempt.due, self._selector
+        async with aclosing(self._target.stream(request, on_send)) as pieces:
+            async for piece in pieces:
+                now = time.perf_counter()
+                if attempt.first_byte is None:
+                    attempt.first_byte = now
+                if piece.text and attempt.content is None:
+                    attempt.content = now
+                if text := piece.reasoning + piece.text:
+                    transcript.add(text, now - due, now - selector.ready_since)
+                if piece.output_tokens is not None:
+                    attempt.output_tokens = piece.output_tokens
+                    attempt.prompt_tokens = piece.prompt_tokens
+                if piece.queue is not None:
+                    attempt.queue = piece.queue
 
     async def _probe(self, error: str) -> None:
         async with self._probing:
-            if not self.died.is_set() and not await self._server.answers():
+            if not self.died.is_set() and not await self._target.answers():
                 self.death = error
                 self.died.set()
 
-    async def _attempt(self, prompt: str, due: float, transcript: Transcript) -> None:
-        async with self._server.connection() as connection:
-            try:
-                await self._stream(connection, prompt, due, transcript)
-            except grpc.aio.AioRpcError as error:
-                raise_lost_cancellation()
-                unreachable = error.code() is grpc.StatusCode.UNAVAILABLE
-                connection.retired = connection.retired or unreachable
-                raise _FailedError(describe(error), unreachable=unreachable) from error
-            except _FailedError as failure:
-                # A connection stays with its pod: while that one drains, only a new one helps.
-                connection.retired = connection.retired or failure.unreachable
-                raise
 
-    async def _stream(
-        self, connection: Connection, prompt: str, due: float, transcript: Transcript
-    ) -> None:
-        call = connection.stub.ModelStreamInfer((self._request(prompt),))
-        final = False
-        try:
-            async for message in call:
-                now = time.perf_counter()
-                if message.error_message:
-                    await read_to_end(call)
-                    text = " ".join(message.error_message.split())
-                    raise _FailedError(text, unreachable=_DRAINING in text)
-                response = message.infer_response
-                transcript.add(_text_output(response), now - due)
-                final = final or response.parameters[contract.FINAL_RESPONSE].bool_param
-        finally:
-            call.cancel()
-        if not final:
-            raise _FailedError("the stream was closed before its final response")
+def _sample(request: Request, attempt: _Attempt, started: float, failure: Failure | None) -> Sample:
+    """What is kept of a request that ends now."""
+    ended, due, transcript = time.perf_counter(), attempt.due, attempt.transcript
+    transcript.finish()
+    if failure is None and not transcript.arrivals:
+        failure = Failure(Kind.EMPTY, "the model ended without any text")
 
-    def _request(self, prompt: str) -> Any:
-        request = service_pb2.ModelInferRequest(
-            model_name=self._model, id=f"loadtest-{self._run_id}-{next(self._ids)}"
-        )
-        request.parameters["triton_enable_empty_final_response"].bool_param = True
-        # The model is served without a batch dimension: every shape is [1].
-        for sent, contents in (
-            (contract.TEXT_INPUT, {"bytes_contents": [prompt.encode()]}),
-            (contract.STREAMING, {"bool_contents": [True]}),
-            (contract.MAX_TOKENS, {"int_contents": [self._test.max_tokens]}),
-            (contract.EXCLUDE_INPUT, {"bool_contents": [True]}),
-        ):
-            tensor = request.inputs.add(name=sent.name, datatype=sent.data_type.wire, shape=[1])
-            tensor.contents.CopyFrom(service_pb2.InferTensorContents(**contents))
-        return request
+    def after_due(moment: float | None) -> float | None:
+        return None if moment is None else moment - due
 
-
-def _text_output(response: Any) -> str:
-    """The text of one response, or "" (a final response carries no tensor)."""
-    for index, tensor in enumerate(response.outputs):
-        if tensor.name == contract.TEXT_OUTPUT.name:
-            values = deserialize_bytes_tensor(response.raw_output_contents[index])
-            return bytes(values[0]).decode(errors="replace") if len(values) else ""
-    return ""
+    return Sample(
+        due=due - started,
+        sent=(attempt.sent or ended) - due,
+        arrivals=transcript.arrivals,
+        ended=ended - due,
+        first_byte=after_due(attempt.first_byte),
+        waits=transcript.waits,
+        content=after_due(attempt.content),
+        text=transcript.text,
+        lengths=transcript.lengths,
+        server_tokens=attempt.output_tokens,
+        prompt_tokens=attempt.prompt_tokens,
+        queue=attempt.queue,
+        asked=request.max_tokens,
+        retries=attempt.retries,
+        failure=failure,
+        request_id=request.id,
+    )

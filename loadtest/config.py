@@ -40,18 +40,24 @@ class LoadTest:
 
     Attributes:
         prompts: Sent in turn, over and over. No chat template is applied.
-        model: The Triton model; None takes the only one that is ready.
+        model: The served model; None takes the only one that is ready.
         concurrencies: One closed-loop level each: so many clients, each sending its next request
-            when the last one has ended.
+            when the last one has ended. They start one after the other, over the time that one
+            request takes.
         rate: Open loop instead: requests per second with exponential gaps, whether or not earlier
             ones have ended. Latencies then count from the moment a request was due.
         requests: Requests per level; None chooses: four for each client (at least 16), or thirty
             seconds of arrivals.
         warmup: Requests sent first and not counted.
         max_tokens: Output tokens requested per request (a model may stop earlier).
+        ignore_eos: Whether the model is asked to generate all of them, where it can.
         timeout_s: A request that takes longer, its retry included, is an error.
-        count_tokens: Tokens in a text. None counts each non-empty response as one token.
+        count_tokens: Tokens in a text, for servers that do not count them. None counts each
+            non-empty response as one token there.
         slos: Objectives that every level is judged by.
+        max_errors: Percent of the requests that may fail.
+        allow_late: Whether a report may be used in which the client disturbed the figures.
+        yours: Whether a server outside of private networks is the user's own.
         seed: Seeds the arrivals.
 
     Raises `UsageError` naming the value that is out of range.
@@ -64,9 +70,13 @@ class LoadTest:
     requests: int | None = None
     warmup: int = 1
     max_tokens: int = 128
+    ignore_eos: bool = False
     timeout_s: float = 120.0
     count_tokens: Callable[[str], int] | None = None
     slos: tuple[Slo, ...] = ()
+    max_errors: float = 1.0
+    allow_late: bool = False
+    yours: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -80,6 +90,10 @@ class LoadTest:
             raise UsageError(
                 "warm-up must be at least 0, the output tokens at least 1, the timeout above 0 s; "
                 f"got {self.warmup}, {self.max_tokens} and {self.timeout_s:g}"
+            )
+        if not 0 <= self.max_errors <= 100:
+            raise UsageError(
+                f"--max-errors {self.max_errors:g}: must be a percentage from 0 to 100"
             )
         least = 1 if self.rate is not None else max(self.concurrencies)
         if self.requests is not None and self.requests < least:

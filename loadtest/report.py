@@ -2,122 +2,113 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, NotRequired, TypedDict
+from typing import Any, ClassVar, Final
 
 from ..core.errors import BadInputError
 from ..core.migrations import Document, Migration, migrated
 from ..core.result import Result
 from ..runtime.untrusted import MAX_JSON_BYTES, parse_json
 from .config import Level
+from .documents import LoadTestDocument
 from .slo import Slo
+from .statistics import Summary
+from .validity import Client
 
 
 @dataclass(frozen=True, slots=True)
-class Percentiles:
-    """Milliseconds, linearly interpolated between the `samples` values; None where there are none.
+class Errors:
+    """Failures of one kind: how many, and the seconds after the level's start at which the first
+    and the last of them ended."""
 
-    With fewer than 100 samples `p99` lies between the two largest: read it with `samples`.
-    """
-
-    p50: float | None
-    p90: float | None
-    p99: float | None
-    samples: int
-
-    def at(self, percentile: int) -> float | None:
-        """The percentile 50, 90 or 99."""
-        return {50: self.p50, 90: self.p90, 99: self.p99}[percentile]
+    count: int
+    first_s: float
+    last_s: float
 
 
-class RunDocument(TypedDict):
-    """One level of the document: either `concurrency` or `rate`, and what was measured."""
+@dataclass(frozen=True, slots=True)
+class ShortOutputs:
+    """Successful requests whose output has fewer tokens than asked for, and their share."""
 
-    concurrency: NotRequired[int]
-    rate: NotRequired[float]
-    requests: int
-    errors: int
-    retries: int
-    ttft_ms: Percentiles
-    itl_ms: Percentiles
-    e2e_ms: Percentiles
-    output_tokens: int
-    duration_s: float
-    output_tokens_per_s: float
-    requests_per_s: float
-    goodput: float
-    error_messages: dict[str, int]
-    complete: bool
-
-
-class SloDocument(TypedDict):
-    """The objectives, whether one level meets all of them (null without objectives), and the
-    highest concurrency or rate that does."""
-
-    objectives: list[str]
-    met: bool | None
-    best: float | None
-
-
-class LoadTestDocument(TypedDict):
-    """The whole document; its attributes are those of `LoadTestReport`."""
-
-    model: str
-    url: str
-    max_tokens: int
-    token_counting: str
-    duration_s: float
-    aborted: str | None
-    runs: list[RunDocument]
-    slo: SloDocument
+    count: int
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One level. Latencies and tokens are of successful requests only.
+    """One level.
 
     Attributes:
         level: The load.
         requests: Requests that ended, the failed ones included.
+        measured: Successful requests that were sent in the steady state; latencies are theirs.
         errors: Requests that failed, a timeout or an empty output included.
         retries: Requests sent a second time because the server turned them away before their first
             token (they are not errors unless the second failed too; the wait counts as latency).
-        ttft: From the intended send to the first non-empty response.
-        itl: Gaps between tokens: a response of n tokens gives n times the n-th part of its gap.
-        e2e: From the intended send to the end of the stream, right after the final response.
+        latencies: A summary in milliseconds for each of `metrics.METRICS`, and `loop_lag`: by how
+            much timers of the client were late.
+        judged: The summary that each objective on a latency is evaluated on: failed requests are
+            infinitely slow.
+        output_tokens: Tokens of successful requests.
+        prompt_tokens: Tokens of their prompts, None where the server does not count them.
+        token_counting: Who counted the output tokens: `server`, `tokenizer`, or `responses` (each
+            non-empty response counted as one token); the least trustworthy where requests differ.
+        short_outputs: Outputs with fewer tokens than asked for.
         duration_s: From the level's start to the end of its last request.
-        output_tokens_per_s: Tokens of successful requests per second of `duration_s`.
-        requests_per_s: Successful requests per second of `duration_s`.
+        steady_s: The window, in seconds after the level's start, in which all clients of a closed
+            loop were busy; None where there is none: then everything is measured.
+        output_tokens_per_s: Tokens of successful requests per second of the steady window, or of
+            `duration_s` where there is none.
+        requests_per_s: Successful requests per second of the same.
+        offered_per_s: Requests that were due per second of an open loop; None for a closed one.
         goodput: Like `requests_per_s`, for requests that themselves meet every latency objective
             (their first token, the mean of their gaps, their total time); all where there is none.
+        attainment: The share of requests that do, failed ones included.
+        throughput: Tokens that arrived in each second.
+        error_kinds: Failures by kind.
         error_messages: What failed, and how often.
-        complete: False where the server died during this level.
+        complete: False where the server died or the test was interrupted during this level.
+        client: Whether the client disturbed the figures.
     """
 
     level: Level
     requests: int
+    measured: int
     errors: int
     retries: int
-    ttft: Percentiles
-    itl: Percentiles
-    e2e: Percentiles
+    latencies: Mapping[str, Summary]
+    judged: Mapping[Slo, Summary]
     output_tokens: int
+    prompt_tokens: int | None
+    token_counting: str | None
+    short_outputs: ShortOutputs
     duration_s: float
+    steady_s: tuple[float, float] | None
     output_tokens_per_s: float
     requests_per_s: float
+    offered_per_s: float | None
     goodput: float
+    attainment: float | None
+    throughput: tuple[int, ...]
+    error_kinds: Mapping[str, Errors]
     error_messages: Mapping[str, int]
     complete: bool
+    client: Client
+
+    @property
+    def error_percent(self) -> float:
+        """Failed requests in percent."""
+        return 100.0 * self.errors / self.requests if self.requests else 0.0
 
     def value(self, slo: Slo) -> float | None:
-        """What was measured for the metric of `slo`, in the unit of its limit."""
+        """What `slo` is judged by, in the unit of its limit; infinite where failures decide."""
         if slo.metric == "errors":
-            return 100.0 * self.errors / self.requests if self.requests else None
-        if slo.percentile is not None:
-            percentiles: Percentiles = getattr(self, slo.metric)
-            return percentiles.at(slo.percentile)
+            return self.error_percent if self.requests else None
+        if slo.statistic is not None:
+            return self.judged[slo].at(slo.statistic)
         rate: float = getattr(self, slo.metric)
         return rate
 
@@ -125,24 +116,54 @@ class Run:
         """Whether the level was run to its end and every objective holds."""
         return self.complete and all(slo.holds(self.value(slo)) for slo in slos)
 
+    def judgement(self, slo: Slo) -> dict[str, Any]:
+        """How `slo` was judged, as JSON: an infinite value is null."""
+        value = self.value(slo)
+        result = {
+            "objective": str(slo),
+            "value": value if value is not None and math.isfinite(value) else None,
+            "met": slo.holds(value),
+        }
+        if slo.statistic is None:
+            return result
+        judged = self.judged[slo]
+        return result | {
+            "survivors": self.latencies[slo.metric].at(slo.statistic),
+            "carried": judged.intervals.get(slo.statistic) is not None,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """This run as an element of `runs`."""
         load = {"concurrency": self.level.concurrency, "rate": self.level.rate}
         return {
             **{name: value for name, value in load.items() if value is not None},
             "requests": self.requests,
+            "measured": self.measured,
             "errors": self.errors,
             "retries": self.retries,
-            "ttft_ms": asdict(self.ttft),
-            "itl_ms": asdict(self.itl),
-            "e2e_ms": asdict(self.e2e),
+            **{f"{name}_ms": summary.to_json() for name, summary in self.latencies.items()},
             "output_tokens": self.output_tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "token_counting": self.token_counting,
+            "short_outputs": asdict(self.short_outputs),
             "duration_s": self.duration_s,
+            "steady_s": list(self.steady_s) if self.steady_s else None,
             "output_tokens_per_s": self.output_tokens_per_s,
             "requests_per_s": self.requests_per_s,
+            "offered_per_s": self.offered_per_s,
             "goodput": self.goodput,
+            "attainment": self.attainment,
+            "throughput": list(self.throughput),
+            "error_kinds": {name: asdict(errors) for name, errors in self.error_kinds.items()},
             "error_messages": dict(self.error_messages),
             "complete": self.complete,
+            "valid": self.client.valid,
+            "invalid_because": list(self.client.reasons),
+            "client": {
+                "cpu_cores": self.client.cpu,
+                "machine_busy": self.client.machine,
+                "load_average": self.client.load,
+            },
         }
 
 
@@ -151,26 +172,36 @@ class LoadTestReport(Result):
     """A whole load test.
 
     Attributes:
-        token_counting: `tokenizer`, or `responses`: each non-empty response counted as one token.
-        aborted: Why the test ended early (the server died); then the last run is incomplete.
+        token_counting: Who counted the output tokens, as in each of `runs`; the least trustworthy.
+        aborted: Why the test ended early (the server died, or it was interrupted); then the last
+            run is incomplete.
+        interrupted: Whether it was interrupted.
     """
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
     DOCUMENT: ClassVar[type | None] = LoadTestDocument
 
     model: str
     url: str
     max_tokens: int
-    token_counting: str
+    token_counting: str | None
     duration_s: float
     runs: tuple[Run, ...]
     slos: tuple[Slo, ...] = ()
+    max_errors: float = 1.0
+    allow_late: bool = False
     aborted: str | None = None
+    interrupted: bool = False
 
     @property
     def best(self) -> Run | None:
-        """The run with the highest load that meets every objective; None without objectives."""
-        good = [run for run in self.runs if self.slos and run.meets(self.slos)]
+        """The run with the highest load that meets every objective without too many errors; None
+        without objectives."""
+        good = [
+            run
+            for run in self.runs
+            if self.slos and run.meets(self.slos) and run.error_percent <= self.max_errors
+        ]
         return max(good, key=lambda run: run.level.load, default=None)
 
     @property
@@ -179,9 +210,25 @@ class LoadTestReport(Result):
         return self.best is not None if self.slos else None
 
     @property
+    def problems(self) -> tuple[str, ...]:
+        """Why the exit code of a command should be 5, in words."""
+        problems = [self.aborted] if self.aborted else []
+        if self.met is False:
+            problems.append(f"no load meets {', '.join(map(str, self.slos))}")
+        for run in self.runs:
+            if run.error_percent > self.max_errors:
+                problems.append(
+                    f"{run.level}: {run.error_percent:.1f} % of the requests failed, more than "
+                    f"--max-errors {self.max_errors:g}"
+                )
+            if not run.client.valid and not self.allow_late:
+                problems += [f"{run.level}: {reason}" for reason in run.client.reasons]
+        return tuple(problems)
+
+    @property
     def ok(self) -> bool:
-        """False where a command should exit with 5: an objective missed, or the server died."""
-        return self.aborted is None and self.met is not False
+        """False where a command should exit with 5: see `problems`."""
+        return not self.problems
 
     def to_json(self) -> dict[str, Any]:
         """The document, of JSON types only. `slo.best` is a concurrency or a rate, or null."""
@@ -194,17 +241,33 @@ class LoadTestReport(Result):
                 "token_counting": self.token_counting,
                 "duration_s": self.duration_s,
                 "aborted": self.aborted,
+                "interrupted": self.interrupted,
+                "max_errors": self.max_errors,
+                "problems": list(self.problems),
                 "runs": [run.to_json() for run in self.runs],
                 "slo": {
                     "objectives": [str(slo) for slo in self.slos],
                     "met": self.met,
                     "best": best.level.load if best else None,
+                    "levels": [
+                        {
+                            "load": run.level.load,
+                            "results": [run.judgement(slo) for slo in self.slos],
+                        }
+                        for run in self.runs
+                    ],
                 },
             }
         )
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = ()
+def _with_last_tokens(document: Document) -> Document:
+    """Schema 2: `e2e_ms` ends with the last text; that to the end of the stream is `stream_ms`."""
+    runs = [{**run, "stream_ms": run.get("e2e_ms")} for run in document.get("runs", ())]
+    return {**document, "runs": runs}
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (_with_last_tokens,)
 """Reports that do not say their schema have the first."""
 
 
@@ -225,4 +288,7 @@ def read_report(path: Path) -> Document:
         raise BadInputError(f"{unusable}: {error}") from error
     if not isinstance(document, dict):
         raise BadInputError(f"{unusable}: it contains no JSON object")
-    return migrated(document, path, MIGRATIONS)
+    try:
+        return migrated(document, path, MIGRATIONS)
+    except (TypeError, ValueError) as error:
+        raise BadInputError(f"{unusable}: {error}") from error

@@ -8,33 +8,43 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..core.errors import UsageError
+from .statistics import PERCENTILES
 
-LATENCIES: Final = ("ttft", "itl", "e2e")
-PERCENTILES: Final = (50, 90, 99)
+LATENCIES: Final = ("ttft", "content", "itl", "tpot", "e2e", "stream")
+"""The metrics of `metrics.METRICS` that an objective may limit."""
+
+STATISTICS: Final = (*PERCENTILES, "mean")
 _TO_MS: Final[Mapping[str, float]] = {"ms": 1.0, "s": 1000.0}
 _RATES: Final = ("output_tokens_per_s", "requests_per_s")
 _SYNTAX: Final = re.compile(
-    r"\s*(?P<metric>\w+)\s*(?P<sign>[<>])\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-z%]*)\s*",
+    r"\s*(?P<metric>[\w.]+)\s*(?P<sign>[<>])\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-z%]*)\s*",
     re.ASCII,
 )
-_LATENCY_NAME: Final = re.compile(rf"({'|'.join(LATENCIES)})_p({'|'.join(map(str, PERCENTILES))})")
+_LATENCY_NAME: Final = re.compile(
+    rf"({'|'.join(LATENCIES)})_({'|'.join(map(re.escape, STATISTICS))})"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Slo:
     """One objective. `str(slo)` is its canonical text, which `parse` reads back.
 
-    `metric` is `ttft`, `itl` or `e2e` with a `percentile` (limit in milliseconds), `errors` (limit
+    `metric` is one of `LATENCIES` with a `statistic` (limit in milliseconds), `errors` (limit
     in percent of the requests), `output_tokens_per_s` or `requests_per_s` (limit per second).
     """
 
     metric: str
-    percentile: int | None
+    statistic: str | None
     limit: float
 
     @property
     def is_latency(self) -> bool:
         return self.metric in LATENCIES
+
+    @property
+    def tolerated(self) -> float:
+        """The share of values that may exceed the limit, for an objective on a percentile."""
+        return 1 - PERCENTILES.get(self.statistic or "", 0.5)
 
     def holds(self, value: float | None) -> bool:
         """Whether `value`, in the unit of `limit`, meets the objective; None does not."""
@@ -45,8 +55,13 @@ class Slo:
     def __str__(self) -> str:
         number = f"{self.limit:.15f}".rstrip("0").rstrip(".")
         if self.is_latency:
-            return f"{self.metric}_p{self.percentile}<{number}ms"
+            return f"{self.metric}_{self.statistic}<{number}ms"
         return f"errors<{number}%" if self.metric == "errors" else f"{self.metric}>{number}"
+
+
+def parse_all(text: str) -> tuple[Slo, ...]:
+    """Read objectives that are separated by commas. Raises like `parse`."""
+    return tuple(parse(part) for part in text.split(","))
 
 
 def parse(text: str) -> Slo:
@@ -72,7 +87,7 @@ def parse(text: str) -> Slo:
     if latency is None:
         raise _wrong(text, f"has the unknown metric {metric!r}")
     _require(text, unit in _TO_MS, "needs a unit, ms or s")
-    return Slo(latency[1], int(latency[2]), limit * _TO_MS[unit])
+    return Slo(latency[1], latency[2], limit * _TO_MS[unit])
 
 
 def _require(text: str, condition: bool, problem: str) -> None:
@@ -81,8 +96,8 @@ def _require(text: str, condition: bool, problem: str) -> None:
 
 
 def _wrong(text: str, problem: str) -> UsageError:
-    latencies = ", ".join(f"{name}_p50|p90|p99" for name in LATENCIES)
     return UsageError(
         f"the objective {text!r} {problem}. Write for example 'ttft_p99<500ms', 'errors<1%' or "
-        f"'output_tokens_per_s>100'; metrics are {latencies}, errors, {', '.join(_RATES)}"
+        f"'output_tokens_per_s>100'; metrics are METRIC_STATISTIC with {', '.join(LATENCIES)} and "
+        f"{', '.join(STATISTICS)}, errors, {', '.join(_RATES)}"
     )

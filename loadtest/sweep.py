@@ -1,139 +1,147 @@
-"""Runs the levels of a test one after another: closed loops of clients, or scheduled arrivals."""
+"""Runs the levels of a test one after another against one target."""
 
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
-from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Final
 
-from . import arrivals, endpoint, metrics
+from . import arrivals, metrics
 from .client import Client
+from .client_clock import StampingSelector
 from .config import Level, LoadTest, Progress
+from .held_level import HeldLevel
+from .prompts import Work, repeated
+from .raw import RawFile
 from .report import LoadTestReport, Run
-from .sample import Sample
-from .server import CONNECTIONS, Server
+from .sample import Kind, Sample
+from .targets.base import Target
+
+OPEN_LOOP_STREAMS: Final = 16
+"""Streams to connect for before an open loop, whose number of streams is not known."""
 
 
-async def sweep(
-    url: str, test: LoadTest, on_progress: Callable[[Progress], None]
-) -> LoadTestReport:
-    """Run every level of `test`, or as many as the server survives. Errors as in `run`."""
-    async with Server(endpoint.parse(url)) as server:
-        model = await server.check(test.model)
-        started = time.perf_counter()
-        client = Client(server, model, test)
-        runs = await _run_levels(server, client, test, on_progress)
-        return LoadTestReport(
-            model=model,
-            url=f"grpc://{server.target}",
-            max_tokens=test.max_tokens,
-            token_counting="tokenizer" if test.count_tokens else "responses",
-            duration_s=time.perf_counter() - started,
-            runs=tuple(runs),
-            slos=test.slos,
-            aborted=_why_aborted(server, client),
-        )
+class Sweep:
+    """A test of one target, for one event loop that polls with `selector`.
 
-
-def _why_aborted(server: Server, client: Client) -> str | None:
-    if not client.died.is_set():
-        return None
-    return (
-        f"the server at grpc://{server.target} stopped answering during the test "
-        f"({client.death}); read its log, and start the test again once it is ready"
-    )
-
-
-async def _run_levels(
-    server: Server, client: Client, test: LoadTest, on_progress: Callable[[Progress], None]
-) -> list[Run]:
-    levels, runs = test.levels(), []
-    if test.warmup:
-        warmup = Level(test.warmup, concurrency=min(test.warmup, max(test.concurrencies)))
-        await server.open(warmup.concurrency or 1)
-        await _HeldLevel(client, test, warmup, lambda *_: None).run()
-    for index, level in enumerate(levels):
-        if client.died.is_set():
-            break
-        await server.open(level.concurrency or CONNECTIONS)
-
-        def notify(done: int, errors: int, level: Level = level, index: int = index) -> None:
-            on_progress(Progress(level, index, len(levels), done, errors))
-
-        held = _HeldLevel(client, test, level, notify)
-        duration = await held.run()
-        runs.append(
-            metrics.summarise(
-                level,
-                held.samples,
-                duration,
-                complete=not client.died.is_set(),
-                slos=test.slos,
-                count_tokens=test.count_tokens,
-            )
-        )
-    return runs
-
-
-class _HeldLevel:
-    """Holds one level until its requests have ended or the server is found dead."""
+    `stop` ends it early: what was measured so far is reported.
+    """
 
     def __init__(
         self,
-        client: Client,
+        target: Target,
         test: LoadTest,
-        level: Level,
-        notify: Callable[[int, int], None],
+        selector: StampingSelector,
+        *,
+        on_progress: Callable[[Progress], None],
+        raw: RawFile | None = None,
     ) -> None:
-        self._client, self._test, self._level, self._notify = client, test, level, notify
-        self._sent = self._errors = 0
-        self.samples: list[Sample] = []
+        self._target, self._test, self._on_progress, self._raw = target, test, on_progress, raw
+        self._client = Client(target, test, selector)
+        self._work: Iterator[Work] = repeated(test.prompts, test.max_tokens)
+        self._ramp_s = 0.0
+        self._stopped = asyncio.Event()
+        self.runs: list[Run] = []
 
-    async def run(self) -> float:
-        """Fill `samples`, one for each request that was sent; returns the seconds it took."""
+    def stop(self) -> None:
+        """End the test; the streams that are open are cancelled."""
+        self._stopped.set()
+
+    async def run(self) -> LoadTestReport:
+        """Run every level, or as many as the server survives and `stop` allows.
+
+        Raises `BadInputError` where no server answers or it has no model fit for the test.
+        """
+        model = await self._target.check(self._test.model)
         started = time.perf_counter()
-        load = self._open_loop(started) if self._level.rate else self._closed_loop()
-        work = asyncio.create_task(load)
-        death = asyncio.create_task(self._client.died.wait())
-        try:
-            await asyncio.wait((work, death), return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-        finally:
-            work.cancel()
-            death.cancel()
-            await asyncio.gather(work, death, return_exceptions=True)
-        duration = time.perf_counter() - started
-        while len(self.samples) < self._sent:
-            error = "outstanding when the server died"
-            self.samples.append(Sample(array("d"), ended=duration, error=error))
-        return duration
+        await self._warm_up()
+        levels = self._test.levels()
+        for index, level in enumerate(levels):
+            if self._over:
+                break
+            await self._run_level(index, level, len(levels))
+        return LoadTestReport(
+            model=model,
+            url=self._target.url,
+            max_tokens=self._test.max_tokens,
+            token_counting=metrics.least_trustworthy(run.token_counting for run in self.runs),
+            duration_s=time.perf_counter() - started,
+            runs=tuple(self.runs),
+            slos=self._test.slos,
+            max_errors=self._test.max_errors,
+            allow_late=self._test.allow_late,
+            aborted=self._why_aborted(),
+            interrupted=self._stopped.is_set(),
+        )
 
-    async def _closed_loop(self) -> None:
-        numbers = iter(range(self._level.requests))
+    @property
+    def _over(self) -> bool:
+        return self._client.died.is_set() or self._stopped.is_set()
 
-        async def one_client() -> None:
-            for number in numbers:
-                await self._send(number, time.perf_counter())
+    async def _warm_up(self) -> None:
+        """Send the requests that are not counted; how long they take sets the pace at which the
+        clients of a level start."""
+        requests = self._test.warmup
+        if not requests:
+            return
+        level = Level(requests, concurrency=min(requests, max(self._test.concurrencies)))
+        await self._target.open(level.concurrency or 1)
+        held = HeldLevel(self._client, level, self._work, stopped=self._stopped)
+        await held.run()
+        ended = [sample.ended for sample in held.samples if sample.failure is None]
+        self._ramp_s = statistics.median(ended) if ended else 0.0
 
-        async with asyncio.TaskGroup() as clients:
-            for _ in range(self._level.concurrency or 1):
-                clients.create_task(one_client())
+    async def _run_level(self, index: int, level: Level, levels: int) -> None:
+        await self._target.open(level.concurrency or OPEN_LOOP_STREAMS)
 
-    async def _open_loop(self, started: float) -> None:
-        assert self._level.rate is not None
-        offsets = arrivals.poisson(self._level.rate, self._level.requests, self._test.seed)
-        async with asyncio.TaskGroup() as requests:
-            for number, offset in enumerate(offsets):
-                due = started + offset
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                requests.create_task(self._send(number, due))
+        def notify(done: int, errors: int) -> None:
+            self._on_progress(Progress(level, index, levels, done, errors))
 
-    async def _send(self, number: int, due: float) -> None:
-        prompts = self._test.prompts
-        self._sent += 1
-        sample = await self._client.send(prompts[number % len(prompts)], due)
-        self.samples.append(sample)
-        self._errors += sample.error is not None
-        self._notify(len(self.samples), self._errors)
+        schedule = None
+        if level.rate is not None:
+            schedule = arrivals.poisson(level.rate, level.requests, self._test.seed)
+        held = HeldLevel(
+            self._client,
+            level,
+            self._work,
+            stopped=self._stopped,
+            ramp_s=self._ramp_s,
+            schedule=schedule,
+            notify=notify,
+        )
+        await held.run()
+        if self._raw:
+            self._raw.write(index, level, held.samples, held.steady, self._test.count_tokens)
+        self.runs.append(
+            metrics.summarise(
+                level,
+                self._counted(held.samples),
+                held.duration_s,
+                test=self._test,
+                steady=held.steady,
+                complete=not self._over,
+                disturbance=held.disturbance,
+            )
+        )
+
+    def _counted(self, samples: list[Sample]) -> list[Sample]:
+        """Without the requests that the user, not the server, kept from ending."""
+        if not self._stopped.is_set():
+            return samples
+        return [
+            sample
+            for sample in samples
+            if sample.failure is None or sample.failure.kind is not Kind.UNFINISHED
+        ]
+
+    def _why_aborted(self) -> str | None:
+        if self._stopped.is_set():
+            return "the test was interrupted"
+        if not self._client.died.is_set():
+            return None
+        return (
+            f"the server at {self._target.url} stopped answering during the test "
+            f"({self._client.death}); read its log, and start the test again once it is ready"
+        )

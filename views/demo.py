@@ -10,8 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
+from .loadtest import load_table
 from .parts import BAD, GOOD, amount, facts, heading
-from .results import load_table
 
 if TYPE_CHECKING:
     from ..api.demo import Answer, DemoResult

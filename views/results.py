@@ -1,4 +1,4 @@
-"""Views of `quantize`, `build`, `verify`, `serve`, `warmup`, `loadtest` and `doctor`."""
+"""Views of `quantize`, `build`, `verify`, `serve`, `warmup` and `doctor`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ from .parts import BAD, GOOD, amount, concession_text, engine_rows, facts, headi
 if TYPE_CHECKING:
     from ..api.build_result import BuildResult, DryRunResult
     from ..api.doctor import DoctorResult
-    from ..api.loadtest import LoadTestResult
     from ..api.quantize import QuantizeResult
     from ..api.serve import ServeResult
     from ..api.verify import VerifyResult
     from ..api.warmup import WarmupResult
-    from ..loadtest.report import LoadTestReport, Percentiles
     from ..quantize.calibration_record import SmoothingRecord
     from ..quantize.quality import QualityReport
 
@@ -206,55 +204,3 @@ def _ticks(rows: Iterable[tuple[str, bool, str]]) -> Table:
     for name, ok, detail in rows:
         table.add_row(GOOD if ok else BAD, Text(name), Text(detail))
     return table
-
-
-def load_report(console: Console, result: LoadTestResult) -> None:
-    """A load test, one row for each level."""
-    report = result.report
-    show(console, heading("Load test", f"{report.model} at {report.url}"), load_table(report))
-    for run in report.runs:
-        for message, count in run.error_messages.items():
-            console.print(f" [red]{count} x[/] {escape(message)}")
-    if report.aborted:
-        console.print(f" [bold red]ended early:[/] {escape(report.aborted)}")
-    if report.slos:
-        met = "[green]met[/]" if report.met else "[bold red]missed[/]"
-        wanted = ", ".join(map(str, report.slos))
-        best = f"{report.best.level.load:g}" if report.best else "-"
-        console.print(f" objectives {wanted}: {met}, highest load {best}")
-    if report.token_counting == "responses":
-        console.print(" [dim]each response counted as one token (no tokenizer given)[/]")
-    if result.kept:
-        console.print(f" [dim]saved to {escape(str(result.kept))}[/]\n", soft_wrap=True)
-
-
-def load_table(report: LoadTestReport) -> Table:
-    """Latencies in ms at p50, p90 and p99, and rates."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    names = ("load", "requests", "errors", "TTFT ms", "ITL ms", "E2E ms", "tokens/s", "req/s")
-    for name in names:
-        table.add_column(name, justify="right")
-    for run in report.runs:
-        errors = Text(str(run.errors), style="bold red" if run.errors else "")
-        rate = run.level.rate
-        table.add_row(
-            f"{rate:g}/s" if rate is not None else str(run.level.concurrency),
-            str(run.requests),
-            errors,
-            *(_percentiles(values) for values in (run.ttft, run.itl, run.e2e)),
-            f"{run.output_tokens_per_s:,.1f}",
-            f"{run.requests_per_s:.2f}",
-        )
-    table.caption = "latencies at p50/p90/p99"
-    table.caption_justify = "left"
-    return table
-
-
-def _percentiles(values: Percentiles) -> str:
-    shown = (values.p50, values.p90, values.p99)
-    return "/".join("-" if value is None else _short(value) for value in shown)
-
-
-def _short(value: float) -> str:
-    """Two digits at least: 4.9, 29, 150."""
-    return f"{value:.1f}" if value < 10 else f"{value:.0f}"

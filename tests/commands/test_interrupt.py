@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -118,4 +119,23 @@ def test_a_load_test_ends_at_once_and_writes_no_report(number: int, code: int) -
     message, again = err.splitlines()[-2:]
     assert message == "interrupted. No report was written. To continue, run:"
     assert again.split()[:3] == ["nemo-deploy", "loadtest", server.url]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_load_test_prints_the_report_so_far(number: int, code: int) -> None:
+    server = FakeTriton(hang_after=5)
+    server.start()
+    try:
+        process = started("loadtest", server.url, "--requests", "900", "--json")
+        assert server.hanging.wait(PATIENCE_S)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=PATIENCE_S)
+    finally:
+        server.stop()
+    assert process.returncode == code, err
+    report = json.loads(out)
+    assert report["interrupted"] is True
+    assert report["runs"][0]["requests"] == 4, "of five, one is the warm-up"
+    assert "The report so far was printed." in err
     assert "Traceback" not in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -28,9 +29,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     GRPCInferenceServiceServicer; messages: service_pb2.py of the same. Its error texts are those
     of a tritonserver 2.51.0.
 
-    A prompt is a JSON object: `texts` (one response each), `gap_s`, `error` (sent after the
-    texts), `hang` (never ends, after `error` too), `cut` (ends without a final response), `die`
-    (the server stops). `hanging` is set once a prompt hangs, `cancelled` once it was given up.
+    All requests after the first `hang_after` hang. A prompt is a JSON object:
+    `texts` (one response each), `gap_s`, `raw` (a tensor's bytes in
+    base64, sent after the texts), `error` (sent after that), `hang` (never ends, after `error`
+    too), `cut` (ends without a final response), `die` (the server stops), `tokens` (the final
+    response counts so many), `finals` (so many final responses).
+    `hanging` is set once a prompt hangs, `cancelled` once it was given up.
     """
 
     ready: bool = True
@@ -38,6 +42,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     inputs: tuple[str, ...] = INPUTS
     decoupled: bool = True
     drain: int = 0
+    hang_after: int | None = None
     drain_first_peer: bool = False
     peers: list[str] = field(default_factory=list)
     seen: list[Any] = field(default_factory=list)
@@ -92,8 +97,19 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
                 yield service_pb2.ModelStreamInferResponse(error_message=text)
                 continue
             tensors = {tensor.name: tensor.contents for tensor in request.inputs}
-            options = json.loads(tensors["text_input"].bytes_contents[0])
+            options = self.options(tensors["text_input"].bytes_contents[0])
+            if self.hang_after is not None and len(self.seen) > self.hang_after:
+                options = {"hang": True}
             yield from self.answer(options, context)
+
+    @staticmethod
+    def options(prompt: bytes) -> dict[str, Any]:
+        """The object that a prompt is; none for another text."""
+        try:
+            options = json.loads(prompt)
+        except ValueError:
+            return {}
+        return options if isinstance(options, dict) else {}
 
     def answer(self, options: dict[str, Any], context: Any) -> Iterator[Any]:
         if options.get("hang"):  # such a call ends in no other way
@@ -104,6 +120,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             message.infer_response.outputs.add(name="text_output", datatype="BYTES", shape=[1])
             message.infer_response.raw_output_contents.append(bytes_tensor(text))
             message.infer_response.parameters["triton_final_response"].bool_param = False
+            yield message
+        if "raw" in options:
+            message = service_pb2.ModelStreamInferResponse()
+            message.infer_response.outputs.add(name="text_output", datatype="BYTES", shape=[1])
+            message.infer_response.raw_output_contents.append(base64.b64decode(options["raw"]))
             yield message
         if "error" in options:
             yield service_pb2.ModelStreamInferResponse(error_message=options["error"])
@@ -118,7 +139,13 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         if not options.keys() & {"cut", "error"}:
             message = service_pb2.ModelStreamInferResponse()
             message.infer_response.parameters["triton_final_response"].bool_param = True
-            yield message
+            if "tokens" in options:
+                count = int(options["tokens"]).to_bytes(4, "little")
+                message.infer_response.outputs.add(
+                    name="num_output_tokens", datatype="UINT32", shape=[1]
+                )
+                message.infer_response.raw_output_contents.append(count)
+            yield from [message] * options.get("finals", 1)
 
 
 @pytest.fixture

@@ -11,7 +11,13 @@ import pytest
 
 from nemotron_deploy.loadtest import LoadTest
 from nemotron_deploy.loadtest.client import Client
-from nemotron_deploy.loadtest.server import Connection, Server
+from nemotron_deploy.loadtest.client_clock import StampingSelector
+from nemotron_deploy.loadtest.prompts import Work
+from nemotron_deploy.loadtest.sample import Kind, Sample
+from nemotron_deploy.loadtest.targets.triton_grpc import TritonGrpc
+from nemotron_deploy.loadtest.targets.triton_server import Connection, Server
+
+WORK = Work("x", 8)
 
 
 class LosingCall:
@@ -50,15 +56,19 @@ def losing_connection(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("losing_connection")
 def test_a_cancellation_that_grpc_loses_still_cancels() -> None:
     async def cancelled() -> bool:
-        async with Server("localhost:1") as server:
-            client = Client(server, "mock", LoadTest(prompts=["x"]))
-            request = asyncio.create_task(client.send("x", time.perf_counter()))
-            await asyncio.sleep(0.01)
-            request.cancel()
-            await asyncio.wait((request,), timeout=10)
-            return request.cancelled()
+        client = Client(TritonGrpc("localhost:1"), LoadTest(prompts=["x"]), StampingSelector())
+        now = time.perf_counter()
+        request = asyncio.create_task(client.send(WORK, now, now, samples.append))
+        await asyncio.sleep(0.01)
+        request.cancel()
+        await asyncio.wait((request,), timeout=10)
+        return request.cancelled()
 
+    samples: list[Sample] = []
     assert asyncio.run(cancelled())
+    (sample,) = samples
+    assert sample.failure is not None
+    assert sample.failure.kind is Kind.UNFINISHED
 
 
 @pytest.mark.usefixtures("losing_connection")
@@ -66,10 +76,16 @@ def test_a_timeout_that_grpc_loses_is_still_a_timeout(monkeypatch: pytest.Monkey
     async def alive(self: Server) -> bool:
         return True
 
-    async def error() -> str | None:
-        async with Server("localhost:1") as server:
-            client = Client(server, "mock", LoadTest(prompts=["x"], timeout_s=0.05))
-            return (await client.send("x", time.perf_counter())).error
+    async def send() -> None:
+        test = LoadTest(prompts=["x"], timeout_s=0.05)
+        now = time.perf_counter()
+        client = Client(TritonGrpc("localhost:1"), test, StampingSelector())
+        await client.send(WORK, now, now, samples.append)
 
     monkeypatch.setattr(Server, "answers", alive)
-    assert asyncio.run(error()) == "no complete answer within 0.05 s"
+    samples: list[Sample] = []
+    asyncio.run(send())
+    (sample,) = samples
+    assert sample.failure is not None
+    assert sample.failure.kind is Kind.TIMEOUT
+    assert sample.failure.message == "no complete answer within 0.05 s"

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nemotron_deploy import loadtest
-from nemotron_deploy.core.errors import BadInputError, UsageError
+from nemotron_deploy.core.errors import BadInputError, RefusedError, UsageError
 from nemotron_deploy.loadtest import LoadTest, Progress, arrivals
+from nemotron_deploy.loadtest.running import InterruptedTestError
 
 
 def prompt(**options: Any) -> str:
@@ -23,7 +25,9 @@ def prompt(**options: Any) -> str:
 
 
 def config(*prompts: str, **fields: Any) -> LoadTest:
-    return LoadTest(prompts=prompts or (prompt(),), **{"warmup": 0, "timeout_s": 10.0, **fields})
+    """Figures of a server that answers at once are disturbed easily."""
+    defaults = {"warmup": 0, "timeout_s": 10.0, "allow_late": True}
+    return LoadTest(prompts=prompts or (prompt(),), **{**defaults, **fields})
 
 
 def test_levels_are_run_in_turn_and_counted(fake_triton: Callable[..., Any]) -> None:
@@ -73,8 +77,11 @@ def test_an_open_loop_counts_from_when_a_request_was_due(fake_triton: Callable[.
 
     test = config(rate=100.0, requests=20)
     (run,) = loadtest.run(fake_triton().url, test, on_progress=stall).runs
-    assert run.ttft.p50 is not None
-    assert run.ttft.p50 > 200
+    median = run.latencies["ttft"].at("p50")
+    assert median is not None
+    assert median > 200
+    assert not run.client.valid, "this process stalled, not the server"
+    assert any("requests were sent late" in reason for reason in run.client.reasons)
 
 
 def test_streams_are_spread_over_connections(fake_triton: Callable[..., Any]) -> None:
@@ -86,8 +93,8 @@ def test_streams_are_spread_over_connections(fake_triton: Callable[..., Any]) ->
 def test_a_full_connection_takes_no_more_streams(
     fake_triton: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nemotron_deploy.loadtest.server.CONNECTIONS", 1)
-    monkeypatch.setattr("nemotron_deploy.loadtest.server.STREAMS_PER_CONNECTION", 2)
+    monkeypatch.setattr("nemotron_deploy.loadtest.targets.triton_server.CONNECTIONS", 1)
+    monkeypatch.setattr("nemotron_deploy.loadtest.targets.triton_server.STREAMS_PER_CONNECTION", 2)
     server = fake_triton()
     loadtest.run(server.url, config(prompt(gap_s=0.05), concurrencies=(3,), requests=3))
     assert len(set(server.peers)) == 2
@@ -101,7 +108,7 @@ def test_failures_are_counted_by_message(fake_triton: Callable[..., Any]) -> Non
         "the model ended without any text": 2,
         "the stream was closed before its final response": 2,
     }
-    assert (run.requests, run.errors, run.ttft.samples) == (8, 6, 2)
+    assert (run.requests, run.errors, run.latencies["ttft"].samples) == (8, 6, 2)
 
 
 def test_a_request_that_hangs_is_an_error(fake_triton: Callable[..., Any]) -> None:
@@ -152,7 +159,9 @@ def test_a_dead_server_ends_the_test_with_what_was_measured(
     assert run.requests < 100
 
 
-def test_an_interrupt_ends_the_streams(fake_triton: Callable[..., Any]) -> None:
+def test_an_interrupt_ends_the_streams_and_gives_the_report_so_far(
+    fake_triton: Callable[..., Any], tmp_path: Path
+) -> None:
     server = fake_triton()
 
     def interrupt(progress: Progress) -> None:
@@ -161,9 +170,23 @@ def test_an_interrupt_ends_the_streams(fake_triton: Callable[..., Any]) -> None:
 
     prompts = [prompt(hang=True)] + [prompt()] * 999
     test = config(*prompts, concurrencies=(2,), requests=1000)
-    with pytest.raises(KeyboardInterrupt):
-        loadtest.run(server.url, test, on_progress=interrupt)
+    out = tmp_path / "samples.jsonl"
+    with pytest.raises(KeyboardInterrupt) as caught:
+        loadtest.run(server.url, test, on_progress=interrupt, out=out)
     assert server.cancelled.wait(timeout=10)
+    assert isinstance(caught.value, InterruptedTestError)
+    report = caught.value.report
+    (run,) = report.runs
+    assert report.interrupted
+    assert not report.ok
+    assert not run.complete
+    assert 0 < run.requests < 1000
+    assert run.errors == 0, "the user, not the server, ended the other one"
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    unfinished = [line for line in lines if line["error_kind"] == "unfinished"]
+    assert len(lines) == run.requests + len(unfinished)
+    assert unfinished[0]["arrivals_s"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(
@@ -210,3 +233,110 @@ def test_the_room_is_cheap_to_import() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"grpc", "tritonclient", "numpy", "yaml", "torch"} & set(modules)
+
+
+def test_every_sample_is_written(fake_triton: Callable[..., Any], tmp_path: Path) -> None:
+    out = tmp_path / "samples.jsonl"
+    prompts = (prompt(texts=["", "a", "b"], gap_s=0.01), prompt(error="boom"))
+    test = config(*prompts, concurrencies=(1, 2), requests=4)
+    report = loadtest.run(fake_triton().url, test, out=out)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(line["run"], line["concurrency"]) for line in lines] == [(0, 1)] * 4 + [(1, 2)] * 4
+    assert {line["schema"] for line in lines} == {1}
+    good = [line for line in lines if line["error"] is None]
+    assert len(good) == 4
+    for line in good:
+        first, second = line["arrivals_s"]
+        assert line["intended_s"] <= line["sent_s"] <= line["first_byte_s"] < first < second
+        assert second <= line["ended_s"]
+        assert (line["output_tokens"], line["arrival_tokens"]) == (2, [1, 1])
+        assert len(line["waits_s"]) == 2
+    ttft = [1000 * (line["arrivals_s"][0] - line["intended_s"]) for line in good if not line["run"]]
+    assert report.runs[0].latencies["ttft"].at("max") == pytest.approx(max(ttft), abs=0.01)
+    assert {line["error_kind"] for line in lines if line["error"]} == {"server error"}
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_sent(
+    fake_triton: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = fake_triton()
+    with pytest.raises(BadInputError, match="cannot be written"):
+        loadtest.run(server.url, config(), out=tmp_path / "none" / "samples.jsonl")
+    assert not server.seen
+
+
+def test_tokens_that_the_server_counts_are_believed(fake_triton: Callable[..., Any]) -> None:
+    test = config(prompt(texts=["a b", "c d"], tokens=4), requests=3)
+    report = loadtest.run(fake_triton().url, test)
+    assert report.token_counting == "server"
+    assert report.runs[0].output_tokens == 12
+    assert report.runs[0].latencies["itl"].samples == 3 * 2
+
+
+def test_the_clients_of_a_level_start_one_after_the_other(
+    fake_triton: Callable[..., Any], tmp_path: Path
+) -> None:
+    """They are spread over the time that a request of the warm-up took."""
+    out = tmp_path / "samples.jsonl"
+    test = config(prompt(gap_s=0.1), concurrencies=(4,), requests=16, warmup=1)
+    (run,) = loadtest.run(fake_triton().url, test, out=out).runs
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    starts = sorted(line["intended_s"] for line in lines)[:4]
+    assert all(start >= 0.05 * index for index, start in enumerate(starts))
+    assert run.steady_s is not None
+    start, end = run.steady_s
+    measured = [line for line in lines if start < line["intended_s"] <= end]
+    assert run.measured == len(measured) == sum(line["measured"] for line in lines)
+    assert 4 <= run.measured <= 12, "without the first request of each client"
+
+
+def test_a_level_without_a_steady_state_is_measured_whole(fake_triton: Callable[..., Any]) -> None:
+    test = config(prompt(gap_s=0.01), concurrencies=(4,), requests=4)
+    (run,) = loadtest.run(fake_triton().url, test).runs
+    assert (run.steady_s, run.measured) == (None, 4)
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("grpc://8.8.8.8:8001", "--yes-this-is-mine"),
+        ("grpc://[2001:4860:4860::8888]:8001", "--yes-this-is-mine"),
+        ("grpc://169.254.169.254:80", "link-local"),
+        ("grpc://[fe80::1]:80", "link-local"),
+        ("grpc://[::ffff:169.254.169.254]:80", "link-local"),
+    ],
+)
+def test_other_peoples_servers_are_refused(url: str, problem: str) -> None:
+    with pytest.raises(RefusedError, match=problem):
+        loadtest.run(url, config())
+
+
+def test_a_link_local_address_is_refused_even_if_it_is_ones_own() -> None:
+    with pytest.raises(RefusedError, match="link-local"):
+        loadtest.run("grpc://169.254.169.254:80", config(yours=True))
+
+
+def test_a_name_without_an_address() -> None:
+    with pytest.raises(BadInputError, match="no address is known"):
+        loadtest.run("grpc://nowhere.invalid:8001", config())
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"error": "boom"}, "server error"),
+        ({"cut": True}, "closed"),
+        ({"texts": []}, "empty"),
+        ({"hang": True}, "timeout"),
+        ({"finals": 2}, "garbage"),
+        ({"raw": "YWI="}, "garbage"),
+    ],
+)
+def test_faults_are_classified(
+    fake_triton: Callable[..., Any], options: dict[str, Any], kind: str
+) -> None:
+    prompts = (prompt(), prompt(**options))
+    report = loadtest.run(fake_triton().url, config(*prompts, requests=4, timeout_s=0.5))
+    (run,) = report.runs
+    assert {name: errors.count for name, errors in run.error_kinds.items()} == {kind: 2}
+    assert not report.ok, "more than 1 % failed"

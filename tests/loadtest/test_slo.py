@@ -9,7 +9,7 @@ from nemotron_deploy.loadtest import Slo, slo
 
 LIMITS = st.decimals(min_value="0.001", max_value="1000000", places=3).map(float)
 SLOS = st.one_of(
-    st.builds(Slo, st.sampled_from(slo.LATENCIES), st.sampled_from(slo.PERCENTILES), LIMITS),
+    st.builds(Slo, st.sampled_from(slo.LATENCIES), st.sampled_from(slo.STATISTICS), LIMITS),
     st.builds(Slo, st.just("errors"), st.none(), LIMITS),
     st.builds(Slo, st.sampled_from(("output_tokens_per_s", "requests_per_s")), st.none(), LIMITS),
 )
@@ -44,8 +44,10 @@ def test_an_objective_holds_on_one_side_of_its_limit_only(objective: Slo, by: fl
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("ttft_p99<500ms", Slo("ttft", 99, 500.0)),
-        (" itl_p50 < 0.05 s ", Slo("itl", 50, 50.0)),
+        ("ttft_p99<500ms", Slo("ttft", "p99", 500.0)),
+        (" itl_p50 < 0.05 s ", Slo("itl", "p50", 50.0)),
+        ("e2e_p99.9<2s", Slo("e2e", "p99.9", 2000.0)),
+        ("tpot_mean<9ms", Slo("tpot", "mean", 9.0)),
         ("errors<1%", Slo("errors", None, 1.0)),
         ("output_tokens_per_s>100", Slo("output_tokens_per_s", None, 100.0)),
     ],
@@ -62,7 +64,7 @@ def test_forms(text: str, expected: Slo) -> None:
         ("ttft_p99<-5ms", "form"),
         ("ttft_p99<500", "unit"),
         ("ttft_p99<500us", "unit"),
-        ("ttft_p95<500ms", "unknown metric 'ttft_p95'"),
+        ("ttft_p93<500ms", "unknown metric 'ttft_p93'"),
         ("ttft<500ms", "unknown metric 'ttft'"),
         ("ttft_p99>500ms", "lower limit"),
         ("errors<1", "percentage"),
@@ -74,3 +76,11 @@ def test_forms(text: str, expected: Slo) -> None:
 def test_wrong_forms_say_what_is_wrong(text: str, problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
         slo.parse(text)
+
+
+def test_objectives_are_separated_by_commas() -> None:
+    assert slo.parse_all("ttft_p99<500ms,itl_p95<40ms") == (
+        Slo("ttft", "p99", 500.0), Slo("itl", "p95", 40.0),
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="form"):
+        slo.parse_all("ttft_p99<500ms,")

@@ -1,4 +1,4 @@
-"""Connections to one Triton server, and what it reports about itself.
+"""Connections to one Triton server over gRPC, and what it reports about itself.
 
 The messages and the stub are those that `tritonclient` ships; its own asyncio client is not used,
 as it (2.73) gives no way to ask for `triton_enable_empty_final_response`, without which a stream's
@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from ..core.errors import BadInputError
-from ..runtime import contract
+from ...core.errors import BadInputError
+from ...runtime import contract
 
 CONNECTIONS: Final = 16
 """Connections to spread streams over: a Kubernetes Service balances connections, not streams."""
@@ -33,6 +32,7 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
 )
 
 
@@ -67,15 +67,8 @@ class Server:
         self.target = target
         self._connections: list[Connection] = []
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def close(self) -> None:
+        """Close all connections."""
         for connection in self._connections:
             await connection.close()
         # gRPC still reports ended calls to this event loop: closing it now would leave them to the
@@ -120,8 +113,8 @@ class Server:
         finally:
             await probe.close()
 
-    async def check(self, model: str | None) -> str:
-        """The name of the model to use: `model`, or the only one that is ready.
+    async def check(self, model: str | None) -> tuple[str, frozenset[str]]:
+        """The name of the model to use (`model`, or the only one that is ready) and its inputs.
 
         Raises `BadInputError` where there is no ready server, no such model, no single model, or
         where the model does not stream or lacks the tensors of NVIDIA's `llmapi` model.
@@ -135,7 +128,7 @@ class Server:
             except grpc.aio.AioRpcError as error:
                 raise self._unreachable(error) from error
         self._require_llmapi(name, answer.config)
-        return name
+        return name, frozenset(tensor.name for tensor in answer.config.input)
 
     async def _require_ready(self, connection: Connection) -> None:
         request = service_pb2.ServerReadyRequest()

@@ -1,0 +1,131 @@
+"""The types of a report's JSON document, from which its schema is made."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+SummaryDocument = TypedDict(
+    "SummaryDocument",
+    {
+        "p50": float | None,
+        "p75": float | None,
+        "p90": float | None,
+        "p95": float | None,
+        "p99": float | None,
+        "p99.9": float | None,
+        "mean": float | None,
+        "min": float | None,
+        "max": float | None,
+        "samples": int,
+        "intervals": dict[str, list[float] | None],
+    },
+)
+
+
+class ErrorsDocument(TypedDict):
+    """Failures of one kind: how many, and when the first and the last ended."""
+
+    count: int
+    first_s: float
+    last_s: float
+
+
+class ShortOutputsDocument(TypedDict):
+    """Outputs with fewer tokens than asked for, and their share."""
+
+    count: int
+    share: float
+
+
+class ClientDocument(TypedDict):
+    """What the client and the machine did during a level."""
+
+    cpu_cores: float | None
+    machine_busy: float | None
+    load_average: float | None
+
+
+class RunDocument(TypedDict):
+    """One level of the document: either `concurrency` or `rate`, and what was measured."""
+
+    concurrency: NotRequired[int]
+    rate: NotRequired[float]
+    requests: int
+    measured: int
+    errors: int
+    retries: int
+    ttft_ms: SummaryDocument
+    content_ms: SummaryDocument
+    itl_ms: SummaryDocument
+    tpot_ms: SummaryDocument
+    e2e_ms: SummaryDocument
+    stream_ms: SummaryDocument
+    ttft_from_send_ms: SummaryDocument
+    e2e_from_send_ms: SummaryDocument
+    queue_ms: SummaryDocument
+    lateness_ms: SummaryDocument
+    client_wait_ms: SummaryDocument
+    loop_lag_ms: SummaryDocument
+    output_tokens: int
+    prompt_tokens: int | None
+    token_counting: str | None
+    short_outputs: ShortOutputsDocument
+    duration_s: float
+    steady_s: list[float] | None
+    output_tokens_per_s: float
+    requests_per_s: float
+    offered_per_s: float | None
+    goodput: float
+    attainment: float | None
+    throughput: list[int]
+    error_kinds: dict[str, ErrorsDocument]
+    error_messages: dict[str, int]
+    complete: bool
+    valid: bool
+    invalid_because: list[str]
+    client: ClientDocument
+
+
+class ObjectiveDocument(TypedDict):
+    """How one level was judged by an objective. `value` counts failed requests as infinitely slow
+    (null where they decide), `survivors` leaves them out; `carried` says whether there are enough
+    requests for the percentile."""
+
+    objective: str
+    value: float | None
+    met: bool
+    survivors: NotRequired[float | None]
+    carried: NotRequired[bool]
+
+
+class JudgedLevelDocument(TypedDict):
+    """One load, and how it was judged."""
+
+    load: float
+    results: list[ObjectiveDocument]
+
+
+class SloDocument(TypedDict):
+    """The objectives, whether one level meets all of them (null without objectives), and the
+    highest concurrency or rate that does."""
+
+    objectives: list[str]
+    met: bool | None
+    best: float | None
+    levels: list[JudgedLevelDocument]
+
+
+class LoadTestDocument(TypedDict):
+    """The whole document; its attributes are those of `LoadTestReport`."""
+
+    model: str
+    url: str
+    max_tokens: int
+    token_counting: str | None
+    duration_s: float
+    aborted: str | None
+    interrupted: bool
+    max_errors: float
+    problems: list[str]
+    runs: list[RunDocument]
+    slo: SloDocument

@@ -1,0 +1,136 @@
+"""View of `loadtest`: latencies and rates of each level, and what makes them doubtful."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from .parts import heading, show
+
+if TYPE_CHECKING:
+    from ..api.loadtest import LoadTestResult
+    from ..loadtest.report import LoadTestReport, Run
+    from ..loadtest.statistics import Summary
+
+_SHOWN: Final = ("p50", "p90", "p99")
+_COUNTED_BY: Final = {
+    "server": "tokens as the server counted them",
+    "tokenizer": "tokens counted with the model's tokenizer, for the server gives no counts",
+    "responses": "each response counted as one token, for the server gives no counts and there is "
+    "no tokenizer: a response may hold several",
+}
+
+
+def load_report(console: Console, result: LoadTestResult) -> None:
+    """A load test, one row for each level, then what there is to know about it."""
+    report = result.report
+    show(console, heading("Load test", f"{report.model} at {report.url}"), load_table(report))
+    for line in _notes(report):
+        console.print(Text(f" {line}", style="dim"))
+    for run in report.runs:
+        for line in _warnings(run):
+            console.print(Text(f" {run.level}: {line}", style="yellow"))
+        for message, count in run.error_messages.items():
+            console.print(f" [red]{count} x[/] {escape(message)}")
+    _objectives(console, report)
+    for problem in report.problems:
+        console.print(Text.assemble((" failed: ", "bold red"), problem))
+    if result.kept:
+        console.print(f" [dim]saved to {escape(str(result.kept))}[/]\n", soft_wrap=True)
+
+
+def load_table(report: LoadTestReport) -> Table:
+    """Latencies in ms at p50, p90 and p99, and rates."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    names = ("load", "requests", "errors", "TTFT ms", "ITL ms", "E2E ms", "late ms", "tokens/s")
+    for name in (*names, "req/s"):
+        table.add_column(name, justify="right")
+    for run in report.runs:
+        errors = Text(str(run.errors), style="bold red" if run.errors else "")
+        rate = run.level.rate
+        table.add_row(
+            f"{rate:g}/s" if rate is not None else str(run.level.concurrency),
+            str(run.requests),
+            errors,
+            *(_percentiles(run.latencies[name]) for name in ("ttft", "itl", "e2e")),
+            _value(run.latencies["lateness"], "p99"),
+            f"{run.output_tokens_per_s:,.1f}",
+            f"{run.requests_per_s:.2f}",
+        )
+    table.caption = (
+        "latencies at p50/p90/p99, ~ too few requests for this percentile; late: p99 of how late "
+        "requests were sent"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _percentiles(values: Summary) -> str:
+    return "/".join(_value(values, name) for name in _SHOWN)
+
+
+def _value(values: Summary, statistic: str) -> str:
+    value = values.at(statistic)
+    if value is None:
+        return "-"
+    return ("" if _carried(values, statistic) else "~") + _short(value)
+
+
+def _carried(values: Summary, statistic: str) -> bool:
+    """Whether there are enough values; of values without intervals, their number decides."""
+    if any(values.intervals.values()):
+        return values.intervals[statistic] is not None
+    return values.samples * (1 - float(statistic[1:]) / 100) >= 5
+
+
+def _short(value: float) -> str:
+    """Two digits at least: 4.9, 29, 150."""
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+def _notes(report: LoadTestReport) -> Iterator[str]:
+    if report.token_counting:
+        yield _COUNTED_BY[report.token_counting]
+    for run in report.runs:
+        if run.steady_s:
+            yield f"{run.level}: latencies of the {run.measured} requests of the steady state"
+
+
+def _warnings(run: Run) -> Iterator[str]:
+    if not run.client.valid:
+        yield "INVALID, the client disturbed the figures"
+        yield from run.client.reasons
+    if run.short_outputs.count:
+        yield (
+            f"{run.short_outputs.share:.0%} of the outputs are shorter than asked for; "
+            "--ignore-eos makes them as long, where the model can"
+        )
+    for kind, errors in run.error_kinds.items():
+        yield (
+            f"{errors.count} failed, {kind}: the first after {errors.first_s:.1f} s, the last "
+            f"after {errors.last_s:.1f} s"
+        )
+
+
+def _objectives(console: Console, report: LoadTestReport) -> None:
+    if not report.slos:
+        return
+    best = f"{report.best.level.load:g}" if report.best else "-"
+    met = "[green]met[/]" if report.met else "[bold red]missed[/]"
+    wanted = ", ".join(map(str, report.slos))
+    console.print(f" objectives {wanted}: {met}, highest load {best}")
+    for run in report.runs:
+        for slo in report.slos:
+            judged = run.judgement(slo)
+            value = "failures decide" if judged["value"] is None else f"{judged['value']:.4g}"
+            survivors = judged.get("survivors")
+            beside = "" if survivors is None else f" ({survivors:.4g} without failed requests)"
+            doubt = "" if judged.get("carried", True) else ", too few requests to be sure"
+            mark = "met" if judged["met"] else "missed"
+            text = f" {run.level}: {slo}: {mark}, {value}{beside}{doubt}"
+            console.print(Text(text, style="dim" if judged["met"] else "red"))
