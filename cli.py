@@ -7,14 +7,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from . import __version__
 from .commands.build import build
 from .commands.chat import chat
 from .commands.check_manifests import check_manifests
+from .commands.compare_loadtests import compare_loadtests
 from .commands.demo import demo
 from .commands.deploy import deploy
 from .commands.doctor import doctor
@@ -47,13 +49,30 @@ COMMANDS: Final[dict[Callable[..., None], str]] = {
     serve: "serve dist/nemotron-3-nano-30b-a3b-h100-int4",
     chat: "chat http://127.0.0.1:9000",
     loadtest: "loadtest grpc://127.0.0.1:8001 --concurrency 1,4,16",
+    compare_loadtests: "loadtest compare monday.json friday.json",
     doctor: "doctor --json",
     demo: "demo --out dist/demo",
 }
 """Every command, and the example at the end of its help."""
 
+TWO_WORDS: Final[dict[Callable[..., None], str]] = {compare_loadtests: "loadtest compare"}
+"""The commands whose names are not those of their functions."""
+
+
+class _Commands(TyperGroup):
+    """The commands, of which some have names of two words: `loadtest compare A B`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of two words where the line begins with one, else that of the first word."""
+        name = " ".join(args[:2])
+        if len(args) > 1 and name in self.commands:
+            return name, self.commands[name], args[2:]
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name=PROGRAM,
+    cls=_Commands,
     help="From a Nemotron 3 checkpoint to a quantized, verified, load-tested deployment.",
     epilog="--verbose, --debug and --log-file may also follow the command.",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -90,7 +109,7 @@ def _root(
 
 
 for command, example in COMMANDS.items():
-    app.command(epilog=f"Example: {PROGRAM} {example}")(command)
+    app.command(TWO_WORDS.get(command), epilog=f"Example: {PROGRAM} {example}")(command)
 
 
 def main() -> None:

@@ -66,6 +66,7 @@ def loadtest(
     max_tokens: int = 32,
     model: str | None = None,
     slos: Sequence[str] = (),
+    find_max: bool = False,
     timeout: float = 120.0,
     max_errors: float = 1.0,
     allow_late: bool = False,
@@ -89,6 +90,7 @@ def loadtest(
         max_tokens: Output tokens per request.
         model: The served model; by default the only one.
         slos: Objectives, for example `ttft_p99<500ms`; a text may hold several, with commas.
+        find_max: Search the highest rate that meets the objectives, starting at `rate`.
         timeout: Seconds after which a request is given up.
         max_errors: Percent of the requests that may fail.
         allow_late: Whether the report is `ok` where the client disturbed the figures.
@@ -114,6 +116,7 @@ def loadtest(
         requests=requests,
         max_tokens=max_tokens,
         slos=tuple(slo for text in slos for slo in load.slo.parse_all(text)),
+        find_max=find_max,
         timeout_s=timeout,
         max_errors=max_errors,
         allow_late=allow_late,

@@ -439,6 +439,14 @@ MaxErrorsOption = Annotated[
         help="Requests that may fail; exit code 5 if more do.",
     ),
 ]
+FindMaxOption = Annotated[
+    bool,
+    typer.Option(
+        "--find-max",
+        help="Search the highest rate that meets --slo, instead of --concurrency; --rate is where "
+        "it starts.",
+    ),
+]
 AllowLateOption = Annotated[
     bool,
     typer.Option(

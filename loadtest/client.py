@@ -22,7 +22,7 @@ _RETRY_PAUSE_S: Final = 0.2
 OUTSTANDING: Final = "outstanding when the level ended"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Attempt:
     """What is known of a request so far. Times as `time.perf_counter` gives them."""
 
@@ -50,6 +50,7 @@ class Client:
         self._ids = itertools.count()
         self._run_id = secrets.token_hex(4)  # two tests of one server must not share request ids
         self._probing = asyncio.Lock()
+        self._outstanding: set[_Attempt] = set()
         self.died = asyncio.Event()
         self.death = ""
 
@@ -70,6 +71,7 @@ class Client:
             work.max_tokens,
             self._test.ignore_eos,
         )
+        self._outstanding.add(attempt)
         failure: Failure | None = Failure(Kind.UNFINISHED, OUTSTANDING)
         suspicious = False
         try:
@@ -83,10 +85,20 @@ class Client:
                 message = f"no complete answer within {self._test.timeout_s:g} s"
                 failure, suspicious = Failure(Kind.TIMEOUT, message), True
         finally:
+            self._outstanding.discard(attempt)
             sample = _sample(request, attempt, started, failure)
             record(sample)
         if sample.failure is not None and suspicious:
             await self._probe(sample.failure.message)
+
+    def overdue(self, limit_s: float, *, silent: bool) -> int:
+        """How many outstanding requests were due more than `limit_s` seconds ago; with `silent`,
+        of those without any text so far."""
+        before = time.perf_counter() - limit_s
+        return sum(
+            attempt.due < before and not (silent and attempt.transcript.arrivals)
+            for attempt in self._outstanding
+        )
 
     async def _send(self, request: Request, attempt: _Attempt) -> None:
         try:

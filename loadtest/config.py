@@ -56,6 +56,8 @@ class LoadTest:
             non-empty response as one token there.
         slos: Objectives that every level is judged by.
         max_errors: Percent of the requests that may fail.
+        find_max: Search the highest rate that meets all objectives, starting with `rate` or with
+            one request at a time. `requests` is the number for each rate that is tried.
         allow_late: Whether a report may be used in which the client disturbed the figures.
         yours: Whether a server outside of private networks is the user's own.
         seed: Seeds the arrivals.
@@ -75,6 +77,7 @@ class LoadTest:
     count_tokens: Callable[[str], int] | None = None
     slos: tuple[Slo, ...] = ()
     max_errors: float = 1.0
+    find_max: bool = False
     allow_late: bool = False
     yours: bool = False
     seed: int = 0
@@ -95,7 +98,12 @@ class LoadTest:
             raise UsageError(
                 f"--max-errors {self.max_errors:g}: must be a percentage from 0 to 100"
             )
-        least = 1 if self.rate is not None else max(self.concurrencies)
+        if self.find_max and not any(slo.is_latency for slo in self.slos):
+            raise UsageError(
+                "--find-max searches the highest rate that meets an objective on a latency: give "
+                "one with --slo, for example --slo 'ttft_p99<500ms'"
+            )
+        least = 1 if self.rate is not None or self.find_max else max(self.concurrencies)
         if self.requests is not None and self.requests < least:
             raise UsageError(
                 f"{self.requests} requests per level cannot keep {least} clients busy: "

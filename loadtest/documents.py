@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
+from .search import Found
+
 SummaryDocument = TypedDict(
     "SummaryDocument",
     {
@@ -107,11 +109,12 @@ class JudgedLevelDocument(TypedDict):
 
 class SloDocument(TypedDict):
     """The objectives, whether one level meets all of them (null without objectives), and the
-    highest concurrency or rate that does."""
+    highest concurrency or rate that does. `search` says how a search found it."""
 
     objectives: list[str]
     met: bool | None
     best: float | None
+    search: Found | None
     levels: list[JudgedLevelDocument]
 
 

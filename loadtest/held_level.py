@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
 
 from .client import Client
 from .client_clock import Disturbance, Monitor
@@ -13,13 +14,16 @@ from .metrics import Window
 from .prompts import Work
 from .sample import Sample
 
+_WATCH_EVERY_S: Final = 0.05
+
 
 class HeldLevel:
     """Holds `level` until its requests have ended, the server is dead, or `stopped` is set.
 
     The clients of a closed loop begin one after the other within `ramp_s` seconds; the requests of
-    an open loop are due at `schedule`, in seconds after the start. `notify` receives the requests
-    that have ended, and how many of them failed.
+    an open loop are due at `schedule`, in seconds after the start. `hopeless` may end the level
+    early, too: it receives the samples so far and the seconds since the start, many times a second.
+    `notify` receives the requests that have ended, and how many of them failed.
     """
 
     def __init__(
@@ -31,17 +35,19 @@ class HeldLevel:
         stopped: asyncio.Event,
         ramp_s: float = 0.0,
         schedule: Iterable[float] | None = None,
+        hopeless: Callable[[Sequence[Sample], float], bool] | None = None,
         notify: Callable[[int, int], None] = lambda done, errors: None,
     ) -> None:
         self._client, self._level, self._work = client, level, work
         self._stopped, self._ramp_s, self._schedule = stopped, ramp_s, schedule
-        self._notify = notify
+        self._hopeless, self._notify = hopeless, notify
         self._errors = 0
         self._first_ended: dict[int, float] = {}
         self._exhausted: float | None = None
         self._started = 0.0
         self.samples: list[Sample] = []
         self.duration_s = 0.0
+        self.stopped_early = False
         self.disturbance: Disturbance | None = None
 
     async def run(self) -> None:
@@ -72,7 +78,11 @@ class HeldLevel:
     async def _run_until_ended(self) -> None:
         load = self._closed_loop() if self._schedule is None else self._open_loop(self._schedule)
         work = asyncio.create_task(load)
-        ends = [asyncio.create_task(event.wait()) for event in (self._client.died, self._stopped)]
+        ends: list[asyncio.Task[Any]] = [
+            asyncio.create_task(event.wait()) for event in (self._client.died, self._stopped)
+        ]
+        if self._hopeless:
+            ends.append(asyncio.create_task(self._watch(self._hopeless)))
         try:
             await asyncio.wait((work, *ends), return_when=asyncio.FIRST_COMPLETED)
             if work.done():
@@ -81,6 +91,11 @@ class HeldLevel:
             for task in (work, *ends):
                 task.cancel()
             await asyncio.gather(work, *ends, return_exceptions=True)
+
+    async def _watch(self, hopeless: Callable[[Sequence[Sample], float], bool]) -> None:
+        while not hopeless(self.samples, self._now()):
+            await asyncio.sleep(_WATCH_EVERY_S)
+        self.stopped_early = True
 
     async def _closed_loop(self) -> None:
         clients = self._level.concurrency or 1

@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Final
 
 from ..core.errors import BadInputError
 from ..core.migrations import Document, Migration, migrated
-from ..core.result import Result
+from ..core.result import Result, plain
 from ..runtime.untrusted import MAX_JSON_BYTES, parse_json
 from .config import Level
 from .documents import LoadTestDocument
+from .search import Found
 from .slo import Slo
 from .statistics import Summary
 from .validity import Client
@@ -176,6 +177,7 @@ class LoadTestReport(Result):
         aborted: Why the test ended early (the server died, or it was interrupted); then the last
             run is incomplete.
         interrupted: Whether it was interrupted.
+        search: What a search for the highest rate found; each of its steps is one of `runs`.
     """
 
     SCHEMA: ClassVar[int] = 2
@@ -192,15 +194,19 @@ class LoadTestReport(Result):
     allow_late: bool = False
     aborted: str | None = None
     interrupted: bool = False
+    search: Found | None = None
 
     @property
     def best(self) -> Run | None:
         """The run with the highest load that meets every objective without too many errors; None
-        without objectives."""
+        without objectives. A search says which load that is."""
         good = [
             run
             for run in self.runs
-            if self.slos and run.meets(self.slos) and run.error_percent <= self.max_errors
+            if self.slos
+            and run.meets(self.slos)
+            and run.error_percent <= self.max_errors
+            and (self.search is None or run.level.load == self.search.best)
         ]
         return max(good, key=lambda run: run.level.load, default=None)
 
@@ -215,7 +221,7 @@ class LoadTestReport(Result):
         problems = [self.aborted] if self.aborted else []
         if self.met is False:
             problems.append(f"no load meets {', '.join(map(str, self.slos))}")
-        for run in self.runs:
+        for run in self.final:
             if run.error_percent > self.max_errors:
                 problems.append(
                     f"{run.level}: {run.error_percent:.1f} % of the requests failed, more than "
@@ -224,6 +230,13 @@ class LoadTestReport(Result):
             if not run.client.valid and not self.allow_late:
                 problems += [f"{run.level}: {reason}" for reason in run.client.reasons]
         return tuple(problems)
+
+    @property
+    def final(self) -> tuple[Run, ...]:
+        """The runs that the report rests on: of a search, the best one."""
+        if self.search is None:
+            return self.runs
+        return (self.best,) if self.best else ()
 
     @property
     def ok(self) -> bool:
@@ -249,6 +262,7 @@ class LoadTestReport(Result):
                     "objectives": [str(slo) for slo in self.slos],
                     "met": self.met,
                     "best": best.level.load if best else None,
+                    "search": plain(self.search),
                     "levels": [
                         {
                             "load": run.level.load,

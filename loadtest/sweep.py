@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from . import arrivals, metrics
+from . import arrivals, metrics, rate_steps
 from .client import Client
 from .client_clock import StampingSelector
 from .config import Level, LoadTest, Progress
@@ -17,10 +17,14 @@ from .prompts import Work, repeated
 from .raw import RawFile
 from .report import LoadTestReport, Run
 from .sample import Kind, Sample
+from .search import Found, Step, find_max
 from .targets.base import Target
 
 OPEN_LOOP_STREAMS: Final = 16
 """Streams to connect for before an open loop, whose number of streams is not known."""
+
+_SLOWEST_START: Final = 0.1
+"""Requests per second at which a search starts where nothing is known."""
 
 
 class Sweep:
@@ -41,9 +45,10 @@ class Sweep:
         self._target, self._test, self._on_progress, self._raw = target, test, on_progress, raw
         self._client = Client(target, test, selector)
         self._work: Iterator[Work] = repeated(test.prompts, test.max_tokens)
-        self._ramp_s = 0.0
+        self._request_s = 0.0
         self._stopped = asyncio.Event()
-        self.runs: list[Run] = []
+        self._runs: list[Run] = []
+        self._found: Found | None = None
 
     def stop(self) -> None:
         """End the test; the streams that are open are cancelled."""
@@ -57,23 +62,23 @@ class Sweep:
         model = await self._target.check(self._test.model)
         started = time.perf_counter()
         await self._warm_up()
-        levels = self._test.levels()
-        for index, level in enumerate(levels):
-            if self._over:
-                break
-            await self._run_level(index, level, len(levels))
+        if self._test.find_max:
+            self._found = await self._search()
+        else:
+            await self._run_levels()
         return LoadTestReport(
             model=model,
             url=self._target.url,
             max_tokens=self._test.max_tokens,
-            token_counting=metrics.least_trustworthy(run.token_counting for run in self.runs),
+            token_counting=metrics.least_trustworthy(run.token_counting for run in self._runs),
             duration_s=time.perf_counter() - started,
-            runs=tuple(self.runs),
+            runs=tuple(self._runs),
             slos=self._test.slos,
             max_errors=self._test.max_errors,
             allow_late=self._test.allow_late,
             aborted=self._why_aborted(),
             interrupted=self._stopped.is_set(),
+            search=self._found,
         )
 
     @property
@@ -91,48 +96,99 @@ class Sweep:
         held = HeldLevel(self._client, level, self._work, stopped=self._stopped)
         await held.run()
         ended = [sample.ended for sample in held.samples if sample.failure is None]
-        self._ramp_s = statistics.median(ended) if ended else 0.0
+        self._request_s = statistics.median(ended) if ended else 0.0
 
-    async def _run_level(self, index: int, level: Level, levels: int) -> None:
-        await self._target.open(level.concurrency or OPEN_LOOP_STREAMS)
+    async def _run_levels(self) -> None:
+        levels = self._test.levels()
+        for level in levels:
+            if self._over:
+                break
+            schedule = self._schedule(level, self._test.seed)
+            held = self._held(level, len(levels), schedule)
+            await self._hold(level, held)
+
+    async def _search(self) -> Found:
+        """Search the highest rate; starts with the given one, or one request at a time."""
+        start = self._test.rate or (1 / self._request_s if self._request_s else _SLOWEST_START)
+        return await find_max(start, self._step)
+
+    async def _step(self, rate: float, number: int) -> Step | None:
+        if self._over:
+            return None
+        level = rate_steps.level_of(self._test, rate)
+        schedule = self._schedule(level, self._test.seed + number) or ()
+        hopeless = rate_steps.watch(self._test, level, schedule, self._request_s, self._client)
+        held = self._held(level, 0, schedule, hopeless)
+        run = await self._hold(level, held)
+        if self._over:
+            return None
+        return Step(
+            rate,
+            met=not held.stopped_early
+            and run.meets(self._test.slos)
+            and run.error_percent <= self._test.max_errors,
+            stopped_early=held.stopped_early,
+            exceeding=tuple(
+                rate_steps.exceeding(slo, held.samples)
+                for slo in rate_steps.on_requests(self._test.slos)
+            ),
+        )
+
+    def _schedule(self, level: Level, seed: int) -> Sequence[float] | None:
+        if level.rate is None:
+            return None
+        return tuple(arrivals.poisson(level.rate, level.requests, seed))
+
+    def _held(
+        self,
+        level: Level,
+        levels: int,
+        schedule: Sequence[float] | None,
+        hopeless: Callable[[Sequence[Sample], float], bool] | None = None,
+    ) -> HeldLevel:
+        index = len(self._runs)
 
         def notify(done: int, errors: int) -> None:
             self._on_progress(Progress(level, index, levels, done, errors))
 
-        schedule = None
-        if level.rate is not None:
-            schedule = arrivals.poisson(level.rate, level.requests, self._test.seed)
-        held = HeldLevel(
+        return HeldLevel(
             self._client,
             level,
             self._work,
             stopped=self._stopped,
-            ramp_s=self._ramp_s,
+            ramp_s=self._request_s,
             schedule=schedule,
+            hopeless=hopeless,
             notify=notify,
         )
+
+    async def _hold(self, level: Level, held: HeldLevel) -> Run:
+        """Hold `level` and keep its figures."""
+        await self._target.open(level.concurrency or OPEN_LOOP_STREAMS)
         await held.run()
         if self._raw:
-            self._raw.write(index, level, held.samples, held.steady, self._test.count_tokens)
-        self.runs.append(
-            metrics.summarise(
-                level,
-                self._counted(held.samples),
-                held.duration_s,
-                test=self._test,
-                steady=held.steady,
-                complete=not self._over,
-                disturbance=held.disturbance,
+            self._raw.write(
+                len(self._runs), level, held.samples, held.steady, self._test.count_tokens
             )
+        run = metrics.summarise(
+            level,
+            self._counted(held),
+            held.duration_s,
+            test=self._test,
+            steady=held.steady,
+            complete=not (self._over or held.stopped_early),
+            disturbance=held.disturbance,
         )
+        self._runs.append(run)
+        return run
 
-    def _counted(self, samples: list[Sample]) -> list[Sample]:
-        """Without the requests that the user, not the server, kept from ending."""
-        if not self._stopped.is_set():
-            return samples
+    def _counted(self, held: HeldLevel) -> list[Sample]:
+        """The samples without those that this client, not the server, kept from ending."""
+        if not (self._stopped.is_set() or held.stopped_early):
+            return held.samples
         return [
             sample
-            for sample in samples
+            for sample in held.samples
             if sample.failure is None or sample.failure.kind is not Kind.UNFINISHED
         ]
 

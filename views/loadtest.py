@@ -14,6 +14,7 @@ from .parts import heading, show
 
 if TYPE_CHECKING:
     from ..api.loadtest import LoadTestResult
+    from ..loadtest.comparison import Change, Comparison
     from ..loadtest.report import LoadTestReport, Run
     from ..loadtest.statistics import Summary
 
@@ -32,7 +33,7 @@ def load_report(console: Console, result: LoadTestResult) -> None:
     show(console, heading("Load test", f"{report.model} at {report.url}"), load_table(report))
     for line in _notes(report):
         console.print(Text(f" {line}", style="dim"))
-    for run in report.runs:
+    for run in report.final:
         for line in _warnings(run):
             console.print(Text(f" {run.level}: {line}", style="yellow"))
         for message, count in run.error_messages.items():
@@ -54,7 +55,7 @@ def load_table(report: LoadTestReport) -> Table:
         errors = Text(str(run.errors), style="bold red" if run.errors else "")
         rate = run.level.rate
         table.add_row(
-            f"{rate:g}/s" if rate is not None else str(run.level.concurrency),
+            f"{rate:.4g}/s" if rate is not None else str(run.level.concurrency),
             str(run.requests),
             errors,
             *(_percentiles(run.latencies[name]) for name in ("ttft", "itl", "e2e")),
@@ -120,10 +121,15 @@ def _warnings(run: Run) -> Iterator[str]:
 def _objectives(console: Console, report: LoadTestReport) -> None:
     if not report.slos:
         return
-    best = f"{report.best.level.load:g}" if report.best else "-"
+    best = f"{report.best.level.load:.4g}" if report.best else "-"
     met = "[green]met[/]" if report.met else "[bold red]missed[/]"
     wanted = ", ".join(map(str, report.slos))
     console.print(f" objectives {wanted}: {met}, highest load {best}")
+    if search := report.search:
+        sure = "" if search.confidence is None else f", confidence {search.confidence:.0%}"
+        above = "" if search.lowest_missed is None else f"; {search.lowest_missed:.4g}/s misses"
+        console.print(f" found in {len(search.steps)} steps{sure}{above}")
+        return
     for run in report.runs:
         for slo in report.slos:
             judged = run.judgement(slo)
@@ -134,3 +140,31 @@ def _objectives(console: Console, report: LoadTestReport) -> None:
             mark = "met" if judged["met"] else "missed"
             text = f" {run.level}: {slo}: {mark}, {value}{beside}{doubt}"
             console.print(Text(text, style="dim" if judged["met"] else "red"))
+
+
+def comparison(console: Console, result: Comparison) -> None:
+    """Two load tests, one row for each figure."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("load", "figure", "before", "after", "change", ""):
+        table.add_column(name, justify="left" if name in ("load", "figure", "") else "right")
+    for change in result.changes:
+        ratio = f"{change.after / change.before - 1:+.1%}" if change.before else "-"
+        table.add_row(
+            change.load,
+            change.figure,
+            f"{change.before:,.1f}",
+            f"{change.after:,.1f}",
+            ratio,
+            _verdict(change),
+        )
+    show(console, heading("Load tests", f"{result.before} and {result.after}"), table)
+    for load in result.missing:
+        console.print(Text(f" {load}: only one of the reports has it", style="dim"))
+
+
+def _verdict(change: Change) -> Text:
+    if change.significant is None:
+        return Text("too few requests to say", style="dim")
+    if not change.significant:
+        return Text("noise", style="dim")
+    return Text("worse", style="bold red") if change.worse else Text("better", style="green")

@@ -17,7 +17,7 @@ from nemotron_deploy.model.catalog import TINY
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = (
     "inspect", "plan", "quantize", "build", "verify", "check-manifests", "warmup", "serve",
-    "loadtest", "doctor", "demo", "deploy",
+    "loadtest", "loadtest compare", "doctor", "demo",
 )  # fmt: skip
 
 
@@ -43,9 +43,9 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 def test_help(
     capsys: pytest.CaptureFixture[str], golden: Callable[[Path, str], None], command: str
 ) -> None:
-    code, out, _ = answer(capsys, *([command] if command else []), "--help")
+    code, out, _ = answer(capsys, *command.split(), "--help")
     assert code == 0
-    golden(GOLDEN / f"help{'-' if command else ''}{command}.txt", out)
+    golden(GOLDEN / f"help{'-' if command else ''}{command.replace(' ', '-')}.txt", out)
 
 
 def test_inspect_of_the_real_model_without_weights(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,6 +127,10 @@ def test_views_are_plain_text_when_piped(capsys: pytest.CaptureFixture[str]) -> 
         (["loadtest", "grpc://127.0.0.1:9"], 4, "127.0.0.1:9"),
         (["loadtest", "grpc://x:1", "--concurrency", "many"], 2, "whole numbers"),
         (["loadtest", "grpc://x:1", "--slo", "fast"], 2, "fast"),
+        (["loadtest", "grpc://x:1", "--find-max"], 2, "--slo"),
+        (["loadtest", "grpc://8.8.8.8:8001"], 3, "--yes-this-is-mine"),
+        (["loadtest", "grpc://169.254.169.254:80", "--yes-this-is-mine"], 3, "link-local"),
+        (["loadtest", "compare", "/no/a.json", "/no/b.json"], 4, "/no/a.json: No such file"),
     ],
 )  # fmt: skip
 def test_errors_are_one_message_and_a_code(

@@ -30,9 +30,10 @@ def test_commands_exist(name: str) -> None:
     for block in blocks(BY_NAME[name]):
         if block.language == "sh":
             for words in commands(block.text):
-                command = GROUP.commands.get(words[0])
+                with typer.Context(GROUP) as context:
+                    found, command, rest = GROUP.resolve_command(context, words)
                 assert command is not None, f"nemo-deploy {words[0]}: no such command"
-                command.make_context(words[0], words[1:])  # raises for an unknown option
+                command.make_context(found, rest)  # raises for an unknown option
 
 
 @pytest.mark.e2e

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,10 +45,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     drain: int = 0
     hang_after: int | None = None
     drain_first_peer: bool = False
+    serial: bool = False
     peers: list[str] = field(default_factory=list)
     seen: list[Any] = field(default_factory=list)
     hanging: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
     server: Any = None
     port: int = 0
 
@@ -56,7 +59,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         return f"grpc://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        self.server = grpc.server(ThreadPoolExecutor(16))
+        self.server = grpc.server(ThreadPoolExecutor(64 if self.serial else 16))
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         self.server.start()
@@ -100,7 +103,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             options = self.options(tensors["text_input"].bytes_contents[0])
             if self.hang_after is not None and len(self.seen) > self.hang_after:
                 options = {"hang": True}
-            yield from self.answer(options, context)
+            with self.lock if self.serial else nullcontext():
+                yield from self.answer(options, context)
 
     @staticmethod
     def options(prompt: bytes) -> dict[str, Any]:

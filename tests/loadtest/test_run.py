@@ -16,7 +16,7 @@ import pytest
 
 from nemotron_deploy import loadtest
 from nemotron_deploy.core.errors import BadInputError, RefusedError, UsageError
-from nemotron_deploy.loadtest import LoadTest, Progress, arrivals
+from nemotron_deploy.loadtest import LoadTest, Progress, arrivals, slo
 from nemotron_deploy.loadtest.running import InterruptedTestError
 
 
@@ -340,3 +340,30 @@ def test_faults_are_classified(
     (run,) = report.runs
     assert {name: errors.count for name, errors in run.error_kinds.items()} == {kind: 2}
     assert not report.ok, "more than 1 % failed"
+
+
+def test_the_highest_rate_of_a_server_is_found(fake_triton: Callable[..., Any]) -> None:
+    """It answers one request at a time, in 5 ms or more: never more than 200 a second."""
+    server = fake_triton(serial=True)
+    objective = slo.parse("ttft_p90<60ms")
+    test = config(
+        prompt(texts=["a"], gap_s=0.005), find_max=True, requests=30, warmup=1, slos=(objective,)
+    )
+    report = loadtest.run(server.url, test)
+    assert report.search is not None
+    steps = report.search.steps
+    assert [step.rate for step in steps] == [run.level.rate for run in report.runs]
+    assert any(step.met for step in steps)
+    assert any(not step.met for step in steps)
+    document = report.to_json()["slo"]
+    assert document["best"] == report.search.best
+    if report.best is not None:  # on a machine that is busy now and then, none may repeat itself
+        assert report.best.level.load == document["best"] < 400
+        assert report.best.meets((objective,))
+    early = [run for run, step in zip(report.runs, steps, strict=True) if step.stopped_early]
+    assert not any(run.complete for run in early)
+
+
+def test_a_search_needs_something_to_search_for() -> None:
+    with pytest.raises(UsageError, match="--find-max"):
+        config(find_max=True)

@@ -1,0 +1,71 @@
+"""The steps of a search for the highest rate: one open-loop level each, ended when it is lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from .client import Client
+from .config import Level, LoadTest
+from .metrics import METRICS, Measured
+from .sample import Sample
+from .search import Exceeding
+from .slo import Slo
+
+_STEP_S: Final = 20.0
+_LEAST_REQUESTS, _MOST_REQUESTS = 50, 400
+_LEAST_DRAIN_S: Final = 10.0
+_DRAIN_TIMES: Final = 5
+"""After the last arrival, a step waits so many times as long as one request takes."""
+
+_FROM_DUE: Final = {"ttft": True, "content": True, "e2e": False, "stream": False}
+"""Metrics that count from the intended send, so that an outstanding request can exceed their limit;
+and whether text ends the wait."""
+
+
+def level_of(test: LoadTest, rate: float) -> Level:
+    """The step for `rate`: as many requests as are wanted, or twenty seconds of arrivals, but at
+    least 50 and at most 400."""
+    chosen = min(_MOST_REQUESTS, max(_LEAST_REQUESTS, math.ceil(rate * _STEP_S)))
+    return Level(test.requests or chosen, rate=rate)
+
+
+def on_requests(slos: Sequence[Slo]) -> list[Slo]:
+    """The objectives on a percentile of requests, each of which has one value."""
+    return [
+        slo
+        for slo in slos
+        if slo.is_latency and slo.statistic != "mean" and not METRICS[slo.metric].pooled
+    ]
+
+
+def exceeding(slo: Slo, samples: Sequence[Sample]) -> Exceeding:
+    """How many of `samples` exceed the limit of `slo`; failed ones do."""
+    over = sum(_exceeds(slo, sample) for sample in samples)
+    return Exceeding(over, len(samples), slo.tolerated)
+
+
+def _exceeds(slo: Slo, sample: Sample) -> bool:
+    if sample.failure is not None:
+        return True
+    values = METRICS[slo.metric].values(Measured(sample, None))
+    return any(1000.0 * value >= slo.limit for value in values)
+
+
+def watch(
+    test: LoadTest, level: Level, schedule: Sequence[float], request_s: float, client: Client
+) -> Callable[[Sequence[Sample], float], bool]:
+    """Whether a step is lost: more requests exceed a limit than the objective tolerates, counting
+    those that are outstanding for longer; or the backlog is still there long after the last
+    arrival, as above the capacity, where there is no steady state."""
+    objectives = on_requests(test.slos)
+    end = (schedule[-1] if schedule else 0.0) + max(_LEAST_DRAIN_S, _DRAIN_TIMES * request_s)
+
+    def lost(slo: Slo, samples: Sequence[Sample]) -> bool:
+        over = exceeding(slo, samples).exceeding
+        if slo.metric in _FROM_DUE:
+            over += client.overdue(slo.limit / 1000.0, silent=_FROM_DUE[slo.metric])
+        return over > level.requests * slo.tolerated + 1
+
+    return lambda samples, now: now > end or any(lost(slo, samples) for slo in objectives)
