@@ -64,6 +64,7 @@ def loadtest(
     rate: float | None = None,
     requests: int | None = None,
     max_tokens: int = 32,
+    protocol: str = "auto",
     model: str | None = None,
     slos: Sequence[str] = (),
     find_max: bool = False,
@@ -83,11 +84,13 @@ def loadtest(
     report is kept in its `report/`.
 
     Args:
-        target: A bundle's directory, or `grpc://host:port`.
+        target: A bundle's directory, `grpc://host:port` (Triton), or `http://host:port` (Triton or
+            an OpenAI endpoint).
         concurrency: Numbers of clients, one level each.
         rate: Requests per second at random times instead.
         requests: Requests per level; by default a number that fits the level.
         max_tokens: Output tokens per request.
+        protocol: `grpc`, `generate-stream`, `chat` or `completions`; `auto` finds out.
         model: The served model; by default the only one.
         slos: Objectives, for example `ttft_p99<500ms`; a text may hold several, with commas.
         find_max: Search the highest rate that meets the objectives, starting at `rate`.
@@ -110,6 +113,7 @@ def loadtest(
     progress = progress or Silent()
     config = load.LoadTest(
         prompts=built_in_prompts(),
+        protocol=protocol,
         model=model,
         concurrencies=tuple(concurrency),
         rate=rate,
@@ -125,8 +129,11 @@ def loadtest(
     )
     if not Path(target).is_dir():
         address = str(target)
-        if "/" in address.removeprefix("grpc://"):
-            raise UsageError(f"{address}: is neither a bundle's directory nor grpc://host:port")
+        if "/" in address and "://" not in address:
+            raise UsageError(
+                f"{address}: is neither a bundle's directory nor grpc://host:port or "
+                "http://host:port"
+            )
         with _interrupts():
             report = load.run(address, config, on_progress=show_levels(progress), out=out)
         return LoadTestResult(report, None)

@@ -85,7 +85,8 @@ TargetArgument = Annotated[
     str,
     typer.Argument(
         metavar="TARGET",
-        help="Server to test, grpc://HOST:PORT, or a bundle directory to serve on this machine.",
+        help="Server to test: grpc://HOST:PORT (Triton) or http://HOST:PORT (Triton or OpenAI); or "
+        "a bundle directory to serve on this machine.",
     ),
 ]
 
@@ -410,10 +411,19 @@ RequestsOption = Annotated[
 MaxTokensOption = Annotated[
     int, typer.Option("--max-tokens", metavar="TOKENS", min=1, help="Longest output of a request.")
 ]
+ProtocolOption = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        metavar="NAME",
+        help="grpc or generate-stream (Triton), chat or completions (OpenAI), or auto: what the "
+        "address says or the server answers to.",
+    ),
+]
 ServedModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", metavar="NAME", help="Triton model to test. Default: the only one that is ready."
+        "--model", metavar="NAME", help="Model to test. Default: the only one that is ready."
     ),
 ]
 SloOption = Annotated[

@@ -15,7 +15,6 @@ EXTRA_OF: Final = {
     "safetensors": "quantize",
     "accelerate": "quantize",
     "huggingface_hub": "quantize",
-    "httpx": "quantize",  # comes with huggingface_hub
     "jinja2": "quantize",
     "requests": "quantize",
     "modelopt": "quantize",

@@ -31,7 +31,8 @@ def run(
     on_progress: Callable[[Progress], None] | None = None,
     out: Path | None = None,
 ) -> LoadTestReport:
-    """Load the model behind `url` (`grpc://host:port` or `host:port`) and measure its streams.
+    """Load the model behind `url` and measure its streams: `grpc://host:port` or `host:port` for
+    Triton, `http://host:port` for Triton or an OpenAI endpoint.
 
     `on_progress` is called after each counted request. Every sample is written to `out`. A server
     that dies during the test does not raise: the report up to then comes back with `aborted` set

@@ -40,6 +40,8 @@ class LoadTest:
 
     Attributes:
         prompts: Sent in turn, over and over. No chat template is applied.
+        protocol: `grpc`, `generate-stream`, `chat` or `completions`; `auto` takes what the address
+            says or the server answers to.
         model: The served model; None takes the only one that is ready.
         concurrencies: One closed-loop level each: so many clients, each sending its next request
             when the last one has ended. They start one after the other, over the time that one
@@ -66,6 +68,7 @@ class LoadTest:
     """
 
     prompts: Sequence[str]
+    protocol: str = "auto"
     model: str | None = None
     concurrencies: tuple[int, ...] = (1,)
     rate: float | None = None

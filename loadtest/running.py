@@ -54,7 +54,7 @@ async def _sweep(
     raw: RawFile | None,
     interrupt: _Interrupt,
 ) -> LoadTestReport:
-    target = connect(url, yours=test.yours)
+    target = await connect(url, test.protocol, yours=test.yours)
     try:
         sweep = Sweep(target, test, selector, on_progress=on_progress, raw=raw)
         with interrupt.calling(sweep.stop):

@@ -192,7 +192,7 @@ def _at_hub(asked: str) -> Source:
             f"are tiny, {', '.join(SHORT_NAMES)}), and not the owner/name[@revision] of a "
             "repository on the hub"
         )
-    require("huggingface_hub", "httpx", purpose=f"{asked}: reaching the hub")
+    require("huggingface_hub", purpose=f"{asked}: reaching the hub")
     from ..hub.snapshot import open_snapshot
 
     called = slug(name.repository.rpartition("/")[2])

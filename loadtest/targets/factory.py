@@ -2,19 +2,86 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from ...core.errors import BadInputError, UsageError
+from ...runtime import contract
 from .. import endpoint
 from ..permission import require_permitted
 from .base import Target
-from .triton_grpc import TritonGrpc
+
+AUTO: Final = "auto"
 
 
-def connect(url: str, *, yours: bool) -> Target:
-    """The target behind `url`. Connects when it is first used.
+def _grpc(url: str) -> Target:
+    from .triton_grpc import TritonGrpc
 
-    Raises `UsageError` for what is no address, `RefusedError` for one that may not be tested,
-    `BadInputError` for a name without an address.
+    return TritonGrpc(endpoint.parse(url))
+
+
+def _generate_stream(url: str) -> Target:
+    from .triton_http import TritonHttp
+
+    return TritonHttp(endpoint.parse_http(url).base)
+
+
+def _chat(url: str) -> Target:
+    from .openai import OpenAi
+
+    key = os.environ.get(contract.OPENAI_KEY.name)
+    return OpenAi(endpoint.parse_http(url).base, chat=True, key=key)
+
+
+def _completions(url: str) -> Target:
+    from .openai import OpenAi
+
+    key = os.environ.get(contract.OPENAI_KEY.name)
+    return OpenAi(endpoint.parse_http(url).base, chat=False, key=key)
+
+
+TARGETS: Final[Mapping[str, Callable[[str], Target]]] = {
+    "grpc": _grpc,
+    "generate-stream": _generate_stream,
+    "chat": _chat,
+    "completions": _completions,
+}
+"""What makes the target of each protocol."""
+
+
+async def connect(url: str, protocol: str, *, yours: bool) -> Target:
+    """The target behind `url`, in `protocol`: one of `TARGETS`, or `auto`, which takes what the
+    address says, or what the server at an HTTP address answers to.
+
+    Raises `UsageError` for what is no address or protocol, `RefusedError` for a server that may not
+    be tested, `BadInputError` for a name without an address and for an HTTP server that speaks none
+    of the protocols.
     """
-    address = endpoint.parse(url)
-    host, _, port = address.rpartition(":")
-    require_permitted(host.strip("[]"), int(port), yours=yours)
-    return TritonGrpc(address)
+    if protocol not in (AUTO, *TARGETS):
+        raise UsageError(f"--protocol {protocol!r}: must be one of {', '.join((AUTO, *TARGETS))}")
+    host, port = endpoint.host_and_port(url)
+    require_permitted(host, port, yours=yours)
+    if protocol == AUTO:
+        protocol = await _protocol(url) if endpoint.is_http(url) else "grpc"
+    return TARGETS[protocol](url)
+
+
+async def _protocol(url: str) -> str:
+    address = endpoint.parse_http(url)
+    if address.protocol:
+        return address.protocol
+    from .http import HttpServer
+
+    server = HttpServer(address.base, os.environ.get(contract.OPENAI_KEY.name))
+    try:
+        if await server.ask("GET", "/v1/models") is not None:
+            return "chat"
+        if await server.status("/v2/health/live") == 200:
+            return "generate-stream"
+    finally:
+        await server.close()
+    raise BadInputError(
+        f"{url}: is neither an OpenAI endpoint (no list of models at /v1/models; its API key is "
+        f"read from {contract.OPENAI_KEY.name}) nor a Triton server"
+    )

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ...core.errors import BadInputError
-from ...runtime import contract
+from .llmapi import chosen_model, require_llmapi
 
 CONNECTIONS: Final = 16
 """Connections to spread streams over: a Kubernetes Service balances connections, not streams."""
@@ -122,13 +122,21 @@ class Server:
         async with self.connection() as connection:
             try:
                 await self._require_ready(connection)
-                name = self._choose(model, await self._ready_models(connection))
+                name = chosen_model(
+                    f"grpc://{self.target}", model, await self._ready_models(connection)
+                )
                 request = service_pb2.ModelConfigRequest(name=name)
                 answer = await connection.stub.ModelConfig(request, timeout=_START_TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
                 raise self._unreachable(error) from error
-        self._require_llmapi(name, answer.config)
-        return name, frozenset(tensor.name for tensor in answer.config.input)
+        inputs = frozenset(tensor.name for tensor in answer.config.input)
+        require_llmapi(
+            f"the model {name!r} at grpc://{self.target}",
+            inputs,
+            frozenset(tensor.name for tensor in answer.config.output),
+            decoupled=answer.config.model_transaction_policy.decoupled,
+        )
+        return name, inputs
 
     async def _require_ready(self, connection: Connection) -> None:
         request = service_pb2.ServerReadyRequest()
@@ -143,38 +151,6 @@ class Server:
         request = service_pb2.RepositoryIndexRequest(ready=True)
         answer = await connection.stub.RepositoryIndex(request, timeout=_START_TIMEOUT_S)
         return sorted({model.name for model in answer.models})
-
-    def _choose(self, wanted: str | None, ready: list[str]) -> str:
-        listed = f"ready models: {', '.join(ready) or 'none'}"
-        if wanted is not None:
-            if wanted not in ready:
-                raise BadInputError(
-                    f"grpc://{self.target} has no ready model {wanted!r}; {listed}. "
-                    "Choose one of them with --model"
-                )
-            return wanted
-        if len(ready) != 1:
-            raise BadInputError(
-                f"cannot tell which model of grpc://{self.target} to test; {listed}. "
-                + ("Choose one with --model" if ready else "Load one first")
-            )
-        return ready[0]
-
-    def _require_llmapi(self, name: str, config: Any) -> None:
-        inputs = {tensor.name for tensor in config.input}
-        outputs = {tensor.name for tensor in config.output}
-        missing = sorted(
-            ({contract.TEXT_INPUT.name, contract.STREAMING.name, contract.MAX_TOKENS.name} - inputs)
-            | ({contract.TEXT_OUTPUT.name} - outputs)
-        )
-        problem = f"has no tensor {', '.join(missing)}" if missing else ""
-        if not config.model_transaction_policy.decoupled:
-            problem = problem or "does not stream (model_transaction_policy.decoupled is false)"
-        if problem:
-            raise BadInputError(
-                f"the model {name!r} at grpc://{self.target} {problem}; a load test needs the "
-                "streaming tensors of NVIDIA's llmapi model, as `nemo-deploy build` writes them"
-            )
 
     def _unreachable(self, error: grpc.aio.AioRpcError) -> BadInputError:
         return BadInputError(

@@ -13,13 +13,16 @@ import pytest
 from nemotron_deploy import loadtest
 from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.loadtest import LoadTest, Progress, arrivals, slo
+from nemotron_deploy.tests.e2e.scripted_bundle import scripted_bundle
 from nemotron_deploy.triton_repo import local
+from nemotron_deploy.triton_repo.openai import Endpoint
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(local.unavailable() is not None, reason=str(local.unavailable())),
 ]
 
+TEMPLATE = Path(__file__).parents[1] / "runtime" / "nemotron.jinja"
 MOCK = Path(__file__).parents[1] / "loadtest" / "mock_model"
 
 
@@ -64,6 +67,54 @@ def test_latencies_agree_with_the_schedule(server: local.LocalServer, style: str
         assert 100 + 11 * 25 <= whole <= 1000 * run.duration_s
         assert run.latencies["itl"].samples == 8 * 11
         assert run.output_tokens_per_s == pytest.approx(8 * 12 / run.duration_s)
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.LocalServer]:
+    """The model that is really served, with its OpenAI endpoint; it thinks first, in a chat."""
+    answer = {"when": "", "pieces": ["Hm. ", "</think>", *["step "] * 6], "pace_ms": 10}
+    bundle = scripted_bundle(tmp_path_factory.mktemp("bundle"), [answer], 4, TEMPLATE)
+    with local.LocalServer(
+        bundle.repository, executor="scripted", script=bundle.script, openai=Endpoint("tiny")
+    ) as started:
+        started.wait_ready()
+        yield started
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "generate-stream", "chat", "completions"])
+def test_the_served_model_counts_its_tokens_in_every_protocol(
+    scripted: local.LocalServer, protocol: str
+) -> None:
+    urls = {"grpc": scripted.grpc_url, "generate-stream": scripted.http_url}
+    url = urls.get(protocol, str(scripted.openai_url))
+    test = LoadTest(
+        prompts=["Count."], protocol=protocol, concurrencies=(3,), requests=9, max_tokens=40
+    )
+    report = loadtest.run(url, test)
+    (run,) = report.runs
+    assert (report.model, report.token_counting) == ("tiny", "server")
+    assert (run.requests, run.errors) == (9, 0), run.error_messages
+    assert run.prompt_tokens
+    assert run.output_tokens % 9 == 0
+    assert run.output_tokens >= 9 * 8
+    assert run.short_outputs.count == 9, "fewer than 40"
+    assert run.latencies["e2e"].at("min") is not None
+    if protocol == "chat":
+        first, content = run.latencies["ttft"].at("p50"), run.latencies["content"].at("p50")
+        assert first is not None
+        assert content is not None
+        assert content > first, "the reasoning comes first"
+    if protocol == "grpc":
+        assert run.latencies["queue"].samples == run.measured
+
+
+def test_the_mock_is_measured_over_http(server: local.LocalServer) -> None:
+    prompts = [prompt(first_ms=50, gap_ms=10), prompt(fail_at=2)]
+    (run,) = loadtest.run(server.http_url, LoadTest(prompts=prompts, requests=6, max_tokens=5)).runs
+    assert run.error_messages == {"mock failure: told to fail": 3}
+    first = run.latencies["ttft"].at("min")
+    assert first is not None
+    assert first >= 50
 
 
 def test_a_closed_loop_keeps_so_many_requests_going(server: local.LocalServer) -> None:

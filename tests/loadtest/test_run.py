@@ -222,17 +222,12 @@ def test_a_refused_connection_names_the_address() -> None:
             loadtest.run(f"127.0.0.1:{port}", config())
 
 
-def test_an_http_address_is_wrong_usage() -> None:
-    with pytest.raises(UsageError, match="gRPC"):
-        loadtest.run("http://localhost:8000", config())
-
-
 def test_the_room_is_cheap_to_import() -> None:
     code = "import sys, nemotron_deploy.loadtest; print(*sys.modules)"
     modules = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert not {"grpc", "tritonclient", "numpy", "yaml", "torch"} & set(modules)
+    assert not {"grpc", "tritonclient", "numpy", "yaml", "torch", "httpx"} & set(modules)
 
 
 def test_every_sample_is_written(fake_triton: Callable[..., Any], tmp_path: Path) -> None:
