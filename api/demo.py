@@ -20,7 +20,8 @@ from .ask import ask
 from .build import make, prepare
 from .build_result import BuildResult
 from .inspect import inspect
-from .loadtest import built_in_prompts, keep, show_levels, token_counter
+from .loadtest import built_in_prompts, keep, show_levels
+from .loadtest_work import LoadedTokenizer
 from .serve import serving
 from .verify import verify
 
@@ -134,7 +135,7 @@ def _load(url: str, bundle: Bundle, progress: Progress) -> load.LoadTestReport:
         model=bundle.model_name,
         concurrencies=CONCURRENCIES,
         max_tokens=32,
-        count_tokens=token_counter(bundle),
+        count_tokens=LoadedTokenizer(bundle.checkpoint).count,
     )
     return load.run(url, config, on_progress=show_levels(progress))
 

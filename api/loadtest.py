@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,10 +17,15 @@ from ..core.errors import UsageError
 from ..core.files import locked
 from ..core.progress import Progress, Silent
 from ..core.result import Result
+from ..loadtest.arrivals import Arrivals
 from ..loadtest.documents import LoadTestDocument
 from ..model.catalog import text
+from .loadtest_work import LoadedTokenizer, Source, requests_of
 from .serve import serving
 from .trust import require_trusted, trusted_note
+
+WARM_UP: Final = 1
+"""Requests that are sent first and not counted."""
 
 BUILT_IN_PROMPTS: Final = 64
 
@@ -61,9 +67,16 @@ def loadtest(
     target: str | Path,
     *,
     concurrency: Sequence[int] = (1, 4),
-    rate: float | None = None,
+    rate: float | Sequence[float] | None = None,
+    arrivals: str = "poisson",
     requests: int | None = None,
     max_tokens: int = 32,
+    prompts: Path | None = None,
+    prompt_tokens: str | None = None,
+    shared_prefix: float = 0.0,
+    trace: Path | None = None,
+    tokenizer: Path | None = None,
+    seed: int | None = None,
     protocol: str = "auto",
     model: str | None = None,
     slos: Sequence[str] = (),
@@ -87,9 +100,17 @@ def loadtest(
         target: A bundle's directory, `grpc://host:port` (Triton), or `http://host:port` (Triton or
             an OpenAI endpoint).
         concurrency: Numbers of clients, one level each.
-        rate: Requests per second at random times instead.
+        rate: Requests per second at random times instead, one level each.
+        arrivals: How these times are distributed: `poisson`, `constant` or `gamma:SHAPE`.
         requests: Requests per level; by default a number that fits the level.
         max_tokens: Output tokens per request.
+        prompts: A file of prompts, one a line, as text or as JSON objects with `prompt`.
+        prompt_tokens: Exact lengths of prompts to make instead, `N` or `MIN:MAX` tokens.
+        shared_prefix: The part of each made prompt that is the same for all, 0 to below 1.
+        trace: A file of requests to send again at the same times.
+        tokenizer: A tokenizer.json or its directory, for lengths of prompts and to count tokens
+            where the server does not; by default that of a bundle.
+        seed: Repeats the prompts and times of another test; random by default.
         protocol: `grpc`, `generate-stream`, `chat` or `completions`; `auto` finds out.
         model: The served model; by default the only one.
         slos: Objectives, for example `ttft_p99<500ms`; a text may hold several, with commas.
@@ -111,13 +132,22 @@ def loadtest(
     `KeyboardInterrupt` with the result so far.
     """
     progress = progress or Silent()
+    source = Source(prompts, prompt_tokens, trace, shared_prefix)
+    rates = (rate,) if isinstance(rate, (int, float)) else tuple(rate or ())
+    bundle = Bundle.open(Path(target)) if Path(target).is_dir() else None
+    loaded = _tokenizer(tokenizer, bundle)
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    sent = requests_of(source, max_tokens=max_tokens, tokenizer=loaded, seed=seed, warmup=WARM_UP)
     config = load.LoadTest(
-        prompts=built_in_prompts(),
+        work=sent.work,
+        schedule=sent.schedule,
         protocol=protocol,
         model=model,
         concurrencies=tuple(concurrency),
-        rate=rate,
+        rates=rates,
+        arrivals=Arrivals.parse(arrivals),
         requests=requests,
+        warmup=WARM_UP,
         max_tokens=max_tokens,
         slos=tuple(slo for text in slos for slo in load.slo.parse_all(text)),
         find_max=find_max,
@@ -126,8 +156,10 @@ def loadtest(
         allow_late=allow_late,
         ignore_eos=ignore_eos,
         yours=yours,
+        count_tokens=loaded.count if loaded else None,
+        seed=seed,
     )
-    if not Path(target).is_dir():
+    if bundle is None:
         address = str(target)
         if "/" in address and "://" not in address:
             raise UsageError(
@@ -137,17 +169,23 @@ def loadtest(
         with _interrupts():
             report = load.run(address, config, on_progress=show_levels(progress), out=out)
         return LoadTestResult(report, None)
-    bundle = Bundle.open(Path(target))
     trusted = require_trusted(bundle, verify, trust_code, progress)
     if trusted:
         progress.step(trusted_note(trusted))
-    config = replace(
-        config, model=config.model or bundle.model_name, count_tokens=token_counter(bundle)
-    )
+    config = replace(config, model=config.model or bundle.model_name)
     progress.step("start tritonserver")
     with _interrupts(), serving(bundle) as server:
         report = load.run(server.grpc_url, config, on_progress=show_levels(progress), out=out)
     return LoadTestResult(report, keep(bundle, report))
+
+
+def _tokenizer(path: Path | None, bundle: Bundle | None) -> LoadedTokenizer | None:
+    """That of `path`, else the bundle's, where it has one."""
+    if path is not None:
+        return LoadedTokenizer(path)
+    if bundle is None or not (bundle.checkpoint / "tokenizer.json").is_file():
+        return None
+    return LoadedTokenizer(bundle.checkpoint)
 
 
 class InterruptedLoadTestError(KeyboardInterrupt):
@@ -177,17 +215,6 @@ def keep(bundle: Bundle, report: load.LoadTestReport) -> Path:
         return Bundle.open(bundle.path).add_report(name, text.encode())
 
 
-def token_counter(bundle: Bundle) -> Callable[[str], int] | None:
-    """A function that counts tokens with the bundle's tokenizer, None where there is none."""
-    path = bundle.checkpoint / "tokenizer.json"
-    if not path.is_file():
-        return None
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(path))
-    return lambda value: len(tokenizer.encode(value, add_special_tokens=False).ids)
-
-
 def show_levels(progress: Progress) -> Callable[[load.Progress], None]:
     """Shows a load test's progress as one step for each level."""
     shown: dict[int, Callable[[int], None]] = {}
@@ -208,3 +235,11 @@ def levels(text: str) -> tuple[int, ...]:
         raise UsageError(
             f"--concurrency {text!r}: must be whole numbers, for example 1,2,4"
         ) from None
+
+
+def rates(text: str) -> tuple[float, ...]:
+    """The rates in a text such as `0.5,2`. Raises `UsageError`."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--rate {text!r}: must be numbers, for example 0.5,2,8") from None

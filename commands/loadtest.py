@@ -21,8 +21,15 @@ def loadtest(
     target: opt.TargetArgument,
     concurrency: opt.LevelsOption = "1,4",
     rate: opt.RateOption = None,
+    arrivals: opt.ArrivalsOption = "poisson",
     requests: opt.RequestsOption = None,
     max_tokens: opt.MaxTokensOption = 32,
+    prompts: opt.PromptsOption = None,
+    prompt_tokens: opt.PromptTokensOption = None,
+    shared_prefix: opt.SharedPrefixOption = 0.0,
+    trace: opt.ReplayOption = None,
+    tokenizer: opt.TokenizerOption = None,
+    seed: opt.SeedOption = None,
     ignore_eos: opt.IgnoreEosOption = False,
     protocol: opt.ProtocolOption = "auto",
     model: opt.ServedModelOption = None,
@@ -38,7 +45,7 @@ def loadtest(
     as_json: opt.JsonOption = False,
 ) -> None:
     """Measure the latency and throughput of a server or a bundle."""
-    from ..api.loadtest import InterruptedLoadTestError, levels
+    from ..api.loadtest import InterruptedLoadTestError, levels, rates
     from ..api.loadtest import loadtest as work
 
     try:
@@ -46,9 +53,16 @@ def loadtest(
             result = work(
                 target,
                 concurrency=levels(concurrency),
-                rate=rate,
+                rate=rates(rate) if rate is not None else None,
+                arrivals=arrivals,
                 requests=requests,
                 max_tokens=max_tokens,
+                prompts=prompts,
+                prompt_tokens=prompt_tokens,
+                shared_prefix=shared_prefix,
+                trace=trace,
+                tokenizer=tokenizer,
+                seed=seed,
                 ignore_eos=ignore_eos,
                 protocol=protocol,
                 model=model,

@@ -392,11 +392,69 @@ LevelsOption = Annotated[
     ),
 ]
 RateOption = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--rate",
-        metavar="R",
-        help="Send R requests per second at random times, instead of --concurrency.",
+        metavar="R,R,...",
+        help="Send R requests per second at random times, instead of --concurrency; one run per "
+        "rate.",
+    ),
+]
+ArrivalsOption = Annotated[
+    str,
+    typer.Option(
+        "--arrivals",
+        metavar="KIND",
+        help="Times of --rate: poisson, constant, or gamma:SHAPE (below 1 is burstier).",
+    ),
+]
+PromptsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help='Prompts to send, one a line, as text or {"prompt": TEXT}. Default: generated ones.',
+    ),
+]
+PromptTokensOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt-tokens",
+        metavar="N|MIN:MAX",
+        help="Make prompts of exactly so many tokens, with the tokenizer of the bundle or "
+        "--tokenizer.",
+    ),
+]
+SharedPrefixOption = Annotated[
+    float,
+    typer.Option(
+        "--shared-prefix",
+        metavar="SHARE",
+        help="Part of each prompt of --prompt-tokens that is the same for all, 0 to below 1.",
+    ),
+]
+ReplayOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        metavar="FILE",
+        help="Send the requests of a trace at its times: JSON lines with timestamp (ms), "
+        "input_length or prompt, output_length.",
+    ),
+]
+TokenizerOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tokenizer", metavar="PATH", help="The model's tokenizer.json, or its directory."
+    ),
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        min=0,
+        help="Repeat the prompts and times of another test. Default: new ones each time.",
     ),
 ]
 RequestsOption = Annotated[

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ..core.errors import UsageError
+from .arrivals import POISSON, Arrivals
+from .prompts import Work, repeated
 from .slo import Slo
 
 _LEAST_REQUESTS: Final = 16
@@ -40,14 +42,17 @@ class LoadTest:
 
     Attributes:
         prompts: Sent in turn, over and over. No chat template is applied.
+        work: Sent instead, in this order; must not end before the test does.
         protocol: `grpc`, `generate-stream`, `chat` or `completions`; `auto` takes what the address
             says or the server answers to.
         model: The served model; None takes the only one that is ready.
         concurrencies: One closed-loop level each: so many clients, each sending its next request
             when the last one has ended. They start one after the other, over the time that one
             request takes.
-        rate: Open loop instead: requests per second with exponential gaps, whether or not earlier
+        rates: Open loop instead, one level each: requests per second, whether or not earlier
             ones have ended. Latencies then count from the moment a request was due.
+        arrivals: How the gaps between them are distributed.
+        schedule: One open-loop level whose requests are due at these seconds after its start.
         requests: Requests per level; None chooses: four for each client (at least 16), or thirty
             seconds of arrivals.
         warmup: Requests sent first and not counted.
@@ -58,20 +63,24 @@ class LoadTest:
             non-empty response as one token there.
         slos: Objectives that every level is judged by.
         max_errors: Percent of the requests that may fail.
-        find_max: Search the highest rate that meets all objectives, starting with `rate` or with
+        find_max: Search the highest rate that meets all objectives, starting with the first of
+            `rates` or with
             one request at a time. `requests` is the number for each rate that is tried.
         allow_late: Whether a report may be used in which the client disturbed the figures.
         yours: Whether a server outside of private networks is the user's own.
-        seed: Seeds the arrivals.
+        seed: Seeds the arrivals; the report says which one it was.
 
     Raises `UsageError` naming the value that is out of range.
     """
 
-    prompts: Sequence[str]
+    prompts: Sequence[str] = ()
+    work: Iterator[Work] | None = None
     protocol: str = "auto"
     model: str | None = None
     concurrencies: tuple[int, ...] = (1,)
-    rate: float | None = None
+    rates: tuple[float, ...] = ()
+    arrivals: Arrivals = POISSON
+    schedule: tuple[float, ...] = ()
     requests: int | None = None
     warmup: int = 1
     max_tokens: int = 128
@@ -86,12 +95,13 @@ class LoadTest:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.prompts or not all(self.prompts):
+        if self.work is None and not (self.prompts and all(self.prompts)):
             raise UsageError("a load test needs at least one prompt, and none may be empty")
         if not self.concurrencies or min(self.concurrencies) < 1:
             raise UsageError("each concurrency must be at least 1, for example 1,2,4,8")
-        if self.rate is not None and not 0 < self.rate < math.inf:
-            raise UsageError(f"the rate must be above 0 requests per second, got {self.rate:g}")
+        for rate in self.rates:
+            if not 0 < rate < math.inf:
+                raise UsageError(f"the rate must be above 0 requests per second, got {rate:g}")
         if self.warmup < 0 or self.max_tokens < 1 or not 0 < self.timeout_s < math.inf:
             raise UsageError(
                 "warm-up must be at least 0, the output tokens at least 1, the timeout above 0 s; "
@@ -106,18 +116,35 @@ class LoadTest:
                 "--find-max searches the highest rate that meets an objective on a latency: give "
                 "one with --slo, for example --slo 'ttft_p99<500ms'"
             )
-        least = 1 if self.rate is not None or self.find_max else max(self.concurrencies)
+        if self.schedule and (self.rates or self.find_max or self.requests is not None):
+            raise UsageError(
+                "a trace says when its requests are sent: leave out --rate, --requests and "
+                "--find-max"
+            )
+        open_loop = self.rates or self.schedule or self.find_max
+        least = 1 if open_loop else max(self.concurrencies)
         if self.requests is not None and self.requests < least:
             raise UsageError(
                 f"{self.requests} requests per level cannot keep {least} clients busy: "
                 f"use at least {least}, or a lower concurrency"
             )
 
+    def all_work(self) -> Iterator[Work]:
+        """What to send, in order."""
+        return self.work if self.work is not None else repeated(self.prompts, self.max_tokens)
+
     def levels(self) -> tuple[Level, ...]:
         """The levels in the order they are run."""
-        if self.rate is not None:
-            requests = self.requests or max(_LEAST_REQUESTS, math.ceil(self.rate * _OPEN_LOOP_S))
-            return (Level(requests, rate=self.rate),)
+        if self.schedule:
+            requests = len(self.schedule)
+            return (Level(requests, rate=requests / max(self.schedule[-1], 1.0)),)
+        if self.rates:
+            return tuple(
+                Level(
+                    self.requests or max(_LEAST_REQUESTS, math.ceil(rate * _OPEN_LOOP_S)), rate=rate
+                )
+                for rate in self.rates
+            )
         return tuple(
             Level(self.requests or max(_LEAST_REQUESTS, _ROUNDS * clients), concurrency=clients)
             for clients in self.concurrencies

@@ -126,6 +126,7 @@ class LoadTestDocument(TypedDict):
     max_tokens: int
     token_counting: str | None
     duration_s: float
+    seed: int
     aborted: str | None
     interrupted: bool
     max_errors: float

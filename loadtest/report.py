@@ -174,6 +174,7 @@ class LoadTestReport(Result):
 
     Attributes:
         token_counting: Who counted the output tokens, as in each of `runs`; the least trustworthy.
+        seed: What seeded arrivals and generated prompts.
         aborted: Why the test ended early (the server died, or it was interrupted); then the last
             run is incomplete.
         interrupted: Whether it was interrupted.
@@ -188,6 +189,7 @@ class LoadTestReport(Result):
     max_tokens: int
     token_counting: str | None
     duration_s: float
+    seed: int
     runs: tuple[Run, ...]
     slos: tuple[Slo, ...] = ()
     max_errors: float = 1.0
@@ -253,6 +255,7 @@ class LoadTestReport(Result):
                 "max_tokens": self.max_tokens,
                 "token_counting": self.token_counting,
                 "duration_s": self.duration_s,
+                "seed": self.seed,
                 "aborted": self.aborted,
                 "interrupted": self.interrupted,
                 "max_errors": self.max_errors,

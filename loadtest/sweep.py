@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from . import arrivals, metrics, rate_steps
+from . import metrics, rate_steps
 from .client import Client
 from .client_clock import StampingSelector
 from .config import Level, LoadTest, Progress
 from .held_level import HeldLevel
-from .prompts import Work, repeated
+from .prompts import Work
 from .raw import RawFile
 from .report import LoadTestReport, Run
 from .sample import Kind, Sample
@@ -44,7 +44,7 @@ class Sweep:
     ) -> None:
         self._target, self._test, self._on_progress, self._raw = target, test, on_progress, raw
         self._client = Client(target, test, selector)
-        self._work: Iterator[Work] = repeated(test.prompts, test.max_tokens)
+        self._work: Iterator[Work] = test.all_work()
         self._request_s = 0.0
         self._stopped = asyncio.Event()
         self._runs: list[Run] = []
@@ -70,6 +70,7 @@ class Sweep:
             model=model,
             url=self._target.url,
             max_tokens=self._test.max_tokens,
+            seed=self._test.seed,
             token_counting=metrics.least_trustworthy(run.token_counting for run in self._runs),
             duration_s=time.perf_counter() - started,
             runs=tuple(self._runs),
@@ -109,7 +110,9 @@ class Sweep:
 
     async def _search(self) -> Found:
         """Search the highest rate; starts with the given one, or one request at a time."""
-        start = self._test.rate or (1 / self._request_s if self._request_s else _SLOWEST_START)
+        start = next(iter(self._test.rates), 0.0) or (
+            1 / self._request_s if self._request_s else _SLOWEST_START
+        )
         return await find_max(start, self._step)
 
     async def _step(self, rate: float, number: int) -> Step | None:
@@ -137,7 +140,9 @@ class Sweep:
     def _schedule(self, level: Level, seed: int) -> Sequence[float] | None:
         if level.rate is None:
             return None
-        return tuple(arrivals.poisson(level.rate, level.requests, seed))
+        return self._test.schedule or tuple(
+            self._test.arrivals.schedule(level.rate, level.requests, seed)
+        )
 
     def _held(
         self,

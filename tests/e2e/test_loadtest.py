@@ -12,7 +12,7 @@ import pytest
 
 from nemotron_deploy import loadtest
 from nemotron_deploy.core.errors import BadInputError
-from nemotron_deploy.loadtest import LoadTest, Progress, arrivals, slo
+from nemotron_deploy.loadtest import LoadTest, Progress, slo
 from nemotron_deploy.tests.e2e.scripted_bundle import scripted_bundle
 from nemotron_deploy.triton_repo import local
 from nemotron_deploy.triton_repo.openai import Endpoint
@@ -130,7 +130,7 @@ def test_an_open_loop_does_not_wait_for_answers(server: local.LocalServer) -> No
     """The mock answers none before all forty are there."""
     test = LoadTest(
         prompts=[prompt(together=40)],
-        rate=40.0,
+        rates=(40.0,),
         requests=40,
         max_tokens=4,
         warmup=0,
@@ -138,7 +138,7 @@ def test_an_open_loop_does_not_wait_for_answers(server: local.LocalServer) -> No
     )
     (run,) = loadtest.run(server.grpc_url, test).runs
     assert (run.requests, run.errors) == (40, 0)
-    assert run.duration_s >= max(arrivals.poisson(40.0, 40, test.seed))
+    assert run.duration_s >= max(test.arrivals.schedule(40.0, 40, test.seed))
 
 
 def test_failed_requests_are_counted_apart(server: local.LocalServer) -> None:

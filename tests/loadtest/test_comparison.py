@@ -25,7 +25,7 @@ def saved(path: Path, ttft: float, *, seed: int, count: int = 400, **fields: Any
     run = metrics.summarise(LEVEL, samples, count / 20 + 1, test=LoadTest(prompts=["x"]))
     defaults = {
         "model": "mock", "url": "grpc://localhost:1", "max_tokens": 3,
-        "token_counting": "responses", "duration_s": 1.0, "runs": (run,),
+        "token_counting": "responses", "duration_s": 1.0, "seed": 7, "runs": (run,),
     }  # fmt: skip
     path.write_text(json.dumps(LoadTestReport(**{**defaults, **fields}).to_json()))
     return path

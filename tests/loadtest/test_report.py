@@ -35,6 +35,7 @@ def report(
         max_tokens=8,
         token_counting="responses",
         duration_s=3.0,
+        seed=7,
         runs=runs,
         slos=slos,
         aborted=aborted,

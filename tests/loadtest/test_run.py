@@ -16,7 +16,8 @@ import pytest
 
 from nemotron_deploy import loadtest
 from nemotron_deploy.core.errors import BadInputError, RefusedError, UsageError
-from nemotron_deploy.loadtest import LoadTest, Progress, arrivals, slo
+from nemotron_deploy.loadtest import LoadTest, Progress, slo
+from nemotron_deploy.loadtest.prompts import Work
 from nemotron_deploy.loadtest.running import InterruptedTestError
 
 
@@ -63,11 +64,11 @@ def test_tokens_are_counted_by_a_tokenizer(
 
 
 def test_an_open_loop_keeps_to_its_arrivals(fake_triton: Callable[..., Any]) -> None:
-    test = config(rate=50.0, requests=10)
+    test = config(rates=(50.0,), requests=10)
     (run,) = loadtest.run(fake_triton().url, test).runs
     assert (run.requests, run.errors) == (10, 0)
     assert run.to_json()["rate"] == 50.0
-    assert run.duration_s >= max(arrivals.poisson(50.0, 10, test.seed))
+    assert run.duration_s >= max(test.arrivals.schedule(50.0, 10, test.seed))
 
 
 def test_an_open_loop_counts_from_when_a_request_was_due(fake_triton: Callable[..., Any]) -> None:
@@ -75,7 +76,7 @@ def test_an_open_loop_counts_from_when_a_request_was_due(fake_triton: Callable[.
         if progress.done == 1:
             time.sleep(0.6)  # most requests fall due meanwhile and are sent late
 
-    test = config(rate=100.0, requests=20)
+    test = config(rates=(100.0,), requests=20)
     (run,) = loadtest.run(fake_triton().url, test, on_progress=stall).runs
     median = run.latencies["ttft"].at("p50")
     assert median is not None
@@ -362,3 +363,21 @@ def test_the_highest_rate_of_a_server_is_found(fake_triton: Callable[..., Any]) 
 def test_a_search_needs_something_to_search_for() -> None:
     with pytest.raises(UsageError, match="--find-max"):
         config(find_max=True)
+
+
+def test_a_schedule_is_kept_to(fake_triton: Callable[..., Any], tmp_path: Path) -> None:
+    out = tmp_path / "samples.jsonl"
+    server = fake_triton()
+    work = (Work(prompt(), tokens) for tokens in (1, 2, 3))
+    test = LoadTest(work=work, schedule=(0.0, 0.05, 0.3), warmup=0, allow_late=True)
+    (run,) = loadtest.run(server.url, test, out=out).runs
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["intended_s"] for line in lines] == [0.0, 0.05, 0.3]
+    assert [line["max_tokens"] for line in lines] == [1, 2, 3]
+    assert all(line["sent_s"] >= line["intended_s"] for line in lines)
+    assert run.requests == 3
+
+
+def test_each_rate_is_a_level(fake_triton: Callable[..., Any]) -> None:
+    report = loadtest.run(fake_triton().url, config(rates=(50.0, 100.0), requests=5))
+    assert [run.level.rate for run in report.runs] == [50.0, 100.0]

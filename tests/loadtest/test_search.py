@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from nemotron_deploy.loadtest.arrivals import poisson
+from nemotron_deploy.loadtest.arrivals import Arrivals
 from nemotron_deploy.loadtest.search import (
     CONFIRMED,
     MOST_STEPS,
@@ -26,7 +26,7 @@ CAPACITY = 40.0
 def queue_waits(rate: float, count: int, seed: int) -> list[float]:
     """Seconds that each of `count` requests spends in an M/D/1 queue of the capacity above."""
     free, waits = 0.0, []
-    for due in poisson(rate, count, seed):
+    for due in Arrivals().schedule(rate, count, seed):
         free = max(free, due) + 1 / CAPACITY
         waits.append(free - due)
     return waits
