@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
-from ..core.bundle import inputs_digest
+from ..core.bundle import Bundle, inputs_digest
 from ..core.errors import BadInputError, CheckFailedError, RefusedError, UsageError
 from ..core.files import NoSpaceError
+from ..core.record import RECORD_NAME
 from ..core.result import MADE_BY, Result
 from ..core.sizes import size_text
 from ..runtime import claim as claims
@@ -98,7 +99,7 @@ def fill(
 
 def _is_there(bundle: Path, expected: Identity, progress: ProgressLines) -> bool:
     return (
-        (bundle / "bundle.json").exists()
+        (bundle / RECORD_NAME).exists()
         and not confusion(bundle, expected)
         and not problems(bundle, progress)
     )
@@ -118,8 +119,12 @@ def _require_same(job: Job, digest: str, made_by: str | None) -> None:
 
 
 def _take_up(damaged: Path, work: Path) -> None:
-    """Begin with a bundle that is there and damaged, if there is one and nothing was begun yet."""
-    if (damaged / "bundle.json").exists() and not work.exists():
+    """Begin with a bundle that is there and damaged, where nothing was begun yet. One whose record
+    cannot be read is left where it is, until the new one takes its place."""
+    if work.exists() or not (damaged / RECORD_NAME).exists():
+        return
+    with contextlib.suppress(BadInputError):
+        Bundle.open(damaged)
         damaged.rename(work)
 
 
@@ -158,7 +163,7 @@ def _delete_downloads(claim: Path) -> None:
         shutil.rmtree(claim / DOWNLOADS, ignore_errors=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _explained(claim: Path) -> Iterator[None]:
     """Turn what the claim's file system refuses into a `BadInputError` that says what to do."""
     try:

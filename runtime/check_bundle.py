@@ -254,10 +254,12 @@ def _damages(
     bundle: Path, listed: dict[str, dict[str, Any]], progress: ProgressLines
 ) -> dict[str, str]:
     advance = progress.step("verifying", sum(entry["bytes"] for entry in listed.values()), "bytes")
-    lock, done = threading.Lock(), 0
+    lock, done, interrupted = threading.Lock(), 0, threading.Event()
 
     def count(size: int) -> None:
         nonlocal done
+        if interrupted.is_set():
+            raise InterruptedError
         with lock:
             done += size
             advance(done)
@@ -265,7 +267,11 @@ def _damages(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         names = sorted(listed)
         checks = pool.map(lambda name: file_problem(bundle, name, listed[name], count), names)
-        return {name: problem for name, problem in zip(names, checks) if problem}  # noqa: B905
+        try:
+            return {name: problem for name, problem in zip(names, checks) if problem}  # noqa: B905
+        except BaseException:
+            interrupted.set()  # the pool waits for its threads, which may have gigabytes to read
+            raise
 
 
 def read_record(bundle: Path) -> Any:

@@ -94,6 +94,13 @@ def test_a_damaged_bundle_is_made_again_in_part(begun: Path, digest: str) -> Non
     assert (begun / digest / "checkpoint/model.safetensors").stat().st_mtime_ns == made
 
 
+def test_a_bundle_whose_record_is_damaged_is_replaced(claim: Path, digest: str) -> None:
+    (claim / digest).mkdir()
+    (claim / digest / "bundle.json").write_text('{"schema": ')
+    assert fill(claim, digest, bf16).made
+    assert not verify(claim / digest).failed
+
+
 def test_older_bundles_are_deleted_and_the_last_used_stay(begun: Path, digest: str) -> None:
     for number in (1, 2, 3):
         (begun / f"{number:064x}").mkdir()
