@@ -35,10 +35,11 @@ _GPU_RESOURCE: Final = re.compile(
 )
 
 _MODEL_SERVER: Final = re.compile(
-    r"\b(tritonserver|vllm|sglang|lmdeploy|ollama|trtllm-serve|tensorrt[-_]?llm|llama-server|"
+    r"\b(tritonserver|vllm|sglang|lmdeploy|ollama|trtllm-serve|tensorrt[-_]llm|llama-server|"
     r"text-generation-(inference|launcher)|text-embeddings-inference|huggingfaceserver|"
     r"nvcr\.io/nim)\b"
 )
+"""In an image, or among the words of a command."""
 
 _DEEPEST: Final = 8
 """How many levels of an unknown kind are searched for pods."""
@@ -134,7 +135,14 @@ class Container:
 
     @property
     def is_model_server(self) -> bool:
-        return any(_MODEL_SERVER.search(text) for text in (self.image, *self.words))
+        words = self.words
+        # The value of a flag, as in `--engine vllm`, starts nothing.
+        started = [
+            word
+            for before, word in zip(["", *words], words, strict=False)
+            if not word.startswith("-") and not (before.startswith("--") and "=" not in before)
+        ]
+        return any(_MODEL_SERVER.search(text) for text in (self.image, *started))
 
     @property
     def is_tritonserver(self) -> bool:
@@ -174,10 +182,10 @@ class Workload:
 
     @property
     def server(self) -> Container | None:
-        """The container that serves a model: that of a bundle is called `triton`."""
-        servers = [c for c in self.containers if c.is_model_server]
-        named = [c for c in self.containers if c.name == TRITON]
-        return next(iter(named + servers), None)
+        """The container that serves a model: in what we wrote, the one called `triton`."""
+        if self.owner.is_ours:
+            return next((c for c in self.containers if c.name == TRITON), None)
+        return next((c for c in self.containers if c.is_model_server), None)
 
     @property
     def is_server(self) -> bool:

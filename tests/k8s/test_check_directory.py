@@ -61,6 +61,29 @@ def test_rules_for_bundles_are_for_ours_only(without_kubectl: None) -> None:
     assert not rules & {"digest-missing", "bundle-size", "gpu-unplaced", "online", "surge"}
 
 
+@pytest.mark.parametrize(
+    ("words", "is_server"),
+    [
+        ({"command": ["vllm", "serve", "x"]}, True),
+        ({"command": ["bash", "-c", "exec vllm serve x --port 8000"]}, True),
+        ({"command": ["python3"], "args": ["-m", "vllm.entrypoints.openai.api_server"]}, True),
+        ({"command": ["/opt/tritonserver/bin/tritonserver"]}, True),
+        ({"image": "nvcr.io/nim/meta/llama:1"}, True),
+        ({"command": ["build"], "args": ["--engine", "vllm", "--out=x"]}, False),
+        ({"command": ["build"], "args": ["--engine=vllm"]}, False),
+        ({"image": "registry/app:1"}, False),
+    ],
+)
+def test_what_runs_a_model_server_is_told_by_what_it_starts(
+    tmp_path: Path, words: dict[str, Any], is_server: bool
+) -> None:
+    """Only model servers need shared memory, a start-up probe, and the like."""
+    container = {"name": "a", "image": "a:1", "livenessProbe": {"tcpSocket": {"port": 1}}, **words}
+    write(tmp_path / "pod.yaml", {**POD, "spec": {"containers": [container]}})
+    rules = {finding.rule for finding in k8s.check_directory(tmp_path).findings}
+    assert ("startup-missing" in rules) == is_server
+
+
 def test_a_helm_template_is_named_and_skipped() -> None:
     (note,) = k8s.check_directory(FOREIGN / "vllm-stack").notes
     assert note.file == "templates/deployment.yaml"

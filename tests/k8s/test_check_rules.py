@@ -532,6 +532,13 @@ def test_a_clean_tree_gives_no_finding(clean_trees: dict[str, Path], name: str) 
     assert report.objects > 20
 
 
+def test_a_job_that_builds_for_an_engine_is_no_server(tree_of: Callable[[str], Path]) -> None:
+    tree = tree_of("job")
+    for word in ("--engine", "tensorrt-llm", "--quant", "int4"):
+        plant(tree, "job spec template spec containers fill args +", word)
+    assert findings(tree) == []
+
+
 KNOWN_MISTAKES = (
     "bundle mounted writable", "model control not none", "selector that matches nothing",
     "tag latest", "no tag and no digest", "grace shorter than drain",
