@@ -12,62 +12,19 @@ import os
 import secrets
 import socket
 import subprocess
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nemotron_deploy.tests.cluster.kubectl import Kubectl, wait_for
+
 HERE = Path(__file__).parent
 BINARIES = (
     "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok", "kubectl",
 )  # fmt: skip
-DEADLINE_S = 90
-
-
-def wait_for(what: str, ready: Callable[[], Any], seconds: float = DEADLINE_S) -> Any:
-    """The first true result of `ready`; fails naming `what` when there is none in time."""
-    end = time.monotonic() + seconds
-    while not (result := ready()):
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.1)
-    return result
-
-
-class Kubectl:
-    """kubectl as the administrator of the test cluster."""
-
-    def __init__(self, binary: Path, kubeconfig: Path) -> None:
-        self.command = [str(binary), f"--kubeconfig={kubeconfig}"]
-
-    def run(self, *arguments: str | Path, stdin: str | None = None) -> Any:
-        """The completed process, whatever its exit status."""
-        command = [*self.command, *map(str, arguments)]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120)
-
-    def __call__(self, *arguments: str | Path, stdin: str | None = None) -> str:
-        """Standard output; fails where kubectl does, or where it warns."""
-        done = self.run(*arguments, stdin=stdin)
-        assert done.returncode == 0, f"kubectl {' '.join(map(str, arguments))}: {done.stderr}"
-        assert done.stderr == "", f"kubectl {' '.join(map(str, arguments))}: {done.stderr}"
-        return str(done.stdout)
-
-    def items(self, *arguments: str) -> list[dict[str, Any]]:
-        """`kubectl get ... -o json` as a list of objects."""
-        answer = json.loads(self("get", *arguments, "--output=json"))
-        found: list[dict[str, Any]] = answer.get("items", [answer])
-        return found
-
-    @staticmethod
-    def until(what: str, ready: Callable[[], Any]) -> Any:
-        """Wait for a true result of `ready`, and return it."""
-        return wait_for(what, ready)
-
-    def apply(self, *objects: dict[str, Any]) -> None:
-        document = {"apiVersion": "v1", "kind": "List", "items": objects}
-        self("apply", "--filename=-", stdin=json.dumps(document))
 
 
 class ControlPlane:
