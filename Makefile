@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup demo test test-cluster test-triton test-vllm fuzz check format golden docs picture benchmark tiny clean
+.PHONY: help setup demo test test-cluster cluster-image test-cluster-real test-triton test-vllm fuzz check format golden docs picture benchmark tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -28,6 +28,15 @@ test: setup  ## unit and end-to-end tests, a process for each core
 
 test-cluster: setup  ## tests against a real Kubernetes API server (KUBEBUILDER_ASSETS)
 	$(BIN)/python -m pytest -m cluster tests/cluster
+
+# The image for the nodes of a test cluster, as an archive: they need no registry.
+IMAGE := .build/nemo-deploy-image.tar
+
+cluster-image: setup  ## the image of nemo-deploy, for test-cluster-real (root, buildah, debootstrap)
+	$(BIN)/python scripts/cluster_image.py $(IMAGE)
+
+test-cluster-real: setup  ## tests on a cluster whose only node is this machine (containerd, root)
+	NEMO_DEPLOY_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m cluster tests/cluster/real
 
 # TensorRT-LLM 1.2.1's container has triton 3.5.1; the GPU machine in docs/hardware.md had 3.6.0.
 TRITONS := 3.5.1 3.6.0
