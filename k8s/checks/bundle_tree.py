@@ -55,8 +55,7 @@ def check_tree(k8s_dir: Path) -> TreeReport:
         for difference in _differences(file, shipped[file], variants[kustomization])
     ]
     # What kubectl renders is what is applied. Rendered files say the same, unless they differ.
-    has_kubectl = find_kubectl() is not None
-    judged = [*variants.values(), *(shipped.values() if differences or not has_kubectl else ())]
+    judged = [*variants.values(), *(shipped.values() if differences else ())]
     judgements = [judge(objects) for objects in judged]
     form = [*manifests.findings, *(finding for row in judgements for finding in row.form)]
     # A tree of ours has neither templates nor anything else that cannot be read.
@@ -69,7 +68,7 @@ def check_tree(k8s_dir: Path) -> TreeReport:
         _result("YAML", of_files, f"{len(manifests.documents)} files parse"),
         _result("overlays", _missing(manifests), f"{len(VARIANTS)}, each rendered"),
         _check("schemas", of_objects, f"{count} objects fit Kubernetes {', '.join(KUBERNETES)}"),
-        _kustomize([*refused, *differences] if has_kubectl else None),
+        _kustomize([*refused, *differences] if find_kubectl() else None),
         *_rules(judgements, count),
         _result("overlays apart", _shared(variants), "no object or pod label is shared"),
     ]
@@ -129,10 +128,13 @@ def _differences(
     file: str, shipped: tuple[KubeObject, ...], rendered: tuple[KubeObject, ...]
 ) -> Iterator[str]:
     ours, theirs = ({o.title: o.document for o in objects} for objects in (shipped, rendered))
-    yield from (f"{file}: {name}: kubectl does not render it" for name in ours.keys() - theirs)
-    yield from (f"{file}: {name}: missing, kubectl renders it" for name in theirs.keys() - ours)
-    both = sorted(ours.keys() & theirs)
-    yield from (f"{file}: {n}: differs from kubectl's" for n in both if ours[n] != theirs[n])
+    for name in sorted(ours.keys() | theirs):
+        if name not in theirs:
+            yield f"{file}: {name}: kubectl does not render it"
+        elif name not in ours:
+            yield f"{file}: {name}: missing, kubectl renders it"
+        elif ours[name] != theirs[name]:
+            yield f"{file}: {name}: differs from kubectl's"
 
 
 def _shared(variants: dict[str, tuple[KubeObject, ...]]) -> Iterator[str]:

@@ -50,41 +50,45 @@ def schema_errors(
 
 @functools.cache
 def _validator(version: str, kind: str, api_version: str) -> Any:
-    """The validator of a kind; None for a kind without a schema. It is kept, because a schema
-    refers to definitions of a megabyte."""
+    """The validator of a kind; None for a kind without a schema."""
     from jsonschema import Draft202012Validator
-    from kubernetes_validate.utils import schema_contents
-    from referencing import Registry, Resource
 
     # The name of a schema has the first word of an API group: role-rbac-v1.
     named = re.fullmatch(r"(?:([a-z0-9-]+)[a-z0-9.-]*/)?(v[a-z0-9]+)", api_version)
     if named is None or not re.fullmatch(r"[A-Za-z]+", kind):
         return None
     file = "-".join(filter(None, (kind.lower(), named[1], named[2])))
-    folder = _folder(version)
     try:
-        schema = schema_contents(f"{folder}/{file}.json", version)
+        schema = _contents(version, file)
     except FileNotFoundError:
         return None
     versions = schema.get("properties", {}).get("apiVersion", {}).get("enum", [])
     if api_version not in versions:
         return None  # a kind of the same name in another project's API group
-    resources = (Resource.from_contents(schema), _definitions(folder, version))
-    return Draft202012Validator(schema, registry=resources @ Registry())
+    return Draft202012Validator(_inlined(schema, _contents(version, "_definitions")["$defs"], ()))
+
+
+def _inlined(schema: Any, definitions: dict[str, Any], inside: tuple[str, ...]) -> Any:
+    """A schema without references and descriptions, which take most of the time of a validation. A
+    definition `inside` of itself, as in schemas of custom resources, allows everything."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions, inside) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if isinstance(schema.get("$ref"), str):
+        name = schema["$ref"].rpartition("/")[2]
+        return {} if name in inside else _inlined(definitions[name], definitions, (*inside, name))
+    return {
+        key: _inlined(value, definitions, inside)
+        for key, value in schema.items()
+        if key != "description" or isinstance(value, dict)  # a property of that name
+    }
 
 
 @functools.cache
-def _folder(version: str) -> str:
-    """Where the library keeps the strict schemas of a release."""
-    from kubernetes_validate.utils import all_versions, major_minor
+def _contents(version: str, file: str) -> Any:
+    """A file of the strict schemas of a release. Raises `FileNotFoundError`."""
+    from kubernetes_validate.utils import all_versions, major_minor, schema_contents
 
     (full,) = {known for known in all_versions() if major_minor(known) == version}
-    return f"kubernetes-json-schema/v{full}-local-strict"
-
-
-@functools.cache
-def _definitions(folder: str, version: str) -> Any:
-    from kubernetes_validate.utils import schema_contents
-    from referencing import Resource
-
-    return Resource.from_contents(schema_contents(f"{folder}/_definitions.json", version))
+    return schema_contents(f"kubernetes-json-schema/v{full}-local-strict/{file}.json", version)

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import functools
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate.utils
 import pytest
 import yaml
 
@@ -35,15 +33,6 @@ def _deployment(gpu: str, quant: str, gigabytes: float) -> Deployment:
         max_batch_size=64,
         env={"TLLM_LOG_LEVEL": "warning"},
     )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _schemas_read_once() -> Iterator[None]:
-    """The real schemas, kept in memory: the library reads megabytes for each object again."""
-    with pytest.MonkeyPatch.context() as patch:
-        read = functools.cache(kubernetes_validate.utils.schema_contents)
-        patch.setattr(kubernetes_validate.utils, "schema_contents", read)
-        yield
 
 
 @pytest.fixture(scope="session")
