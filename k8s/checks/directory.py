@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ...core.errors import BadInputError
 from .apply import judge
-from .documents import objects_of, parse, unreadable
+from .documents import NotRead, objects_of, parse, unreadable
 from .findings import ERROR, Finding
 from .kustomize import NAMES, Kustomizations, KustomizeError, find_kubectl, rendered
 from .object_set import KubeObject
@@ -19,7 +19,7 @@ KUSTOMIZE: Final = "kustomize"
 """The rule of findings about trees that kubectl does not render."""
 
 _SUFFIXES: Final = (".yaml", ".yml", ".json")
-_TEMPLATE: Final = "{{"
+_TEMPLATE: Final = b"{{"
 _MOST_FILES: Final = 20_000
 _LARGEST: Final = 4_000_000
 
@@ -133,26 +133,35 @@ def _read(root: Path, file: str, manifests: Manifests) -> None:
             return  # a directory, a socket or a broken link of that name
         with path.open("rb") as opened:
             data = opened.read(_LARGEST + 1)
-        text = data.decode()
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
         manifests.findings.append(unreadable(file, reason, _READABLE))
         return
-    except UnicodeDecodeError:
-        manifests.findings.append(unreadable(file, "is not text in UTF-8"))
-        return
-    if _TEMPLATE in text and _is_in_chart(root, path):
+    if len(data) > _LARGEST:
+        manifests.notes.append(Note(file, f"not checked: it has over {_LARGEST} bytes"))
+    elif _TEMPLATE in data and _is_in_chart(root, path):
         manifests.notes.append(Note(file, _HELM))
-        return
+    else:
+        _parse(file, data, manifests)
+
+
+def _parse(file: str, data: bytes, manifests: Manifests) -> None:
+    """Add the documents of a file. One that does not parse is an error if it is meant to be a
+    manifest: directories also have other files in YAML, with tags of their own."""
     try:
-        manifests.documents[file] = parse(text)
+        manifests.documents[file] = parse(data.decode())
+    except NotRead as error:
+        manifests.notes.append(Note(file, f"not checked: {error}"))
     except (ValueError, RecursionError) as error:
-        if _TEMPLATE in text or "{%" in text:
+        is_text = not isinstance(error, UnicodeDecodeError)
+        reason = str(error) if is_text else "it is not text in UTF-8"
+        if _TEMPLATE in data or b"{%" in data:
             manifests.notes.append(Note(file, _HELM))
-        elif "aliases (*name)" in str(error):
-            manifests.notes.append(Note(file, f"not checked: {error}"))
-        elif not file.endswith(".json"):
-            manifests.findings.append(unreadable(file, str(error)))
+        elif b"apiVersion" in data:
+            manifests.findings.append(unreadable(file, reason))
+        else:
+            said = " ".join(reason.split())
+            manifests.notes.append(Note(file, f"not checked: not a manifest, and not YAML: {said}"))
 
 
 _HELM: Final = (
@@ -199,6 +208,9 @@ def _add_kustomize_tree(
         return
     try:
         documents = parse(rendered(kubectl, folder))
+    except NotRead as error:
+        manifests.notes.append(Note(file, f"not checked: {error}"))
+        return
     except (KustomizeError, ValueError) as error:
         manifests.findings.append(
             Finding(KUSTOMIZE, ERROR, file, "", "", str(error), "Correct the kustomization")

@@ -20,10 +20,22 @@ class NotAnObject(Exception):  # noqa: N818 - it says what a document is
     """A document that is meant to be a Kubernetes object, and is none."""
 
 
+class NotRead(Exception):  # noqa: N818 - it says what becomes of a file
+    """A file is beyond what is read: too large, too deep, or with aliases."""
+
+
 def parse(text: str) -> list[Any]:
-    """The documents of a file, in JSON's types. Raises `ValueError` as `load_yaml`, and for a value
-    that JSON does not have."""
-    return [_as_json(document) for document in load_yaml(text)]
+    """The documents of a file, in JSON's types.
+
+    Raises `NotRead`, and `ValueError` where the text is no YAML, or has a value that JSON has not.
+    """
+    try:
+        documents = load_yaml(text)
+    except ValueError as error:
+        if error.__cause__ is None:  # a limit of the reader, not an error of the parser
+            raise NotRead(str(error)) from error
+        raise
+    return [_as_json(document) for document in documents]
 
 
 def objects_of(file: str, documents: list[Any]) -> tuple[list[KubeObject], list[Finding]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -125,8 +126,10 @@ def find_kubectl() -> str | None:
 def rendered(kubectl: str, folder: Path) -> str:
     """What kubectl renders of a directory. Raises `KustomizeError`."""
     command = [kubectl, "kustomize", str(folder)]
+    # kustomize takes a name that is no file for a repository, and would call git.
+    environment = {**os.environ, "GIT_ALLOW_PROTOCOL": "none"}
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_KUBECTL_S)
+        done = subprocess.run(command, capture_output=True, timeout=_KUBECTL_S, env=environment)
     except subprocess.TimeoutExpired:
         raise KustomizeError(f"kubectl kustomize did not end within {_KUBECTL_S} s") from None
     except OSError as error:

@@ -163,9 +163,8 @@ POD = {
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("broken.yaml", b"a: [1"),
-        ("latin.yaml", b"\xff\xfe"),
-        ("deep.yaml", b"[" * 200),
+        ("broken.yaml", b"apiVersion: [1"),
+        ("latin.yaml", b"apiVersion: \xff\xfe"),
         ("set.yaml", b"apiVersion: v1\nkind: Pod\nmetadata: !!set {a}"),
         ("nameless.yaml", b"apiVersion: v1\nkind: Pod"),
         ("kind.yaml", b"apiVersion: v1\nkind: 7\nmetadata: {name: x}"),
@@ -201,11 +200,26 @@ def test_what_is_no_manifest_of_kubernetes_passes(tmp_path: Path, content: str) 
     assert (report.findings, report.notes) == ((), ())
 
 
-def test_aliases_are_named_and_not_read(tmp_path: Path) -> None:
-    (tmp_path / "x.yaml").write_text("a: &a 1\nb: *a")
-    (note,) = k8s.check_directory(tmp_path).notes
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a: &a 1\nb: *a", "aliases"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: &a x, namespace: *a}", "aliases"),
+        ("[" * 200, "deeper than"),
+        ("a" * 4_000_001, "over 4000000 bytes"),
+        ("Resources: !Ref Bucket", "not a manifest"),
+        ("a: [1", "not a manifest"),
+        ("apiVersion: v1\nname: {{ .Values.name }}:", "helm template"),
+    ],
+    ids=["aliases", "aliases in a pod", "deep", "large", "tags", "broken", "template"],
+)
+def test_what_is_not_read_is_named(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "x.yaml").write_text(content)
+    report = k8s.check_directory(tmp_path)
+    (note,) = report.notes
     assert note.file == "x.yaml"
-    assert "aliases" in note.reason
+    assert said in note.reason
+    assert report.findings == ()
 
 
 def test_a_single_file_is_checked(tmp_path: Path) -> None:
