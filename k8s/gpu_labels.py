@@ -30,6 +30,11 @@ SHARING: Final = "nvidia.com/gpu.sharing-strategy"
 GKE_SHARING: Final = "cloud.google.com/gke-gpu-sharing-strategy"
 GKE_PARTITION: Final = "cloud.google.com/gke-gpu-partition-size"
 
+NAMING: Final = frozenset(
+    (PRODUCT, GKE, KARPENTER, KARPENTER_MIB, EKS_AUTO, EKS_AUTO_MIB, INSTANCE_TYPE)
+)
+"""Every label that says which GPU a node has."""
+
 SLICED: Final = ("-MIG-", "-SHARED")
 """In the product name of a GPU that is divided into MIG slices, or shared by several pods."""
 
@@ -231,6 +236,13 @@ def _whole(named_by: str) -> Iterator[Expression]:
     if named_by in (PRODUCT, GKE):
         yield {"key": GKE_SHARING, "operator": "NotIn", "values": ["time-sharing", "mps"]}
         yield {"key": GKE_PARTITION, "operator": "DoesNotExist"}
+
+
+def labels_of(gpu: Gpu) -> Iterator[dict[str, str]]:
+    """What nodes with that GPU are labelled with: the labels of one vocabulary at a time."""
+    for name, *others in _alternatives(gpu):
+        rest = {expression["key"]: expression["values"][0] for expression in others}
+        yield from ({name["key"]: value, **rest} for value in name["values"])
 
 
 def divided(keys: Collection[str]) -> Iterator[tuple[str, str]]:

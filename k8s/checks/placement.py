@@ -100,11 +100,27 @@ def gpu_other(workload: Workload, _: ObjectSet) -> Iterator[Problem]:
     expected = _expected_gpu(workload)
     if expected is None:
         return
+    named = False
     for field, key, value in _label_values(workload):
         gpus = gpu_labels.vocabularies()[key].get(value)
         is_known = gpus is not None or value in gpu_labels.OTHER_GPUS
         if is_known and not _is_sliced(value) and expected.key not in (gpus or ()):
+            named = True
             yield field.problem(f"{value!r} is another GPU than the bundle's, {expected.name}")
+    for term in _terms(workload).items() if not named else ():
+        expressions = term["matchExpressions"]
+        if any(_names_gpu(expression) for expression in expressions.items()):
+            yield from _admitted(expressions, expected)
+
+
+def _admitted(expressions: Field, expected: Gpu) -> Iterator[Problem]:
+    """Another GPU whose nodes fit a term, because a name is that of several GPUs."""
+    for other in catalog.gpus().values():
+        for node in gpu_labels.labels_of(other) if other.key != expected.key else ():
+            if _admits(expressions, node):
+                labels = ", ".join(f"{key}={value}" for key, value in node.items())
+                yield expressions.problem(f"nodes with {labels} fit, which have {other.name}")
+                return
 
 
 def gpu_slice(workload: Workload, _: ObjectSet) -> Iterator[Problem]:
@@ -136,12 +152,13 @@ def gpu_whole(workload: Workload, _: ObjectSet) -> Iterator[Problem]:
 
 
 def _admits(expressions: Field, node: dict[str, str]) -> bool:
-    """Whether a node with these labels fits a term; expressions on other labels are taken to."""
+    """Whether a node with these labels fits a term. Labels that say nothing of GPUs are taken to
+    fit."""
     for expression in expressions.items():
         key, operator = expression["key"].text(), expression["operator"].text()
         values = expression["values"].texts()
         refused = {
-            "In": key in node and node[key] not in values,
+            "In": key in gpu_labels.NAMING | node.keys() and node.get(key) not in values,
             "NotIn": key in node and node[key] in values,
             "DoesNotExist": key in node,
         }

@@ -539,6 +539,25 @@ def test_a_job_that_builds_for_an_engine_is_no_server(tree_of: Callable[[str], P
     assert findings(tree) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("terms 2 matchExpressions karpenter.k8s.aws/instance-gpu-memory", GONE),
+        ("terms 3 matchExpressions eks.amazonaws.com/instance-gpu-memory values 0", "40960"),
+    ],
+)
+def test_a_name_of_several_gpus_needs_their_memory(
+    deployments: dict[str, Deployment], tmp_path: Path, path: str, value: object
+) -> None:
+    """Karpenter calls A100s of 40 and of 80 GB alike."""
+    k8s.emit(tmp_path, release(deployments["a100-bf16"]))
+    place = plant(tmp_path, path, value)
+    (finding,) = [f for f in findings(tmp_path) if f.file == place.file]
+    assert (finding.rule, finding.severity) == ("gpu-other", ERROR)
+    assert is_around(finding.field, place.field)
+    assert "A100 40GB" in finding.reason
+
+
 KNOWN_MISTAKES = (
     "bundle mounted writable", "model control not none", "selector that matches nothing",
     "tag latest", "no tag and no digest", "grace shorter than drain",
