@@ -113,6 +113,20 @@ def test_kubectl_renders_a_kustomize_tree(kubectl: str) -> None:
     assert {f.object for f in report.findings} == {"LeaderWorkerSet/prod-decode"}
 
 
+def test_an_overlay_on_top_of_a_bundle_is_clean_with_every_component(
+    emit: Callable[..., Path], kubectl: str
+) -> None:
+    tree = emit()
+    components = [f"../k8s/components/{path.name}" for path in (tree / "components").iterdir()]
+    overlay = tree.parent / "overlay"
+    overlay.mkdir()
+    write(overlay / "kustomization.yaml", {"resources": ["../k8s"], "components": components})
+    for directory in (overlay, tree.parent):
+        report = k8s.check_directory(directory)
+        assert (report.findings, report.notes) == ((), ())
+        assert report.objects > 10
+
+
 def test_without_kubectl_the_resources_are_checked_as_they_are(without_kubectl: None) -> None:
     report = k8s.check_directory(FOREIGN / "llm-d")
     (note,) = report.notes

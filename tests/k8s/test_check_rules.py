@@ -264,6 +264,7 @@ FIELDS: dict[str, Mistake] = {
     ),
     "policy without a restriction": ("policy-open", "policy ingress +", {}),
     "open egress": ("egress-open", "policy egress", [{}]),
+    "egress to every address": ("egress-open", "policy egress", [{"to": [EVERYWHERE]}]),
     "policy port that names nothing": ("policy-port", "policy ingress 0 ports 0 port", "gprc"),
     # Availability.
     "surge": ("surge", "deployment strategy rollingUpdate maxSurge", "25%"),
