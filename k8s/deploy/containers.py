@@ -179,9 +179,10 @@ def probed(snapshot: Snapshot) -> Iterator[Diagnosis]:
 
 
 def _is_about(event: Object, container: str) -> bool:
-    """Whether an event says that a probe of the container failed."""
+    """Whether an event says that a probe of the container failed, after its start."""
     path = event.get("involvedObject", {}).get("fieldPath", "")
-    return event.get("reason") == "Unhealthy" and f"{{{container}}}" in path
+    starts = str(event.get("message", "")).startswith("Startup probe")
+    return event.get("reason") == "Unhealthy" and f"{{{container}}}" in path and not starts
 
 
 def last_words(text: str) -> str:

@@ -51,7 +51,7 @@ def warnings(
     kinds = {kind: [o for o in cluster if o["kind"] == kind] for kind in _kinds(cluster)}
     objects = list(tree)
     if live is not None and not is_rolled_out(live):
-        yield "the last rollout has not ended; this one takes its place"
+        yield "the last rollout has not ended yet"
     if "StorageClass" in kinds:
         for claim in (o for o in objects if o["kind"] == "PersistentVolumeClaim"):
             yield from _storage(claim, kinds["StorageClass"])

@@ -73,7 +73,7 @@ def filling(snapshot: Snapshot) -> Position:
     pod = snapshot.job_pods[0]
     if not is_true(pod, "PodScheduled"):
         return Position("fill-scheduled", "waits for a node")
-    if FILL not in _running(pod) and not _failed_before(pod, FILL):
+    if not _has_started(pod, FILL):
         return Position("fill-pulling", _on(pod))
     return Position("filling", _on(pod), progress_in(snapshot.log(pod, FILL)))
 
@@ -115,31 +115,26 @@ def _of_pod(snapshot: Snapshot, pod: Object) -> Position:
         return Position("scheduled", "waits for a node" if waits else "")
     if is_true(pod, "Ready"):
         return Position("ready", _on(pod))
-    running = _running(pod)
-    if CHECK in running:
+    if not _has_started(pod, TRITON) and not _has_passed(pod, CHECK):
+        if not _has_started(pod, CHECK):
+            return Position("pulling", _on(pod))
         return Position("verifying", _on(pod), progress_in(snapshot.log(pod, CHECK)))
-    if _failed_before(pod, CHECK):
-        return Position("verifying", _on(pod))
-    if TRITON not in running and not _failed_before(pod, TRITON):
-        return Position("pulling", _on(pod))
     begun = any(GOLDEN_BEGINS in line for line in snapshot.log(pod, TRITON))
     return Position("golden" if begun else "loading", _on(pod))
 
 
-def _running(pod: Object) -> set[str]:
-    """The containers that run."""
-    states = container_states(pod)
-    return {row["name"] for row in states if (row.get("state") or {}).get("running")}
+def _has_started(pod: Object, container: str) -> bool:
+    """Whether the container runs, or has ended at least once."""
+    rows = [row for row in container_states(pod) if row["name"] == container]
+    states = [{**(row.get("lastState") or {}), **(row.get("state") or {})} for row in rows]
+    return any("running" in state or "terminated" in state for state in states)
 
 
-def _failed_before(pod: Object, container: str) -> bool:
-    """Whether the container has ended with an error, and waits to be started again."""
-    for row in container_states(pod):
-        for key in ("state", "lastState"):
-            ended = (row.get(key) or {}).get("terminated") or {}
-            if row["name"] == container and not row.get("ready") and ended.get("exitCode"):
-                return True
-    return False
+def _has_passed(pod: Object, container: str) -> bool:
+    """Whether an init container has ended well."""
+    rows = (row for row in container_states(pod) if row["name"] == container)
+    ended = ((row.get("state") or {}).get("terminated") for row in rows)
+    return any(state is not None and not state.get("exitCode") for state in ended)
 
 
 def _on(pod: Object) -> str:

@@ -135,6 +135,15 @@ def test_a_crash_may_heal_at_first() -> None:
     assert (crash.cause, crash.heals) == ("crash", True)
 
 
+def test_a_start_up_probe_that_failed_before_it_passed_is_no_cause() -> None:
+    def just_started(objects: list[Object]) -> None:
+        for event in objects:
+            if event.get("reason") == "Unhealthy":
+                event["message"] = "Startup probe failed: HTTP probe failed with statuscode: 503"
+
+    assert causes(snapshot("readiness-probe", just_started)) == ()
+
+
 def test_a_node_that_is_being_added_heals_a_pending_pod() -> None:
     """Events in the form in which the cluster autoscaler's source writes them."""
 

@@ -62,6 +62,27 @@ def test_a_filling_job_reports_its_progress() -> None:
     assert progress == Progress("checkpoint", 12e9, 63e9, "bytes", 80e6, 637)
 
 
+def test_a_job_whose_container_has_ended_is_still_filling() -> None:
+    """Until the Job's controller has seen it."""
+
+    def ended(objects: list[Object]) -> None:
+        (status,) = only(objects, "Pod")["status"]["containerStatuses"]
+        status["state"] = {"terminated": {"exitCode": 0}}
+
+    position = filling(snapshot("filling", ended))
+    assert (position.stage, position.done) == ("filling", False)
+
+
+def test_a_stage_does_not_go_back_between_two_containers() -> None:
+    """The bundle is checked, and the server's container is being made."""
+
+    def checked(objects: list[Object]) -> None:
+        (status,) = only(objects, "Pod")["status"]["initContainerStatuses"]
+        status["state"] = {"terminated": {"exitCode": 0}}
+
+    assert rollout(snapshot("verifying", checked)).stage == "loading"
+
+
 def test_a_job_that_has_ended_is_done() -> None:
     def complete(objects: list[Object]) -> None:
         only(objects, "Job")["status"]["conditions"] = [{"type": "Complete", "status": "True"}]
