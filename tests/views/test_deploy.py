@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -16,12 +17,13 @@ NO_NODE = Diagnosis("no-matching-node", "pod x: no node [fits]", "add a node", h
 
 
 def shown(terminal: bool, *looks: Look) -> str:
+    """All that was written, without the terminal's control sequences."""
     output = io.StringIO()
     console = Console(file=output, force_terminal=terminal, width=100, no_color=True)
     with Shown(console) as view:
         for look in looks:
             view.looked(look)
-    return output.getvalue()
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.getvalue())
 
 
 def look(stage: str, *diagnoses: Diagnosis, done: bool = False, detail: str = "") -> Look:
