@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..core.result import Result
 from ..k8s.deploy import preflight
 from ..k8s.deploy.changes import Change, changes
 from ..k8s.deploy.diagnosis import Diagnosis
+from ..k8s.deploy.errors import ForbiddenError
 from ..k8s.deploy.kubectl import FIELD_MANAGER, Kubectl
 from ..k8s.deploy.outage import Outage, outage
 from ..k8s.deploy.reader import cluster, read
@@ -144,7 +146,7 @@ def deploy(
     _require_same_bundle(opened, tree)
     kubectl.namespace = _namespace(kubectl, tree, namespace)
     kubectl.require_supported()
-    plan = _plan(kubectl, tree, sum(map(opened.stage_bytes, _SERVED)))
+    plan = _plan(kubectl, tree, opened)
     shown.planned(plan)
     result = DeployResult(opened.path, tree.digest, "dry-run", plan)
     if dry_run:
@@ -204,26 +206,32 @@ def _namespace(kubectl: Kubectl, tree: Tree, wanted: str | None) -> str:
     return named or kubectl.namespace
 
 
-def _plan(kubectl: Kubectl, tree: Tree, bundle_bytes: int) -> Plan:
+def _plan(kubectl: Kubectl, tree: Tree, bundle: Bundle) -> Plan:
     """Compare and check; nothing is changed."""
-    kubectl.call("get", "namespace", kubectl.namespace, "--output=name")
+    with suppress(ForbiddenError):  # many may use a namespace and not read it
+        kubectl.call("get", "namespace", kubectl.namespace, "--output=name")
     difference = kubectl.call("diff", *_SERVER_SIDE, "--force-conflicts", "-k", str(tree.path),
                               good=(0, 1))  # fmt: skip
     dry = kubectl.call("apply", *_SERVER_SIDE, "--dry-run=server", "--output=json",
                        "-k", str(tree.path))  # fmt: skip
     (merged,) = [item for item in dry.objects if item["kind"] == "Deployment"]
     live = next(iter(kubectl.items("get", "deployment", tree.name, "--ignore-not-found")), None)
+    pods = _pods(kubectl, live) if live else []
     notes, refusals = _admission(kubectl, tree, is_update=live is not None)
+    expected = outage(live, merged, pods, sum(map(bundle.stage_bytes, _SERVED)))
+    if tree.waits_for_push and (live is None or expected.happens):
+        notes.append(
+            f"the server waits until the claim holds the bundle: nemo-deploy push {bundle.path}"
+        )
     objects, _ = cluster(kubectl)
     around = preflight.warnings(tree.objects, live, objects, " ".join(kubectl.words))
-    pods = _pods(kubectl, live) if live else []
     return Plan(
         name=tree.name,
         context=kubectl.context,
         namespace=kubectl.namespace,
         is_update=live is not None,
         changes=changes(difference.out),
-        outage=outage(live, merged, pods, bundle_bytes),
+        outage=expected,
         warnings=tuple(dict.fromkeys([*difference.warnings, *dry.warnings, *notes, *around])),
         refusals=refusals,
     )

@@ -74,8 +74,10 @@ class Kubectl:
                 "kubectl is missing; install it (https://kubernetes.io/docs/tasks/tools), version "
                 f"{_text(OLDEST_KUBECTL)} or later"
             )
-        config = json.loads(_run([binary, "config", "view", "--output=json"]).out or "{}")
-        name, default = _context(config, context)
+        view = _run([binary, "config", "view", "--output=json"])
+        if view.code:
+            raise error_of(view.err, "kubectl config view")
+        name, default = _context(json.loads(view.out or "{}"), context)
         return cls(binary, name, namespace or default)
 
     @property

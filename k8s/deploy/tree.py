@@ -13,7 +13,7 @@ from ..names import BUNDLE_DIGEST
 from .kubectl import Kubectl
 from .snapshot import Object, annotations_of
 
-FILL: Final = "fill"
+_FILL: Final = "fill"
 """The folder of the part that fills the claim."""
 
 
@@ -32,7 +32,7 @@ class Tree:
         `CheckFailedError` where there is not one Deployment."""
         text = kubectl.call("kustomize", str(path)).out
         objects = tuple(document for document in yaml.safe_load_all(text) if document)
-        fill = path / FILL
+        fill = path / _FILL
         tree = cls(path, objects, fill if (fill / "kustomization.yaml").exists() else None)
         if len(tree.of("Deployment")) != 1:
             raise CheckFailedError(
@@ -56,6 +56,12 @@ class Tree:
     @property
     def job(self) -> Object | None:
         return next(iter(self.of("Job")), None)
+
+    @property
+    def waits_for_push(self) -> bool:
+        """Whether the server's pods wait for a bundle on a claim that no Job fills."""
+        volumes = self.deployment["spec"]["template"]["spec"].get("volumes") or ()
+        return self.job is None and any("persistentVolumeClaim" in row for row in volumes)
 
     @property
     def namespace(self) -> str | None:

@@ -18,7 +18,12 @@ EVERY_S: Final = 2.0
 
 SETTLE_S: Final = 20.0
 """How long a cause that waiting does not heal must last until it ends the watch. Controllers need
-some seconds to see a change, and autoscalers to say that they add a node."""
+some seconds to see a change."""
+
+NODE_S: Final = 60.0
+"""The same for a node that is missing: autoscalers take longer to say that they add one."""
+
+_NODE_CAUSES: Final = frozenset({"no-matching-node", "no-resource", "taint"})
 
 UNREACHABLE_S: Final = 60.0
 """How long the API server may be away, for an upgrade of the control plane, say."""
@@ -98,4 +103,7 @@ class Watch:
         """Whether a cause that waiting does not heal has lasted."""
         lasting = {row.cause for row in look.diagnoses if not row.heals}
         self._since = {cause: self._since.get(cause, now) for cause in lasting}
-        return any(now - since >= SETTLE_S for since in self._since.values())
+        return any(
+            now - since >= (NODE_S if cause in _NODE_CAUSES else SETTLE_S)
+            for cause, since in self._since.items()
+        )

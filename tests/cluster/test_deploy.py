@@ -75,6 +75,7 @@ def deploy(
     monkeypatch.setenv("KUBECONFIG", kubeconfig)
     monkeypatch.setenv("PATH", f"{binary.parent}:/usr/bin:/bin")
 
+    monkeypatch.setattr(watch, "NODE_S", 3.0)
     monkeypatch.setattr(watch, "SETTLE_S", 3.0)  # nothing here adds nodes or volumes by itself
 
     def call(bundle: Path, *options: str) -> tuple[int, Any]:

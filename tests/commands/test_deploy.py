@@ -155,6 +155,7 @@ def cluster(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(watch, "EVERY_S", 0.0)
     monkeypatch.setattr(watch, "SETTLE_S", 0.0)
+    monkeypatch.setattr(watch, "NODE_S", 0.0)
     yield Cluster(folder, Bundle.open(bundle).inputs_digest)
     taken = FAKE.parent / "__pycache__"
     assert not list(taken.glob("fake_kubectl*"))
@@ -334,6 +335,28 @@ def test_whoever_may_not_create_pods_may_deploy(
     assert code == 0, err
 
 
+def test_whoever_may_not_read_namespaces_may_deploy(
+    capsys: pytest.CaptureFixture[str], cluster: Cluster, bundle: Path
+) -> None:
+    denied = NO_RIGHT.replace("create", "get").replace("pods", "namespaces")
+    cluster.play(answer("get", "namespace", code=1, err=denied))
+    code, _, err = deploy(capsys, bundle)
+    assert code == 0, err
+
+
+def test_a_bundle_that_has_to_be_pushed_is_named(
+    capsys: pytest.CaptureFixture[str], cluster: Cluster, bundle: Path
+) -> None:
+    server = deployment()
+    volumes = [{"name": "bundle", "persistentVolumeClaim": {"claimName": "nano"}}]
+    server["spec"]["template"]["spec"]["volumes"] = volumes
+    cluster.play(answer("kustomize", out=documents(server)))
+    code, out, err = deploy(capsys, bundle, "--dry-run", "--json")
+    assert code == 0, err
+    expected = f"the server waits until the claim holds the bundle: nemo-deploy push {bundle}"
+    assert expected in json.loads(out)["plan"]["warnings"]
+
+
 def test_a_stall_that_waiting_does_not_heal_ends_the_command(
     capsys: pytest.CaptureFixture[str], cluster: Cluster, bundle: Path
 ) -> None:
@@ -406,6 +429,8 @@ OLD_SERVER = {**VERSION, "serverVersion": {"gitVersion": "v1.27.16-eks-1"}}
          "the cluster's Kubernetes has version v1.27.16-eks-1; 1.30 or later"),
         ([], ("--context", "prd"), 4,
          "--context prd: kubectl has no such context; did you mean prod?"),
+        ([answer("config", "view", code=1, err="error: error loading config file x: yaml: bad\n")],
+         (), 4, "kubectl failed: error loading config file x"),
         ([answer("config", "view", out={})], (), 4, "kubectl has no current context"),
         ([answer("get", "namespace", code=1,
                  err='Error from server (NotFound): namespaces "llm" not found\n')],
@@ -422,7 +447,8 @@ OLD_SERVER = {**VERSION, "serverVersion": {"gitVersion": "v1.27.16-eks-1"}}
          "is for the bundle cccccccccc, not for this one"),
         ([], ("--overlay", "prod"), 2, "--overlay prod: the bundle has no such overlay"),
     ],
-    ids=["garbled", "unreachable", "old-kubectl", "old-server", "context", "no-context",
+    ids=["garbled", "unreachable", "old-kubectl", "old-server", "context",
+         "bad-config", "no-context",
          "namespace", "logged-out", "conflict", "no-deployment", "other-namespace",
          "other-bundle", "overlay"],
 )  # fmt: skip

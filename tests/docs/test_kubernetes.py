@@ -6,7 +6,7 @@ from nemotron_deploy.k8s.deploy.diagnosis import CAUSES
 from nemotron_deploy.k8s.deploy.kubectl import OLDEST_KUBECTL, OLDEST_SERVER
 from nemotron_deploy.k8s.deploy.outage import ENGINE_START_S, READ_BYTES_PER_S
 from nemotron_deploy.k8s.deploy.stages import FILLING, ROLLOUT
-from nemotron_deploy.k8s.deploy.watch import SETTLE_S
+from nemotron_deploy.k8s.deploy.watch import NODE_S, SETTLE_S
 from nemotron_deploy.tests.docs.pages import ROOT
 
 PAGE = " ".join((ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8").split())
@@ -26,5 +26,5 @@ def test_the_page_has_every_stage() -> None:
 def test_the_page_s_numbers_are_the_code_s() -> None:
     kubectl, server = (f"{major}.{minor}" for major, minor in (OLDEST_KUBECTL, OLDEST_SERVER))
     assert f"`kubectl` {kubectl} or later, a cluster with Kubernetes {server} or later" in PAGE
-    assert f"has lasted {SETTLE_S:.0f} seconds" in PAGE
+    assert f"has lasted {SETTLE_S:.0f} seconds. For a missing node it is {NODE_S:.0f} s" in PAGE
     assert f"an assumed {READ_BYTES_PER_S // 10**6} MB/s, and {ENGINE_START_S} s" in PAGE

@@ -7,7 +7,7 @@ import pytest
 from nemotron_deploy.k8s.deploy.errors import UnreachableError
 from nemotron_deploy.k8s.deploy.snapshot import Snapshot
 from nemotron_deploy.k8s.deploy.stages import rollout
-from nemotron_deploy.k8s.deploy.watch import EVERY_S, SETTLE_S, UNREACHABLE_S, Look, Watch
+from nemotron_deploy.k8s.deploy.watch import EVERY_S, NODE_S, SETTLE_S, UNREACHABLE_S, Look, Watch
 from nemotron_deploy.tests.k8s.recorded_rollouts import snapshot
 
 
@@ -55,16 +55,22 @@ def test_a_rollout_passes_its_stages() -> None:
     assert outcome.look.diagnoses == ()
 
 
-def test_what_waiting_does_not_heal_ends_the_watch_after_a_while() -> None:
-    clock, looks = Clock(), list[Look]()
-    outcome = watch(Cluster("other-gpu"), clock, looks).run(timeout=3600)
+@pytest.mark.parametrize(
+    ("name", "cause", "seconds"),
+    [("pod-security", "pod-security", SETTLE_S), ("other-gpu", "no-matching-node", NODE_S)],
+)
+def test_what_waiting_does_not_heal_ends_the_watch_after_a_while(
+    name: str, cause: str, seconds: float
+) -> None:
+    clock = Clock()
+    outcome = watch(Cluster(name), clock, []).run(timeout=3600)
     assert outcome.state == "stalled"
-    assert [row.cause for row in outcome.look.diagnoses] == ["no-matching-node"]
-    assert clock.now == 100 + SETTLE_S
+    assert [row.cause for row in outcome.look.diagnoses] == [cause]
+    assert clock.now == 100 + seconds
 
 
 def test_a_cause_that_goes_away_ends_nothing() -> None:
-    names = ["other-gpu"] * 8 + ["loading"] + ["other-gpu"] * 8 + ["ready"]
+    names = ["pod-security"] * 8 + ["loading"] + ["pod-security"] * 8 + ["ready"]
     assert watch(Cluster(*names), Clock(), []).run().state == "done"
 
 
