@@ -36,6 +36,6 @@ def causes(snapshot: Snapshot) -> tuple[Diagnosis, ...]:
 
     That it is late is said only where no other cause shows.
     """
-    found = [diagnosis for check in _CHECKS for diagnosis in check(snapshot)]
+    found = [diagnosis.printable() for check in _CHECKS for diagnosis in check(snapshot)]
     unique = {(row.cause, row.message): row for row in found}
     return tuple(unique.values()) or tuple(controllers.late(snapshot))

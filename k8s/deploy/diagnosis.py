@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Final
 
 CAUSES: Final = {
@@ -45,6 +46,9 @@ CAUSES: Final = {
 """Every cause by the name that `--json` gives it."""
 
 
+_CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x1f\x7f-\x9f]")
+
+
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """Why a rollout does not go on: the `cause` (a key of `CAUSES`), what was seen, what to do, and
@@ -57,6 +61,10 @@ class Diagnosis:
 
     def __post_init__(self) -> None:
         assert self.cause in CAUSES, f"{self.cause} has no description"
+
+    def printable(self) -> Diagnosis:
+        """The same without control characters, which a container's last words may have."""
+        return replace(self, message=_CONTROL.sub("", self.message))
 
     def __str__(self) -> str:
         return f"{self.message}; {self.action}"

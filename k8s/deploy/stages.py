@@ -17,6 +17,9 @@ PROGRESS: Final = "nemo-deploy progress "
 WAITING: Final = "waiting"
 """The step of a container that waits for a bundle."""
 
+_LARGEST: Final = 1e18
+"""Amounts, rates and seconds of a log beyond this are none."""
+
 FILLING: Final = {
     "fill-scheduled": "Node for the Job",
     "fill-pulling": "Job's image",
@@ -155,7 +158,7 @@ def _parsed(text: str) -> Progress | None:
     """A progress report; None for text that is none."""
     try:
         row: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict) or not isinstance(row.get("step"), str):
         return None
@@ -166,5 +169,7 @@ def _parsed(text: str) -> Progress | None:
 
 
 def _is_number(value: object) -> bool:
-    """Whether a JSON value is a number or null; `true` is neither."""
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    """Whether a JSON value is a number that can be shown, or null; `true` is neither."""
+    if value is None or isinstance(value, bool):
+        return value is None
+    return isinstance(value, (int, float)) and 0 <= value < _LARGEST

@@ -293,6 +293,17 @@ def test_refusals_in_the_form_that_other_admission_writes(
     assert text in str(diagnosis)
 
 
+def test_last_words_do_not_control_the_terminal() -> None:
+    def coloured(objects: list[Object]) -> None:
+        for status in only(objects, "Pod")["status"]["containerStatuses"]:
+            for state in (status["state"], status["lastState"]):
+                for row in state.values():
+                    row["message"] = "\x1b[31mError:\x1b[0m \x07no \x9b2Jweights"
+
+    (crash,) = causes(snapshot("crash-driver", coloured))
+    assert ": Error: no 2Jweights (" in crash.message
+
+
 def test_last_words_are_one_bounded_line() -> None:
     assert last_words("") == ""
     assert last_words("a\nb\n\n") == "b"

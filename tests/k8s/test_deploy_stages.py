@@ -130,6 +130,10 @@ def test_a_rollout_ends_when_only_new_pods_serve(status: dict[str, int]) -> None
         '{"step": 1}',
         '{"step": "x", "done": "many"}',
         '{"step": "x", "done": true}',
+        '{"step": "x", "done": NaN}',
+        '{"step": "x", "total": 1e400}',
+        '{"step": "x", "seconds_left": -1}',
+        pytest.param("[" * 100_000, id="nested"),
     ],
 )
 def test_lines_that_are_no_progress_are_passed_over(text: str) -> None:
