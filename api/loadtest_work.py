@@ -126,9 +126,9 @@ def _built_in(seed: int, max_tokens: int) -> Iterator[Work]:
 def _replayed(
     path: Path, max_tokens: int, tokenizer: LoadedTokenizer | None, seed: int, warmup: int
 ) -> Requests:
-    rows = read_trace(path, max_tokens)
-    measured_only = any(row.prompt is None for row in rows)
+    conversations = read_trace(path, max_tokens)
+    measured_only = any(turn.prompt is None for each in conversations for turn in each.turns)
     maker = PromptMaker(tokenizer, seed) if measured_only and tokenizer else None
     warm = itertools.repeat(Work(_WARM_UP, max_tokens), warmup)
-    replayed = [work_of(row, maker) for row in rows]
-    return Requests(itertools.chain(warm, replayed), tuple(row.due_s for row in rows))
+    replayed = [work_of(each, maker) for each in conversations]
+    return Requests(itertools.chain(warm, replayed), tuple(each.due_s for each in conversations))

@@ -19,12 +19,16 @@ from .targets.base import Request, RequestFailedError, Target
 
 _RETRY_PAUSE_S: Final = 0.2
 
+History = tuple[tuple[str, str], ...]
+"""The earlier prompts of a conversation, each with its answer."""
+
 OUTSTANDING: Final = "outstanding when the level ended"
 
 
 @dataclass(slots=True, eq=False)
 class _Attempt:
-    """What is known of a request so far. Times as `time.perf_counter` gives them."""
+    """What is known of a request so far. Times as `time.perf_counter` gives them; `reasoning` is
+    how many characters of it came."""
 
     transcript: Transcript
     due: float
@@ -34,6 +38,7 @@ class _Attempt:
     output_tokens: int | None = None
     prompt_tokens: int | None = None
     queue: float | None = None
+    reasoning: int = 0
     retries: int = 0
 
 
@@ -55,21 +60,28 @@ class Client:
         self.death = ""
 
     async def send(
-        self, work: Work, due: float, started: float, record: Callable[[Sample], None]
-    ) -> None:
-        """Do `work` now. It was due at `due`, in a level that began at `started`, both in
-        `time.perf_counter` seconds.
+        self,
+        work: Work,
+        due: float,
+        started: float,
+        record: Callable[[Sample], None],
+        history: History = (),
+    ) -> str | None:
+        """Do `work` now, after the conversation `history`. It was due at `due`, in a level that
+        began at `started`, both in `time.perf_counter` seconds. Gives the answer, None where there
+        is none, and "" where no follow-up needs it.
 
         Exactly one sample is recorded: a failure is a sample with `failure`, never an exception. So
         is a request that is cancelled, before the cancellation goes on.
         """
-        keep_text = self._test.count_tokens is not None
+        keep_text = self._test.count_tokens is not None or work.follow_up is not None
         attempt = _Attempt(Transcript(keep_text=keep_text, deltas=self._target.deltas), due)
         request = Request(
             f"loadtest-{self._run_id}-{next(self._ids)}",
             work.prompt,
             work.max_tokens,
             self._test.ignore_eos,
+            history,
         )
         self._outstanding.add(attempt)
         failure: Failure | None = Failure(Kind.UNFINISHED, OUTSTANDING)
@@ -90,6 +102,10 @@ class Client:
             record(sample)
         if sample.failure is not None and suspicious:
             await self._probe(sample.failure.message)
+        if sample.failure is not None:
+            return None
+        # The reasoning of an answer is no part of a conversation.
+        return sample.text[attempt.reasoning :]
 
     def overdue(self, limit_s: float, *, silent: bool) -> int:
         """How many outstanding requests were due more than `limit_s` seconds ago; with `silent`,
@@ -124,6 +140,7 @@ class Client:
                     attempt.first_byte = now
                 if piece.text and attempt.content is None:
                     attempt.content = now
+                attempt.reasoning += len(piece.reasoning)
                 if text := piece.reasoning + piece.text:
                     transcript.add(text, now - due, now - selector.ready_since)
                 if piece.output_tokens is not None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from .client import Client
+from .client import Client, History
 from .client_clock import Disturbance, Monitor
 from .config import Level
 from .metrics import Window
@@ -121,7 +121,18 @@ class HeldLevel:
                 requests.create_task(self._send(due))
 
     async def _send(self, due: float) -> None:
-        await self._client.send(next(self._work), due, self._started, self._record)
+        """Send the next work, and what follows it, as long as answers come."""
+        work: Work | None = next(self._work)
+        history: History = ()
+        while work is not None:
+            answer = await self._client.send(work, due, self._started, self._record, history)
+            if answer is None:
+                return
+            history += ((work.prompt, answer),)
+            due = time.perf_counter() + work.think_s
+            work = work.follow_up
+            if work is not None:
+                await asyncio.sleep(due - time.perf_counter())
 
     def _record(self, sample: Sample) -> None:
         self.samples.append(sample)

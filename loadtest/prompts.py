@@ -16,10 +16,19 @@ from ..core.errors import BadInputError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One generation: a prompt, and how many output tokens to ask for."""
+    """One generation, or a conversation of several.
+
+    Attributes:
+        prompt: The prompt.
+        max_tokens: How many output tokens to ask for.
+        follow_up: What is sent, with this prompt and its answer before it, once that has come.
+        think_s: Seconds between the answer and the follow-up.
+    """
 
     prompt: str
     max_tokens: int
+    follow_up: Work | None = None
+    think_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ class Request:
     Attributes:
         id: Unique among all tests of a server.
         prompt: The prompt, or the user's message where the protocol takes conversations.
+        history: The earlier prompts of this conversation, each with its answer.
         max_tokens: Output tokens at most; all of them with `ignore_eos`.
     """
 
@@ -25,6 +26,12 @@ class Request:
     prompt: str
     max_tokens: int
     ignore_eos: bool = False
+    history: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def whole_prompt(self) -> str:
+        """The conversation so far as one text, for protocols that take no conversations."""
+        return "".join(prompt + answer for prompt, answer in self.history) + self.prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,8 +88,17 @@ class OpenAi:
         if request.ignore_eos:
             body["ignore_eos"] = True
         if self._chat:
-            return body | {"messages": [{"role": "user", "content": request.prompt}]}
-        return body | {"prompt": request.prompt}
+            return body | {"messages": _messages(request)}
+        return body | {"prompt": request.whole_prompt}
+
+
+def _messages(request: Request) -> list[dict[str, str]]:
+    earlier = [
+        {"role": role, "content": text}
+        for turn in request.history
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    return [*earlier, {"role": "user", "content": request.prompt}]
 
 
 def read_piece(event: Mapping[str, Any]) -> Piece:

@@ -80,7 +80,7 @@ class TritonGrpc:
         message.parameters["triton_enable_empty_final_response"].bool_param = True
         # The model is served without a batch dimension: every shape is [1].
         for sent, contents in (
-            (contract.TEXT_INPUT, {"bytes_contents": [request.prompt.encode()]}),
+            (contract.TEXT_INPUT, {"bytes_contents": [request.whole_prompt.encode()]}),
             (contract.STREAMING, {"bool_contents": [True]}),
             (contract.MAX_TOKENS, {"int_contents": [request.max_tokens]}),
             (contract.EXCLUDE_INPUT, {"bool_contents": [True]}),

@@ -72,7 +72,7 @@ class TritonHttp:
 
     def _body(self, request: Request) -> dict[str, Any]:
         values = {
-            contract.TEXT_INPUT: request.prompt,
+            contract.TEXT_INPUT: request.whole_prompt,
             contract.STREAMING: True,
             contract.MAX_TOKENS: request.max_tokens,
             contract.EXCLUDE_INPUT: True,

@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream(options)
 
     def _options(self, body: dict[str, Any]) -> dict[str, Any]:
-        prompt = body.get("prompt") or body.get("text_input") or body["messages"][0]["content"]
+        prompt = body.get("prompt") or body.get("text_input") or body["messages"][-1]["content"]
         try:
             options = json.loads(prompt)
         except ValueError:

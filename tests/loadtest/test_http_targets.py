@@ -12,6 +12,7 @@ import pytest
 from nemotron_deploy import loadtest
 from nemotron_deploy.core.errors import BadInputError, RefusedError, UsageError
 from nemotron_deploy.loadtest import LoadTest
+from nemotron_deploy.loadtest.prompts import Work
 from nemotron_deploy.runtime import contract
 from nemotron_deploy.tests.loadtest.http_server import FakeHttp
 
@@ -215,3 +216,42 @@ def test_wrong_addresses(url: str, fields: dict[str, Any], problem: str) -> None
 def test_other_peoples_servers_are_refused(url: str) -> None:
     with pytest.raises(RefusedError, match="--yes-this-is-mine"):
         loadtest.run(url, config())
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_conversation_grows_by_its_answers(
+    fake_http: Callable[..., FakeHttp], tmp_path: Path, protocol: str
+) -> None:
+    """The reasoning is no part of it."""
+    server, out = serving(fake_http, protocol), tmp_path / "samples.jsonl"
+    turns = [prompt(reasoning=["hm"], texts=["a", "b"]), "And then?", "And now?"]
+    work = Work(turns[0], 8, Work(turns[1], 8, Work(turns[2], 8), 0.05), 0.1)
+    test = LoadTest(
+        work=iter([work]), schedule=(0.0,), warmup=0, protocol=protocol, allow_late=True
+    )
+    (run,) = loadtest.run(server.url, test, out=out).runs
+    assert (run.requests, run.errors) == (3, 0)
+    last = server.bodies[2]
+    if protocol == "chat":
+        assert last["messages"] == [
+            {"role": role, "content": text}
+            for role, text in (
+                ("user", turns[0]), ("assistant", "ab"), ("user", turns[1]), ("assistant", "ab"),
+                ("user", turns[2]),
+            )
+        ]  # fmt: skip
+    else:
+        name = "prompt" if protocol == "completions" else "text_input"
+        first = "hmab" if protocol == "completions" else "ab"  # which has no reasoning
+        assert last[name] == f"{turns[0]}{first}{turns[1]}ab{turns[2]}"
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    for earlier, later, think_s in zip(lines, lines[1:], (0.1, 0.05), strict=False):
+        assert later["intended_s"] >= earlier["ended_s"] + think_s - 1e-5
+
+
+def test_a_conversation_ends_with_a_failure(fake_http: Callable[..., FakeHttp]) -> None:
+    server = fake_http()
+    work = Work(prompt(status=500), 8, Work("And then?", 8))
+    test = LoadTest(work=iter([work]), schedule=(0.0,), warmup=0, allow_late=True)
+    (run,) = loadtest.run(server.url, test).runs
+    assert (run.requests, run.errors, len(server.bodies)) == (1, 1, 1)

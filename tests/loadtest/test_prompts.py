@@ -11,7 +11,13 @@ import pytest
 from nemotron_deploy.api.loadtest_work import LoadedTokenizer, Source, requests_of
 from nemotron_deploy.core.errors import BadInputError, UsageError
 from nemotron_deploy.loadtest.prompts import Lengths, PromptMaker, Work, from_file, unrepeated
-from nemotron_deploy.loadtest.trace import BLOCK_TOKENS, TraceRow, read_trace, work_of
+from nemotron_deploy.loadtest.trace import (
+    BLOCK_TOKENS,
+    Conversation,
+    TraceRow,
+    read_trace,
+    work_of,
+)
 from nemotron_deploy.model.catalog import TINY
 
 
@@ -156,7 +162,7 @@ def test_a_trace_in_mooncakes_form_is_replayed(tmp_path: Path, tokenizer: Loaded
 
 def test_equal_rows_of_a_trace_are_different_prompts(tokenizer: LoadedTokenizer) -> None:
     maker = PromptMaker(tokenizer, 1)
-    row = TraceRow(0.0, 5, input_length=512, hash_ids=(9,))
+    row = Conversation(0.0, (TraceRow(0.0, 5, input_length=512, hash_ids=(9,)),))
     one, other = (tokenizer.encode(work_of(row, maker).prompt) for _ in range(2))
     assert one[:-1] == other[:-1]
     assert one[-1] != other[-1]
@@ -176,7 +182,8 @@ def test_lengths_in_a_trace_need_a_tokenizer(tmp_path: Path) -> None:
         '{"timestamp": -1, "input_length": 3}', '{"timestamp": 1, "input_length": 0}',
         '{"timestamp": 1, "input_length": 3, "hash_ids": ["a"]}',
         '{"timestamp": 1, "input_length": 3, "output_length": 0}',
-        '{"timestamp": NaN, "input_length": 3}',
+        '{"timestamp": NaN, "input_length": 3}', '{"session_id": 1, "delay": -1, "prompt": "x"}',
+        '{"session_id": "new", "delay": 1, "prompt": "x"}',
     ],
 )  # fmt: skip
 def test_a_wrong_line_of_a_trace_is_named(tmp_path: Path, line: str) -> None:
@@ -191,3 +198,21 @@ def test_an_empty_trace(tmp_path: Path) -> None:
     path.write_text("\n")
     with pytest.raises(BadInputError, match="holds no requests"):
         read_trace(path, 8)
+
+
+def test_rows_of_a_session_are_the_turns_of_a_conversation(tmp_path: Path) -> None:
+    rows = [
+        {"timestamp": 2000, "prompt": "alone"},
+        {"session_id": "s", "timestamp": 500, "prompt": "one", "output_length": 3},
+        {"session_id": "s", "delay": 1500, "prompt": "two"},
+        {"session_id": "s", "prompt": "three"},
+    ]
+    path = tmp_path / "trace.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = requests_of(Source(trace=path), max_tokens=8, tokenizer=None, seed=1, warmup=0)
+    assert found.schedule == (0.0, 1.5)
+    three = Work("three", 8)
+    assert list(found.work) == [
+        Work("one", 3, Work("two", 8, three, 0.0), 1.5),
+        Work("alone", 8),
+    ]
