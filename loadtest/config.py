@@ -65,7 +65,7 @@ class LoadTest:
         max_errors: Percent of the requests that may fail.
         find_max: Search the highest rate that meets all objectives, starting with the first of
             `rates` or with
-            one request at a time. `requests` is the number for each rate that is tried.
+            one request at a time. `requests` is the least number for each rate that is tried.
         allow_late: Whether a report may be used in which the client disturbed the figures.
         yours: Whether a server outside of private networks is the user's own.
         seed: Seeds the arrivals; the report says which one it was.

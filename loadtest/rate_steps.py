@@ -15,6 +15,11 @@ from .slo import Slo
 
 _STEP_S: Final = 20.0
 _LEAST_REQUESTS, _MOST_REQUESTS = 50, 400
+LEAST_STEP_S: Final = 2.0
+"""Seconds that a step lasts at least."""
+_LEAST_STEP_REQUESTS_LONG: Final = 5
+"""A step lasts at least so many times as long as one request takes: fewer requests than that are a
+burst, which a server far below its capacity can absorb."""
 _LEAST_DRAIN_S: Final = 10.0
 _DRAIN_TIMES: Final = 5
 """After the last arrival, a step waits so many times as long as one request takes."""
@@ -24,11 +29,13 @@ _FROM_DUE: Final = {"ttft": True, "content": True, "e2e": False, "stream": False
 and whether text ends the wait."""
 
 
-def level_of(test: LoadTest, rate: float) -> Level:
+def level_of(test: LoadTest, rate: float, request_s: float) -> Level:
     """The step for `rate`: as many requests as are wanted, or twenty seconds of arrivals, but at
-    least 50 and at most 400."""
+    least 50 and at most 400. In any case, it lasts two seconds and five times `request_s`, the time
+    of one request, at least."""
     chosen = min(_MOST_REQUESTS, max(_LEAST_REQUESTS, math.ceil(rate * _STEP_S)))
-    return Level(test.requests or chosen, rate=rate)
+    least = math.ceil(rate * max(LEAST_STEP_S, _LEAST_STEP_REQUESTS_LONG * request_s))
+    return Level(max(test.requests or chosen, least), rate=rate)
 
 
 def on_requests(slos: Sequence[Slo]) -> list[Slo]:

@@ -16,7 +16,7 @@ from .config import Level
 from .documents import LoadTestDocument
 from .search import Found
 from .slo import Slo
-from .statistics import Summary
+from .statistics import PERCENTILES, Summary
 from .validity import Client
 
 
@@ -130,7 +130,7 @@ class Run:
         judged = self.judged[slo]
         return result | {
             "survivors": self.latencies[slo.metric].at(slo.statistic),
-            "carried": judged.intervals.get(slo.statistic) is not None,
+            "carried": slo.statistic not in PERCENTILES or judged.carries(slo.statistic),
         }
 
     def to_json(self) -> dict[str, Any]:

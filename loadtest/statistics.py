@@ -19,6 +19,8 @@ STATISTICS: Final = (*PERCENTILES, "mean", "min", "max")
 CONFIDENCE: Final = 0.95
 """Of every interval in a report."""
 
+_LEAST_ABOVE: Final = 5
+
 _EXACT: Final = 2000
 """Up to so many values, intervals follow the binomial distribution itself."""
 
@@ -43,6 +45,13 @@ class Summary:
     def at(self, statistic: str) -> float | None:
         """The value of `statistic`, one of `STATISTICS`."""
         return self.values[statistic]
+
+    def carries(self, percentile: str) -> bool:
+        """Whether there are enough values for `percentile`: it has an interval; or, where the
+        values depend on each other, at least five lie above it."""
+        if any(self.intervals.values()):
+            return self.intervals[percentile] is not None
+        return self.samples * (1 - PERCENTILES[percentile]) >= _LEAST_ABOVE
 
     def to_json(self) -> dict[str, Any]:
         """`values`, `samples` and `intervals` as one object."""

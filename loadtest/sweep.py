@@ -118,7 +118,7 @@ class Sweep:
     async def _step(self, rate: float, number: int) -> Step | None:
         if self._over:
             return None
-        level = rate_steps.level_of(self._test, rate)
+        level = rate_steps.level_of(self._test, rate, self._request_s)
         schedule = self._schedule(level, self._test.seed + number) or ()
         hopeless = rate_steps.watch(self._test, level, schedule, self._request_s, self._client)
         held = self._held(level, 0, schedule, hopeless)

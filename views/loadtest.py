@@ -30,7 +30,8 @@ _COUNTED_BY: Final = {
 def load_report(console: Console, result: LoadTestResult) -> None:
     """A load test, one row for each level, then what there is to know about it."""
     report = result.report
-    show(console, heading("Load test", f"{report.model} at {report.url}"), load_table(report))
+    title = heading("Load test", f"{report.model} at {report.url}")
+    show(console, title, load_table(report), _client_table(report))
     for line in _notes(report):
         console.print(Text(f" {line}", style="dim"))
     for run in report.final:
@@ -47,28 +48,49 @@ def load_report(console: Console, result: LoadTestResult) -> None:
 
 def load_table(report: LoadTestReport) -> Table:
     """Latencies in ms at p50, p90 and p99, and rates."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    names = ("load", "requests", "errors", "TTFT ms", "ITL ms", "E2E ms", "late ms", "tokens/s")
-    for name in (*names, "req/s"):
-        table.add_column(name, justify="right")
+    table = _table("load", "requests", "errors", "TTFT ms", "ITL ms", "E2E ms", "tokens/s", "req/s")
     for run in report.runs:
-        errors = Text(str(run.errors), style="bold red" if run.errors else "")
-        rate = run.level.rate
         table.add_row(
-            f"{rate:.4g}/s" if rate is not None else str(run.level.concurrency),
+            _load(run),
             str(run.requests),
-            errors,
+            Text(str(run.errors), style="bold red" if run.errors else ""),
             *(_percentiles(run.latencies[name]) for name in ("ttft", "itl", "e2e")),
-            _value(run.latencies["lateness"], "p99"),
             f"{run.output_tokens_per_s:,.1f}",
             f"{run.requests_per_s:.2f}",
         )
-    table.caption = (
-        "latencies at p50/p90/p99, ~ too few requests for this percentile; late: p99 of how late "
-        "requests were sent"
-    )
-    table.caption_justify = "left"
+    table.caption = "latencies at p50/p90/p99; ~ marks percentiles of too few requests"
     return table
+
+
+def _client_table(report: LoadTestReport) -> Table:
+    """What the client itself added, in ms at p50, p90 and p99."""
+    table = _table("load", "sent late ms", "loop late ms", "waited ms", "client CPU", "machine")
+    for run in report.runs:
+        client = run.client
+        table.add_row(
+            _load(run),
+            *(
+                _percentiles(run.latencies[name])
+                for name in ("lateness", "loop_lag", "client_wait")
+            ),
+            "-" if client.cpu is None else f"{client.cpu:.2f} cores",
+            "-" if client.machine is None else f"{client.machine:.0%} busy",
+        )
+    table.caption = "the client: how late it sent and ran, how long responses can have waited in it"
+    return table
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
+    table.caption_justify = "left"
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _load(run: Run) -> str:
+    rate = run.level.rate
+    return f"{rate:.4g}/s" if rate is not None else str(run.level.concurrency)
 
 
 def _percentiles(values: Summary) -> str:
@@ -79,18 +101,13 @@ def _value(values: Summary, statistic: str) -> str:
     value = values.at(statistic)
     if value is None:
         return "-"
-    return ("" if _carried(values, statistic) else "~") + _short(value)
-
-
-def _carried(values: Summary, statistic: str) -> bool:
-    """Whether there are enough values; of values without intervals, their number decides."""
-    if any(values.intervals.values()):
-        return values.intervals[statistic] is not None
-    return values.samples * (1 - float(statistic[1:]) / 100) >= 5
+    return ("" if values.carries(statistic) else "~") + _short(value)
 
 
 def _short(value: float) -> str:
-    """Two digits at least: 4.9, 29, 150."""
+    """Two digits at least: 4.9, 29, 150, and 12s for 12 seconds."""
+    if value >= 10_000:
+        return f"{value / 1000:.0f}s"
     return f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
 

@@ -338,8 +338,11 @@ def test_faults_are_classified(
     assert not report.ok, "more than 1 % failed"
 
 
-def test_the_highest_rate_of_a_server_is_found(fake_triton: Callable[..., Any]) -> None:
+def test_the_highest_rate_of_a_server_is_found(
+    fake_triton: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It answers one request at a time, in 5 ms or more: never more than 200 a second."""
+    monkeypatch.setattr("nemotron_deploy.loadtest.rate_steps.LEAST_STEP_S", 0.3)
     server = fake_triton(serial=True)
     objective = slo.parse("ttft_p90<60ms")
     test = config(
@@ -356,6 +359,10 @@ def test_the_highest_rate_of_a_server_is_found(fake_triton: Callable[..., Any]) 
     if report.best is not None:  # on a machine that is busy now and then, none may repeat itself
         assert report.best.level.load == document["best"] < 400
         assert report.best.meets((objective,))
+    spans = [run.requests / step.rate for run, step in zip(report.runs, steps, strict=True)]
+    assert all(
+        span > 0.29 for span, step in zip(spans, steps, strict=True) if not step.stopped_early
+    )
     early = [run for run, step in zip(report.runs, steps, strict=True) if step.stopped_early]
     assert not any(run.complete for run in early)
 
