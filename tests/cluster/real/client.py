@@ -9,6 +9,7 @@ packages of the test environment are mounted.
 from __future__ import annotations
 
 import json
+import queue
 import sys
 from typing import Any
 
@@ -18,6 +19,7 @@ import tritonclient.grpc as triton
 
 MODEL = "tiny"
 TOKENS = 24
+TIMEOUT_S = 120
 
 
 def of_triton(client: Any, prompt: str) -> list[Any]:
@@ -32,9 +34,15 @@ def of_triton(client: Any, prompt: str) -> list[Any]:
     for name, array in values.items():
         inputs.append(triton.InferInput(name, list(array.shape), kinds[array.dtype.kind]))
         inputs[-1].set_data_from_numpy(array)
-    answer = client.infer(MODEL, inputs)
-    text = answer.as_numpy("text_output")[0].decode()
-    return [text, int(answer.as_numpy("num_output_tokens")[0])]
+    responses: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    client.start_stream(lambda result, error: responses.put((result, error)))
+    client.async_stream_infer(MODEL, inputs)
+    result, error = responses.get(timeout=TIMEOUT_S)
+    client.stop_stream()
+    if error is not None:
+        raise error
+    text = result.as_numpy("text_output")[0].decode()
+    return [text, int(result.as_numpy("num_output_tokens")[0])]
 
 
 def of_openai(client: openai.OpenAI, prompt: str) -> list[Any]:

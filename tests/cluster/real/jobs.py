@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 
+from nemotron_deploy.tests.cluster.kubectl import wait_for
 from nemotron_deploy.tests.cluster.real.node import Namespace
 
 CLIENT = Path(__file__).with_name("client.py")
@@ -15,6 +16,7 @@ PACKAGES = Path(openai.__file__).parents[1]
 """The packages of this environment. The Job sees them as a volume."""
 
 NAME = "client"
+STARTED_S = 120
 
 
 def answers(namespace: Namespace, image: str, host: str, prompts: list[str]) -> Any:
@@ -39,8 +41,16 @@ def answers(namespace: Namespace, image: str, host: str, prompts: list[str]) -> 
             "spec": {"backoffLimit": 0, "template": {"spec": _pod(image, host, prompts)}},
         },
     )
-    namespace.wait(f"job/{NAME}", "condition=Complete", 180)
-    return json.loads(namespace("logs", f"job/{NAME}").splitlines()[-1])
+    waiting = ("--follow", f"--pod-running-timeout={STARTED_S}s")
+    printed = namespace.run("logs", f"job/{NAME}", *waiting, seconds=2 * STARTED_S).stdout
+    wait_for("the end of the client", lambda: _ended(namespace))
+    assert _ended(namespace) == {"succeeded"}, printed
+    return json.loads(printed.splitlines()[-1])
+
+
+def _ended(namespace: Namespace) -> set[str]:
+    [job] = namespace.items("job", NAME)
+    return {"succeeded", "failed"} & job["status"].keys()
 
 
 def _pod(image: str, host: str, prompts: list[str]) -> dict[str, Any]:
