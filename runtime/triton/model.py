@@ -6,6 +6,7 @@ this module from the copied package there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import locale
 import os
@@ -32,6 +33,12 @@ from .parsing import is_stop, parse_request
 CLOSE_SECONDS: Final = 10.0
 """How long `finalize` waits for the executor. Triton has drained requests before it calls."""
 
+TERMINATION_LOG: Final = Path("/dev/termination-log")
+"""Kubernetes' own default. There is no such file elsewhere."""
+
+TERMINATION_BYTES: Final = 4096
+"""What Kubernetes takes of it."""
+
 _OUTPUT_TYPES: Final = {tensor.name: tensor.data_type.numpy for tensor in OUTPUTS}
 
 
@@ -39,7 +46,15 @@ class TritonPythonModel:
     """The class that the Python backend looks for."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Start the executor. Triton logs an exception as the reason why the model did not load."""
+        """Start the executor. Triton logs an exception as the reason why the model did not load,
+        and in Kubernetes it is the container's termination message."""
+        try:
+            self._initialize(args)
+        except Exception as error:
+            _leave_reason(error)
+            raise
+
+    def _initialize(self, args: dict[str, str]) -> None:
         # The stub embeds Python without a locale, so that files would be read as ASCII.
         locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
         config = json.loads(args["model_config"])
@@ -119,6 +134,14 @@ class TritonPythonModel:
         """Answer a `stop` request with empty text, also if its target had already ended."""
         self._service.cancel(request_id)
         channel.send({TEXT_OUTPUT.name: ""}, final=True)
+
+
+def _leave_reason(error: Exception) -> None:
+    """Write the error where Kubernetes takes a container's termination message from. It would take
+    the end of the log otherwise, where Triton writes the table of its options."""
+    if TERMINATION_LOG.exists():
+        with contextlib.suppress(OSError):  # the log has the reason, too
+            TERMINATION_LOG.write_bytes(str(error).encode()[:TERMINATION_BYTES])
 
 
 def _timeout(request: Any, parameters: Mapping[str, Any]) -> float | None:

@@ -195,6 +195,19 @@ def test_wrong_parameters_stop_the_start(bundle, parameters, said):
         _initialize(bundle, **parameters)
 
 
+def test_the_reason_of_a_failed_start_is_the_termination_message(bundle, monkeypatch, tmp_path):
+    log = tmp_path / "termination-log"
+    module = importlib.import_module("nemotron_deploy.runtime.triton.model")
+    monkeypatch.setattr(module, "TERMINATION_LOG", log)
+    with pytest.raises(StartError):
+        _initialize(bundle, bundle=".")
+    assert not log.exists()  # as everywhere but in Kubernetes
+    log.touch()
+    with pytest.raises(StartError) as failure:
+        _initialize(bundle, bundle=".")
+    assert log.read_text() == str(failure.value)
+
+
 def test_the_environment_overrides_the_executor(bundle, monkeypatch):
     monkeypatch.setenv("NEMO_DEPLOY_EXECUTOR", "nonsense")
     with pytest.raises(StartError, match="got 'nonsense'"):
