@@ -29,6 +29,12 @@ CHANNEL_OPTIONS: Final = (
 )
 """Without gRPC's own limit of 4 MB. Prompts are limited by the endpoint and the model."""
 
+_RECONNECTING: Final = tuple(
+    (f"grpc.{which}_reconnect_backoff_ms", 1000) for which in ("initial", "min", "max")
+)
+"""The server is in the same pod. While it loads its model, gRPC's own pause between two attempts would
+grow to two minutes, and by as much the endpoint would be ready later than the server."""
+
 _CONTENTS: Final = {
     DataType.STRING: "bytes_contents",
     DataType.BOOL: "bool_contents",
@@ -66,7 +72,9 @@ class Upstream:
 
     def __init__(self, address: str, model: str) -> None:
         self.model = model
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(
+            address, options=(*CHANNEL_OPTIONS, *_RECONNECTING)
+        )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def ready(self) -> bool:
