@@ -32,8 +32,8 @@ CHANNEL_OPTIONS: Final = (
 _RECONNECTING: Final = tuple(
     (f"grpc.{which}_reconnect_backoff_ms", 1000) for which in ("initial", "min", "max")
 )
-"""The server is in the same pod. While it loads its model, gRPC's own pause between two attempts would
-grow to two minutes, and by as much the endpoint would be ready later than the server."""
+"""The server is in the same pod. While it loads its model, gRPC's own pause between two attempts
+would grow to two minutes, and by as much the endpoint would be ready later than the server."""
 
 _CONTENTS: Final = {
     DataType.STRING: "bytes_contents",
