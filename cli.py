@@ -39,7 +39,7 @@ COMMANDS: Final[dict[Callable[..., None], str]] = {
     plan: "plan --gpu h100 --quant int4",
     quantize: "quantize --quant int4 --out ./nano-int4",
     build: "build --gpu h100 --quant int4",
-    fill: "fill /claim --digest DIGEST -- --checkpoint tiny --gpu h100 --quant int4",
+    fill: "fill /claim --digest DIGEST -- --gpu h100 --quant int4",
     image: "image dist/nemotron-3-nano-30b-a3b-h100-int4 --push",
     push: "push dist/nemotron-3-nano-30b-a3b-h100-int4",
     verify: "verify dist/nemotron-3-nano-30b-a3b-h100-int4",
