@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ... import runtime
+from ...core.result import MADE_BY
 from ..gpu_labels import TOLERATIONS
 from ..manifests import CLAIM_FILE, DEPLOYMENT, Feature, Manifests
 from ..names import APP, BUNDLE, BUNDLE_DIGEST, CHECK, CLAIM, FILL, FILLER, INSTANCE, SERVER, labels
@@ -223,6 +224,7 @@ def _fill_pod(release: Release, sizes: Sizes) -> dict[str, Any]:
                 "args": [
                     f"--digest={release.digest}",
                     f"--keep={release.options.keep - 1}",
+                    f"--made-by={MADE_BY}",
                     "--",
                     *release.build,
                 ],

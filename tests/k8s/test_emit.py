@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from nemotron_deploy import k8s
 from nemotron_deploy.core.errors import BadInputError, UsageError
+from nemotron_deploy.core.result import MADE_BY
 from nemotron_deploy.k8s.features.weights import SCRIPT_SOURCE, WAYS
 from nemotron_deploy.k8s.gpu_labels import node_terms
 from nemotron_deploy.k8s.images import parse_image
@@ -130,7 +131,14 @@ def test_the_bundle_is_named_wherever_it_is_used(emit: Emit, objects: Objects, w
         assert job["metadata"]["name"].endswith(f"-fill-{DIGEST[:10]}")
         [fill] = job["spec"]["template"]["spec"]["containers"]
         assert fill["command"] == ["nemo-deploy", "fill", "/claim"]
-        assert fill["args"] == [f"--digest={DIGEST}", "--keep=1", "--", *BUILD]
+        digest, version = f"--digest={DIGEST}", f"--made-by={MADE_BY}"
+        assert fill["args"] == [digest, "--keep=1", version, "--", *BUILD]
+            f"--digest={DIGEST}",
+            "--keep=1",
+            f"--made-by={MADE_BY}",
+            "--",
+            *BUILD,
+        ]
         assert "nvidia.com/gpu" not in str(fill["resources"])
 
 
