@@ -134,7 +134,7 @@ def loadtest(
     progress = progress or Silent()
     source = Source(prompts, prompt_tokens, trace, shared_prefix)
     rates = (rate,) if isinstance(rate, (int, float)) else tuple(rate or ())
-    bundle = Bundle.open(Path(target)) if Path(target).is_dir() else None
+    bundle = _trusted_bundle(target, verify, trust_code, progress)
     loaded = _tokenizer(tokenizer, bundle)
     seed = secrets.randbelow(2**31) if seed is None else seed
     sent = requests_of(source, max_tokens=max_tokens, tokenizer=loaded, seed=seed, warmup=WARM_UP)
@@ -169,14 +169,24 @@ def loadtest(
         with _interrupts():
             report = load.run(address, config, on_progress=show_levels(progress), out=out)
         return LoadTestResult(report, None)
-    trusted = require_trusted(bundle, verify, trust_code, progress)
-    if trusted:
-        progress.step(trusted_note(trusted))
     config = replace(config, model=config.model or bundle.model_name)
     progress.step("start tritonserver")
     with _interrupts(), serving(bundle) as server:
         report = load.run(server.grpc_url, config, on_progress=show_levels(progress), out=out)
     return LoadTestResult(report, keep(bundle, report))
+
+
+def _trusted_bundle(
+    target: str | Path, verify: str, trust_code: bool, progress: Progress
+) -> Bundle | None:
+    """The bundle at `target`, None where it is no directory."""
+    if not Path(target).is_dir():
+        return None
+    bundle = Bundle.open(Path(target))
+    trusted = require_trusted(bundle, verify, trust_code, progress)
+    if trusted:
+        progress.step(trusted_note(trusted))
+    return bundle
 
 
 def _tokenizer(path: Path | None, bundle: Bundle | None) -> LoadedTokenizer | None:
