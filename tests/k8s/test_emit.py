@@ -133,12 +133,6 @@ def test_the_bundle_is_named_wherever_it_is_used(emit: Emit, objects: Objects, w
         assert fill["command"] == ["nemo-deploy", "fill", "/claim"]
         digest, version = f"--digest={DIGEST}", f"--made-by={MADE_BY}"
         assert fill["args"] == [digest, "--keep=1", version, "--", *BUILD]
-            f"--digest={DIGEST}",
-            "--keep=1",
-            f"--made-by={MADE_BY}",
-            "--",
-            *BUILD,
-        ]
         assert "nvidia.com/gpu" not in str(fill["resources"])
 
 
