@@ -36,7 +36,7 @@ cluster-image: setup  ## the image of nemo-deploy, for test-cluster-real (root, 
 	$(BIN)/python scripts/cluster_image.py $(IMAGE)
 
 test-cluster-real: setup  ## tests on a cluster whose only node is this machine (containerd, root)
-	NEMO_DEPLOY_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m cluster tests/cluster/real
+	NEMO_DEPLOY_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m "$(or $(REAL),cluster)" tests/cluster/real
 
 # TensorRT-LLM 1.2.1's container has triton 3.5.1; the GPU machine in docs/hardware.md had 3.6.0.
 TRITONS := 3.5.1 3.6.0

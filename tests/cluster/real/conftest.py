@@ -56,7 +56,7 @@ def bundles(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Bundles:
     return Bundles(tmp_path_factory.mktemp("bundles"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def new_namespace(
     node: Node, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[], Namespace]]:

@@ -14,7 +14,7 @@ from nemotron_deploy.tests.cluster.real.load import Load
 from nemotron_deploy.tests.cluster.real.node import Namespace, Node
 from nemotron_deploy.tests.cluster.real.release import Release
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 STABLE_S = 10
 """How long the load must be lower before a pod is removed; in the manifests, a start's time."""
@@ -44,7 +44,7 @@ def test_pods_follow_the_queue(
     release.namespace.apply({**scaled, "metadata": {"name": DEVELOPMENT}, "spec": spec})
     with Load(release.host, clients=12) as load:
         release.namespace.wait(f"deployment/{DEVELOPMENT}", "jsonpath={.status.readyReplicas}=2")
-    with Load(release.host) as calm:
+    with Load(release.host, clients=3) as calm:
         release.namespace.wait(f"deployment/{DEVELOPMENT}", "jsonpath={.spec.replicas}=1")
         release.ready()
     load.require_whole()

@@ -13,7 +13,7 @@ from nemotron_deploy.tests.cluster.real.bundles import Bundles
 from nemotron_deploy.tests.cluster.real.node import Namespace
 from nemotron_deploy.tests.cluster.real.release import FILLER, Object, digest, job_name
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 FAILED_S = 120
 
@@ -25,7 +25,7 @@ def small(new_namespace: Callable[[], Namespace]) -> Iterator[Namespace]:
     options = "size=3m,uid=1000,gid=1000"
     mount("-t", "tmpfs", "-o", options, "tmpfs", namespace.folder)
     yield namespace
-    namespace("delete", "pods", "--all", "--force", "--grace-period=0")
+    namespace.run("delete", "pods", "--all", "--force", "--grace-period=0")
     subprocess.run(["umount", "--lazy", namespace.folder], check=True)
 
 

@@ -7,7 +7,6 @@ the next one begins with.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,8 +32,7 @@ from nemotron_deploy.triton_repo.openai import Endpoint
 
 pytestmark = pytest.mark.cluster
 
-RESTARTS = int(os.environ.get("NEMO_DEPLOY_RESTARTS", "1"))
-"""Rolling restarts under load. Each takes a minute and a half."""
+RESTARTS = 10
 
 CHAT = "<|im_start|>user\nRepeat: stone door<|im_end|>\n<|im_start|>assistant\n"
 PROMPTS = ["What is 2 + 3?", CHAT]
@@ -117,12 +115,19 @@ def test_new_bundle_and_the_way_back_fail_no_request(release: Release, bundles: 
         release.namespace("rollout", "undo", f"deployment/{DEVELOPMENT}")
         release.ready()
         assert release.served() == {digest(first)}
+    load.require_whole()
+
+
+@pytest.mark.long
+def test_rolling_restarts_fail_no_request(release: Release) -> None:
+    with Load(release.host) as load:
         for _ in range(RESTARTS):
             release.namespace("rollout", "restart", f"deployment/{DEVELOPMENT}")
             release.ready()
     load.require_whole()
 
 
+@pytest.mark.long
 def test_evicted_pod_is_replaced_and_drains_leave_one_serving(release: Release) -> None:
     """The budget lets one pod go at a time; no request fails."""
     namespace = release.namespace
@@ -145,6 +150,7 @@ def test_evicted_pod_is_replaced_and_drains_leave_one_serving(release: Release) 
     load.require_whole()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("container", "process"),
     [(TRITON, None), (TRITON, "triton_python_b"), (OPENAI, None)],
