@@ -27,7 +27,7 @@ from ..sources.checkpoint_source import Source, opened, resolve
 from ..sources.fetching import fetch_plan
 from .build_result import BuildResult, BuildStep, DryRunResult
 from .build_stages import Job, bundle_name, stages
-from .cluster import rebuild_options, with_way
+from .cluster import cluster_warnings, rebuild_options, with_way
 from .golden import require_recordable
 from .plan import build_command
 from .preflight import require_checkpoint_needs
@@ -155,11 +155,11 @@ def dry_run(job: Job) -> DryRunResult:
         why = stage.why_outdated(bundle)
         steps.append(BuildStep(stage.name, "make" if why else "keep", stage.what, why))
     if steps[0].action == "keep":
-        return _preview(job, steps, None, ())
+        return _preview(job, steps, None, cluster_warnings(job.cluster))
     place, purpose = job.out / CHECKPOINT, "recording golden outputs"
     fetch = fetch_plan(job.source, job.options, place)  # before small files are fetched
     warnings = require_checkpoint_needs(job.source, job.options, place, purpose)
-    return _preview(job, steps, fetch, warnings)
+    return _preview(job, steps, fetch, (*warnings, *cluster_warnings(job.cluster)))
 
 
 def _preview(

@@ -41,6 +41,16 @@ def _why_no_job(source: Source, options: Options, wanted: FormatRequest | None) 
     return None
 
 
+def cluster_warnings(cluster: ClusterOptions) -> tuple[str, ...]:
+    """What the user should know about the cluster before a bundle is built for it."""
+    if cluster.weights == "image" or not cluster.several_pods:
+        return ()
+    return (
+        "pods on several nodes will use the claim, so its storage class must support "
+        "ReadWriteMany; --weights image needs no claim",
+    )
+
+
 def rebuild_options(
     source: Source,
     plan: Plan,

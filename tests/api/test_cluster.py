@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from nemotron_deploy.api.build import prepare
+from nemotron_deploy.api.build import dry_run, prepare
 from nemotron_deploy.api.build_stages import Job
 from nemotron_deploy.cli import app
 from nemotron_deploy.core.errors import UsageError
@@ -73,6 +73,24 @@ def test_the_jobs_options_make_the_same_bundle() -> None:
     smoothed = planned()
     assert smoothed.command[-1] == "--smooth"
     assert planned(smooth=False).command[-1] == "--no-smooth"
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ({}, False),
+        ({"replicas": 2}, True),
+        ({"surge": True}, True),
+        ({"autoscale": "1:2"}, True),
+        ({"autoscale": "1:2", "weights": "image"}, False),
+    ],
+    ids=["one", "two", "surge", "scaled", "image"],
+)
+def test_a_claim_for_several_nodes_is_announced(options: dict[str, Any], warned: bool) -> None:
+    decided = prepare(
+        "tiny", "h100", "int4", Workload(context=4096), cluster=ClusterOptions(**options)
+    )
+    assert any("ReadWriteMany" in warning for warning in dry_run(decided).warnings) == warned
 
 
 def test_options_reach_the_command_line(tmp_path: Path) -> None:
