@@ -1,9 +1,9 @@
-"""YAML in one style: keys in the order given, block style, lists indented, no aliases."""
+"""YAML in one style: keys in the order given, block style, no aliases."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -11,10 +11,11 @@ Object = dict[str, Any]
 """One Kubernetes object, or another YAML mapping."""
 
 
-class _Dumper(yaml.SafeDumper):
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        super().increase_indent(flow, False)
+# libyaml writes ten times as fast as Python; both write the same.
+_Base: Final[Any] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
+
+class _Dumper(_Base):  # type: ignore[misc]
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
