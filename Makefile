@@ -98,6 +98,7 @@ picture: setup  ## remake the picture in the README from a real run
 
 benchmark: setup  ## measure; one JSON line each
 	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python benchmarks/manifests.py
 	$(BIN)/python benchmarks/int4_static.py
 	$(BIN)/python benchmarks/quantize.py
 
