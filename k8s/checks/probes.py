@@ -31,8 +31,13 @@ def readiness_missing(workload: Workload, objects: ObjectSet) -> Iterator[Proble
         return
     for container in workload.containers:
         probe = container.field["readinessProbe"]
-        if not probe.mapping() and (workload.owner.is_ours or container.ports()):
+        if not probe.mapping() and _takes_requests(container, workload):
             yield probe.problem(f"{container.name} has no readiness probe")
+
+
+def _takes_requests(container: Container, workload: Workload) -> bool:
+    """Whether the container has ports, or serves a model: ports need not be declared."""
+    return workload.owner.is_ours or bool(container.ports()) or container.is_model_server
 
 
 def liveness_missing(workload: Workload, objects: ObjectSet) -> Iterator[Problem]:
@@ -41,7 +46,7 @@ def liveness_missing(workload: Workload, objects: ObjectSet) -> Iterator[Problem
         return
     for container in workload.containers:
         probe = container.field["livenessProbe"]
-        if not probe.mapping() and (workload.owner.is_ours or container.ports()):
+        if not probe.mapping() and _takes_requests(container, workload):
             yield probe.problem(f"{container.name} has no liveness probe")
 
 

@@ -84,6 +84,22 @@ def test_what_runs_a_model_server_is_told_by_what_it_starts(
     assert ("startup-missing" in rules) == is_server
 
 
+@pytest.mark.parametrize(("image", "warned"), [("tritonserver:26.08", True), ("app:1", False)])
+def test_a_model_server_needs_probes_whatever_ports_it_declares(
+    tmp_path: Path, image: str, warned: bool
+) -> None:
+    pod = {"spec": {"containers": [{"name": "a", "image": image}]}}
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "a"},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": pod},
+    }
+    write(tmp_path / "deployment.yaml", deployment)
+    rules = {finding.rule for finding in k8s.check_directory(tmp_path).findings}
+    assert ("readiness-missing" in rules) == ("liveness-missing" in rules) == warned
+
+
 def test_a_helm_template_is_named_and_skipped() -> None:
     (note,) = k8s.check_directory(FOREIGN / "vllm-stack").notes
     assert note.file == "templates/deployment.yaml"
