@@ -19,6 +19,7 @@ from ..core.record import RECORD_NAME
 from ..core.result import MADE_BY, Result
 from ..core.sizes import size_text
 from ..runtime import claim as claims
+from ..runtime import contract
 from ..runtime.check_bundle import Identity, ProgressLines, bundles, confusion, mark_used, problems
 from .build import make
 from .build_stages import Job, served_from
@@ -153,8 +154,8 @@ def _require_writable(claim: Path) -> None:
 def _keep_downloads_on(claim: Path) -> None:
     """Download to the claim, unless the environment says where to: a container's own disk is small,
     and an evicted pod loses it. huggingface_hub reads the variable when it is imported."""
-    if not {"HF_HOME", "HF_HUB_CACHE"} & os.environ.keys():
-        os.environ["HF_HOME"] = str(claim / DOWNLOADS)
+    if not {contract.HF_HOME.name, contract.HF_CACHE.name} & os.environ.keys():
+        os.environ[contract.HF_HOME.name] = str(claim / DOWNLOADS)
 
 
 def _delete_downloads(claim: Path) -> None:

@@ -534,6 +534,11 @@ HF_OFFLINE: Final = Variable(
 TRANSFORMERS_OFFLINE: Final = Variable(
     "TRANSFORMERS_OFFLINE", "1 forbids downloads by transformers. Set for every server.", "0"
 )
+HF_HOME: Final = Variable(
+    "HF_HOME",
+    "Where Hugging Face's libraries keep what they download. `fill` keeps it on the claim.",
+    "~/.cache/huggingface",
+)
 HF_CACHE: Final = Variable(
     "HF_HUB_CACHE", "Where checkpoints from the Hugging Face hub are kept.",
     "~/.cache/huggingface/hub",
@@ -620,13 +625,6 @@ INTERPRET: Final = Variable(
     "TRITON_INTERPRET",
     "1 interprets kernels of the Triton language. Removed while kernels are compiled.",
 )
-BUNDLE_NAME: Final = Variable(
-    "BUNDLE_NAME", "The bundle that the container check-bundle waits for.", "BUNDLE"
-)
-POD_NAME: Final = Variable("POD_NAME", "The pod of the container check-bundle.", "POD")
-POD_NAMESPACE: Final = Variable(
-    "POD_NAMESPACE", "The namespace of the container check-bundle.", "default"
-)
 PATH: Final = Variable("PATH", "Where programs are found.", passed=True)
 HOME: Final = Variable("HOME", "The user's home directory.", passed=True)
 LIBRARIES: Final = Variable("LD_LIBRARY_PATH", "Where shared libraries are found.", passed=True)
@@ -648,9 +646,9 @@ VARIABLES: Final = (
     TRITON_CACHE, INDUCTOR_CACHE, ASSEMBLER, AUTOTUNER_CACHE,
     VLLM_CACHE, FLASHINFER_CACHE, VLLM_LOG_LEVEL, VLLM_NO_USAGE, NO_TRACKING,
     VLLM_PROCESSES, VLLM_SOCKETS, VLLM_LONG, VLLM_CPU_SPACE, VLLM_CPU_THREADS,
-    XDG_CACHE_HOME, HF_OFFLINE, TRANSFORMERS_OFFLINE, HF_CACHE, HF_SHARED_BLOBS, HF_ENDPOINT,
-    HF_TOKEN, OPENAI_KEY, *TRACING, OMP_THREADS, SPIN_COUNT, PYTHONPATH, NO_BYTECODE,
-    TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION, INTERPRET, BUNDLE_NAME, POD_NAME, POD_NAMESPACE,
+    XDG_CACHE_HOME, HF_OFFLINE, TRANSFORMERS_OFFLINE, HF_HOME, HF_CACHE, HF_SHARED_BLOBS,
+    HF_ENDPOINT, HF_TOKEN, OPENAI_KEY, *TRACING, OMP_THREADS, SPIN_COUNT, PYTHONPATH, NO_BYTECODE,
+    TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION, INTERPRET,
     PATH, HOME, LIBRARIES, *_SYSTEM,
 )  # fmt: skip
 """Every environment variable that the project reads or sets."""

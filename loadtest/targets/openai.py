@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from ...core.errors import BadInputError
+from ...runtime import contract
 from ..sample import Kind
 from .base import Piece, Request, RequestFailedError
 from .http import HttpServer, error_message, read_object
@@ -35,7 +36,7 @@ class OpenAi:
         except (KeyError, TypeError) as error:
             raise BadInputError(
                 f"{self.url}: is no OpenAI endpoint, or wants another API key than that in "
-                "NEMO_DEPLOY_OPENAI_KEY (no list of models at /v1/models)"
+                f"{contract.OPENAI_KEY.name} (no list of models at /v1/models)"
             ) from error
         if model is None and len(names) != 1:
             raise BadInputError(

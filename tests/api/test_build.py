@@ -272,6 +272,7 @@ def test_a_changed_source_is_noticed(tiny_copy: Path, tmp_path: Path) -> None:
     assert make(job(out, quant="bf16", checkpoint=str(tiny_copy))).made == (
         "checkpoint",
         "engine",
+        "k8s",  # names the files
     )
 
 

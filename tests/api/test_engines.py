@@ -153,7 +153,7 @@ class TestBundle:
     def test_its_server_runs_vllm(self, bundle: Path) -> None:
         config = (bundle / "model_repository" / "tiny" / "config.pbtxt").read_text()
         assert 'string_value: "vllm"' in config
-        deployment = (bundle / "k8s" / "base" / "deployment.yaml").read_text()
+        deployment = (bundle / "k8s" / "deployment.yaml").read_text()
         assert "26.08-vllm-python-py3" in deployment
         assert "VLLM_CACHE_ROOT" in deployment
         assert "TLLM" not in deployment
