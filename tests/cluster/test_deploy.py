@@ -162,13 +162,15 @@ def test_what_the_namespace_refuses_is_known_before_anything_is_applied(
 
 
 def test_without_a_default_storage_class_the_claim_is_named(
-    deploy: Deploy, kubectl: Kubectl, tmp_path: Path
+    deploy: Deploy, kubectl: Kubectl, namespace: str, tmp_path: Path
 ) -> None:
     default = "storageclass.kubernetes.io/is-default-class"
     kubectl("annotate", "storageclass", "manual", f"{default}=false", "--overwrite")
     try:
         code, result = deploy(make_bundle(tmp_path, "1"))
     finally:
+        # With a default class again, the claim would take the volume of the test after this one.
+        kubectl("delete", "persistentvolumeclaims", "--all", f"--namespace={namespace}")
         kubectl("annotate", "storageclass", "manual", f"{default}=true", "--overwrite")
     assert (code, result["state"]) == (5, "stalled"), why(result)
     causes = [row["cause"] for row in result["diagnoses"]]
