@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import CheckFailedError
+from . import kubectl_options as kube
 from . import options as opt
 from .terminal import console, printed
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 def deploy(
     bundle: opt.BundleArgument,
-    context: opt.KubeContextOption = None,
-    namespace: opt.NamespaceOption = None,
-    overlay: opt.OverlayOption = None,
+    context: kube.KubeContextOption = None,
+    namespace: kube.NamespaceOption = None,
+    overlay: kube.OverlayOption = None,
     dry_run: Annotated[
         bool,
         typer.Option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from ..core.errors import CheckFailedError
+from . import loadtest_options as load
 from . import options as opt
 from .failures import noting
 from .terminal import console, printed, progress
@@ -19,27 +20,27 @@ _NO_REPORT: Final = "No report was written."
 
 def loadtest(
     target: opt.TargetArgument,
-    concurrency: opt.LevelsOption = "1,4",
-    rate: opt.RateOption = None,
-    arrivals: opt.ArrivalsOption = "poisson",
-    requests: opt.RequestsOption = None,
-    max_tokens: opt.MaxTokensOption = 32,
-    prompts: opt.PromptsOption = None,
-    prompt_tokens: opt.PromptTokensOption = None,
-    shared_prefix: opt.SharedPrefixOption = 0.0,
-    trace: opt.ReplayOption = None,
-    tokenizer: opt.TokenizerOption = None,
-    seed: opt.SeedOption = None,
-    ignore_eos: opt.IgnoreEosOption = False,
-    protocol: opt.ProtocolOption = "auto",
-    model: opt.ServedModelOption = None,
-    slo: opt.SloOption = None,
-    find_max: opt.FindMaxOption = False,
-    timeout: opt.TimeoutOption = 120.0,
-    max_errors: opt.MaxErrorsOption = 1.0,
-    allow_late: opt.AllowLateOption = False,
-    out: opt.SamplesOption = None,
-    yours: opt.OwnServerOption = False,
+    concurrency: load.LevelsOption = "1,4",
+    rate: load.RateOption = None,
+    arrivals: load.ArrivalsOption = "poisson",
+    requests: load.RequestsOption = None,
+    max_tokens: load.MaxTokensOption = 32,
+    prompts: load.PromptsOption = None,
+    prompt_tokens: load.PromptTokensOption = None,
+    shared_prefix: load.SharedPrefixOption = 0.0,
+    trace: load.ReplayOption = None,
+    tokenizer: load.TokenizerOption = None,
+    seed: load.SeedOption = None,
+    ignore_eos: load.IgnoreEosOption = False,
+    protocol: load.ProtocolOption = "auto",
+    model: load.ServedModelOption = None,
+    slo: load.SloOption = None,
+    find_max: load.FindMaxOption = False,
+    timeout: load.TimeoutOption = 120.0,
+    max_errors: load.MaxErrorsOption = 1.0,
+    allow_late: load.AllowLateOption = False,
+    out: load.SamplesOption = None,
+    yours: load.OwnServerOption = False,
     verify: opt.VerifyOption = "quick",
     trust_code: opt.TrustOption = False,
     as_json: opt.JsonOption = False,

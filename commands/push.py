@@ -6,14 +6,15 @@ from typing import Annotated
 
 import typer
 
+from . import kubectl_options as kube
 from . import options as opt
 from .terminal import console, printed, progress
 
 
 def push(
     bundle: opt.BundleArgument,
-    context: opt.KubeContextOption = None,
-    namespace: opt.NamespaceOption = None,
+    context: kube.KubeContextOption = None,
+    namespace: kube.NamespaceOption = None,
     image: Annotated[
         str | None,
         typer.Option(
