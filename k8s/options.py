@@ -8,12 +8,9 @@ from typing import Final
 
 from ..core.errors import UsageError
 
-WAYS: Final = {
-    "job": "a Job in the cluster builds the bundle on a claim",
-    "claim": "nemo-deploy push copies the bundle to a claim",
-    "image": "the bundle is part of a container image",
-}
-"""How the weights get to the pods, by the value of `--weights`."""
+WAYS: Final = ("job", "claim", "image")
+"""How the weights get to the pods: a Job in the cluster builds the bundle on a claim, `push` copies
+it there, or it is part of a container image."""
 
 AUTOSCALERS: Final = ("keda", "hpa")
 

@@ -39,7 +39,7 @@ class Release:
 
     @property
     def way(self) -> str:
-        """The key in `options.WAYS`."""
+        """One of `options.WAYS`."""
         assert self.options.weights is not None
         return self.options.weights
 

@@ -29,7 +29,7 @@ COMPONENT: Final = {"apiVersion": "kustomize.config.k8s.io/v1alpha1", "kind": "C
 
 DEVELOPMENT: Final = "overlays/dev"
 
-_LONGEST_NAME: Final = 63 - len("-check-0123456789")
+_LONGEST_NAME: Final = 63 - len("-dev")
 """A Service's name and a label's value have at most 63 characters, with every suffix."""
 
 
