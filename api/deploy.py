@@ -16,8 +16,8 @@ from ..core.result import Result
 from ..k8s.deploy import preflight
 from ..k8s.deploy.changes import Change, changes
 from ..k8s.deploy.diagnosis import Diagnosis
-from ..k8s.deploy.errors import ForbiddenError
-from ..k8s.deploy.kubectl import FIELD_MANAGER, Kubectl
+from ..k8s.deploy.errors import ConflictError, ForbiddenError
+from ..k8s.deploy.kubectl import FIELD_MANAGER, Answer, Kubectl
 from ..k8s.deploy.outage import Outage, outage
 from ..k8s.deploy.reader import cluster, read
 from ..k8s.deploy.snapshot import Object, Snapshot, Target
@@ -31,6 +31,10 @@ ROLLOUT_S: Final = 7200.0
 
 _SERVED: Final = ("checkpoint", "engine", "model_repository")
 _SERVER_SIDE: Final = ("--server-side", f"--field-manager={FIELD_MANAGER}")
+_TAKE_OVER: Final = "--force-conflicts"
+
+_KUBECTL_APPLY: Final = frozenset({"kubectl-client-side-apply", "kubectl"})
+"""The managers of fields that `kubectl apply` sets, on the client's and on the server's side."""
 
 _FILLING_GOES_ON: Final = (
     "The Job goes on filling the claim. The server has not been changed: the same command does "
@@ -44,8 +48,8 @@ _ROLLOUT_GOES_ON: Final = (
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What applying the bundle will do, known before: where, whether a Deployment of this name is
-    there already, which objects change, what it means for clients, what to be aware of, and what
-    the cluster will refuse."""
+    there already, which objects change, what it means for clients, what to be aware of, what
+    the cluster will refuse, and whether fields are taken over that `kubectl apply` set before."""
 
     name: str
     context: str | None
@@ -55,6 +59,7 @@ class Plan:
     outage: Outage
     warnings: tuple[str, ...]
     refusals: tuple[Diagnosis, ...]
+    takes_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +215,9 @@ def _plan(kubectl: Kubectl, tree: Tree, bundle: Bundle) -> Plan:
     """Compare and check; nothing is changed."""
     with suppress(ForbiddenError):  # many may use a namespace and not read it
         kubectl.call("get", "namespace", kubectl.namespace, "--output=name")
-    difference = kubectl.call("diff", *_SERVER_SIDE, "--force-conflicts", "-k", str(tree.path),
+    difference = kubectl.call("diff", *_SERVER_SIDE, _TAKE_OVER, "-k", str(tree.path),
                               good=(0, 1))  # fmt: skip
-    dry = kubectl.call("apply", *_SERVER_SIDE, "--dry-run=server", "--output=json",
-                       "-k", str(tree.path))  # fmt: skip
+    dry, takes_over = _dry_run(kubectl, tree)
     (merged,) = [item for item in dry.objects if item["kind"] == "Deployment"]
     live = next(iter(kubectl.items("get", "deployment", tree.name, "--ignore-not-found")), None)
     pods = _pods(kubectl, live) if live else []
@@ -234,7 +238,23 @@ def _plan(kubectl: Kubectl, tree: Tree, bundle: Bundle) -> Plan:
         outage=expected,
         warnings=tuple(dict.fromkeys([*difference.warnings, *dry.warnings, *notes, *around])),
         refusals=refusals,
+        takes_over=takes_over,
     )
+
+
+def _dry_run(kubectl: Kubectl, tree: Tree) -> tuple[Answer, bool]:
+    """What the API server makes of the tree, and whether fields are taken over for that.
+
+    What `kubectl apply` set, it set from the manifests of a bundle, so they are. Raises
+    `ConflictError` for fields of other programs.
+    """
+    words = ("apply", *_SERVER_SIDE, "--dry-run=server", "--output=json", "-k", str(tree.path))
+    try:
+        return kubectl.call(*words), False
+    except ConflictError as error:
+        if not error.managers <= _KUBECTL_APPLY:
+            raise
+    return kubectl.call(*words, _TAKE_OVER), True
 
 
 def _admission(
@@ -291,7 +311,8 @@ class _Rollout:
         return self._ended(self._watch(self._target, rollout, limit, _ROLLOUT_GOES_ON))
 
     def _apply(self, path: Path) -> None:
-        self._kubectl.call("apply", *_SERVER_SIDE, "-k", str(path), finish=True)
+        taking = [_TAKE_OVER] if self._result.plan.takes_over else []
+        self._kubectl.call("apply", *_SERVER_SIDE, *taking, "-k", str(path), finish=True)
 
     def _watch(
         self,

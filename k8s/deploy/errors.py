@@ -22,6 +22,14 @@ class ForbiddenError(BadInputError):
     """The user has no right to do this."""
 
 
+class ConflictError(CheckFailedError):
+    """Other programs own fields of the objects; `managers` are their names."""
+
+    def __init__(self, message: str, managers: frozenset[str]) -> None:
+        super().__init__(message)
+        self.managers = managers
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One kind of failure: how kubectl's text is recognized, and what is said of it. `message` is
@@ -119,6 +127,8 @@ def error_of(text: str, call: str) -> NemoDeployError:
             message = row.message.format(
                 text=message_in(text), call=call, **_conflicts(groups, call), **groups
             )
+            if "conflicts" in groups:
+                return ConflictError(message, frozenset(_MANAGER.findall(groups["conflicts"])))
             return row.kind(message)
     return BadInputError(f"kubectl failed: {message_in(text) or 'without a message'} ({call})")
 

@@ -122,6 +122,16 @@ def test_a_bundle_is_deployed_and_the_next_one_takes_its_place(
     assert 'kubectl-set owns .spec.template.spec.containers[name="triton"].image' in message
 
 
+def test_a_bundle_that_kubectl_applied_is_taken_over(
+    deploy: Deploy, kubectl: Kubectl, namespace: str, tmp_path: Path
+) -> None:
+    first, second = make_bundle(tmp_path, "1"), make_bundle(tmp_path, "2")
+    kubectl("apply", "-k", first / "k8s", f"--namespace={namespace}")
+    code, result = deploy(second)
+    assert (code, result["state"]) == (0, "ready"), why(result)
+    assert result["plan"]["takes_over"]
+
+
 def test_a_pod_without_a_node_ends_the_command_with_its_reason(
     deploy: Deploy, tmp_path: Path
 ) -> None:

@@ -411,6 +411,23 @@ CONFLICT = (
     'error: Apply failed with 1 conflict: conflict with "kubectl-set" using apps/v1: '
     '.spec.template.spec.containers[name="triton"].image\nPlease review the fields above\n'
 )
+
+
+def test_what_kubectl_applied_before_is_taken_over(
+    capsys: pytest.CaptureFixture[str], cluster: Cluster, bundle: Path
+) -> None:
+    dry = next(row for row in cluster.usual if "--dry-run=server" in row["when"])
+    theirs = CONFLICT.replace("kubectl-set", "kubectl-client-side-apply")
+    cluster.play(
+        {**dry, "when": [*dry["when"], "--force-conflicts"]},
+        answer(*dry["when"], code=1, err=theirs),
+    )
+    code, _, err = deploy(capsys, bundle)
+    assert code == 0, err
+    applies = [call for call in cluster.calls if "apply" in call and call != cluster.calls[0]]
+    assert "--force-conflicts" in applies[-1]
+
+
 OLD_CLIENT = {**VERSION, "clientVersion": {"gitVersion": "v1.24.1"}}
 OLD_SERVER = {**VERSION, "serverVersion": {"gitVersion": "v1.27.16-eks-1"}}
 

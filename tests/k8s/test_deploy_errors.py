@@ -6,6 +6,7 @@ import pytest
 
 from nemotron_deploy.core.errors import BadInputError, CheckFailedError, NemoDeployError
 from nemotron_deploy.k8s.deploy.errors import (
+    ConflictError,
     ForbiddenError,
     UnreachableError,
     error_of,
@@ -65,7 +66,7 @@ CASES: dict[str, tuple[str, type[NemoDeployError], tuple[str, ...]]] = {
     "conflict": (
         'error: Apply failed with 1 conflict: conflict with "kubectl-set" using apps/v1: '
         '.spec.template.spec.containers[name="c"].image' + HINT,
-        CheckFailedError,
+        ConflictError,
         (
             'kubectl-set owns .spec.template.spec.containers[name="c"].image.',
             f"\n  {CALL} --force-conflicts",
@@ -74,7 +75,7 @@ CASES: dict[str, tuple[str, type[NemoDeployError], tuple[str, ...]]] = {
     "conflicts": (
         'error: Apply failed with 3 conflicts: conflict with "hpa" using apps/v1: .spec.replicas\n'
         'conflicts with "argocd" using apps/v1:\n- .metadata.labels.team\n- .spec.paused' + HINT,
-        CheckFailedError,
+        ConflictError,
         ("hpa owns .spec.replicas; argocd owns .metadata.labels.team, .spec.paused.",),
     ),
     "immutable": (
