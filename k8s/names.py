@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 APP: Final = "app.kubernetes.io/name"
@@ -34,6 +35,18 @@ CLAIM: Final = "/claim"
 """Where the claim is mounted in containers that see all of its bundles."""
 
 GPU: Final = "nvidia.com/gpu"
+
+
+_LONGEST_START: Final = 47
+"""Characters before the purpose and the digits in a name of at most 63."""
+
+
+def name_for_bundle(instance: str, purpose: str, digest: str) -> str:
+    """The name of an object that serves one bundle for a while, such as its Job: at most 63
+    characters, also of a long instance name, and another one for each bundle."""
+    if len(instance) > _LONGEST_START:
+        instance = f"{instance[:36]}-{hashlib.sha256(instance.encode()).hexdigest()[:10]}"
+    return f"{instance}-{purpose}-{digest[:10]}"
 
 
 def selector(instance: str, app: str = SERVER) -> dict[str, str]:

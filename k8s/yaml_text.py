@@ -15,7 +15,7 @@ Object = dict[str, Any]
 _Base: Final[Any] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
-class _Dumper(_Base):  # type: ignore[misc]
+class _Dumper(_Base):  # type: ignore[misc]  # which of the two is known at run time only
     def ignore_aliases(self, data: Any) -> bool:
         return True
 

@@ -25,29 +25,29 @@ _LOAD_S: Final = 120
 """A model of some gigabytes does not load within this time."""
 
 
-def readiness_missing(workload: Workload, objects: ObjectSet) -> Iterator[Problem]:
+def readiness_missing(workload: Workload, _: ObjectSet) -> Iterator[Problem]:
     """Without it, a pod gets requests while its model loads, and while it drains."""
+    yield from _missing(workload, "readiness")
+
+
+def liveness_missing(workload: Workload, _: ObjectSet) -> Iterator[Problem]:
+    """Without it, a server that makes no progress is never restarted."""
+    yield from _missing(workload, "liveness")
+
+
+def _missing(workload: Workload, kind: str) -> Iterator[Problem]:
+    """Containers that take requests and lack a probe of the kind."""
     if not workload.is_long_running:
         return
     for container in workload.containers:
-        probe = container.field["readinessProbe"]
+        probe = container.field[f"{kind}Probe"]
         if not probe.mapping() and _takes_requests(container, workload):
-            yield probe.problem(f"{container.name} has no readiness probe")
+            yield probe.problem(f"{container.name} has no {kind} probe")
 
 
 def _takes_requests(container: Container, workload: Workload) -> bool:
     """Whether the container has ports, or serves a model: ports need not be declared."""
     return workload.owner.is_ours or bool(container.ports()) or container.is_model_server
-
-
-def liveness_missing(workload: Workload, objects: ObjectSet) -> Iterator[Problem]:
-    """Without it, a server that makes no progress is never restarted."""
-    if not workload.is_long_running:
-        return
-    for container in workload.containers:
-        probe = container.field["livenessProbe"]
-        if not probe.mapping() and _takes_requests(container, workload):
-            yield probe.problem(f"{container.name} has no liveness probe")
 
 
 def liveness_equal(workload: Workload, _: ObjectSet) -> Iterator[Problem]:

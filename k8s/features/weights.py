@@ -11,7 +11,19 @@ from ... import runtime
 from ...core.result import MADE_BY
 from ..gpu_labels import TOLERATIONS
 from ..manifests import CLAIM_FILE, DEPLOYMENT, Feature, Manifests
-from ..names import APP, BUNDLE, BUNDLE_DIGEST, CHECK, CLAIM, FILL, FILLER, INSTANCE, SERVER, labels
+from ..names import (
+    APP,
+    BUNDLE,
+    BUNDLE_DIGEST,
+    CHECK,
+    CLAIM,
+    FILL,
+    FILLER,
+    INSTANCE,
+    SERVER,
+    labels,
+    name_for_bundle,
+)
 from ..objects.metadata import new
 from ..objects.network_policy import download_policy
 from ..objects.pod import CONTAINER_SECURITY, POD_SECURITY
@@ -22,7 +34,6 @@ from ..yaml_text import Object
 CHECK_SCRIPT: Final = "check_bundle.py"
 SCRIPT_SOURCE: Final = Path(runtime.__file__).with_name(CHECK_SCRIPT)
 _SCRIPT_FOLDER: Final = "/opt/nemo-deploy"
-_LONGEST_NAME: Final = 47
 
 
 def claim(manifests: Manifests) -> None:
@@ -34,7 +45,7 @@ def claim(manifests: Manifests) -> None:
 def job(manifests: Manifests) -> None:
     """The bundle is on a claim, which a Job in the cluster fills."""
     release, sizes = manifests.release, manifests.sizes
-    name = fill_name(release)
+    name = name_for_bundle(release.name, "fill", release.digest)
     _claim(manifests, _FILLED.format(job=name))
     _mount_claim(manifests)
     account = new(
@@ -63,14 +74,6 @@ def image(manifests: Manifests) -> None:
 
 WAYS: Final[Mapping[str, Feature]] = {"job": job, "claim": claim, "image": image}
 """The feature of each way, by the value of `--weights`."""
-
-
-def fill_name(release: Release) -> str:
-    """The name of the Job that fills the claim with this bundle, at most 63 characters."""
-    name = release.name
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[:36]}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
-    return f"{name}-fill-{release.digest[:10]}"
 
 
 def _claim(manifests: Manifests, filled: str) -> None:

@@ -38,7 +38,7 @@ def containerfile(
     return f"""\
 # The bundle {digest} as a container image.
 # `nemo-deploy image BUNDLE` builds it; by hand, in the bundle's directory:
-#     buildah build --layers --timestamp 0 --tag IMAGE --file k8s/Containerfile .
+#     buildah build --layers --timestamp 0 --tag IMAGE --file THIS_FILE .
 FROM {base_image}
 {copies}
 USER 1000

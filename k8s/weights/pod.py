@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import time
@@ -15,7 +14,7 @@ from ...core.progress import Advance
 from ..deploy.kubectl import FIELD_MANAGER, Kubectl
 from ..deploy.snapshot import Object, condition, container_states, is_ending, is_true
 from ..deploy.tree import Tree
-from ..names import CHECK, CLAIM, INSTANCE, labels
+from ..names import CHECK, CLAIM, INSTANCE, labels, name_for_bundle
 from .transfer import RECEIVER
 
 PUSHER: Final = "nemo-deploy-push"
@@ -57,7 +56,10 @@ def pod(tree: Tree, digest: str, image: str | None, bound: bool) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": _name(tree.name, digest), "labels": labels(tree.name, PUSHER)},
+        "metadata": {
+            "name": name_for_bundle(tree.name, "push", digest),
+            "labels": labels(tree.name, PUSHER),
+        },
         "spec": {
             **{key: template[key] for key in kept if key in template},
             "affinity": affinity,
@@ -84,13 +86,6 @@ def pod(tree: Tree, digest: str, image: str | None, bound: bool) -> Object:
             "volumes": [{"name": "bundle", "persistentVolumeClaim": {"claimName": claim_of(tree)}}],
         },
     }
-
-
-def _name(instance: str, digest: str) -> str:
-    """At most 63 characters, as the names of Jobs and pods."""
-    if len(instance) > 47:
-        instance = f"{instance[:36]}-{hashlib.sha256(instance.encode()).hexdigest()[:10]}"
-    return f"{instance}-push-{digest[:10]}"
 
 
 def claim_of(tree: Tree) -> str:

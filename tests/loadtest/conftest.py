@@ -16,6 +16,8 @@ import grpc
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from nemotron_deploy.tests.loadtest.starting import started
+
 INPUTS = ("text_input", "streaming", "sampling_param_max_tokens")
 
 
@@ -155,14 +157,4 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 @pytest.fixture
 def fake_triton() -> Iterator[Callable[..., FakeTriton]]:
     """Starts a FAKE Triton server with the given fields; stopped at the end."""
-    started: list[FakeTriton] = []
-
-    def start(**fields: Any) -> FakeTriton:
-        server = FakeTriton(**fields)
-        server.start()
-        started.append(server)
-        return server
-
-    yield start
-    for server in started:
-        server.stop()
+    yield from started(FakeTriton)

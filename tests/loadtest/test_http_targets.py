@@ -15,6 +15,7 @@ from nemotron_deploy.loadtest import LoadTest
 from nemotron_deploy.loadtest.prompts import Work
 from nemotron_deploy.runtime import contract
 from nemotron_deploy.tests.loadtest.http_server import FakeHttp
+from nemotron_deploy.tests.loadtest.starting import started
 
 PROTOCOLS = ("chat", "completions", "generate-stream")
 
@@ -22,17 +23,7 @@ PROTOCOLS = ("chat", "completions", "generate-stream")
 @pytest.fixture
 def fake_http() -> Iterator[Callable[..., FakeHttp]]:
     """Starts a FAKE HTTP server with the given fields; stopped at the end."""
-    started: list[FakeHttp] = []
-
-    def start(**fields: Any) -> FakeHttp:
-        server = FakeHttp(**fields)
-        server.start()
-        started.append(server)
-        return server
-
-    yield start
-    for server in started:
-        server.stop()
+    yield from started(FakeHttp)
 
 
 def prompt(**options: Any) -> str:
