@@ -11,11 +11,12 @@ standard library.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .check_bundle import USED, bundles, mark_used
@@ -63,13 +64,14 @@ def install(bundle: Path, claim: Path, digest: str) -> Path:
 
 def prune(claim: Path, keep: int, digest: str) -> list[str]:
     """Make room for the bundle `digest`: of the others, leave the `keep` that were used last, at
-    least one. Deletes also what abandoned runs left of others. Gives the bundles deleted."""
+    least one, and those that are served now. Deletes also what abandoned runs left of others. Gives
+    the bundles deleted."""
     for left in (claim / _DELETED).glob("*"):
         shutil.rmtree(left, ignore_errors=True)
     others = sorted(
         (bundle for bundle in bundles(claim) if bundle.name != digest), key=last_use, reverse=True
     )
-    surplus = others[max(keep, 1) :]
+    surplus = [bundle for bundle in others[max(keep, 1) :] if not served(bundle)]
     abandoned = [
         folder
         for kind in (BUILDING, INCOMING)
@@ -87,6 +89,29 @@ def last_use(bundle: Path) -> float:
     """When the bundle was used last, as far as is known: at least since it was made."""
     marker = bundle.parent / USED / bundle.name
     return (marker if marker.exists() else bundle / "bundle.json").stat().st_mtime
+
+
+def serve_from(bundle: Path) -> None:
+    """Keep `prune` from deleting this bundle as long as this process lives: one that was checked
+    later is not necessarily one that got ready. On volumes without locks, this does nothing."""
+    with suppress(OSError):
+        descriptor = os.open(bundle / "bundle.json", os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def served(bundle: Path) -> bool:
+    """Whether a process serves this bundle. NFS wants a file that is open for writing."""
+    try:
+        descriptor = os.open(bundle / "bundle.json", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno == errno.EWOULDBLOCK
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def in_work(folder: Path) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from ..claim import serve_from
 from ..contract import ERROR_CODES, OUTPUTS, TEXT_OUTPUT
 from ..engine import Settings, create_executor, read_settings
 from ..errors import RequestError
@@ -62,6 +63,7 @@ class TritonPythonModel:
             name: value["string_value"] for name, value in config.get("parameters", {}).items()
         }
         settings = read_settings(Path(args["model_repository"]), parameters)
+        serve_from(settings.bundle)
         self._guard = Guard(os.getppid(), settings.stall, settings.dead, _shared_memory_region())
         self._outbox = Outbox()
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -58,6 +60,22 @@ def test_the_bundle_used_last_always_stays(tmp_path: Path) -> None:
     hold(tmp_path, 2, used=400)
     assert claims.prune(tmp_path, 0, digest(9)) == [digest(2)]
     assert held(tmp_path) == [1]
+
+
+def test_a_served_bundle_stays_though_others_were_used_later(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        hold(tmp_path, number)
+    program = (
+        "import pathlib, sys; from nemotron_deploy.runtime.claim import serve_from;"
+        "serve_from(pathlib.Path(sys.argv[1])); print('serves', flush=True); input()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / digest(1))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        assert claims.prune(tmp_path, 1, digest(9)) == [digest(2)]
+        server.kill()
+    assert claims.prune(tmp_path, 1, digest(9)) == [digest(1)]
 
 
 def test_what_abandoned_runs_left_of_other_bundles_is_deleted(tmp_path: Path) -> None:
