@@ -18,6 +18,7 @@ from ..k8s.deploy.changes import Change, changes
 from ..k8s.deploy.diagnosis import Diagnosis
 from ..k8s.deploy.errors import ConflictError, ForbiddenError
 from ..k8s.deploy.kubectl import FIELD_MANAGER, Answer, Kubectl
+from ..k8s.deploy.leftovers import leftovers
 from ..k8s.deploy.outage import Outage, outage
 from ..k8s.deploy.reader import cluster, read
 from ..k8s.deploy.snapshot import Object, Snapshot, Target
@@ -227,6 +228,8 @@ def _plan(kubectl: Kubectl, tree: Tree, bundle: Bundle) -> Plan:
         notes.append(
             f"the server waits until the claim holds the bundle: nemo-deploy push {bundle.path}"
         )
+    if live is not None:
+        notes += leftovers(kubectl, tree)
     objects, _ = cluster(kubectl)
     around = preflight.warnings(tree.objects, live, objects, " ".join(kubectl.words))
     return Plan(

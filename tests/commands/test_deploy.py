@@ -42,6 +42,9 @@ NEXT = (
 )
 LISTED = "deployments.apps,replicasets.apps,pods,jobs.batch,persistentvolumeclaims"
 
+SCALERS = "horizontalpodautoscalers.autoscaling"
+"""Of the optional objects, what this cluster knows."""
+
 Answer = dict[str, Any]
 
 
@@ -120,6 +123,8 @@ class Cluster:
             answer("apply", out="deployment.apps/nano serverside-applied\n"),
             answer("create", "--dry-run=server", out="pod/nano-x"),
             answer("get", "deployment", out=""),
+            answer("api-resources", out=f"pods\n{SCALERS}\n"),
+            answer("get", SCALERS, out=""),
         ]
         self.play()
 
@@ -340,6 +345,22 @@ def test_whoever_may_not_read_namespaces_may_deploy(
     cluster.play(answer("get", "namespace", code=1, err=denied))
     code, _, err = deploy(capsys, bundle)
     assert code == 0, err
+
+
+def test_what_an_earlier_bundle_left_is_named_with_the_command_that_deletes_it(
+    cluster: Cluster, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scaler = "horizontalpodautoscaler.autoscaling/nano"
+    cluster.play(
+        answer("get", SCALERS, out=f"{scaler}\n"),
+        answer("get", "deployment", out=deployment(**SERVING)),
+        answer("get", "pods", "--selector=app.kubernetes.io/instance=nano", out={"items": []}),
+    )
+    code, out, err = deploy(capsys, bundle, "--json")
+    assert code == 0, err
+    [warning] = [text for text in json.loads(out)["plan"]["warnings"] if scaler in text]
+    assert "changes the number of replicas" in warning
+    assert warning.endswith(f"kubectl --context prod --namespace llm delete {scaler}")
 
 
 def test_a_bundle_that_has_to_be_pushed_is_named(
