@@ -21,6 +21,10 @@ DIGEST = "nemo-deploy/bundle"
 
 SURGE = {"maxSurge": 1, "maxUnavailable": 0}
 
+ANY_USER = {"runAsUser": 1_000_730_000, "runAsGroup": 0, "supplementalGroups": [USER]}
+"""What OpenShift adds to the security context of a pod that asks for no user: one that has no name
+in the image, group 0, and a group that may use the volume."""
+
 Object = dict[str, Any]
 
 
@@ -80,6 +84,11 @@ def memory_limit(size: str) -> Object:
     resources = {"requests": {"memory": size}, "limits": {"memory": size}}
     containers = [{"name": TRITON, "resources": resources}]
     return _deployment(template={"spec": {"containers": containers}})
+
+
+def as_any_user() -> Object:
+    """A patch of the Deployment: a user as on OpenShift."""
+    return _deployment(template={"spec": {"securityContext": ANY_USER}})
 
 
 def _deployment(**spec: Object) -> Object:

@@ -22,6 +22,7 @@ from nemotron_deploy.tests.cluster.real.release import (
     TRITON,
     Object,
     Release,
+    as_any_user,
     condition,
     digest,
     memory_limit,
@@ -29,23 +30,24 @@ from nemotron_deploy.tests.cluster.real.release import (
 
 pytestmark = pytest.mark.cluster
 
-CLAIM = "--weights=claim"
+OPTIONS = ("--weights=claim", "--platform=openshift")
 BAD_S = 300
 """What a pod may take to end."""
 
 
 @pytest.fixture(scope="module")
 def good(bundles: Bundles) -> Path:
-    return bundles.build(CLAIM)
+    return bundles.build(*OPTIONS)
 
 
 @pytest.fixture(scope="module")
 def serving(
     new_namespace: Callable[[], Namespace], good: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Release:
+    """The good bundle, served as on OpenShift."""
     release = Release(new_namespace(), tmp_path_factory.mktemp("overlays"), surge=True)
     release.copy_to_claim(good)
-    release.apply(good)
+    release.apply(good, as_any_user())
     release.ready()
     return release
 
@@ -99,7 +101,7 @@ def test_golden_outputs_off(
 
 
 def test_flipped_byte(release: Release, bundles: Bundles) -> None:
-    bundle = bundles.build(CLAIM, "--context=2048")
+    bundle = bundles.build(*OPTIONS, "--context=2048")
     weights = release.copy_to_claim(bundle) / "checkpoint" / "model.safetensors"
     with weights.open("r+b") as file:
         file.seek(-1, 2)
@@ -112,7 +114,7 @@ def test_flipped_byte(release: Release, bundles: Bundles) -> None:
 
 
 def test_bundle_for_another_gpu(release: Release, bundles: Bundles) -> None:
-    wanted, other = bundles.build(CLAIM, "--context=1024"), bundles.build(CLAIM, "--gpu=l40s")
+    wanted, other = bundles.build(*OPTIONS, "--context=1024"), bundles.build(*OPTIONS, "--gpu=l40s")
     release.copy_to_claim(other, digest(wanted))
     release.apply(wanted)
     message = termination(release, CHECK)["message"]

@@ -1,4 +1,7 @@
-"""A volume without room for the bundle: the Job says so, and goes on when there is room."""
+"""A volume without room for the bundle: the Job says so, and goes on when there is room.
+
+The Job runs as on OpenShift, as a user that the image does not know.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nemotron_deploy.tests.cluster.kubectl import wait_for
 from nemotron_deploy.tests.cluster.real.bundles import Bundles
 from nemotron_deploy.tests.cluster.real.node import Namespace
-from nemotron_deploy.tests.cluster.real.release import FILLER, Object, digest, job_name
+from nemotron_deploy.tests.cluster.real.release import (
+    ANY_USER,
+    FILLER,
+    Object,
+    digest,
+    job_name,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -22,7 +32,7 @@ FAILED_S = 120
 def small(new_namespace: Callable[[], Namespace]) -> Iterator[Namespace]:
     """A namespace whose volume has 3 MB; the bundle has more."""
     namespace = new_namespace()
-    options = "size=3m,uid=1000,gid=1000"
+    options = f"size=3m,uid={ANY_USER['runAsUser']},gid=0"
     mount("-t", "tmpfs", "-o", options, "tmpfs", namespace.folder)
     yield namespace
     namespace.run("delete", "pods", "--all", "--force", "--grace-period=0")
@@ -34,8 +44,12 @@ def mount(*arguments: str | Path) -> None:
 
 
 def test_job_goes_on_when_a_full_volume_has_room(small: Namespace, bundles: Bundles) -> None:
-    bundle = bundles.build()
-    small("apply", "-k", bundle / "k8s" / "overlays" / "dev" / "fill")
+    bundle = bundles.build("--platform=openshift")
+    text = small("kustomize", bundle / "k8s" / "overlays" / "dev" / "fill")
+    objects = list(yaml.safe_load_all(text))
+    for pod in (item["spec"]["template"]["spec"] for item in objects if item["kind"] == "Job"):
+        pod["securityContext"] |= ANY_USER
+    small.apply(*objects)
 
     def messages() -> list[str]:
         statuses: list[Object] = [pod["status"] for pod in small.pods(name=FILLER)]
