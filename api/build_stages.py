@@ -47,7 +47,7 @@ SOURCES: Final = {
         "runtime/golden.py",
     ),
     "model_repository": ("runtime", "triton_repo/repository.py"),
-    "k8s": ("k8s", "runtime/check_bundle.py", "runtime/contract.py"),
+    "k8s": ("k8s", "runtime/check_bundle.py", "runtime/contract"),
 }
 """The code that writes each generated stage or is copied into it: a change there, and no other
 change of this package, has the stage made again."""

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from .. import runtime
 from ..core.checks import Check
 from ..core.errors import BadInputError
 from ..model.spec import Deployment
 from ..runtime import contract
 
-_RUNTIME: Final = Path(contract.__file__).parent
+_RUNTIME: Final = Path(runtime.__file__).parent
 
 _MODEL: Final = f'''"""The model that Triton loads: the package {contract.PACKAGE} beside it."""
 

@@ -126,8 +126,8 @@ def find_kubectl() -> str | None:
 def rendered(kubectl: str, folder: Path) -> str:
     """What kubectl renders of a directory. Raises `KustomizeError`."""
     command = [kubectl, "kustomize", str(folder)]
-    # kustomize takes a name that is no file for a repository, and would call git. Collecting garbage
-    # less often saves a fifth of kubectl's time.
+    # kustomize takes a name that is no file for a repository, and would call git. With fewer
+    # garbage collections, kubectl takes a fifth less time.
     environment = {"GOGC": "400", **os.environ, "GIT_ALLOW_PROTOCOL": "none"}
     try:
         done = subprocess.run(command, capture_output=True, timeout=_KUBECTL_S, env=environment)

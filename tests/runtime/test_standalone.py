@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy import triton_repo
+from nemotron_deploy import runtime, triton_repo
 from nemotron_deploy.model import catalog
 from nemotron_deploy.model.spec import Deployment
 from nemotron_deploy.runtime import contract
 
 HERE = Path(__file__).parent
-SOURCE = Path(contract.__file__).parent
+SOURCE = Path(runtime.__file__).parent
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nemotron_deploy import triton_repo
+from nemotron_deploy import runtime, triton_repo
 from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.runtime import contract
 
@@ -27,7 +27,7 @@ def test_an_emitted_repository_passes_its_check(repository):
 
 def test_the_runtime_is_copied_as_one_package(repository):
     package = repository / "tiny" / "1" / contract.PACKAGE
-    source = Path(contract.__file__).parent
+    source = Path(runtime.__file__).parent
     copied = {path.relative_to(package): path.read_bytes() for path in package.rglob("*.py")}
     assert copied == {p.relative_to(source): p.read_bytes() for p in source.rglob("*.py")}
     assert not any(path.is_symlink() for path in repository.rglob("*"))
