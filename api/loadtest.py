@@ -25,7 +25,7 @@ from .serve import serving
 from .trust import require_trusted, trusted_note
 
 WARM_UP: Final = 1
-"""Requests that are sent first and not counted."""
+"""Requests that each process sends first and that are not counted."""
 
 BUILT_IN_PROMPTS: Final = 64
 
@@ -86,6 +86,7 @@ def loadtest(
     allow_late: bool = False,
     ignore_eos: bool = False,
     yours: bool = False,
+    processes: int | None = None,
     out: Path | None = None,
     verify: str = "quick",
     trust_code: bool = False,
@@ -120,6 +121,7 @@ def loadtest(
         allow_late: Whether the report is `ok` where the client disturbed the figures.
         ignore_eos: Whether every output is to be as long as asked for, where the model allows it.
         yours: Whether a server outside of private networks is one's own.
+        processes: How many processes send the requests; by default as many as it takes.
         out: A file for every sample, one JSON object a line.
         verify: What of a bundle is hashed before its code runs: `quick` or `full`.
         trust_code: Whether code may run that this version would not write.
@@ -137,7 +139,8 @@ def loadtest(
     bundle = _trusted_bundle(target, verify, trust_code, progress)
     loaded = _tokenizer(tokenizer, bundle)
     seed = secrets.randbelow(2**31) if seed is None else seed
-    sent = requests_of(source, max_tokens=max_tokens, tokenizer=loaded, seed=seed, warmup=WARM_UP)
+    warmup = processes or WARM_UP
+    sent = requests_of(source, max_tokens=max_tokens, tokenizer=loaded, seed=seed, warmup=warmup)
     config = load.LoadTest(
         work=sent.work,
         schedule=sent.schedule,
@@ -147,7 +150,7 @@ def loadtest(
         rates=rates,
         arrivals=Arrivals.parse(arrivals),
         requests=requests,
-        warmup=WARM_UP,
+        warmup=warmup,
         max_tokens=max_tokens,
         slos=tuple(slo for text in slos for slo in load.slo.parse_all(text)),
         find_max=find_max,
@@ -158,6 +161,7 @@ def loadtest(
         yours=yours,
         count_tokens=loaded.count if loaded else None,
         seed=seed,
+        processes=processes,
     )
     if bundle is None:
         address = str(target)

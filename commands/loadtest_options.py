@@ -164,3 +164,12 @@ SamplesOption = Annotated[
         "--out", metavar="FILE", help="Write every sample to FILE, one JSON object a line."
     ),
 ]
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        min=1,
+        help="Send from N processes. Default: as many as it takes, at most one per core.",
+    ),
+]

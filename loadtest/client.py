@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from .client_clock import StampingSelector
-from .config import LoadTest
 from .prompts import Work
 from .sample import Failure, Kind, Sample, Transcript
+from .sender import Destination
+from .share import InFlight
 from .targets.base import Request, RequestFailedError, Target
 
 _RETRY_PAUSE_S: Final = 0.2
@@ -50,8 +51,10 @@ class Client:
     says which failure that was.
     """
 
-    def __init__(self, target: Target, test: LoadTest, selector: StampingSelector) -> None:
-        self._target, self._test, self._selector = target, test, selector
+    def __init__(
+        self, target: Target, destination: Destination, selector: StampingSelector
+    ) -> None:
+        self._target, self._destination, self._selector = target, destination, selector
         self._ids = itertools.count()
         self._run_id = secrets.token_hex(4)  # two tests of one server must not share request ids
         self._probing = asyncio.Lock()
@@ -74,27 +77,27 @@ class Client:
         Exactly one sample is recorded: a failure is a sample with `failure`, never an exception. So
         is a request that is cancelled, before the cancellation goes on.
         """
-        keep_text = self._test.count_tokens is not None or work.follow_up is not None
+        keep_text = self._destination.keep_text or work.follow_up is not None
         attempt = _Attempt(Transcript(keep_text=keep_text, deltas=self._target.deltas), due)
         request = Request(
             f"loadtest-{self._run_id}-{next(self._ids)}",
             work.prompt,
             work.max_tokens,
-            self._test.ignore_eos,
+            self._destination.ignore_eos,
             history,
         )
         self._outstanding.add(attempt)
         failure: Failure | None = Failure(Kind.UNFINISHED, OUTSTANDING)
-        suspicious = False
+        suspicious, limit_s = False, self._destination.timeout_s
         try:
             try:
-                async with asyncio.timeout(self._test.timeout_s):
+                async with asyncio.timeout(limit_s):
                     await self._send(request, attempt)
                 failure = None
             except RequestFailedError as error:
                 failure, suspicious = error.failure, error.suspicious
             except TimeoutError:
-                message = f"no complete answer within {self._test.timeout_s:g} s"
+                message = f"no complete answer within {limit_s:g} s"
                 failure, suspicious = Failure(Kind.TIMEOUT, message), True
         finally:
             self._outstanding.discard(attempt)
@@ -107,14 +110,13 @@ class Client:
         # The reasoning of an answer is no part of a conversation.
         return sample.text[attempt.reasoning :]
 
-    def overdue(self, limit_s: float, *, silent: bool) -> int:
-        """How many outstanding requests were due more than `limit_s` seconds ago; with `silent`,
-        of those without any text so far."""
-        before = time.perf_counter() - limit_s
-        return sum(
-            attempt.due < before and not (silent and attempt.transcript.arrivals)
+    def in_flight(self) -> list[InFlight]:
+        """The requests that have not ended."""
+        now = time.perf_counter()
+        return [
+            InFlight(now - attempt.due, silent=not attempt.transcript.arrivals)
             for attempt in self._outstanding
-        )
+        ]
 
     async def _send(self, request: Request, attempt: _Attempt) -> None:
         try:

@@ -54,19 +54,24 @@ def new_event_loop(selector: StampingSelector) -> Callable[[], asyncio.AbstractE
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """The client during one level.
+    """The client during one level: this process, or all that send.
 
     Attributes:
         lags: Seconds by which a timer of the event loop was late, a hundred a second.
-        cpu: Cores that this process kept busy.
-        machine: Share of all cores that was busy, None where the system does not say.
+        cpu: Cores that the client kept busy.
+        machine: Share of all cores that was busy, None where the system does not say; that of the
+            busiest machine.
         load: Processes that wanted to run at the end (the one-minute average of the system).
+        processes: How many sent requests.
+        starts_within_s: By how many seconds their starts can differ.
     """
 
     lags: array[float]
     cpu: float
     machine: float | None
     load: float
+    processes: int = 1
+    starts_within_s: float = 0.0
 
 
 class Monitor:

@@ -69,6 +69,8 @@ class LoadTest:
         allow_late: Whether a report may be used in which the client disturbed the figures.
         yours: Whether a server outside of private networks is the user's own.
         seed: Seeds the arrivals; the report says which one it was.
+        processes: How many processes send; None takes more than this one where a level shows that
+            it takes them.
 
     Raises `UsageError` naming the value that is out of range.
     """
@@ -93,6 +95,7 @@ class LoadTest:
     allow_late: bool = False
     yours: bool = False
     seed: int = 0
+    processes: int | None = None
 
     def __post_init__(self) -> None:
         if self.work is None and not (self.prompts and all(self.prompts)):

@@ -45,6 +45,9 @@ class ClientDocument(TypedDict):
     cpu_cores: float | None
     machine_busy: float | None
     load_average: float | None
+    processes: NotRequired[int]
+    starts_within_ms: NotRequired[float]
+    repeated: NotRequired[str | None]
 
 
 class RunDocument(TypedDict):

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from .client import Client
 from .config import Level, LoadTest
 from .metrics import METRICS, Measured
 from .sample import Sample
 from .search import Exceeding
+from .share import InFlight
 from .slo import Slo
 
 _STEP_S: Final = 20.0
@@ -23,6 +23,10 @@ burst, which a server far below its capacity can absorb."""
 _LEAST_DRAIN_S: Final = 10.0
 _DRAIN_TIMES: Final = 5
 """After the last arrival, a step waits so many times as long as one request takes."""
+
+Hopeless = Callable[[Sequence[Sample], Sequence[InFlight], float], bool]
+"""Whether a level need not go on, from the requests that have ended, those that have not, and the
+seconds since its start."""
 
 _FROM_DUE: Final = {"ttft": True, "content": True, "e2e": False, "stream": False}
 """Metrics that count from the intended send, so that an outstanding request can exceed their limit;
@@ -60,19 +64,23 @@ def _exceeds(slo: Slo, sample: Sample) -> bool:
     return any(1000.0 * value >= slo.limit for value in values)
 
 
-def watch(
-    test: LoadTest, level: Level, schedule: Sequence[float], request_s: float, client: Client
-) -> Callable[[Sequence[Sample], float], bool]:
+def watch(test: LoadTest, level: Level, schedule: Sequence[float], request_s: float) -> Hopeless:
     """Whether a step is lost: more requests exceed a limit than the objective tolerates, counting
     those that are outstanding for longer; or the backlog is still there long after the last
     arrival, as above the capacity, where there is no steady state."""
     objectives = on_requests(test.slos)
     end = (schedule[-1] if schedule else 0.0) + max(_LEAST_DRAIN_S, _DRAIN_TIMES * request_s)
 
-    def lost(slo: Slo, samples: Sequence[Sample]) -> bool:
+    def lost(slo: Slo, samples: Sequence[Sample], in_flight: Sequence[InFlight]) -> bool:
         over = exceeding(slo, samples).exceeding
         if slo.metric in _FROM_DUE:
-            over += client.overdue(slo.limit / 1000.0, silent=_FROM_DUE[slo.metric])
+            silent_only = _FROM_DUE[slo.metric]
+            over += sum(
+                1000.0 * each.waited_s > slo.limit and (each.silent or not silent_only)
+                for each in in_flight
+            )
         return over > level.requests * slo.tolerated + 1
 
-    return lambda samples, now: now > end or any(lost(slo, samples) for slo in objectives)
+    return lambda samples, in_flight, now: (
+        now > end or any(lost(slo, samples, in_flight) for slo in objectives)
+    )

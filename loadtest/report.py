@@ -164,6 +164,9 @@ class Run:
                 "cpu_cores": self.client.cpu,
                 "machine_busy": self.client.machine,
                 "load_average": self.client.load,
+                "processes": self.client.processes,
+                "starts_within_ms": self.client.starts_within_ms,
+                "repeated": self.client.repeated,
             },
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -14,8 +14,9 @@ from .client_clock import StampingSelector, new_event_loop
 from .config import LoadTest, Progress
 from .raw import RawFile
 from .report import LoadTestReport
+from .scaling import Argv, Senders
+from .sender import Destination
 from .sweep import Sweep
-from .targets.factory import connect
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -29,14 +30,20 @@ class InterruptedTestError(KeyboardInterrupt):
 
 
 def run(
-    url: str, test: LoadTest, on_progress: Callable[[Progress], None], out: Path | None
+    url: str,
+    test: LoadTest,
+    on_progress: Callable[[Progress], None],
+    out: Path | None,
+    workers: Sequence[Argv] | None,
 ) -> LoadTestReport:
     """See `loadtest.run`."""
     with RawFile(out) if out else nullcontext() as raw:
         interrupt = _Interrupt()
         selector = StampingSelector()
+        destination = Destination.of(url, test)
+        senders = Senders(destination, selector, workers=workers, processes=test.processes)
         with asyncio.Runner(loop_factory=new_event_loop(selector)) as runner:
-            report = runner.run(_sweep(url, test, selector, on_progress, raw, interrupt))
+            report = runner.run(_sweep(senders, test, on_progress, raw, interrupt))
     if interrupt.number is None:
         return report
     try:
@@ -47,20 +54,19 @@ def run(
 
 
 async def _sweep(
-    url: str,
+    senders: Senders,
     test: LoadTest,
-    selector: StampingSelector,
     on_progress: Callable[[Progress], None],
     raw: RawFile | None,
     interrupt: _Interrupt,
 ) -> LoadTestReport:
-    target = await connect(url, test.protocol, yours=test.yours)
     try:
-        sweep = Sweep(target, test, selector, on_progress=on_progress, raw=raw)
+        sender = await senders.first()
+        sweep = Sweep(sender, test, more=senders.more, on_progress=on_progress, raw=raw)
         with interrupt.calling(sweep.stop):
             return await sweep.run()
     finally:
-        await target.close()
+        await senders.close()
 
 
 class _Interrupt:

@@ -1,49 +1,47 @@
-"""Runs the levels of a test one after another against one target."""
+"""Runs the levels of a test one after another."""
 
 from __future__ import annotations
 
 import asyncio
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from . import metrics, rate_steps
-from .client import Client
-from .client_clock import StampingSelector
 from .config import Level, LoadTest, Progress
-from .held_level import HeldLevel
+from .held_level import HeldLevel, share_of, steady_window
 from .prompts import Work
 from .raw import RawFile
 from .report import LoadTestReport, Run
 from .sample import Kind, Sample
 from .search import Found, Step, find_max
-from .targets.base import Target
-
-OPEN_LOOP_STREAMS: Final = 16
-"""Streams to connect for before an open loop, whose number of streams is not known."""
+from .sender import Sender
+from .share import Held
 
 _SLOWEST_START: Final = 0.1
 """Requests per second at which a search starts where nothing is known."""
 
 
 class Sweep:
-    """A test of one target, for one event loop that polls with `selector`.
+    """A test by `sender`. `more` gives another sender, of more processes, where a level was too
+    much for this one; None if it must do.
 
     `stop` ends it early: what was measured so far is reported.
     """
 
     def __init__(
         self,
-        target: Target,
+        sender: Sender,
         test: LoadTest,
-        selector: StampingSelector,
         *,
+        more: Callable[[Held], Awaitable[Sender | None]],
         on_progress: Callable[[Progress], None],
         raw: RawFile | None = None,
     ) -> None:
-        self._target, self._test, self._on_progress, self._raw = target, test, on_progress, raw
-        self._client = Client(target, test, selector)
+        self._sender, self._more = sender, more
+        self._test, self._on_progress, self._raw = test, on_progress, raw
         self._work: Iterator[Work] = test.all_work()
         self._request_s = 0.0
         self._stopped = asyncio.Event()
@@ -57,18 +55,19 @@ class Sweep:
     async def run(self) -> LoadTestReport:
         """Run every level, or as many as the server survives and `stop` allows.
 
-        Raises `BadInputError` where no server answers or it has no model fit for the test.
+        Raises `BadInputError` where no server answers or it has no model fit for the test,
+        `CheckFailedError` where another process cannot be used.
         """
-        model = await self._target.check(self._test.model)
+        model = await self._sender.check()
         started = time.perf_counter()
-        await self._warm_up()
+        await self._warm_up(self._test.warmup)
         if self._test.find_max:
             self._found = await self._search()
         else:
             await self._run_levels()
         return LoadTestReport(
             model=model,
-            url=self._target.url,
+            url=self._sender.url,
             max_tokens=self._test.max_tokens,
             seed=self._test.seed,
             token_counting=metrics.least_trustworthy(run.token_counting for run in self._runs),
@@ -84,18 +83,16 @@ class Sweep:
 
     @property
     def _over(self) -> bool:
-        return self._client.died.is_set() or self._stopped.is_set()
+        return self._sender.died.is_set() or self._stopped.is_set()
 
-    async def _warm_up(self) -> None:
+    async def _warm_up(self, requests: int) -> None:
         """Send the requests that are not counted; how long they take sets the pace at which the
         clients of a level start."""
-        requests = self._test.warmup
         if not requests:
             return
         level = Level(requests, concurrency=min(requests, max(self._test.concurrencies)))
-        await self._target.open(level.concurrency or 1)
-        held = HeldLevel(self._client, level, self._work, stopped=self._stopped)
-        await held.run()
+        share = share_of(level, self._work, ramp_s=0.0, schedule=None)
+        held = await HeldLevel(self._sender, level, share, stopped=self._stopped).run()
         ended = [sample.ended for sample in held.samples if sample.failure is None]
         self._request_s = statistics.median(ended) if ended else 0.0
 
@@ -104,9 +101,7 @@ class Sweep:
         for level in levels:
             if self._over:
                 break
-            schedule = self._schedule(level, self._test.seed)
-            held = self._held(level, len(levels), schedule)
-            await self._hold(level, held)
+            await self._hold(level, len(levels), self._schedule(level, self._test.seed))
 
     async def _search(self) -> Found:
         """Search the highest rate; starts with the given one, or one request at a time."""
@@ -120,19 +115,18 @@ class Sweep:
             return None
         level = rate_steps.level_of(self._test, rate, self._request_s)
         schedule = self._schedule(level, self._test.seed + number) or ()
-        hopeless = rate_steps.watch(self._test, level, schedule, self._request_s, self._client)
-        held = self._held(level, 0, schedule, hopeless)
-        run = await self._hold(level, held)
+        hopeless = rate_steps.watch(self._test, level, schedule, self._request_s)
+        run, samples, stopped_early = await self._hold(level, 0, schedule, hopeless)
         if self._over:
             return None
         return Step(
             rate,
-            met=not held.stopped_early
+            met=not stopped_early
             and run.meets(self._test.slos)
             and run.error_percent <= self._test.max_errors,
-            stopped_early=held.stopped_early,
+            stopped_early=stopped_early,
             exceeding=tuple(
-                rate_steps.exceeding(slo, held.samples)
+                rate_steps.exceeding(slo, samples)
                 for slo in rate_steps.on_requests(self._test.slos)
             ),
         )
@@ -144,65 +138,70 @@ class Sweep:
             self._test.arrivals.schedule(level.rate, level.requests, seed)
         )
 
-    def _held(
+    async def _hold(
         self,
         level: Level,
         levels: int,
         schedule: Sequence[float] | None,
-        hopeless: Callable[[Sequence[Sample], float], bool] | None = None,
-    ) -> HeldLevel:
-        index = len(self._runs)
-
-        def notify(done: int, errors: int) -> None:
-            self._on_progress(Progress(level, index, levels, done, errors))
-
-        return HeldLevel(
-            self._client,
-            level,
-            self._work,
-            stopped=self._stopped,
-            ramp_s=self._request_s,
-            schedule=schedule,
-            hopeless=hopeless,
-            notify=notify,
-        )
-
-    async def _hold(self, level: Level, held: HeldLevel) -> Run:
-        """Hold `level` and keep its figures."""
-        await self._target.open(level.concurrency or OPEN_LOOP_STREAMS)
-        await held.run()
-        if self._raw:
-            self._raw.write(
-                len(self._runs), level, held.samples, held.steady, self._test.count_tokens
+        hopeless: rate_steps.Hopeless | None = None,
+    ) -> tuple[Run, list[Sample], bool]:
+        """Hold `level`, one of so many, and keep its figures: with more processes once more, where
+        it was too much for those that sent it. Also gives all samples, and whether it was found
+        `hopeless`."""
+        index, repeated = len(self._runs), None
+        while True:
+            share = share_of(level, self._work, ramp_s=self._request_s, schedule=schedule)
+            watched = HeldLevel(
+                self._sender,
+                level,
+                share,
+                stopped=self._stopped,
+                hopeless=hopeless,
+                notify=lambda done, errors: self._on_progress(
+                    Progress(level, index, levels, done, errors)
+                ),
             )
-        run = metrics.summarise(
+            held = await watched.run()
+            more = None if self._over else await self._more(held)
+            if more is None:
+                break
+            repeated = (
+                f"{held.disturbance.processes} sending process(es) kept "
+                f"{held.disturbance.cpu:.2f} cores busy"
+            )
+            self._sender = more
+            await self._warm_up(more.processes)
+        run = self._figures(level, held, stopped_early=watched.stopped_early)
+        run = replace(run, client=replace(run.client, repeated=repeated))
+        self._runs.append(run)
+        return run, held.samples, watched.stopped_early
+
+    def _figures(self, level: Level, held: Held, *, stopped_early: bool) -> Run:
+        steady = steady_window(level, held)
+        if self._raw:
+            tokenizer = self._test.count_tokens
+            self._raw.write(len(self._runs), level, held.samples, steady, tokenizer)
+        incomplete = self._stopped.is_set() or stopped_early
+        return metrics.summarise(
             level,
-            self._counted(held),
+            _without_unfinished(held.samples) if incomplete else held.samples,
             held.duration_s,
             test=self._test,
-            steady=held.steady,
-            complete=not (self._over or held.stopped_early),
+            steady=steady,
+            complete=not (self._over or stopped_early),
             disturbance=held.disturbance,
         )
-        self._runs.append(run)
-        return run
-
-    def _counted(self, held: HeldLevel) -> list[Sample]:
-        """The samples without those that this client, not the server, kept from ending."""
-        if not (self._stopped.is_set() or held.stopped_early):
-            return held.samples
-        return [
-            sample
-            for sample in held.samples
-            if sample.failure is None or sample.failure.kind is not Kind.UNFINISHED
-        ]
 
     def _why_aborted(self) -> str | None:
         if self._stopped.is_set():
             return "the test was interrupted"
-        if not self._client.died.is_set():
-            return None
-        return (
-            f"the server at {self._target.url} stopped answering during the test "
-            f"({self._client.death}); read its log, and start the test again once it is ready"
-        )
+        return self._sender.death if self._sender.died.is_set() else None
+
+
+def _without_unfinished(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples without those that this client, not the server, kept from ending."""
+    return [
+        sample
+        for sample in samples
+        if sample.failure is None or sample.failure.kind is not Kind.UNFINISHED
+    ]

@@ -36,6 +36,9 @@ class Client:
         cpu: Cores that the client kept busy; None where it was not measured, as the next two.
         machine: Share of the machine's cores that was busy.
         load: The machine's load average at the end of the level.
+        processes: How many sent requests.
+        starts_within_ms: By how much their starts can differ.
+        repeated: Why the level was held once more with so many; None if it was not.
     """
 
     valid: bool
@@ -43,6 +46,9 @@ class Client:
     cpu: float | None = None
     machine: float | None = None
     load: float | None = None
+    processes: int = 1
+    starts_within_ms: float = 0.0
+    repeated: str | None = None
 
 
 def judge(latencies: Mapping[str, Summary], disturbance: Disturbance | None) -> Client:
@@ -59,4 +65,12 @@ def judge(latencies: Mapping[str, Summary], disturbance: Disturbance | None) -> 
     )
     if disturbance is None:
         return Client(not reasons, reasons)
-    return Client(not reasons, reasons, disturbance.cpu, disturbance.machine, disturbance.load)
+    return Client(
+        not reasons,
+        reasons,
+        disturbance.cpu,
+        disturbance.machine,
+        disturbance.load,
+        disturbance.processes,
+        1000.0 * disturbance.starts_within_s,
+    )

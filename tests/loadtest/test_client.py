@@ -9,11 +9,11 @@ from typing import Any
 import grpc
 import pytest
 
-from nemotron_deploy.loadtest import LoadTest
 from nemotron_deploy.loadtest.client import Client
 from nemotron_deploy.loadtest.client_clock import StampingSelector
 from nemotron_deploy.loadtest.prompts import Work
 from nemotron_deploy.loadtest.sample import Kind, Sample
+from nemotron_deploy.loadtest.sender import Destination
 from nemotron_deploy.loadtest.targets.triton_grpc import TritonGrpc
 from nemotron_deploy.loadtest.targets.triton_server import Connection, Server
 
@@ -56,7 +56,7 @@ def losing_connection(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("losing_connection")
 def test_a_cancellation_that_grpc_loses_still_cancels() -> None:
     async def cancelled() -> bool:
-        client = Client(TritonGrpc("localhost:1"), LoadTest(prompts=["x"]), StampingSelector())
+        client = Client(TritonGrpc("localhost:1"), Destination("localhost:1"), StampingSelector())
         now = time.perf_counter()
         request = asyncio.create_task(client.send(WORK, now, now, samples.append))
         await asyncio.sleep(0.01)
@@ -77,9 +77,9 @@ def test_a_timeout_that_grpc_loses_is_still_a_timeout(monkeypatch: pytest.Monkey
         return True
 
     async def send() -> None:
-        test = LoadTest(prompts=["x"], timeout_s=0.05)
+        destination = Destination("localhost:1", timeout_s=0.05)
         now = time.perf_counter()
-        client = Client(TritonGrpc("localhost:1"), test, StampingSelector())
+        client = Client(TritonGrpc("localhost:1"), destination, StampingSelector())
         await client.send(WORK, now, now, samples.append)
 
     monkeypatch.setattr(Server, "answers", alive)
