@@ -28,6 +28,7 @@ from .commands.loadtest import loadtest
 from .commands.plan import plan
 from .commands.push import push
 from .commands.quantize import quantize
+from .commands.report_loadtest import report_loadtest
 from .commands.serve import serve
 from .commands.streams import prepare_streams
 from .commands.verify import verify
@@ -50,12 +51,16 @@ COMMANDS: Final[dict[Callable[..., None], str]] = {
     chat: "chat http://127.0.0.1:9000",
     loadtest: "loadtest grpc://127.0.0.1:8001 --concurrency 1,4,16",
     compare_loadtests: "loadtest compare monday.json friday.json",
+    report_loadtest: "loadtest report monday.json --save monday.html",
     doctor: "doctor --json",
     demo: "demo --out dist/demo",
 }
 """Every command, and the example at the end of its help."""
 
-TWO_WORDS: Final[dict[Callable[..., None], str]] = {compare_loadtests: "loadtest compare"}
+TWO_WORDS: Final[dict[Callable[..., None], str]] = {
+    compare_loadtests: "loadtest compare",
+    report_loadtest: "loadtest report",
+}
 """The commands whose names are not those of their functions."""
 
 

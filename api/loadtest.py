@@ -142,6 +142,7 @@ def loadtest(
     warmup = processes or WARM_UP
     sent = requests_of(source, max_tokens=max_tokens, tokenizer=loaded, seed=seed, warmup=warmup)
     config = load.LoadTest(
+        description=str(source),
         work=sent.work,
         schedule=sent.schedule,
         protocol=protocol,

@@ -47,6 +47,16 @@ class Source:
         if self.shared_prefix and self.prompt_tokens is None:
             raise UsageError("--shared-prefix is for the prompts of --prompt-tokens")
 
+    def __str__(self) -> str:
+        if self.trace is not None:
+            return f"the requests of the trace {self.trace}"
+        if self.prompts is not None:
+            return f"the prompts of {self.prompts}"
+        if self.prompt_tokens is None:
+            return "generated questions, none twice"
+        shared = f", of which {self.shared_prefix:.0%} are the same for all"
+        return f"prompts of {self.prompt_tokens} tokens{shared if self.shared_prefix else ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class Requests:

@@ -427,7 +427,7 @@ def _efficiency(
     planned = planner.plan(target, quant)
     if planned.estimate is None:
         return DEFAULT
-    from ..loadtest.report import read_report
+    from ..loadtest.saved_report import read_report
 
     try:
         report = read_report(path)

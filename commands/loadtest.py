@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import typer
@@ -41,6 +43,7 @@ def loadtest(
     allow_late: load.AllowLateOption = False,
     processes: load.ProcessesOption = None,
     out: load.SamplesOption = None,
+    save: load.SaveOption = None,
     yours: load.OwnServerOption = False,
     verify: opt.VerifyOption = "quick",
     trust_code: opt.TrustOption = False,
@@ -49,7 +52,10 @@ def loadtest(
     """Measure the latency and throughput of a server or a bundle."""
     from ..api.loadtest import InterruptedLoadTestError, levels, rates
     from ..api.loadtest import loadtest as work
+    from ..views import loadtest_files as files
 
+    saved = save or []
+    files.require_writable(saved)
     try:
         with noting(_NO_REPORT), progress(as_json) as listener:
             result = work(
@@ -83,18 +89,27 @@ def loadtest(
     except InterruptedLoadTestError as interrupt:
         cause = interrupt.__cause__ or interrupt
         if as_json or interrupt.result.report.runs:
-            _show(as_json, interrupt.result)
-            cause.add_note("The report so far was printed.")
+            _show(as_json, interrupt.result, saved)
+            cause.add_note(
+                "The report so far was printed and saved."
+                if saved
+                else "The report so far was printed."
+            )
         else:
             cause.add_note(_NO_REPORT)
         raise cause from None
-    _show(as_json, result)
+    _show(as_json, result, saved)
     if not result.ok:
         raise typer.Exit(CheckFailedError.exit_code)
 
 
-def _show(as_json: bool, result: LoadTestResult) -> None:
-    if not printed(as_json, result.to_json()):
+def _show(as_json: bool, result: LoadTestResult, saved: Sequence[Path]) -> None:
+    """Print the report, then save it: what cannot be saved was seen at least."""
+    from ..views import loadtest_files as files
+
+    document = result.to_json()
+    if not printed(as_json, document):
         from ..views.loadtest import load_report
 
         load_report(console(), result)
+    files.save(saved, document)

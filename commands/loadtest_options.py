@@ -173,3 +173,11 @@ ProcessesOption = Annotated[
         help="Send from N processes. Default: as many as it takes, at most one per core.",
     ),
 ]
+_SAVE = typer.Option(
+    "--save",
+    metavar="FILE",
+    help="Write the report to FILE; its suffix says how: .html, .json, .csv (a row per level) or "
+    ".prom (Prometheus). Repeatable.",
+)
+SaveOption = Annotated[list[Path] | None, _SAVE]
+SavedOption = Annotated[list[Path], _SAVE]

@@ -163,9 +163,9 @@ def bars(values: Mapping[str, float], shown: Mapping[str, str], caption: str) ->
             f'<text x="0" y="{y + 13}">{escape(name)}</text>'
             f'<text x="{WIDTH}" y="{y + 13}" text-anchor="end">{escape(shown[name])}</text>'
             f'<rect x="0" y="{y + 18}" width="{length:.1f}" height="12" rx="2" '
-            f'fill="{_colour(index)}"/>'
+            f'fill="{colour(index)}"/>'
         )
-    return _figure(caption, len(values) * 38, parts)
+    return figure(caption, len(values) * 38, parts)
 
 
 def stacked(values: Mapping[str, float], shown: Mapping[str, str], caption: str) -> str:
@@ -175,10 +175,10 @@ def stacked(values: Mapping[str, float], shown: Mapping[str, str], caption: str)
     for index, value in enumerate(values.values()):
         length = WIDTH * value / total
         parts.append(
-            f'<rect x="{x:.1f}" y="0" width="{length:.1f}" height="30" fill="{_colour(index)}"/>'
+            f'<rect x="{x:.1f}" y="0" width="{length:.1f}" height="30" fill="{colour(index)}"/>'
         )
         x += length
-    return _figure(caption, 34, parts, [f"{name} {shown[name]}" for name in values])
+    return figure(caption, 34, parts, legend(f"{name} {shown[name]}" for name in values))
 
 
 def lines(
@@ -219,17 +219,24 @@ def lines(
     for index, one in enumerate(series):
         points = [point(place, v) for place, v in enumerate(one.values) if v is not None]
         parts.append(
-            f'<polyline class="mark" stroke="{_colour(index)}" points="{" ".join(points)}"/>'
+            f'<polyline class="mark" stroke="{colour(index)}" points="{" ".join(points)}"/>'
         )
     names = [one.name for one in series] if len(series) > 1 else []
-    return _figure(caption, HEIGHT, parts, names)
+    return figure(caption, HEIGHT, parts, legend(names))
 
 
-def _figure(caption: str, height: int, parts: Iterable[str], legend: Sequence[str] = ()) -> str:
+def legend(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Each of `names` with the colour of its place."""
+    return [(name, colour(index)) for index, name in enumerate(names)]
+
+
+def figure(
+    caption: str, height: int, parts: Iterable[str], meanings: Iterable[tuple[str, str]] = ()
+) -> str:
     """A chart below its caption and what each of its colours means."""
     items = "".join(
-        f'<li><span class="swatch" style="background:{_colour(index)}"></span>{escape(text)}</li>'
-        for index, text in enumerate(legend)
+        f'<li><span class="swatch" style="background:{shade}"></span>{escape(text)}</li>'
+        for text, shade in meanings
     )
     return (
         f"<figure><figcaption>{escape(caption)}</figcaption>"
@@ -240,7 +247,8 @@ def _figure(caption: str, height: int, parts: Iterable[str], legend: Sequence[st
     )
 
 
-def _colour(index: int) -> str:
+def colour(index: int) -> str:
+    """The colour of a place, as CSS."""
     return f"var(--c{index % 9})"
 
 

@@ -36,6 +36,11 @@ class Arrivals:
             )
         return cls(math.inf if text == "constant" else shape)
 
+    def __str__(self) -> str:
+        if math.isinf(self.shape):
+            return "constant"
+        return "poisson" if self.shape == 1 else f"gamma:{self.shape:g}"
+
     def schedule(self, rate: float, count: int, seed: int) -> Iterator[float]:
         """Seconds after the start at which each of `count` requests is due, `rate` a second.
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 
 from ..core.errors import BadInputError
 from ..core.result import Result
-from .report import read_report
+from .saved_report import read_report
 from .statistics import CONFIDENCE
 
 _LATENCIES: Final = ("ttft_ms", "tpot_ms", "e2e_ms")

@@ -37,10 +37,32 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
+class Settings:
+    """What a test asked for, beyond its levels.
+
+    Attributes:
+        sent: What was sent, in words.
+        protocol: One of `targets.factory.TARGETS`, or `auto`.
+        arrivals: How the gaps between the requests of an open loop are distributed.
+        warmup: Requests that were sent first and not counted.
+        timeout_s: Seconds after which a request was given up.
+        ignore_eos: Whether every output was to be as long as asked for.
+    """
+
+    sent: str
+    protocol: str
+    arrivals: str
+    warmup: int
+    timeout_s: float
+    ignore_eos: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LoadTest:
     """What to send, and how hard.
 
     Attributes:
+        description: What is sent, in words.
         prompts: Sent in turn, over and over. No chat template is applied.
         work: Sent instead, in this order; must not end before the test does.
         protocol: `grpc`, `generate-stream`, `chat` or `completions`; `auto` takes what the address
@@ -75,6 +97,7 @@ class LoadTest:
     Raises `UsageError` naming the value that is out of range.
     """
 
+    description: str = "given prompts"
     prompts: Sequence[str] = ()
     work: Iterator[Work] | None = None
     protocol: str = "auto"
@@ -135,6 +158,18 @@ class LoadTest:
     def all_work(self) -> Iterator[Work]:
         """What to send, in order."""
         return self.work if self.work is not None else repeated(self.prompts, self.max_tokens)
+
+    @property
+    def settings(self) -> Settings:
+        """What is asked for, for the report."""
+        return Settings(
+            self.description,
+            self.protocol,
+            "those of the trace" if self.schedule else str(self.arrivals),
+            self.warmup,
+            self.timeout_s,
+            self.ignore_eos,
+        )
 
     def levels(self) -> tuple[Level, ...]:
         """The levels in the order they are run."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
+from .config import Settings
 from .search import Found
+from .timeline import Timeline
 
 SummaryDocument = TypedDict(
     "SummaryDocument",
@@ -83,6 +85,8 @@ class RunDocument(TypedDict):
     goodput: float
     attainment: float | None
     throughput: list[int]
+    timeline: Timeline | None
+    distributions_ms: dict[str, list[float]]
     error_kinds: dict[str, ErrorsDocument]
     error_messages: dict[str, int]
     complete: bool
@@ -122,14 +126,18 @@ class SloDocument(TypedDict):
 
 
 class LoadTestDocument(TypedDict):
-    """The whole document; its attributes are those of `LoadTestReport`."""
+    """The whole document; its attributes are those of `LoadTestReport`. Reports that were made
+    before schema 3 have neither `started_at`, `settings`, `timeline` nor `distributions_ms`."""
 
+    made_by: NotRequired[str]
     model: str
     url: str
     max_tokens: int
     token_counting: str | None
     duration_s: float
-    seed: int
+    seed: int | None
+    started_at: str | None
+    settings: Settings | None
     aborted: str | None
     interrupted: bool
     max_errors: float

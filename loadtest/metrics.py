@@ -16,8 +16,9 @@ from .config import Level, LoadTest
 from .report import Errors, Run, ShortOutputs
 from .sample import COUNTINGS, CountTokens, Sample, Tokens, count, gaps
 from .slo import Slo
-from .statistics import Summary, summary
-from .validity import judge
+from .statistics import Summary, curve, summary
+from .timeline import timeline
+from .validity import judge, tolerated_ms
 
 
 class Measured:
@@ -123,6 +124,9 @@ METRICS: Final[Mapping[str, Metric]] = {
 }
 """Every metric, by name."""
 
+DISTRIBUTIONS: Final = ("ttft", "itl", "e2e")
+"""The metrics whose whole distribution a report keeps."""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -183,6 +187,10 @@ def summarise(
         goodput=_per_second(sum(_meets(test.slos, each) for each in ended), seconds),
         attainment=_attainment(test.slos, counted, failed),
         throughput=_throughput(good, duration_s),
+        timeline=timeline(
+            good, failed, duration_s, tolerated_ms(latencies["ttft"].at("p50") or 0.0)
+        ),
+        distributions_ms={name: _distribution(METRICS[name], counted) for name in DISTRIBUTIONS},
         error_kinds=_kinds(failed),
         error_messages=_messages(failed),
         complete=complete,
@@ -201,6 +209,11 @@ def _ended(sample: Sample) -> float:
 def _summary(metric: Metric, counted: Sequence[Measured], infinite: int = 0) -> Summary:
     values = chain.from_iterable(metric.values(each) for each in counted)
     return summary(_ms(values), infinite=infinite, independent=not metric.pooled)
+
+
+def _distribution(metric: Metric, counted: Sequence[Measured]) -> tuple[float, ...]:
+    values = chain.from_iterable(metric.values(each) for each in counted)
+    return tuple(round(value, 3) for value in curve(_ms(values)))
 
 
 def _judged(slo: Slo, counted: Sequence[Measured], failed: Sequence[Sample]) -> Summary:

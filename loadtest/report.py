@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
-from ..core.errors import BadInputError
-from ..core.migrations import Document, Migration, migrated
 from ..core.result import Result, plain
-from ..runtime.untrusted import MAX_JSON_BYTES, parse_json
-from .config import Level
+from .config import Level, Settings
 from .documents import LoadTestDocument
 from .search import Found
 from .slo import Slo
 from .statistics import PERCENTILES, Summary
+from .timeline import Timeline
 from .validity import Client
 
 
@@ -69,6 +66,9 @@ class Run:
             (their first token, the mean of their gaps, their total time); all where there is none.
         attainment: The share of requests that do, failed ones included.
         throughput: Tokens that arrived in each second.
+        timeline: The level over time.
+        distributions_ms: For each of `metrics.DISTRIBUTIONS`, what 0, 1, 2 ... 100 % of the values
+            do not exceed, of the same requests as `latencies`.
         error_kinds: Failures by kind.
         error_messages: What failed, and how often.
         complete: False where the server died or the test was interrupted during this level.
@@ -94,6 +94,8 @@ class Run:
     goodput: float
     attainment: float | None
     throughput: tuple[int, ...]
+    timeline: Timeline
+    distributions_ms: Mapping[str, tuple[float, ...]]
     error_kinds: Mapping[str, Errors]
     error_messages: Mapping[str, int]
     complete: bool
@@ -155,6 +157,8 @@ class Run:
             "goodput": self.goodput,
             "attainment": self.attainment,
             "throughput": list(self.throughput),
+            "timeline": plain(self.timeline),
+            "distributions_ms": plain(self.distributions_ms),
             "error_kinds": {name: asdict(errors) for name, errors in self.error_kinds.items()},
             "error_messages": dict(self.error_messages),
             "complete": self.complete,
@@ -178,13 +182,15 @@ class LoadTestReport(Result):
     Attributes:
         token_counting: Who counted the output tokens, as in each of `runs`; the least trustworthy.
         seed: What seeded arrivals and generated prompts.
+        started_at: When the test began, in UTC, as ISO 8601.
+        settings: What was asked for, beyond the levels themselves.
         aborted: Why the test ended early (the server died, or it was interrupted); then the last
             run is incomplete.
         interrupted: Whether it was interrupted.
         search: What a search for the highest rate found; each of its steps is one of `runs`.
     """
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
     DOCUMENT: ClassVar[type | None] = LoadTestDocument
 
     model: str
@@ -193,6 +199,8 @@ class LoadTestReport(Result):
     token_counting: str | None
     duration_s: float
     seed: int
+    started_at: str
+    settings: Settings
     runs: tuple[Run, ...]
     slos: tuple[Slo, ...] = ()
     max_errors: float = 1.0
@@ -259,6 +267,8 @@ class LoadTestReport(Result):
                 "token_counting": self.token_counting,
                 "duration_s": self.duration_s,
                 "seed": self.seed,
+                "started_at": self.started_at,
+                "settings": plain(self.settings),
                 "aborted": self.aborted,
                 "interrupted": self.interrupted,
                 "max_errors": self.max_errors,
@@ -279,36 +289,3 @@ class LoadTestReport(Result):
                 },
             }
         )
-
-
-def _with_last_tokens(document: Document) -> Document:
-    """Schema 2: `e2e_ms` ends with the last text; that to the end of the stream is `stream_ms`."""
-    runs = [{**run, "stream_ms": run.get("e2e_ms")} for run in document.get("runs", ())]
-    return {**document, "runs": runs}
-
-
-MIGRATIONS: Final[tuple[Migration, ...]] = (_with_last_tokens,)
-"""Reports that do not say their schema have the first."""
-
-
-def read_report(path: Path) -> Document:
-    """The document of a load test that was saved to `path`, in the present schema.
-
-    Raises `BadInputError` for a file that is no JSON object, or of a newer version, `OSError` for
-    one that cannot be read.
-    """
-    unusable = f"{path}: cannot be used as a report of nemo-deploy loadtest --json"
-    with path.open("rb") as file:
-        data = file.read(MAX_JSON_BYTES + 1)
-    if len(data) > MAX_JSON_BYTES:
-        raise BadInputError(f"{unusable}: it is larger than {MAX_JSON_BYTES} bytes")
-    try:
-        document = parse_json(data)
-    except ValueError as error:
-        raise BadInputError(f"{unusable}: {error}") from error
-    if not isinstance(document, dict):
-        raise BadInputError(f"{unusable}: it contains no JSON object")
-    try:
-        return migrated(document, path, MIGRATIONS)
-    except (TypeError, ValueError) as error:
-        raise BadInputError(f"{unusable}: {error}") from error

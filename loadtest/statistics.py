@@ -47,16 +47,21 @@ class Summary:
         return self.values[statistic]
 
     def carries(self, percentile: str) -> bool:
-        """Whether there are enough values for `percentile`: it has an interval; or, where the
-        values depend on each other, at least five lie above it."""
-        if any(self.intervals.values()):
-            return self.intervals[percentile] is not None
-        return self.samples * (1 - PERCENTILES[percentile]) >= _LEAST_ABOVE
+        """Whether there are enough values for `percentile`; see `carried`."""
+        return carried(percentile, self.samples, self.intervals)
 
     def to_json(self) -> dict[str, Any]:
         """`values`, `samples` and `intervals` as one object."""
         intervals = {name: list(ends) if ends else None for name, ends in self.intervals.items()}
         return {**self.values, "samples": self.samples, "intervals": intervals}
+
+
+def carried(percentile: str, samples: int, intervals: Mapping[str, object]) -> bool:
+    """Whether `samples` values are enough for `percentile`: it has one of the `intervals`; or,
+    where the values depend on each other and none has, at least five lie above it."""
+    if any(intervals.values()):
+        return bool(intervals.get(percentile))
+    return samples * (1 - PERCENTILES[percentile]) >= _LEAST_ABOVE
 
 
 def summary(values: Iterable[float], *, infinite: int = 0, independent: bool = True) -> Summary:
@@ -79,6 +84,13 @@ def summary(values: Iterable[float], *, infinite: int = 0, independent: bool = T
         for name, share in PERCENTILES.items()
     }
     return Summary(count, found, intervals)
+
+
+def curve(values: Iterable[float]) -> tuple[float, ...]:
+    """The distribution of `values` in bounded size: what 0, 1, 2 ... 100 % of them do not exceed;
+    nothing where there are no values."""
+    ordered = sorted(values)
+    return tuple(_quantile(ordered, percent / 100) for percent in range(101)) if ordered else ()
 
 
 def _quantile(ordered: list[float], share: float) -> float:

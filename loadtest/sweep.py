@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Final
 
 from . import metrics, rate_steps
@@ -59,7 +60,7 @@ class Sweep:
         `CheckFailedError` where another process cannot be used.
         """
         model = await self._sender.check()
-        started = time.perf_counter()
+        started, started_at = time.perf_counter(), datetime.now(UTC)
         await self._warm_up(self._test.warmup)
         if self._test.find_max:
             self._found = await self._search()
@@ -70,6 +71,8 @@ class Sweep:
             url=self._sender.url,
             max_tokens=self._test.max_tokens,
             seed=self._test.seed,
+            started_at=f"{started_at:%Y-%m-%dT%H:%M:%SZ}",
+            settings=self._test.settings,
             token_counting=metrics.least_trustworthy(run.token_counting for run in self._runs),
             duration_s=time.perf_counter() - started,
             runs=tuple(self._runs),

@@ -25,6 +25,11 @@ _RULES: Final = (
 compared, and how to say it."""
 
 
+def tolerated_ms(latency_ms: float) -> float:
+    """What the client may cause of a latency, in milliseconds, before it disturbs it."""
+    return max(MOST_SHARE * latency_ms, IGNORED_MS)
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
     """How the client did during a level.
@@ -61,7 +66,7 @@ def judge(latencies: Mapping[str, Summary], disturbance: Disturbance | None) -> 
         if cause in latencies
         and (caused := latencies[cause].at(statistic)) is not None
         and (whole := latencies[latency].at(statistic)) is not None
-        and caused > max(MOST_SHARE * whole, IGNORED_MS)
+        and caused > tolerated_ms(whole)
     )
     if disturbance is None:
         return Client(not reasons, reasons)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from .loadtest_words import COUNTED_BY, number
 from .parts import heading, show
 
 if TYPE_CHECKING:
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
     from ..loadtest.statistics import Summary
 
 _SHOWN: Final = ("p50", "p90", "p99")
-_COUNTED_BY: Final = {
-    "server": "tokens as the server counted them",
-    "tokenizer": "tokens counted with the model's tokenizer, for the server gives no counts",
-    "responses": "each response counted as one token, for the server gives no counts and there is "
-    "no tokenizer: a response may hold several",
-}
 
 
 def load_report(console: Console, result: LoadTestResult) -> None:
@@ -101,19 +96,12 @@ def _value(values: Summary, statistic: str) -> str:
     value = values.at(statistic)
     if value is None:
         return "-"
-    return ("" if values.carries(statistic) else "~") + _short(value)
-
-
-def _short(value: float) -> str:
-    """Two digits at least: 4.9, 29, 150, and 12s for 12 seconds."""
-    if value >= 10_000:
-        return f"{value / 1000:.0f}s"
-    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+    return ("" if values.carries(statistic) else "~") + number(value)
 
 
 def _notes(report: LoadTestReport) -> Iterator[str]:
     if report.token_counting:
-        yield _COUNTED_BY[report.token_counting]
+        yield COUNTED_BY[report.token_counting]
     for run in report.runs:
         if run.steady_s:
             yield f"{run.level}: latencies of the {run.measured} requests of the steady state"

@@ -17,7 +17,7 @@ from nemotron_deploy.model.catalog import TINY
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = (
     "inspect", "plan", "quantize", "build", "verify", "check-manifests", "warmup", "serve",
-    "loadtest", "loadtest compare", "doctor", "demo",
+    "loadtest", "loadtest compare", "loadtest report", "doctor", "demo",
 )  # fmt: skip
 
 
@@ -133,6 +133,11 @@ def test_views_are_plain_text_when_piped(capsys: pytest.CaptureFixture[str]) -> 
         (["loadtest", "grpc://8.8.8.8:8001"], 3, "--yes-this-is-mine"),
         (["loadtest", "grpc://169.254.169.254:80", "--yes-this-is-mine"], 3, "link-local"),
         (["loadtest", "compare", "/no/a.json", "/no/b.json"], 4, "/no/a.json: No such file"),
+        (["loadtest", "grpc://x:1", "--save", "a.pdf"], 2, "--save a.pdf: the suffix names"),
+        (["loadtest", "grpc://x:1", "--save", "/no/a.html"], 4, "there is no directory /no"),
+        (["loadtest", "report", "/no/a.json", "--save", "a.html"], 4, "/no/a.json: No such file"),
+        (["loadtest", "report", "/dev/null", "--save", "a.html"], 4, "cannot be used as a report"),
+        (["loadtest", "report", "a.json"], 2, "--save"),
     ],
 )  # fmt: skip
 def test_errors_are_one_message_and_a_code(

@@ -123,11 +123,16 @@ def test_a_load_test_ends_at_once_and_writes_no_report(number: int, code: int) -
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_load_test_prints_the_report_so_far(number: int, code: int) -> None:
+def test_an_interrupted_load_test_prints_and_saves_the_report_so_far(
+    number: int, code: int, tmp_path: Path
+) -> None:
+    saved = tmp_path / "report.json"
     server = FakeTriton(hang_after=5)
     server.start()
     try:
-        process = started("loadtest", server.url, "--requests", "900", "--json")
+        process = started(
+            "loadtest", server.url, "--requests", "900", "--json", "--save", str(saved)
+        )
         assert server.hanging.wait(PATIENCE_S)
         process.send_signal(number)
         out, err = process.communicate(timeout=PATIENCE_S)
@@ -137,5 +142,6 @@ def test_an_interrupted_load_test_prints_the_report_so_far(number: int, code: in
     report = json.loads(out)
     assert report["interrupted"] is True
     assert report["runs"][0]["requests"] == 4, "of five, one is the warm-up"
-    assert "The report so far was printed." in err
+    assert json.loads(saved.read_text()) == report
+    assert "The report so far was printed and saved." in err
     assert "Traceback" not in err

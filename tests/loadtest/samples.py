@@ -5,7 +5,14 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
+from nemotron_deploy.loadtest import LoadTest
 from nemotron_deploy.loadtest.sample import Failure, Kind, Sample
+
+STARTED: dict[str, Any] = {
+    "started_at": "2026-11-28T02:30:00Z",
+    "settings": LoadTest(prompts=["x"]).settings,
+}
+"""What every report needs, and no figure depends on."""
 
 
 def sample(*arrivals: float, error: str | None = None, **fields: Any) -> Sample:

@@ -10,7 +10,7 @@ import pytest
 from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.loadtest import Level, LoadTest, LoadTestReport, metrics
 from nemotron_deploy.loadtest.comparison import Comparison, compare
-from nemotron_deploy.tests.loadtest.samples import sample
+from nemotron_deploy.tests.loadtest.samples import STARTED, sample
 
 LEVEL = Level(400, concurrency=4)
 
@@ -25,7 +25,7 @@ def saved(path: Path, ttft: float, *, seed: int, count: int = 400, **fields: Any
     run = metrics.summarise(LEVEL, samples, count / 20 + 1, test=LoadTest(prompts=["x"]))
     defaults = {
         "model": "mock", "url": "grpc://localhost:1", "max_tokens": 3,
-        "token_counting": "responses", "duration_s": 1.0, "seed": 7, "runs": (run,),
+        "token_counting": "responses", "duration_s": 1.0, "seed": 7, "runs": (run,), **STARTED,
     }  # fmt: skip
     path.write_text(json.dumps(LoadTestReport(**{**defaults, **fields}).to_json()))
     return path

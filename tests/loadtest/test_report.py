@@ -10,9 +10,9 @@ from nemotron_deploy.core.errors import BadInputError
 from nemotron_deploy.loadtest import Level, LoadTest, LoadTestReport, Run, metrics, slo
 from nemotron_deploy.loadtest.documents import RunDocument
 from nemotron_deploy.loadtest.metrics import METRICS
-from nemotron_deploy.loadtest.report import read_report
+from nemotron_deploy.loadtest.saved_report import read_report
 from nemotron_deploy.loadtest.statistics import STATISTICS
-from nemotron_deploy.tests.loadtest.samples import sample
+from nemotron_deploy.tests.loadtest.samples import STARTED, sample
 
 FAST = slo.parse("ttft_p99<500ms")
 
@@ -36,6 +36,7 @@ def report(
         token_counting="responses",
         duration_s=3.0,
         seed=7,
+        **STARTED,
         runs=runs,
         slos=slos,
         aborted=aborted,
@@ -102,9 +103,9 @@ def test_a_saved_report_is_read_and_a_newer_one_refused(tmp_path: Path) -> None:
     del document["schema"], document["made_by"]  # as they were before reports said so
     path.write_text(json.dumps(document))
     read = read_report(path)
-    assert read["schema"] == 2
+    assert read["schema"] == 3
     assert read["runs"][0]["stream_ms"] == document["runs"][0]["e2e_ms"], "what it was"
-    path.write_text(json.dumps({"schema": 3, "made_by": "nemo-deploy 8.0"}))
+    path.write_text(json.dumps({"schema": 4, "made_by": "nemo-deploy 8.0"}))
     with pytest.raises(BadInputError, match=r"report\.json: made by nemo-deploy 8\.0; upgrade"):
         read_report(path)
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from nemotron_deploy.api.loadtest import LoadTestResult
 from nemotron_deploy.loadtest import Level, LoadTest, LoadTestReport, Run, metrics, slo
 from nemotron_deploy.loadtest.comparison import compare
-from nemotron_deploy.tests.loadtest.samples import sample
+from nemotron_deploy.tests.loadtest.samples import STARTED, sample
 from nemotron_deploy.views.loadtest import comparison, load_report
 
 SLOS = slo.parse_all("ttft_p99<500ms,errors<1%")
@@ -24,7 +24,7 @@ def run(level: Level, *, failed: int, sent: float = 0.0) -> Run:
 def report(*runs: Run, allow_late: bool = False) -> LoadTestReport:
     return LoadTestReport(
         model="mock", url="grpc://localhost:8001", max_tokens=9, token_counting="responses",
-        duration_s=61.0, seed=7, runs=runs, slos=SLOS, allow_late=allow_late,
+        duration_s=61.0, seed=7, **STARTED, runs=runs, slos=SLOS, allow_late=allow_late,
     )  # fmt: skip
 
 

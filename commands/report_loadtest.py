@@ -1,0 +1,27 @@
+"""`loadtest report`: a load test that was saved before, as a page or a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import loadtest_options as load
+from . import options as opt
+from .terminal import printed
+
+ReportArgument = Annotated[Path, typer.Argument(help="A report of loadtest --json.")]
+
+
+def report_loadtest(
+    report: ReportArgument, save: load.SavedOption, as_json: opt.JsonOption = False
+) -> None:
+    """Write a saved load test as a page, as a table, or for Prometheus."""
+    from ..api.report_loadtest import saved_loadtest
+    from ..views import loadtest_files as files
+
+    files.require_writable(save)
+    document = saved_loadtest(report)
+    files.save(save, document)
+    printed(as_json, document)
