@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final, Protocol
 
 from ..core.bundle import Bundle
-from ..core.errors import CheckFailedError, UsageError
+from ..core.errors import CheckFailedError
 from ..core.files import list_files, sha256
 from ..core.result import Result
 from ..k8s.deploy import preflight
 from ..k8s.deploy.changes import Change, changes
 from ..k8s.deploy.diagnosis import Diagnosis
-from ..k8s.deploy.errors import ConflictError, ForbiddenError
+from ..k8s.deploy.errors import ConflictError
 from ..k8s.deploy.kubectl import FIELD_MANAGER, Answer, Kubectl
 from ..k8s.deploy.leftovers import leftovers
 from ..k8s.deploy.outage import Outage, outage
@@ -26,6 +25,7 @@ from ..k8s.deploy.stages import ROLLOUT, Position, filling, rollout
 from ..k8s.deploy.tree import Tree
 from ..k8s.deploy.watch import Look, Outcome, Watch
 from ..runtime import contract
+from .bundle_in_cluster import connect
 
 ROLLOUT_S: Final = 7200.0
 """How long a rollout is watched by default."""
@@ -147,11 +147,7 @@ def deploy(
     opened, shown = Bundle.open(Path(bundle)), listener or Silent()
     opened.require_complete()
     _require_own_tree(opened)
-    kubectl = Kubectl.find(context, namespace)
-    tree = Tree.read(kubectl, _tree(opened, overlay))
-    _require_same_bundle(opened, tree)
-    kubectl.namespace = _namespace(kubectl, tree, namespace)
-    kubectl.require_supported()
+    kubectl, tree = connect(opened, context, namespace, overlay)
     plan = _plan(kubectl, tree, opened)
     shown.planned(plan)
     result = DeployResult(opened.path, tree.digest, "dry-run", plan)
@@ -180,42 +176,8 @@ def _require_own_tree(bundle: Bundle) -> None:
         )
 
 
-def _require_same_bundle(bundle: Bundle, tree: Tree) -> None:
-    """Raise `CheckFailedError` where the manifests are for other weights than the bundle has."""
-    if tree.digest not in (bundle.files_digest, bundle.inputs_digest):
-        raise CheckFailedError(
-            f"{tree.path}: is for the bundle {tree.digest[:10] or '(without a digest)'}, not for "
-            "this one; run the same nemo-deploy build again"
-        )
-
-
-def _tree(bundle: Bundle, overlay: str | None) -> Path:
-    if overlay is None:
-        return bundle.k8s
-    overlays = bundle.k8s / "overlays"
-    known = sorted(path.name for path in overlays.iterdir()) if overlays.is_dir() else []
-    if overlay not in known:
-        raise UsageError(
-            f"--overlay {overlay}: the bundle has no such overlay; it has "
-            f"{', '.join(known) or 'none'}"
-        )
-    return overlays / overlay
-
-
-def _namespace(kubectl: Kubectl, tree: Tree, wanted: str | None) -> str:
-    named = tree.namespace
-    if named and wanted and named != wanted:
-        raise UsageError(
-            f"--namespace {wanted}: the manifests name the namespace {named}; leave the option "
-            f"out, or build again with --namespace {wanted}"
-        )
-    return named or kubectl.namespace
-
-
 def _plan(kubectl: Kubectl, tree: Tree, bundle: Bundle) -> Plan:
     """Compare and check; nothing is changed."""
-    with suppress(ForbiddenError):  # many may use a namespace and not read it
-        kubectl.call("get", "namespace", kubectl.namespace, "--output=name")
     difference = kubectl.call("diff", *_SERVER_SIDE, _TAKE_OVER, "-k", str(tree.path),
                               good=(0, 1))  # fmt: skip
     dry, takes_over = _dry_run(kubectl, tree)
@@ -293,9 +255,7 @@ class _Rollout:
     ) -> None:
         self._kubectl, self._tree, self._shown = kubectl, tree, shown
         self._result = planned
-        job = tree.job["metadata"]["name"] if tree.job else None
-        words = " ".join(kubectl.words)
-        self._target = Target(tree.name, job, tree.digest, str(planned.bundle), words)
+        self._target = tree.target(kubectl, planned.bundle, tree.digest)
 
     def run(self, wait: bool, timeout: float | None) -> DeployResult:
         """Apply, and watch where `wait`."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from .. import loadtest as load
 from ..core.bundle import Bundle
@@ -23,6 +23,9 @@ from ..model.catalog import text
 from .loadtest_work import LoadedTokenizer, Source, requests_of
 from .serve import serving
 from .trust import require_trusted, trusted_note
+
+if TYPE_CHECKING:
+    from .loadtest_in_cluster import InCluster
 
 WARM_UP: Final = 1
 """Requests that each process sends first and that are not counted."""
@@ -90,12 +93,13 @@ def loadtest(
     out: Path | None = None,
     verify: str = "quick",
     trust_code: bool = False,
+    in_cluster: InCluster | None = None,
     progress: Progress | None = None,
 ) -> LoadTestResult:
     """Send requests to a server and measure latency and throughput.
 
-    A bundle is served on this machine for the test, its own tokenizer counts the tokens, and the
-    report is kept in its `report/`.
+    A bundle is served on this machine for the test, or is in a cluster already. Its own tokenizer
+    counts the tokens, and the report is kept in its `report/`.
 
     Args:
         target: A bundle's directory, `grpc://host:port` (Triton), or `http://host:port` (Triton or
@@ -125,6 +129,8 @@ def loadtest(
         out: A file for every sample, one JSON object a line.
         verify: What of a bundle is hashed before its code runs: `quick` or `full`.
         trust_code: Whether code may run that this version would not write.
+        in_cluster: From where the servers of a bundle that is deployed are tested, instead of one
+            that is started here.
         progress: Receives what is being done.
 
     Raises `UsageError` for a target or value that cannot be used, `BadInputError` for a server that
@@ -136,7 +142,7 @@ def loadtest(
     progress = progress or Silent()
     source = Source(prompts, prompt_tokens, trace, shared_prefix)
     rates = (rate,) if isinstance(rate, (int, float)) else tuple(rate or ())
-    bundle = _trusted_bundle(target, verify, trust_code, progress)
+    bundle = _bundle(target, in_cluster, verify, trust_code, progress)
     loaded = _tokenizer(tokenizer, bundle)
     seed = secrets.randbelow(2**31) if seed is None else seed
     warmup = processes or WARM_UP
@@ -175,19 +181,39 @@ def loadtest(
             report = load.run(address, config, on_progress=show_levels(progress), out=out)
         return LoadTestResult(report, None)
     config = replace(config, model=config.model or bundle.model_name)
+    if in_cluster is not None:
+        # Imported here, because other tests need nothing of Kubernetes.
+        from .loadtest_in_cluster import senders
+
+        config = replace(config, yours=True)  # addresses of Services need not be private ones
+        with _interrupts(), senders(bundle, protocol, in_cluster) as place:
+            report = load.run(place.url, config, on_progress=show_levels(progress), out=out)
+        return LoadTestResult(report, keep(bundle, report))
     progress.step("start tritonserver")
     with _interrupts(), serving(bundle) as server:
         report = load.run(server.grpc_url, config, on_progress=show_levels(progress), out=out)
     return LoadTestResult(report, keep(bundle, report))
 
 
-def _trusted_bundle(
-    target: str | Path, verify: str, trust_code: bool, progress: Progress
+def _bundle(
+    target: str | Path,
+    in_cluster: InCluster | None,
+    verify: str,
+    trust_code: bool,
+    progress: Progress,
 ) -> Bundle | None:
-    """The bundle at `target`, None where it is no directory."""
+    """The bundle at `target`, trusted where its code is to run here; None where `target` is no
+    directory."""
     if not Path(target).is_dir():
+        if in_cluster is not None:
+            raise UsageError(
+                f"{target}: --in-cluster needs the directory of the bundle that is deployed"
+            )
         return None
     bundle = Bundle.open(Path(target))
+    if in_cluster is not None:
+        bundle.require_complete()
+        return bundle
     trusted = require_trusted(bundle, verify, trust_code, progress)
     if trusted:
         progress.step(trusted_note(trusted))

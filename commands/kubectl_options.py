@@ -31,3 +31,11 @@ OverlayOption = Annotated[
         help="Apply this folder of k8s/overlays instead of k8s itself, for example dev.",
     ),
 ]
+DeployedOverlayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--overlay",
+        metavar="NAME",
+        help="The folder of k8s/overlays that is deployed instead of k8s itself, for example dev.",
+    ),
+]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from ..core.errors import CheckFailedError
+from ..core.errors import CheckFailedError, UsageError
+from . import kubectl_options as kube
 from . import loadtest_options as load
 from . import options as opt
 from .failures import noting
@@ -16,6 +18,7 @@ from .terminal import console, printed, progress
 
 if TYPE_CHECKING:
     from ..api.loadtest import LoadTestResult
+    from ..api.loadtest_in_cluster import InCluster
 
 _NO_REPORT: Final = "No report was written."
 
@@ -47,6 +50,13 @@ def loadtest(
     yours: load.OwnServerOption = False,
     verify: opt.VerifyOption = "quick",
     trust_code: opt.TrustOption = False,
+    in_cluster: load.InClusterOption = False,
+    pods: load.PodsOption = None,
+    context: kube.KubeContextOption = None,
+    namespace: kube.NamespaceOption = None,
+    overlay: kube.DeployedOverlayOption = None,
+    image: load.LoadImageOption = None,
+    ready_timeout: load.ReadyOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Measure the latency and throughput of a server or a bundle."""
@@ -56,8 +66,20 @@ def loadtest(
 
     saved = save or []
     files.require_writable(saved)
+    place = {
+        "pods": pods,
+        "context": context,
+        "namespace": namespace,
+        "overlay": overlay,
+        "image": image,
+        "ready_timeout": ready_timeout,
+    }
     try:
-        with noting(_NO_REPORT), progress(as_json) as listener:
+        with (
+            noting(_NO_REPORT),
+            _senders(in_cluster, as_json, place) as senders,
+            progress(as_json) as listener,
+        ):
             result = work(
                 target,
                 concurrency=levels(concurrency),
@@ -84,6 +106,7 @@ def loadtest(
                 yours=yours,
                 verify=verify,
                 trust_code=trust_code,
+                in_cluster=senders,
                 progress=listener,
             )
     except InterruptedLoadTestError as interrupt:
@@ -113,3 +136,23 @@ def _show(as_json: bool, result: LoadTestResult, saved: Sequence[Path]) -> None:
 
         load_report(console(), result)
     files.save(saved, document)
+
+
+@contextmanager
+def _senders(in_cluster: bool, as_json: bool, place: dict[str, Any]) -> Iterator[InCluster | None]:
+    """From where in a cluster to send, with a view of what is waited for there."""
+    given = {name: value for name, value in place.items() if value is not None}
+    if not in_cluster:
+        for name in given:
+            raise UsageError(f"--{name.replace('_', '-')} is for --in-cluster")
+        yield None
+        return
+    from ..api.loadtest_in_cluster import InCluster
+
+    if as_json:
+        yield InCluster(**given)
+        return
+    from ..views.deploy import Shown
+
+    with Shown(console(stderr=True)) as shown:
+        yield InCluster(**given, looked=shown.looked)

@@ -181,3 +181,35 @@ _SAVE = typer.Option(
 )
 SaveOption = Annotated[list[Path] | None, _SAVE]
 SavedOption = Annotated[list[Path], _SAVE]
+InClusterOption = Annotated[
+    bool,
+    typer.Option(
+        "--in-cluster",
+        help="Test the servers of the bundle that is deployed, from pods beside them, instead of "
+        "serving it here.",
+    ),
+]
+PodsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--pods", metavar="N", min=1, help="Pods that send, with --in-cluster. Default: 1."
+    ),
+]
+LoadImageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--image",
+        metavar="IMAGE",
+        help="Image of these pods: nemo-deploy's own. Default: the one in the registry that the "
+        "bundle was built for.",
+    ),
+]
+ReadyOption = Annotated[
+    float | None,
+    typer.Option(
+        "--ready-timeout",
+        metavar="SECONDS",
+        min=1,
+        help="How long the servers, and then these pods, may take to be ready. Default: 1800.",
+    ),
+]

@@ -15,6 +15,9 @@ SERVER: Final = "tritonserver"
 FILLER: Final = "nemo-deploy-fill"
 """The value of `APP` on the pods of the Job that fills the claim."""
 
+LOADER: Final = "nemo-deploy-loadtest"
+"""The value of `APP` on the pods that send the requests of a load test."""
+
 BUNDLE_DIGEST: Final = "nemo-deploy/bundle"
 """The annotation of pod templates that names the bundle: a change of it is a rollout."""
 

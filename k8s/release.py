@@ -14,6 +14,11 @@ LOCAL_REGISTRY: Final = "localhost"
 may own it."""
 
 
+def own_image(registry: str | None) -> str:
+    """The image of this version of nemo-deploy, in a registry or on this machine."""
+    return f"{registry or LOCAL_REGISTRY}/{MADE_BY.replace(' ', ':')}"
+
+
 @dataclass(frozen=True, slots=True)
 class Release:
     """What the manifests are made of.
@@ -50,17 +55,13 @@ class Release:
 
     @property
     def own_image(self) -> str:
-        """nemo-deploy's own image: it fills claims, and serves without a GPU."""
-        return f"{self._registry}/{MADE_BY.replace(' ', ':')}"
+        """nemo-deploy's own image: it fills claims, serves without a GPU, and sends load."""
+        return own_image(self.options.registry)
 
     @property
     def bundle_image(self) -> str:
         """The image that holds the bundle, with the way `image`."""
-        return f"{self._registry}/{self.name}:{self.digest}"
-
-    @property
-    def _registry(self) -> str:
-        return self.options.registry or LOCAL_REGISTRY
+        return f"{self.options.registry or LOCAL_REGISTRY}/{self.name}:{self.digest}"
 
     def for_development(self) -> Release:
         """The same bundle served by the reference executor, on any node."""

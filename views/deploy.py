@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..k8s.deploy.stages import FILLING, ROLLOUT
+from ..k8s.loadtest.stages import STARTING
 from .parts import BAD, GOOD, amount, facts, heading, show
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ..k8s.deploy.diagnosis import Diagnosis
     from ..k8s.deploy.stages import Progress
     from ..k8s.deploy.watch import Look
+
+_PHASES: Final = (FILLING, ROLLOUT, STARTING)
 
 LINE_EVERY_S: Final = 15.0
 """Seconds between two plain lines of one stage."""
@@ -60,7 +63,7 @@ class Shown:
 
     def looked(self, look: Look) -> None:
         """Show how far the rollout is."""
-        stages = FILLING if look.position.stage in FILLING else ROLLOUT
+        stages = next(phase for phase in _PHASES if look.position.stage in phase)
         if not self._console.is_terminal:
             self._line.print(stages[look.position.stage], look)
             return
@@ -72,6 +75,8 @@ class Shown:
             self._live.start()
         assert self._live is not None, "started above"
         self._live.update(_table(stages, look))
+        if look.position.done:
+            self._live.stop()  # others may show something now
 
 
 class _Lines:

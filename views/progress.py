@@ -96,7 +96,6 @@ class Shown:
         )
 
     def __enter__(self) -> Self:
-        self._bars.start()
         return self
 
     def __exit__(
@@ -111,6 +110,7 @@ class Shown:
 
     def step(self, name: str, total: int = 0, unit: str = "") -> Advance:
         """Begin a step, which ends the one before it."""
+        self._bars.start()  # not before: something else may be shown until then
         self._finish()
         title = _TITLES.get(name, name[:1].upper() + name[1:])
         if not self._console.is_terminal:

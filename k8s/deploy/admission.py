@@ -30,7 +30,9 @@ def _failure(snapshot: Snapshot, controller: Object) -> str | None:
     failure = condition(controller, "ReplicaFailure")
     if failure.get("status") == "True":
         return str(failure["message"])
-    if controller["kind"] != "Job" or snapshot.job_pods:
+    if controller["kind"] != "Job":
+        return None
+    if len(snapshot.job_pods) >= controller["spec"].get("parallelism", 1):
         return None
     events = snapshot.events(controller)
     if events and events[-1].get("reason") == "FailedCreate":

@@ -47,7 +47,7 @@ def paused(snapshot: Snapshot) -> Iterator[Diagnosis]:
 
 
 def job_failed(snapshot: Snapshot) -> Iterator[Diagnosis]:
-    """The Job that fills the claim has given up, or one of its pods has failed."""
+    """The Job has given up, or one of its pods has failed."""
     job = snapshot.job
     if job is None or is_true(job, "Complete"):
         return
@@ -55,11 +55,16 @@ def job_failed(snapshot: Snapshot) -> Iterator[Diagnosis]:
     name, failed = job["metadata"]["name"], condition(job, "Failed")
     kubectl = snapshot.target.kubectl
     if failed.get("status") == "True":
+        action = "remove the cause and run this command again"
+        if snapshot.target.keeps_job:
+            action = (
+                f"remove the cause, delete the Job ({kubectl} delete job {name}) and run this "
+                "command again; finished parts are kept on the claim"
+            )
         yield Diagnosis(
             "job-failed",
             f"job {name} has failed ({failed.get('reason')}: {failed.get('message')}){words}",
-            f"remove the cause, delete the Job ({kubectl} delete job {name}) and run this command "
-            "again; finished parts are kept on the claim",
+            action,
             heals=False,
         )
     elif words:

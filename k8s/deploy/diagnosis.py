@@ -35,7 +35,7 @@ CAUSES: Final = {
     "crash": "A container ends with an error; the message quotes its last words.",
     "memory": "A container was killed because it exceeded its memory limit.",
     "probe": "A probe fails for longer than it may.",
-    "job-failed": "The Job that fills the claim has failed for good.",
+    "job-failed": "The Job that fills the claim, or that of a load test, has failed for good.",
     "evicted": "A pod was evicted or preempted. Its controller starts another one.",
     "bundle-missing": "The claim does not hold this bundle yet, and nothing is filling it.",
     "disruption-budget": "Two PodDisruptionBudgets select the pods, so that evictions fail.",

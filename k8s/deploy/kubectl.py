@@ -112,15 +112,19 @@ class Kubectl:
         Raises one of `core.errors` for an exit code that is not `good`.
         """
         limit = f"--request-timeout={REQUEST_S}s"
-        answer = _run([self._binary, *self._scope, limit, *arguments], stdin, finish)
+        answer = _run(self.command(limit, *arguments), stdin, finish)
         if answer.code not in good:
             raise error_of(answer.err or answer.out, self.typed(*arguments))
         return answer
 
+    def command(self, *arguments: str) -> list[str]:
+        """The command line of a call that goes on, for whoever starts it."""
+        return [self._binary, *self._scope, *arguments]
+
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a call that goes on, with pipes for its three streams."""
         pipe = subprocess.PIPE
-        command = [self._binary, *self._scope, *arguments]
+        command = self.command(*arguments)
         return subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
         )

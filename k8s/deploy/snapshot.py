@@ -15,14 +15,16 @@ _REVISION: Final = "deployment.kubernetes.io/revision"
 @dataclass(frozen=True, slots=True)
 class Target:
     """What is deployed: the names of the Deployment (None while the claim is filled, because it
-    has not been changed yet) and of the Job that fills its claim (None: there is none), the
-    bundle's digest and path, and how a person's kubectl command begins."""
+    has not been changed yet, or is not of interest) and of a Job, which fills its claim or sends
+    load (None: there is none), the bundle's digest and path, how a person's kubectl command begins,
+    and whether the Job stays when the command ends."""
 
     deployment: str | None
     job: str | None
     digest: str
     bundle: str
     kubectl: str = "kubectl"
+    keeps_job: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,10 @@ class Snapshot:
 
     @property
     def watched_pods(self) -> list[Object]:
-        """The pods whose problems are this rollout's: the newest of the Job, and the new ones."""
-        return [*self.job_pods[:1], *self.new_pods]
+        """The pods whose problems are this rollout's: those of the Job that have not failed (else
+        the newest), and the new ones."""
+        active = [pod for pod in self.job_pods if not has_failed(pod)]
+        return [*(active or self.job_pods[:1]), *self.new_pods]
 
     def events(self, about: Object) -> list[Object]:
         """The events about an object, the latest last."""

@@ -11,7 +11,7 @@ import yaml
 from ...core.errors import CheckFailedError
 from ..names import BUNDLE_DIGEST
 from .kubectl import Kubectl
-from .snapshot import Object, annotations_of
+from .snapshot import Object, Target, annotations_of
 
 _FILL: Final = "fill"
 """The folder of the part that fills the claim."""
@@ -56,6 +56,11 @@ class Tree:
     @property
     def job(self) -> Object | None:
         return next(iter(self.of("Job")), None)
+
+    def target(self, kubectl: Kubectl, bundle: Path, digest: str) -> Target:
+        """What a watch of this tree's rollout looks at: the bundle in `bundle`, with `digest`."""
+        job = self.job["metadata"]["name"] if self.job else None
+        return Target(self.name, job, digest, str(bundle), " ".join(kubectl.words))
 
     @property
     def waits_for_push(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from ...core.errors import CheckFailedError
 from .causes import causes
 from .diagnosis import Diagnosis
 from .errors import UnreachableError
@@ -44,6 +45,15 @@ class Outcome:
 
     state: str
     look: Look
+
+    def require_done(self, problem: str) -> None:
+        """Raise `CheckFailedError` with `problem` and its causes, unless the phase is done."""
+        if self.state == "done":
+            return
+        causes = "; ".join(map(str, self.look.diagnoses)) or (
+            f"the stage {self.look.position.stage} takes too long, and no cause shows"
+        )
+        raise CheckFailedError(f"{problem}: {causes}")
 
 
 class Watch:

@@ -36,13 +36,23 @@ def network_policy(manifests: Manifests) -> None:
 
 def download_policy(name: str, instance: str, app: str) -> Object:
     """A policy for pods that download over HTTPS and that nobody calls."""
+    return _outgoing(name, instance, app, {"ports": [{"protocol": "TCP", "port": 443}]})
+
+
+def client_policy(name: str, instance: str, app: str) -> Object:
+    """A policy for pods that talk to the serving pods only, and that nobody calls."""
+    ports = [{"protocol": "TCP", "port": port.number} for port in (GRPC, HTTP, OPENAI)]
+    servers = [{"podSelector": {"matchLabels": selector(instance)}}]
+    return _outgoing(name, instance, app, {"to": servers, "ports": ports})
+
+
+def _outgoing(name: str, instance: str, app: str, rule: Object) -> Object:
+    """A policy for pods that look up names and connect as `rule` allows."""
+    names = {"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]}
     spec = {
         "podSelector": {"matchLabels": selector(instance, app)},
         "policyTypes": ["Ingress", "Egress"],
-        "egress": [
-            {"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]},
-            {"ports": [{"protocol": "TCP", "port": 443}]},
-        ],
+        "egress": [names, rule],
     }
     return new("networking.k8s.io/v1", "NetworkPolicy", name, app=app, instance=instance, spec=spec)
 

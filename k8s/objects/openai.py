@@ -12,9 +12,11 @@ from ..sizing import EXIT_TIMEOUT_S, PRE_STOP_S, Sizes, quantity
 KEYS_VOLUME: Final = "api-keys"
 """The volume with the API keys, from a Secret that need not exist."""
 
-_KEYS_FOLDER: Final = "/etc/nemo-deploy/api-keys"
-_KEYS_FILE: Final = "keys"
-"""The entry of the Secret that holds the keys, one a line."""
+KEYS_FOLDER: Final = "/etc/nemo-deploy/api-keys"
+"""Where the volume is mounted."""
+
+KEYS_PATH: Final = f"{KEYS_FOLDER}/keys"
+"""The file of keys, one a line: the entry `keys` of the Secret."""
 
 WITHOUT_KEYS: Final = "--without-keys"
 """Lets everybody use the endpoint as long as there is no file of keys."""
@@ -60,7 +62,7 @@ def openai_container(
             "--host=0.0.0.0",
             f"--port={contract.OPENAI.number}",
             f"--grace={EXIT_TIMEOUT_S}",
-            f"--api-keys={_KEYS_FOLDER}/{_KEYS_FILE}",
+            f"--api-keys={KEYS_PATH}",
             WITHOUT_KEYS,
         ],
         "env": [{"name": k, "value": v} for k, v in environment.items()],
@@ -78,7 +80,7 @@ def openai_container(
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a path in the container
             # The whole folder: a single file (subPath) would not change when the Secret does.
-            {"name": KEYS_VOLUME, "mountPath": _KEYS_FOLDER, "readOnly": True},
+            {"name": KEYS_VOLUME, "mountPath": KEYS_FOLDER, "readOnly": True},
         ],
     }
 

@@ -14,6 +14,7 @@ from ...core.progress import Advance
 from ..deploy.kubectl import FIELD_MANAGER, Kubectl
 from ..deploy.snapshot import Object, condition, container_states, is_ending, is_true
 from ..deploy.tree import Tree
+from ..helper_pod import helper_container, helper_pod
 from ..names import CHECK, CLAIM, INSTANCE, labels, name_for_bundle
 from .transfer import RECEIVER
 
@@ -28,11 +29,6 @@ _HOPELESS: Final = (
     "ErrImageNeverPull", "ImagePullBackOff", "InvalidImageName",
     "CreateContainerConfigError", "CreateContainerError",
 )  # fmt: skip
-_SLEEP: Final = (
-    "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); "
-    "signal.sigwait([signal.SIGTERM])"
-)
-"""Waits for SIGTERM, which process 1 of a container has no handler for."""
 
 
 def pod(tree: Tree, digest: str, image: str | None, bound: bool) -> Object:
@@ -52,7 +48,18 @@ def pod(tree: Tree, digest: str, image: str | None, bound: bool) -> Object:
             {"weight": 100, "podAffinityTerm": {**beside, "topologyKey": "kubernetes.io/hostname"}}
         ]
     }
-    kept = ["tolerations", "imagePullSecrets", *(() if bound else ("nodeSelector",))]
+    resources = {
+        "requests": {"cpu": "500m", "memory": "256Mi"},
+        "limits": {"cpu": "4", "memory": "1Gi"},
+    }
+    container = helper_container(
+        PUSHER,
+        image or server["image"],
+        resources=resources,
+        securityContext=check["securityContext"],
+        volumeMounts=[{"name": "bundle", "mountPath": CLAIM}],
+    )
+    nodes = () if bound else ("nodeSelector",)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -60,31 +67,14 @@ def pod(tree: Tree, digest: str, image: str | None, bound: bool) -> Object:
             "name": name_for_bundle(tree.name, "push", digest),
             "labels": labels(tree.name, PUSHER),
         },
-        "spec": {
-            **{key: template[key] for key in kept if key in template},
-            "affinity": affinity,
-            "activeDeadlineSeconds": LIFE_S,
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 5,
-            "securityContext": template["securityContext"],
-            "containers": [
-                {
-                    "name": PUSHER,
-                    "image": image or server["image"],
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": ["python3", "-c", _SLEEP],
-                    "resources": {
-                        "requests": {"cpu": "500m", "memory": "256Mi"},
-                        "limits": {"cpu": "4", "memory": "1Gi"},
-                    },
-                    "securityContext": check["securityContext"],
-                    "volumeMounts": [{"name": "bundle", "mountPath": CLAIM}],
-                }
-            ],
-            "volumes": [{"name": "bundle", "persistentVolumeClaim": {"claimName": claim_of(tree)}}],
-        },
+        "spec": helper_pod(
+            template,
+            container,
+            **{key: template[key] for key in nodes if key in template},
+            affinity=affinity,
+            activeDeadlineSeconds=LIFE_S,
+            volumes=[{"name": "bundle", "persistentVolumeClaim": {"claimName": claim_of(tree)}}],
+        ),
     }
 
 

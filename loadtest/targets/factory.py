@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 
 from ...core.errors import BadInputError, UsageError
 from ...runtime import contract
+from ...runtime.openai.keys import KeysError, read_keys
 from .. import endpoint
 from ..permission import require_permitted
 from .base import Target
@@ -30,15 +32,13 @@ def _generate_stream(url: str) -> Target:
 def _chat(url: str) -> Target:
     from .openai import OpenAi
 
-    key = os.environ.get(contract.OPENAI_KEY.name)
-    return OpenAi(endpoint.parse_http(url).base, chat=True, key=key)
+    return OpenAi(endpoint.parse_http(url).base, chat=True, key=_key())
 
 
 def _completions(url: str) -> Target:
     from .openai import OpenAi
 
-    key = os.environ.get(contract.OPENAI_KEY.name)
-    return OpenAi(endpoint.parse_http(url).base, chat=False, key=key)
+    return OpenAi(endpoint.parse_http(url).base, chat=False, key=_key())
 
 
 TARGETS: Final[Mapping[str, Callable[[str], Target]]] = {
@@ -48,6 +48,21 @@ TARGETS: Final[Mapping[str, Callable[[str], Target]]] = {
     "completions": _completions,
 }
 """What makes the target of each protocol."""
+
+
+def _key() -> str | None:
+    """The API key of an OpenAI endpoint, where the environment has one or names a file of them.
+
+    Raises `BadInputError` for a file without keys. One that is missing is as good as none: the
+    Secret that it comes from need not exist.
+    """
+    key, file = (os.environ.get(v.name) for v in (contract.OPENAI_KEY, contract.OPENAI_KEYS))
+    if key or not file or not Path(file).exists():
+        return key
+    try:
+        return read_keys(Path(file))[0]
+    except KeysError as error:
+        raise BadInputError(str(error)) from error
 
 
 async def connect(url: str, protocol: str, *, yours: bool) -> Target:
@@ -73,7 +88,7 @@ async def _protocol(url: str) -> str:
         return address.protocol
     from .http import HttpServer
 
-    server = HttpServer(address.base, os.environ.get(contract.OPENAI_KEY.name))
+    server = HttpServer(address.base, _key())
     try:
         if await server.ask("GET", "/v1/models") is not None:
             return "chat"

@@ -186,6 +186,10 @@ HF_TOKEN: Final = Variable(
 OPENAI_KEY: Final = Variable(
     "OPENAI_API_KEY", "The API key that `chat` sends to an OpenAI endpoint."
 )
+OPENAI_KEYS: Final = Variable(
+    "NEMO_DEPLOY_OPENAI_KEYS",
+    "A file with API keys, one a line. `loadtest` sends the first where OPENAI_API_KEY is not set.",
+)
 OTLP_ENDPOINT: Final = Variable(
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "The collector that the OpenAI endpoint sends spans to, over HTTP.",
@@ -274,8 +278,8 @@ VARIABLES: Final = (
     VLLM_CACHE, FLASHINFER_CACHE, VLLM_LOG_LEVEL, VLLM_NO_USAGE, NO_TRACKING,
     VLLM_PROCESSES, VLLM_SOCKETS, VLLM_LONG, VLLM_CPU_SPACE, VLLM_CPU_THREADS,
     XDG_CACHE_HOME, HF_OFFLINE, TRANSFORMERS_OFFLINE, HF_HOME, HF_CACHE, HF_SHARED_BLOBS,
-    HF_ENDPOINT, HF_TOKEN, OPENAI_KEY, *TRACING, OMP_THREADS, SPIN_COUNT, PYTHONPATH, NO_BYTECODE,
-    TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION, INTERPRET,
+    HF_ENDPOINT, HF_TOKEN, OPENAI_KEY, OPENAI_KEYS, *TRACING, OMP_THREADS, SPIN_COUNT, PYTHONPATH,
+    NO_BYTECODE, TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION, INTERPRET,
     PATH, HOME, LIBRARIES, *_SYSTEM,
 )  # fmt: skip
 """Every environment variable that the project reads or sets."""

@@ -7,6 +7,9 @@ from nemotron_deploy.k8s.deploy.kubectl import OLDEST_KUBECTL, OLDEST_SERVER
 from nemotron_deploy.k8s.deploy.outage import ENGINE_START_S, READ_BYTES_PER_S
 from nemotron_deploy.k8s.deploy.stages import FILLING, ROLLOUT
 from nemotron_deploy.k8s.deploy.watch import NODE_S, SETTLE_S
+from nemotron_deploy.k8s.loadtest.objects import KEPT_S, LONGEST_S, RESOURCES
+from nemotron_deploy.k8s.loadtest.stages import STARTING
+from nemotron_deploy.k8s.quantities import parse_quantity
 from nemotron_deploy.tests.docs.pages import ROOT
 
 PAGE = " ".join((ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8").split())
@@ -21,6 +24,17 @@ def test_the_page_has_every_cause() -> None:
 def test_the_page_has_every_stage() -> None:
     for title in (*FILLING.values(), *ROLLOUT.values()):
         assert f"| {title} |" in PAGE or f"{title} |" in PAGE or f"| {title}," in PAGE
+    assert f"those of its own pods: {', '.join(STARTING.values())}." in PAGE
+
+
+def test_the_page_on_load_tests_has_the_limits_of_their_pods() -> None:
+    page = " ".join((ROOT / "docs" / "loadtest.md").read_text(encoding="utf-8").split())
+    hours, minutes = LONGEST_S // 3600, KEPT_S // 60
+    assert f"the Job ends its pods after {hours} hours" in page
+    assert f"Kubernetes deletes all of it {minutes} minutes later" in page
+    requested = {name: parse_quantity(value) for name, value in RESOURCES["requests"].items()}
+    memory = requested["memory"] / 2**20
+    assert f"request {float(requested['cpu'])} processors and {memory} MiB each" in page
 
 
 def test_the_page_s_numbers_are_the_code_s() -> None:

@@ -148,6 +148,38 @@ def test_the_key_is_sent_and_stays_out_of_the_report(
     assert "a-secret" not in json.dumps(report.to_json())
 
 
+@pytest.mark.parametrize(
+    ("text", "header"),
+    [("# of the team\n\nfirst\nsecond\n", "Bearer first"), (None, None)],
+    ids=["keys", "no-file"],
+)
+def test_the_key_may_be_in_a_file(
+    fake_http: Callable[..., FakeHttp],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    text: str | None,
+    header: str | None,
+) -> None:
+    """In a pod, that of a Secret, which need not exist."""
+    file = tmp_path / "keys"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.delenv(contract.OPENAI_KEY.name, raising=False)
+    monkeypatch.setenv(contract.OPENAI_KEYS.name, str(file))
+    server = fake_http()
+    loadtest.run(server.url, config(requests=1))
+    assert server.headers[0].get("authorization") == header
+
+
+def test_a_file_without_keys_is_refused(
+    fake_http: Callable[..., FakeHttp], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("# none\n")
+    monkeypatch.setenv(contract.OPENAI_KEYS.name, str(tmp_path / "keys"))
+    with pytest.raises(BadInputError, match="has no API key"):
+        loadtest.run(fake_http().url, config(requests=1))
+
+
 def test_proxies_of_the_environment_are_not_used(
     fake_http: Callable[..., FakeHttp], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from nemotron_deploy.tests.cluster.real.bundles import DEVELOPMENT
 from nemotron_deploy.tests.cluster.real.node import USER, Namespace
 
 TRITON, OPENAI, CHECK = "triton", "openai", "check-bundle"
-SERVER, FILLER = "tritonserver", "nemo-deploy-fill"
+SERVER, FILLER, LOADER = "tritonserver", "nemo-deploy-fill", "nemo-deploy-loadtest"
 DIGEST = "nemo-deploy/bundle"
 
 SURGE = {"maxSurge": 1, "maxUnavailable": 0}

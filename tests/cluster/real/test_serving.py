@@ -7,6 +7,7 @@ the next one begins with.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,12 +16,14 @@ from typing import Any
 
 import pytest
 
+from nemotron_deploy.tests.cluster.kubectl import wait_for
 from nemotron_deploy.tests.cluster.real import jobs
 from nemotron_deploy.tests.cluster.real.bundles import DEVELOPMENT, Bundles
 from nemotron_deploy.tests.cluster.real.load import Load
 from nemotron_deploy.tests.cluster.real.node import Namespace, eviction
 from nemotron_deploy.tests.cluster.real.release import (
     FILLER,
+    LOADER,
     OPENAI,
     TRITON,
     Release,
@@ -33,6 +36,9 @@ from nemotron_deploy.triton_repo.openai import Endpoint
 pytestmark = pytest.mark.cluster
 
 RESTARTS = 10
+
+LEVELS = 100
+"""So many that a load test does not end before it is interrupted."""
 
 CHAT = "<|im_start|>user\nRepeat: stone door<|im_end|>\n<|im_start|>assistant\n"
 PROMPTS = ["What is 2 + 3?", CHAT]
@@ -102,6 +108,52 @@ def test_two_commands_serve_a_bundle_though_its_job_is_killed(
     image = pod["spec"]["containers"][0]["image"]
     answers = jobs.answers(namespace, image, release.host, PROMPTS)
     assert answers == served_locally(bundle)
+
+
+def load_command(release: Release, bundle: Path, *options: str) -> list[str]:
+    """The command line of a load test from two pods beside the servers."""
+    place = ("--in-cluster", "--overlay=dev", f"--namespace={release.namespace.name}", "--pods=2")
+    words = ("loadtest", str(bundle), *place, "--requests=16", "--max-tokens=8", "--allow-late")
+    return [sys.executable, "-m", "nemotron_deploy", *words, *options, "--json"]
+
+
+def nothing_is_left(release: Release) -> bool:
+    return not release.namespace.items(
+        "jobs,pods,networkpolicies", f"--selector=app.kubernetes.io/name={LOADER}"
+    )
+
+
+def test_load_from_pods_beside_the_servers(release: Release, bundles: Bundles) -> None:
+    bundle = bundles.build()
+    done = subprocess.run(
+        load_command(release, bundle, "--concurrency=4"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stderr}\n{release.namespace.state()}"
+    report = json.loads(done.stdout)
+    [run] = report["runs"]
+    assert (run["requests"], run["errors"], run["client"]["processes"]) == (16, 0, 2)
+    assert json.loads(Path(report["kept"]).read_text())["url"] == f"grpc://{release.host}:8001"
+    wait_for("nothing is left", lambda: nothing_is_left(release))
+
+
+def test_an_interrupted_load_test_reports_and_leaves_nothing(
+    release: Release, bundles: Bundles, tmp_path: Path
+) -> None:
+    samples, levels = tmp_path / "samples.jsonl", ",".join(["2"] * LEVELS)
+    options = (f"--concurrency={levels}", f"--out={samples}")
+    with subprocess.Popen(
+        load_command(release, bundles.build(), *options),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        wait_for("a level", lambda: process.poll() or (samples.exists() and samples.read_text()))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 130, err
+    assert 1 <= len(json.loads(out)["runs"]) < LEVELS
+    wait_for("nothing is left", lambda: nothing_is_left(release))
 
 
 def test_new_bundle_and_the_way_back_fail_no_request(release: Release, bundles: Bundles) -> None:

@@ -1,0 +1,1 @@
+"""Pods that send the requests of a load test, beside the servers of a bundle."""
