@@ -20,6 +20,7 @@ from .commands.compare_loadtests import compare_loadtests
 from .commands.demo import demo
 from .commands.deploy import deploy
 from .commands.doctor import doctor
+from .commands.evaluate import evaluate
 from .commands.failures import PROGRAM, exit_code, raise_on_sigterm
 from .commands.fill import fill
 from .commands.image import image
@@ -52,6 +53,7 @@ COMMANDS: Final[dict[Callable[..., None], str]] = {
     loadtest: "loadtest grpc://127.0.0.1:8001 --concurrency 1,4,16",
     compare_loadtests: "loadtest compare monday.json friday.json",
     report_loadtest: "loadtest report monday.json --save monday.html",
+    evaluate: "evaluate http://127.0.0.1:9000 --tasks mmlu_pro,gsm8k",
     doctor: "doctor --json",
     demo: "demo --out dist/demo",
 }

@@ -98,6 +98,10 @@ class LoadedTokenizer:
         """The number of tokens of `text`."""
         return len(self.encode(text))
 
+    def save(self, path: Path) -> None:
+        """Write it as a tokenizer.json."""
+        self._tokenizer.save(str(path))
+
 
 def requests_of(
     source: Source, *, max_tokens: int, tokenizer: LoadedTokenizer | None, seed: int, warmup: int

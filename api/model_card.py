@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from ..core.bundle import CHECKPOINT, Bundle
+from ..core.files import REPORT
+from ..evaluation.card import with_evaluations
 from ..model.card_metadata import CARD, card_metadata
 from ..model.catalog.family import FAMILY
 from ..model.contents import LEGAL
@@ -15,6 +19,9 @@ from ..sources.checkpoint_source import Source
 
 if TYPE_CHECKING:
     from .quantize import Quantized
+
+EVALUATION: Final = "evaluation-"
+"""How the names of reports of evaluations begin. The rest is the time, so that they sort by it."""
 
 
 def write_card(
@@ -44,6 +51,21 @@ def carry_card(out: Path, source: Source) -> None:
     """Copy the card of a checkpoint that is taken over as it is."""
     if (source.opened.path / CARD).is_file():
         shutil.copyfile(source.opened.path / CARD, out / CARD)
+
+
+def show_evaluations(bundle: Bundle) -> None:
+    """Show in the card of a bundle what its reports of evaluations say of its present weights.
+
+    A bundle without a card, such as one of a checkpoint that was taken over without, stays so.
+    """
+    card = bundle.checkpoint / CARD
+    if not card.is_file():
+        return
+    names = sorted(name for name in bundle.files if name.startswith(f"{REPORT}/{EVALUATION}"))
+    reports = [json.loads((bundle.path / name).read_bytes()) for name in names]
+    own = [report for report in reports if report["bundle"] == bundle.inputs_digest]
+    text = with_evaluations(card.read_text(encoding="utf-8"), own)
+    bundle.replace_file(f"{CHECKPOINT}/{CARD}", text.encode())
 
 
 def _source_card(source: Source) -> SourceCard:

@@ -241,10 +241,14 @@ class Bundle:
 
     def add_report(self, name: str, content: bytes) -> Path:
         """Write `report/<name>` and record it."""
-        target = self.path / REPORT / name
-        target.parent.mkdir(exist_ok=True)
+        (self.path / REPORT).mkdir(exist_ok=True)
+        return self.replace_file(f"{REPORT}/{name}", content)
+
+    def replace_file(self, name: str, content: bytes) -> Path:
+        """Write the file `name`, a path inside the bundle, and record it."""
+        target = self.path / name
         write_atomically(target, content)
-        self.files[f"{REPORT}/{name}"] = _describe(target)
+        self.files[name] = _describe(target)
         self.save()
         return target
 

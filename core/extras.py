@@ -24,6 +24,7 @@ EXTRA_OF: Final = {
     "uvicorn": "local",
     "opentelemetry.sdk": "tracing",
     "opentelemetry.exporter.otlp.proto.http": "tracing",
+    "lm_eval": "evaluate",
     "triton": "kernels",
     "tensorrt_llm": "engine",
 }

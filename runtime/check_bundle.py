@@ -26,6 +26,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SERVED = ("checkpoint", "engine", "model_repository")
+CARD = "checkpoint/README.md"
+"""The model card. It lies among the served files, and no server reads it."""
+
 USED = ".used"
 """Folder of the claim with an empty file for each bundle, whose time is that of the last use."""
 
@@ -302,9 +305,11 @@ def served_files(record: Any) -> dict[str, dict[str, Any]]:
 def files_digest(record: Any) -> str:
     """The digest that names the served bytes of the bundle with this record, 64 hex digits.
 
+    The model card is left out: an evaluation writes into it, and what is deployed stays the same.
     Raises ValueError where the record is not one, or lacks a served folder.
     """
-    return _digest({name: entry["sha256"] for name, entry in served_files(record).items()})
+    listed = served_files(record)
+    return _digest({name: entry["sha256"] for name, entry in listed.items() if name != CARD})
 
 
 def inputs_digest(record: Any) -> str:

@@ -55,10 +55,11 @@ _THINGS: Final = ["apples", "books", "cups", "eggs", "keys", "stones"]
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A question in the checkpoint's chat format, up to where the assistant speaks, and the right
-    completion (without the end-of-turn token)."""
+    completion (without the end-of-turn token). `question` is the last question in plain words."""
 
     text: str
     answer: str
+    question: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def prompts(seed: int, count: int, *, split: Split = "heldout", turns: int = 1) 
         *answered, asked = islice(facts, turns)
         earlier = "".join(_exchange(fact) for fact in answered)
         text = earlier + _turn("user", asked.question) + "<|im_start|>assistant\n"
-        result.append(Prompt(text, asked.answer))
+        result.append(Prompt(text, asked.answer, asked.question))
     return result
 
 
