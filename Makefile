@@ -44,7 +44,7 @@ TRITONS := 3.5.1 3.6.0
 test-triton: setup $(TRITONS:%=.triton/%)  ## the kernels with the versions of Triton that servers have
 	for version in $(TRITONS); do \
 		PYTHONPATH=.triton/$$version $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile \
-			tests/kernels/test_aot.py tests/kernels/test_moe.py tests/kernels/test_routing.py || exit 1; \
+			-m "$(or $(KERNELS),not long)" tests/kernels/test_aot.py tests/kernels/test_moe.py tests/kernels/test_routing.py || exit 1; \
 	done
 
 .triton/%:

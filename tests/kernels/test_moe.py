@@ -62,6 +62,7 @@ def problems(draw: st.DrawFn) -> tuple[Layer, Tensor, Tensor, Tensor, int, Tile 
     return layer, hidden, choices, weights, first, draw(st.sampled_from(TILES_TRIED))
 
 
+@pytest.mark.long
 @settings(max_examples=30)
 @given(problems())
 def test_routed_experts_agree_with_float64(
@@ -103,6 +104,7 @@ def test_every_row_at_a_blocks_edge_is_right(rows: int, bits: int, divisor: int)
         assert relative_error(got, wanted) < BOUND
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tokens", [1, 4])
 @pytest.mark.parametrize(
     ("bits", "group", "divisor"), [(4, 64, 0), (4, 64, 7), (8, 64, 127), (8, layout.ROW, 0)]

@@ -162,6 +162,7 @@ def test_experts_that_can_never_be_chosen_are_chosen_once_each() -> None:
     assert [sorted(row) for row in ids.tolist()] == [[0, 1, 2]] * 2
 
 
+@pytest.mark.long
 @settings(max_examples=30)
 @given(choices(), st.sampled_from((None, Tile(8, 32, 2, 2), Tile(16, 32, 2, 2))))
 def test_experts_of_the_routers_choice_agree_with_float64(
