@@ -52,7 +52,8 @@ class Load:
 
     def require_whole(self) -> None:
         """Assert that every client was served, and that nothing failed."""
-        assert self.failures == [], f"{len(self.failures)} failed, {dict(self.done)} did not"
+        kinds = "\n".join(f"{count} times {text}" for text, count in Counter(self.failures).items())
+        assert not self.failures, f"{dict(self.done)} did not fail, and\n{kinds}"
         assert set(self.done) == {"gRPC stream", "OpenAI stream", "request"}
 
     async def _clients(self) -> None:
