@@ -16,7 +16,7 @@ from .workers.crew import Crew
 
 BUSY: Final = 0.7
 """Cores that a sending process can keep busy before it disturbs what it measures."""
-_LEAST_S: Final = 2.0
+LEAST_S: Final = 2.0
 """Shorter levels do not say how busy a process is."""
 
 Argv = Sequence[str]
@@ -83,6 +83,11 @@ def enough(held: Held) -> int:
     """How many processes a level takes, from how busy those were that held it: twice as many where
     they were too busy, at most one for each core of this machine."""
     seen = held.disturbance
-    if held.duration_s < _LEAST_S or seen.cpu <= BUSY * seen.processes:
+    if held.duration_s < LEAST_S or seen.cpu <= BUSY * seen.processes:
         return seen.processes
-    return max(seen.processes, min(2 * seen.processes, len(os.sched_getaffinity(0))))
+    return max(seen.processes, min(2 * seen.processes, cores()))
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -169,8 +169,8 @@ class Sweep:
             if more is None:
                 break
             repeated = (
-                f"{held.disturbance.processes} sending process(es) kept "
-                f"{held.disturbance.cpu:.2f} cores busy"
+                f"held again with {more.processes} processes, because {held.disturbance.processes} "
+                f"kept {held.disturbance.cpu:.2f} cores busy"
             )
             self._sender = more
             await self._warm_up(more.processes)

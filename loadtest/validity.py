@@ -43,7 +43,7 @@ class Client:
         load: The machine's load average at the end of the level.
         processes: How many sent requests.
         starts_within_ms: By how much their starts can differ.
-        repeated: Why the level was held once more with so many; None if it was not.
+        repeated: That the level was held again with more processes, and why; None if it was not.
     """
 
     valid: bool

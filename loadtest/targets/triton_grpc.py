@@ -95,7 +95,7 @@ class TritonGrpc:
 
 
 async def _pieces(connection: Connection, message: Any) -> AsyncIterator[Piece]:
-    call = connection.stub.ModelStreamInfer((message,))
+    call = connection.generate(message)
     final = False
     try:
         async for answer in call:

@@ -23,6 +23,7 @@ CONNECTIONS: Final = 16
 STREAMS_PER_CONNECTION: Final = 100
 """More connections are opened beyond this: proxies commonly allow 100 HTTP/2 streams on each."""
 
+_STREAM: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
 _START_TIMEOUT_S: Final = 5.0
 _PROBE_TIMEOUT_S: Final = 2.0
 _SETTLE_S: Final = 0.05
@@ -42,6 +43,13 @@ class Connection:
     def __init__(self, target: str) -> None:
         self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
         self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        # Each stream carries one request. As a call with one request it is the same to the server,
+        # and costs this process a tenth less than a call with a stream of them.
+        self.generate = self._channel.unary_stream(
+            _STREAM,
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        )
         self.streams = 0
         self.retired = False
 

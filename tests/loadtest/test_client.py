@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -21,7 +20,7 @@ WORK = Work("x", 8)
 
 
 class LosingCall:
-    """FAKE of grpc.aio.StreamStreamCall (grpcio 1.85.1, grpc/aio/_call.py) as it was seen to be
+    """FAKE of grpc.aio.UnaryStreamCall (grpcio 1.85.1, grpc/aio/_call.py) as it was seen to be
     when a server dies under it: the task's cancellation ends in the call, which then fails."""
 
     def __init__(self, requests: Any) -> None:
@@ -43,7 +42,7 @@ class LosingCall:
 @pytest.fixture
 def losing_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(self: Connection, target: str) -> None:
-        self.stub = SimpleNamespace(ModelStreamInfer=LosingCall)
+        self.generate = LosingCall
         self.streams, self.retired = 0, False
 
     async def close(self: Connection) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import pytest
 
 from nemotron_deploy import __version__, loadtest
 from nemotron_deploy.core.errors import BadInputError, CheckFailedError, RefusedError, UsageError
-from nemotron_deploy.loadtest import LoadTest, LoadTestReport, Progress, slo
+from nemotron_deploy.loadtest import LoadTest, LoadTestReport, Progress, scaling, slo
+from nemotron_deploy.loadtest.client_clock import Disturbance
 from nemotron_deploy.loadtest.prompts import Work
 from nemotron_deploy.loadtest.running import InterruptedTestError
+from nemotron_deploy.loadtest.share import Held
 from nemotron_deploy.loadtest.workers import COMMAND
 from nemotron_deploy.loadtest.workers.messages import PROTOCOL
 
@@ -204,14 +208,72 @@ def test_a_worker_that_fails_during_a_level_ends_the_test(
     )
 
     def kill(progress: Progress) -> None:
-        if progress.done == 10:
-            subprocess.run(["kill", "-9", pids.read_text()], check=True)
+        if progress.done >= 10 and pids.exists():
+            os.kill(int(pids.read_text()), signal.SIGKILL)
+            pids.unlink()
 
     test = config(prompt(gap_s=0.01), concurrencies=(2,), requests=1000)
     report = loadtest.run(fake_triton().url, test, workers=[COMMAND, noting], on_progress=kill)
     assert report.aborted == "sending process 2 of 2 ended with exit code -9"
     assert not report.ok
     assert 10 <= report.runs[0].requests < 1000
+
+
+def held(cpu: float, processes: int, seconds: float = 60.0) -> Held:
+    disturbance = Disturbance(array("d"), cpu, None, 0.0, processes)
+    return Held([], seconds, [], None, disturbance)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "processes", "seconds", "needed"),
+    [
+        (0.6, 1, 60.0, 1),
+        (0.8, 1, 60.0, 2),
+        (1.3, 2, 60.0, 2),
+        (1.5, 2, 60.0, 4),
+        (2.9, 4, 60.0, 6),
+        (6.0, 6, 60.0, 6),
+        (0.9, 1, 1.0, 1),
+    ],
+)
+def test_busy_processes_are_doubled_up_to_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cpu: float, processes: int, seconds: float, needed: int
+) -> None:
+    monkeypatch.setattr(scaling, "cores", lambda: 6)
+    assert scaling.enough(held(cpu, processes, seconds)) == needed
+
+
+def test_a_level_that_is_too_much_for_one_process_is_held_again_by_two(
+    fake_triton: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(scaling, "cores", lambda: 2)
+    monkeypatch.setattr(scaling, "BUSY", 0.0)
+    monkeypatch.setattr(scaling, "LEAST_S", 0.0)
+    server, out = fake_triton(), tmp_path / "samples.jsonl"
+    prompts = [prompt(number=number) for number in range(100)]
+    test = config(*prompts, concurrencies=(2, 3), requests=6)
+    report = loadtest.run(server.url, test, out=out)
+    first, second = report.runs
+    assert (first.requests, first.client.processes) == (6, 2)
+    assert str(first.client.repeated).startswith("held again with 2 processes, because 1 kept")
+    assert (second.client.processes, second.client.repeated) == (2, None)
+    assert [line["run"] for line in read(out)] == [0] * 6 + [1] * 6, "of the second try only"
+    sent = [request.inputs[0].contents.bytes_contents[0] for request in server.seen]
+    assert len(sent) == len(set(sent)) == 6 + 2 + 6 + 6, "with a warm-up for both processes"
+
+
+def test_a_number_of_processes_that_was_asked_for_is_kept(
+    fake_triton: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "BUSY", 0.0)
+    monkeypatch.setattr(scaling, "LEAST_S", 0.0)
+    (only,) = loadtest.run(fake_triton().url, config(processes=1)).runs
+    assert (only.client.processes, only.client.repeated) == (1, None)
+
+
+def test_no_number_of_processes() -> None:
+    with pytest.raises(UsageError, match="--processes 0"):
+        loadtest.run("127.0.0.1:1", config(processes=0))
 
 
 def test_a_worker_ends_with_its_coordinator() -> None:
