@@ -16,7 +16,8 @@ from .share import Held, Share
 
 class Sending:
     """Sends `share` with `client` until its requests have ended, the server is dead, or `end` is
-    set. `record` receives each request that has ended."""
+    set. `record` receives each request that has ended. `started` is when `run` began, in
+    `time.perf_counter` seconds."""
 
     def __init__(self, client: Client, share: Share, *, end: asyncio.Event, record: Record) -> None:
         self._client, self._share, self._end, self._record = client, share, end, record
@@ -24,12 +25,12 @@ class Sending:
         self._samples: list[Sample] = []
         self._first_ended: dict[int, float] = {}
         self._exhausted: float | None = None
-        self._started = 0.0
+        self.started = 0.0
 
     async def run(self) -> Held:
         """Send, and give what came of it."""
         async with Monitor() as monitor:
-            self._started = time.perf_counter()
+            self.started = time.perf_counter()
             await self._run_until_ended()
             return Held(
                 self._samples,
@@ -67,7 +68,7 @@ class Sending:
     async def _open_loop(self) -> None:
         async with asyncio.TaskGroup() as requests:
             for work, offset in zip(self._share.work, self._share.due, strict=True):
-                due = self._started + offset
+                due = self.started + offset
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 requests.create_task(self._send(work, due))
 
@@ -75,7 +76,7 @@ class Sending:
         """Send `work`, and what follows it, as long as answers come."""
         history: History = ()
         while work is not None:
-            answer = await self._client.send(work, due, self._started, self._add, history)
+            answer = await self._client.send(work, due, self.started, self._add, history)
             if answer is None:
                 return
             history += ((work.prompt, answer),)
@@ -89,4 +90,4 @@ class Sending:
         self._record((sample,))
 
     def _now(self) -> float:
-        return time.perf_counter() - self._started
+        return time.perf_counter() - self.started

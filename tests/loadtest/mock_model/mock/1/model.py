@@ -3,7 +3,8 @@
 The prompt is a JSON object (another text means the defaults):
 
     first_ms, gap_ms   when the first response comes, and the gaps between later ones
-    style              "delta" or "cumulative"
+    style              "delta", "cumulative", or "stamped": each text is the monotonic clock in
+                       nanoseconds right before it is sent
     fail_at            fail the request before the response of this index
     die_at             kill the model's process before the response of this index
     together           wait with the first response until so many requests have come that say this,
@@ -69,6 +70,8 @@ class TritonPythonModel:
             due += options["gap_ms"] / 1000
             sent.append(f" word{index}")
             text = "".join(sent) if options["style"] == "cumulative" else sent[-1]
+            if options["style"] == "stamped":
+                text = f"{time.monotonic_ns()} "
             tensor = pb_utils.Tensor("text_output", np.array([text.encode()], dtype=object))
             sender.send(pb_utils.InferenceResponse([tensor]))
         sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
