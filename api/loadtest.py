@@ -21,8 +21,6 @@ from ..loadtest.arrivals import Arrivals
 from ..loadtest.documents import LoadTestDocument
 from ..model.catalog import text
 from .loadtest_work import LoadedTokenizer, Source, requests_of
-from .serve import serving
-from .trust import require_trusted, trusted_note
 
 if TYPE_CHECKING:
     from .loadtest_in_cluster import InCluster
@@ -189,6 +187,8 @@ def loadtest(
         with _interrupts(), senders(bundle, protocol, in_cluster) as place:
             report = load.run(place.url, config, on_progress=show_levels(progress), out=out)
         return LoadTestResult(report, keep(bundle, report))
+    from .serve import serving
+
     progress.step("start tritonserver")
     with _interrupts(), serving(bundle) as server:
         report = load.run(server.grpc_url, config, on_progress=show_levels(progress), out=out)
@@ -214,6 +214,10 @@ def _bundle(
     if in_cluster is not None:
         bundle.require_complete()
         return bundle
+    # Imported here, as what serves: it knows all engines, and takes a fifth of a second that the
+    # test of a server can do without.
+    from .trust import require_trusted, trusted_note
+
     trusted = require_trusted(bundle, verify, trust_code, progress)
     if trusted:
         progress.step(trusted_note(trusted))
