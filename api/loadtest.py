@@ -15,10 +15,11 @@ from .. import loadtest as load
 from ..core.bundle import Bundle
 from ..core.errors import UsageError
 from ..core.files import locked
-from ..core.progress import Progress, Silent
+from ..core.progress import Advance, Progress, Silent
 from ..core.result import Result
 from ..loadtest.arrivals import Arrivals
 from ..loadtest.documents import LoadTestDocument
+from ..loadtest.live import LiveFigures
 from ..model.catalog import text
 from .loadtest_work import LoadedTokenizer, Source, requests_of
 
@@ -261,13 +262,15 @@ def keep(bundle: Bundle, report: load.LoadTestReport) -> Path:
 
 
 def show_levels(progress: Progress) -> Callable[[load.Progress], None]:
-    """Shows a load test's progress as one step for each level."""
-    shown: dict[int, Callable[[int], None]] = {}
+    """Shows a load test's progress as one step for each level, with its figures so far."""
+    shown: dict[int, tuple[Advance, LiveFigures]] = {}
 
     def show(state: load.Progress) -> None:
         if state.index not in shown:
-            shown[state.index] = progress.step(str(state.level), state.level.requests, "requests")
-        shown[state.index](state.done)
+            advance = progress.step(str(state.level), state.level.requests, "requests")
+            shown[state.index] = advance, LiveFigures()
+        advance, figures = shown[state.index]
+        advance(state.done, figures.text(state))
 
     return show
 

@@ -13,7 +13,8 @@ _log = logging.getLogger(__name__)
 
 
 class Advance(Protocol):
-    """Takes how many units of a step are done and, optionally, the item at hand."""
+    """Takes how many units of a step are done and, optionally, the item at hand; or several lines,
+    which describe the whole step so far."""
 
     def __call__(self, done: int, note: str = "", /) -> None: ...
 

@@ -10,6 +10,7 @@ from typing import Final
 from ..core.errors import UsageError
 from .arrivals import POISSON, Arrivals
 from .prompts import Work, repeated
+from .sample import Sample
 from .slo import Slo
 
 _LEAST_REQUESTS: Final = 16
@@ -191,10 +192,17 @@ class LoadTest:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a test is: `done` of the requests of `level`, the `index`-th (from 0) of `levels`."""
+    """How far a test is: `done` of the requests of `level`, the `index`-th (from 0) of `levels`.
+
+    `samples` are the requests of the level that have ended; the list grows while the level is held,
+    so a reader needs to read each of them only once. `in_flight` counts those that have not ended,
+    in the event loop that reports progress, and takes a while.
+    """
 
     level: Level
     index: int
     levels: int
     done: int
     errors: int
+    samples: Sequence[Sample] = ()
+    in_flight: Callable[[], int] = lambda: 0

@@ -53,7 +53,7 @@ def steady_window(level: Level, held: Held) -> Window | None:
 class HeldLevel:
     """Holds `level`, whose requests are `share`, until they have ended, the server is dead, or
     `stopped` is set. `hopeless` may end the level early, too; it is asked many times a second.
-    `notify` receives the requests that have ended, and how many of them failed.
+    `notify` receives the requests that have ended, a list that grows, and how many of them failed.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class HeldLevel:
         *,
         stopped: asyncio.Event,
         hopeless: Hopeless | None = None,
-        notify: Callable[[int, int], None] = lambda done, errors: None,
+        notify: Callable[[Sequence[Sample], int], None] = lambda samples, errors: None,
     ) -> None:
         self._sender, self._level, self._share = sender, level, share
         self._stopped, self._hopeless, self._notify = stopped, hopeless, notify
@@ -106,4 +106,4 @@ class HeldLevel:
         self._recorded += samples
         self._errors += sum(sample.failure is not None for sample in samples)
         if not self._stopped.is_set():
-            self._notify(len(self._recorded), self._errors)
+            self._notify(self._recorded, self._errors)

@@ -160,8 +160,8 @@ class Sweep:
                 share,
                 stopped=self._stopped,
                 hopeless=hopeless,
-                notify=lambda done, errors: self._on_progress(
-                    Progress(level, index, levels, done, errors)
+                notify=lambda samples, errors: self._on_progress(
+                    Progress(level, index, levels, len(samples), errors, samples, self._in_flight)
                 ),
             )
             held = await watched.run()
@@ -178,6 +178,9 @@ class Sweep:
         run = replace(run, client=replace(run.client, repeated=repeated))
         self._runs.append(run)
         return run, held.samples, watched.stopped_early
+
+    def _in_flight(self) -> int:
+        return len(self._sender.in_flight())
 
     def _figures(self, level: Level, held: Held, *, stopped_early: bool) -> Run:
         steady = steady_window(level, held)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -24,6 +25,9 @@ from .parts import amount
 
 LINE_EVERY_S: Final = 10.0
 """Seconds between two plain lines of one step."""
+
+REDRAWN_PER_S: Final = 4
+"""Drawing takes time from what is shown: a load test runs in the same process."""
 
 _TITLES: Final = {
     "checkpoint": "Quantized checkpoint",
@@ -51,10 +55,28 @@ class _Rate(ProgressColumn):
 
 
 class _Note(ProgressColumn):
-    """The item at hand, in the rest of the line."""
+    """The item at hand, in the rest of the line; nothing where the note has several lines."""
 
     def render(self, task: Task) -> Text:
-        return Text(task.fields["note"], style="dim", no_wrap=True, overflow="ellipsis")
+        note = "" if _below(task) else task.fields["note"]
+        return Text(note, style="dim", no_wrap=True, overflow="ellipsis")
+
+
+class _Bars(Progress):
+    """Bars, and below them the notes of several lines."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars and the notes."""
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if note := _below(task):
+                yield Text(note, style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def _below(task: Task) -> str:
+    """A note of several lines, indented; nothing for a note of one line."""
+    note: str = task.fields["note"]
+    return "\n".join(f"  {line}" for line in note.splitlines()) if "\n" in note else ""
 
 
 class _Lines:
@@ -72,7 +94,7 @@ class _Lines:
         rate = done / (now - self._started)
         left = (self._total - done) / rate
         shown = f"{amount(rate)}/s" if self._unit == "bytes" else f"{rate:.1f} {self._unit}/s"
-        suffix = f"  {note}" if note else ""
+        suffix = f"  {'; '.join(note.splitlines())}" if note else ""
         share = done / self._total
         self._console.print(f"  {share:.0%}  {shown}  {left:.0f} s left{suffix}", markup=False)
 
@@ -83,7 +105,7 @@ class Shown:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._current: int | None = None
-        self._bars = Progress(
+        self._bars = _Bars(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -92,6 +114,7 @@ class Shown:
             TimeRemainingColumn(),
             _Note(),
             console=console,
+            refresh_per_second=REDRAWN_PER_S,
             disable=not console.is_terminal,
         )
 

@@ -52,3 +52,28 @@ def test_a_step_of_unknown_length_stays_quiet_where_nothing_is_redrawn() -> None
     with Shown(shown) as bars:
         bars.step("ask")(3)
     assert out.getvalue() == "Ask\n"
+
+
+def test_a_note_of_several_lines_stands_below_the_bar() -> None:
+    shown, out = console(terminal=True)
+    with Shown(shown) as bars:
+        advance = bars.step("concurrency 4", 400, unit="requests")
+        advance(40, "310 tokens/s\nfirst token 80/140")
+        bars._bars.refresh()
+        bar, *below = out.getvalue().splitlines()[-3:]
+        assert "tokens" not in bar
+        assert [line.strip() for line in below] == ["310 tokens/s", "first token 80/140"]
+        advance(400)
+
+
+def test_a_note_of_several_lines_is_one_plain_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    shown, out = console(terminal=False)
+    with Shown(shown) as bars:
+        advance = bars.step("concurrency 4", 400, unit="requests")
+        clock[0] += 10
+        advance(100, "310 tokens/s\nfirst token 80/140")
+    assert out.getvalue().splitlines()[-1] == (
+        "  25%  10.0 requests/s  30 s left  310 tokens/s; first token 80/140"
+    )
