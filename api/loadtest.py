@@ -144,6 +144,12 @@ def loadtest(
     bundle = _bundle(target, in_cluster, verify, trust_code, progress)
     loaded = _tokenizer(tokenizer, bundle)
     seed = secrets.randbelow(2**31) if seed is None else seed
+    if in_cluster is not None:
+        if processes is not None:
+            raise UsageError(
+                "--processes is for tests from this machine; --pods says how many send"
+            )
+        processes = in_cluster.pods
     warmup = processes or WARM_UP
     sent = requests_of(source, max_tokens=max_tokens, tokenizer=loaded, seed=seed, warmup=warmup)
     config = load.LoadTest(
@@ -186,7 +192,13 @@ def loadtest(
 
         config = replace(config, yours=True)  # addresses of Services need not be private ones
         with _interrupts(), senders(bundle, protocol, in_cluster) as place:
-            report = load.run(place.url, config, on_progress=show_levels(progress), out=out)
+            report = load.run(
+                place.url,
+                config,
+                on_progress=show_levels(progress),
+                out=out,
+                workers=place.workers,
+            )
         return LoadTestResult(report, keep(bundle, report))
     from .serve import serving
 

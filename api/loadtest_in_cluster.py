@@ -21,6 +21,7 @@ from ..k8s.loadtest.objects import CONTAINER
 from ..k8s.loadtest.running import load_pods
 from ..k8s.names import BUNDLE_DIGEST
 from ..k8s.release import own_image
+from ..loadtest.workers import COMMAND
 from ..runtime import contract
 from .bundle_in_cluster import connect
 
@@ -36,7 +37,8 @@ _ADDRESSES: Final = {
 }
 """Scheme and port of each protocol at the bundle's Service."""
 
-_WORKER: Final = ("python3", "-m", "nemotron_deploy.loadtest.worker")
+_WORKER: Final = ("python3", *COMMAND[1:])
+"""Starts a worker in a pod."""
 
 
 def _ignore(look: Look) -> None:

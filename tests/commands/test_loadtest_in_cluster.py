@@ -256,10 +256,11 @@ def test_pods_that_take_too_long_end_the_test(
         (["grpc://127.0.0.1:8001", "--in-cluster"], "--in-cluster needs the directory of the"),
         (["BUNDLE", "--pods", "2"], "--pods is for --in-cluster"),
         (["BUNDLE", "--ready-timeout", "2"], "--ready-timeout is for --in-cluster"),
+        (["BUNDLE", "--in-cluster", "--processes", "2"], "--pods says how many send"),
         (["BUNDLE", "--in-cluster", "--protocol", "smtp"], "--protocol 'smtp': must be one of"),
         (["BUNDLE", "--in-cluster", "--overlay", "prod"], "the bundle has no such overlay"),
     ],
-    ids=["address", "pods", "timeout", "protocol", "overlay"],
+    ids=["address", "pods", "timeout", "processes", "protocol", "overlay"],
 )
 def test_wrong_usage(
     capsys: pytest.CaptureFixture[str],
