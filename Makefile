@@ -15,7 +15,7 @@ help:  ## this list
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(PIP) -e '.[quantize,local,tracing,kernels,dev]'
+	$(PIP) -e '.[quantize,local,tracing,kernels,evaluate,dev]'
 	touch $@
 
 setup: .venv/installed  ## install into .venv

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .build import build
     from .check_manifests import check_manifests
     from .deploy import deploy
+    from .evaluate import evaluate
     from .loadtest import loadtest
     from .plan import plan
     from .quantize import quantize
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from .verify import verify
 
 __all__ = [
-    "build", "check_manifests", "deploy", "loadtest", "plan", "quantize", "serve", "verify",
+    "build", "check_manifests", "deploy", "evaluate", "loadtest", "plan", "quantize", "serve",
+    "verify",
 ]  # fmt: skip
 
 

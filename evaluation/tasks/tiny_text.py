@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any, Final
 
 from datasets import Dataset
@@ -13,8 +14,13 @@ _SEED: Final = 128
 """A seed of its own: no other questions of the project are drawn with it."""
 
 
+def answers() -> dict[str, str]:
+    """The answer to each of the held-out questions, always the same and none of them twice."""
+    drawn = {prompt.question: prompt.answer for prompt in prompts(_SEED, 2 * QUESTIONS)}
+    return dict(islice(drawn.items(), QUESTIONS))
+
+
 def data(**_: Any) -> dict[str, Any]:
-    """The held-out questions and their answers, always the same."""
-    drawn = prompts(_SEED, QUESTIONS)
-    rows = [{"question": prompt.question, "answer": prompt.answer} for prompt in drawn]
+    """The questions as lm-eval takes them."""
+    rows = [{"question": question, "answer": answer} for question, answer in answers().items()]
     return {"test": Dataset.from_list(rows)}
