@@ -49,7 +49,7 @@ class ClientDocument(TypedDict):
     load_average: float | None
     processes: NotRequired[int]
     starts_within_ms: NotRequired[float]
-    repeated: NotRequired[str | None]
+    scaling: NotRequired[str | None]
 
 
 class RunDocument(TypedDict):

@@ -170,7 +170,7 @@ class Run:
                 "load_average": self.client.load,
                 "processes": self.client.processes,
                 "starts_within_ms": self.client.starts_within_ms,
-                "repeated": self.client.repeated,
+                "scaling": self.client.scaling,
             },
         }
 

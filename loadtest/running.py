@@ -62,7 +62,7 @@ async def _sweep(
 ) -> LoadTestReport:
     try:
         sender = await senders.first()
-        sweep = Sweep(sender, test, more=senders.more, on_progress=on_progress, raw=raw)
+        sweep = Sweep(sender, test, senders=senders, on_progress=on_progress, raw=raw)
         with interrupt.calling(sweep.stop):
             return await sweep.run()
     finally:

@@ -58,19 +58,26 @@ class Senders:
             self._present = await OwnProcess.connected(self._destination, self._selector)
         return self._present
 
-    async def more(self, held: Held) -> Sender | None:
-        """A sender of more processes, if those that held a level were too busy and nobody said how
-        many there are to be; it takes the place of the present one. Raises what `Sender.check`
-        raises."""
+    def needed(self, held: Held) -> int | None:
+        """How many processes are needed, if those that held a level were too busy and nobody said
+        how many there are to be."""
         if self._workers is not None or self._processes is not None:
             return None
         processes = enough(held)
-        if processes <= held.disturbance.processes:
-            return None
+        return processes if processes > held.disturbance.processes else None
+
+    async def grow(self, processes: int) -> Sender:
+        """A sender of so many processes in place of the present one, which stays if this raises
+        what `Sender.check` raises."""
+        crew = Crew([COMMAND] * processes, self._destination)
+        try:
+            await crew.check()
+        except BaseException:
+            await crew.close()
+            raise
         await self.close()
-        self._present = Crew([COMMAND] * processes, self._destination)
-        await self._present.check()
-        return self._present
+        self._present = crew
+        return crew
 
     async def close(self) -> None:
         """End what sends."""

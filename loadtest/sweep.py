@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
+from ..core.errors import NemoDeployError
 from . import metrics, rate_steps
 from .config import Level, LoadTest, Progress
 from .held_level import HeldLevel, share_of, steady_window
@@ -17,6 +18,7 @@ from .prompts import Work
 from .raw import RawFile
 from .report import LoadTestReport, Run
 from .sample import Kind, Sample
+from .scaling import Senders
 from .search import Found, Step, find_max
 from .sender import Sender
 from .share import Held
@@ -26,8 +28,8 @@ _SLOWEST_START: Final = 0.1
 
 
 class Sweep:
-    """A test by `sender`. `more` gives another sender, of more processes, where a level was too
-    much for this one; None if it must do.
+    """A test by `sender`, the first of `senders`, which give more processes where a level is too
+    much for those that there are.
 
     `stop` ends it early: what was measured so far is reported.
     """
@@ -37,11 +39,11 @@ class Sweep:
         sender: Sender,
         test: LoadTest,
         *,
-        more: Callable[[Held], Awaitable[Sender | None]],
+        senders: Senders,
         on_progress: Callable[[Progress], None],
         raw: RawFile | None = None,
     ) -> None:
-        self._sender, self._more = sender, more
+        self._sender, self._senders = sender, senders
         self._test, self._on_progress, self._raw = test, on_progress, raw
         self._work: Iterator[Work] = test.all_work()
         self._request_s = 0.0
@@ -151,7 +153,8 @@ class Sweep:
         """Hold `level`, one of so many, and keep its figures: with more processes once more, where
         it was too much for those that sent it. Also gives all samples, and whether it was found
         `hopeless`."""
-        index, repeated = len(self._runs), None
+        index = len(self._runs)
+        scaling: str | None = None
         while True:
             share = share_of(level, self._work, ramp_s=self._request_s, schedule=schedule)
             watched = HeldLevel(
@@ -165,22 +168,34 @@ class Sweep:
                 ),
             )
             held = await watched.run()
-            more = None if self._over else await self._more(held)
-            if more is None:
+            again, said = await self._scaled(held)
+            scaling = said or scaling
+            if not again:
                 break
-            repeated = (
-                f"held again with {more.processes} processes, because {held.disturbance.processes} "
-                f"kept {held.disturbance.cpu:.2f} cores busy"
-            )
-            self._sender = more
-            await self._warm_up(more.processes)
         run = self._figures(level, held, stopped_early=watched.stopped_early)
-        run = replace(run, client=replace(run.client, repeated=repeated))
+        run = replace(run, client=replace(run.client, scaling=scaling))
         self._runs.append(run)
         return run, held.samples, watched.stopped_early
 
     def _in_flight(self) -> int:
         return len(self._sender.in_flight())
+
+    async def _scaled(self, held: Held) -> tuple[bool, str | None]:
+        """Whether the level is to be held again because there are more processes now, and what to
+        say about it."""
+        needed = None if self._over else self._senders.needed(held)
+        if needed is None:
+            return False, None
+        seen = held.disturbance
+        cause = f"with {seen.processes} sending, {seen.cpu:.2f} cores were busy"
+        if self._test.schedule:
+            return False, f"{cause}; a trace is not sent again: use --processes {needed}"
+        try:
+            self._sender = await self._senders.grow(needed)
+        except NemoDeployError as error:
+            return False, f"{cause}; {needed} processes could not be used: {error}"
+        await self._warm_up(needed)
+        return True, f"held again by {needed} processes: {cause}"
 
     def _figures(self, level: Level, held: Held, *, stopped_early: bool) -> Run:
         steady = steady_window(level, held)

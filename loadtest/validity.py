@@ -43,7 +43,7 @@ class Client:
         load: The machine's load average at the end of the level.
         processes: How many sent requests.
         starts_within_ms: By how much their starts can differ.
-        repeated: That the level was held again with more processes, and why; None if it was not.
+        scaling: What was done because the processes were too busy; None if they were not.
     """
 
     valid: bool
@@ -53,7 +53,7 @@ class Client:
     load: float | None = None
     processes: int = 1
     starts_within_ms: float = 0.0
-    repeated: str | None = None
+    scaling: str | None = None
 
 
 def judge(latencies: Mapping[str, Summary], disturbance: Disturbance | None) -> Client:

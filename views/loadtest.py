@@ -105,8 +105,8 @@ def _notes(report: LoadTestReport) -> Iterator[str]:
     for run in report.runs:
         if run.steady_s:
             yield f"{run.level}: latencies of the {run.measured} requests of the steady state"
-        if run.client.repeated:
-            yield f"{run.level}: {run.client.repeated}"
+        if run.client.scaling:
+            yield f"{run.level}: {run.client.scaling}"
 
 
 def _warnings(run: Run) -> Iterator[str]:

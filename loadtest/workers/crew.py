@@ -51,15 +51,14 @@ class Crew:
     async def hold(self, share: Share, streams: int, end: asyncio.Event, record: Record) -> Held:
         """See `Sender`. Samples are received about half a second after the requests have ended.
 
-        Raises `WorkerFailedError` where a worker fails before the level has started. One that fails
-        later leaves what it told before.
+        A worker that fails leaves what it told before, and sets `died`.
         """
         self._record = record
         parts = [share.part(index, self.processes) for index in range(self.processes)]
-        for worker, part in zip(self._workers, parts, strict=True):
-            worker.prepare(part, -(-streams // self.processes))
-        await _all(worker.reply(say.Ready) for worker in self._workers)
-        trip = max(await _all(worker.round_trip() for worker in self._workers))
+        try:
+            trip = await self._prepare(parts, -(-streams // self.processes))
+        except WorkerFailedError:
+            return merged([], cpu=0.0, starts_within_s=0.0)
         began, cpu = time.perf_counter(), time.process_time()
         start = began + max(_LEAST_DELAY_S, _ROUND_TRIPS * trip)
         for worker in self._workers:
@@ -89,6 +88,13 @@ class Crew:
         )
         self._workers.append(worker)
         await worker.greet()
+
+    async def _prepare(self, parts: Sequence[Share], streams: int) -> float:
+        """Get all workers ready for their parts; the longest round trip in seconds."""
+        for worker, part in zip(self._workers, parts, strict=True):
+            worker.prepare(part, streams)
+        await _all(worker.reply(say.Ready) for worker in self._workers)
+        return max(await _all(worker.round_trip() for worker in self._workers))
 
     def _die(self, death: str) -> None:
         """Whoever notices first decides."""

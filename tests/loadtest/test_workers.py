@@ -255,8 +255,8 @@ def test_a_level_that_is_too_much_for_one_process_is_held_again_by_two(
     report = loadtest.run(server.url, test, out=out)
     first, second = report.runs
     assert (first.requests, first.client.processes) == (6, 2)
-    assert str(first.client.repeated).startswith("held again with 2 processes, because 1 kept")
-    assert (second.client.processes, second.client.repeated) == (2, None)
+    assert str(first.client.scaling).startswith("held again by 2 processes: with 1 sending")
+    assert (second.client.processes, second.client.scaling) == (2, None)
     assert [line["run"] for line in read(out)] == [0] * 6 + [1] * 6, "of the second try only"
     sent = [request.inputs[0].contents.bytes_contents[0] for request in server.seen]
     assert len(sent) == len(set(sent)) == 6 + 2 + 6 + 6, "with a warm-up for both processes"
@@ -268,12 +268,41 @@ def test_a_number_of_processes_that_was_asked_for_is_kept(
     monkeypatch.setattr(scaling, "BUSY", 0.0)
     monkeypatch.setattr(scaling, "LEAST_S", 0.0)
     (only,) = loadtest.run(fake_triton().url, config(processes=1)).runs
-    assert (only.client.processes, only.client.repeated) == (1, None)
+    assert (only.client.processes, only.client.scaling) == (1, None)
+
+
+def test_a_trace_is_not_sent_again(
+    fake_triton: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "cores", lambda: 2)
+    monkeypatch.setattr(scaling, "BUSY", 0.0)
+    monkeypatch.setattr(scaling, "LEAST_S", 0.0)
+    server = fake_triton()
+    work = (Work(prompt(number=number), 2) for number in range(2))
+    test = LoadTest(work=work, schedule=(0.0, 0.1), warmup=0, allow_late=True)
+    (only,) = loadtest.run(server.url, test).runs
+    assert str(only.client.scaling).endswith("a trace is not sent again: use --processes 2")
+    assert len(server.seen) == 2
 
 
 def test_no_number_of_processes() -> None:
     with pytest.raises(UsageError, match="--processes 0"):
         loadtest.run("127.0.0.1:1", config(processes=0))
+
+
+def test_the_streams_of_workers_end_when_the_coordinator_is_killed(
+    fake_triton: Callable[..., Any],
+) -> None:
+    server = fake_triton()
+    code = (
+        "from nemotron_deploy import loadtest; "
+        f"test = loadtest.LoadTest(prompts=[{prompt(hang=True)!r}], warmup=0, processes=2); "
+        f"loadtest.run({server.url!r}, test)"
+    )
+    with subprocess.Popen(python(code)) as coordinator:
+        assert server.hanging.wait(timeout=60)
+        coordinator.kill()
+    assert server.cancelled.wait(timeout=60)
 
 
 def test_a_worker_ends_with_its_coordinator() -> None:
