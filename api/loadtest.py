@@ -89,6 +89,7 @@ def loadtest(
     ignore_eos: bool = False,
     yours: bool = False,
     processes: int | None = None,
+    definitions: str | None = None,
     out: Path | None = None,
     verify: str = "quick",
     trust_code: bool = False,
@@ -125,6 +126,7 @@ def loadtest(
         ignore_eos: Whether every output is to be as long as asked for, where the model allows it.
         yours: Whether a server outside of private networks is one's own.
         processes: How many processes send the requests; by default as many as it takes.
+        definitions: `aiperf` also gives its metrics, of the same samples.
         out: A file for every sample, one JSON object a line.
         verify: What of a bundle is hashed before its code runs: `quick` or `full`.
         trust_code: Whether code may run that this version would not write.
@@ -174,6 +176,7 @@ def loadtest(
         count_tokens=loaded.count if loaded else None,
         seed=seed,
         processes=processes,
+        definitions=definitions,
     )
     if bundle is None:
         address = str(target)

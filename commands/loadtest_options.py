@@ -173,6 +173,14 @@ ProcessesOption = Annotated[
         help="Send from N processes. Default: as many as it takes, at most one per core.",
     ),
 ]
+DefinitionsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--definitions",
+        metavar="aiperf",
+        help="Also report the metrics as AIPerf defines them, of the same samples.",
+    ),
+]
 _SAVE = typer.Option(
     "--save",
     metavar="FILE",

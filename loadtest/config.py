@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..core.errors import UsageError
+from .aiperf import NAME as AIPERF
 from .arrivals import POISSON, Arrivals
 from .prompts import Work, repeated
 from .sample import Sample
@@ -92,6 +93,7 @@ class LoadTest:
         allow_late: Whether a report may be used in which the client disturbed the figures.
         yours: Whether a server outside of private networks is the user's own.
         seed: Seeds the arrivals; the report says which one it was.
+        definitions: Whose definitions the report also follows: `aiperf` or nobody's.
         processes: How many processes send; None takes more than this one where a level shows that
             it takes them.
 
@@ -119,6 +121,7 @@ class LoadTest:
     allow_late: bool = False
     yours: bool = False
     seed: int = 0
+    definitions: str | None = None
     processes: int | None = None
 
     def __post_init__(self) -> None:
@@ -138,6 +141,19 @@ class LoadTest:
             raise UsageError(
                 f"--max-errors {self.max_errors:g}: must be a percentage from 0 to 100"
             )
+        self._require_compatible()
+        open_loop = self.rates or self.schedule or self.find_max
+        least = 1 if open_loop else max(self.concurrencies)
+        if self.requests is not None and self.requests < least:
+            raise UsageError(
+                f"{self.requests} requests per level cannot keep {least} clients busy: "
+                f"use at least {least}, or a lower concurrency"
+            )
+
+    def _require_compatible(self) -> None:
+        """Raise `UsageError` for values that exclude each other or need each other."""
+        if self.definitions not in (None, AIPERF):
+            raise UsageError(f"--definitions {self.definitions!r}: must be {AIPERF}")
         if self.find_max and not any(slo.is_latency for slo in self.slos):
             raise UsageError(
                 "--find-max searches the highest rate that meets an objective on a latency: give "
@@ -147,13 +163,6 @@ class LoadTest:
             raise UsageError(
                 "a trace says when its requests are sent: leave out --rate, --requests and "
                 "--find-max"
-            )
-        open_loop = self.rates or self.schedule or self.find_max
-        least = 1 if open_loop else max(self.concurrencies)
-        if self.requests is not None and self.requests < least:
-            raise UsageError(
-                f"{self.requests} requests per level cannot keep {least} clients busy: "
-                f"use at least {least}, or a lower concurrency"
             )
 
     def all_work(self) -> Iterator[Work]:

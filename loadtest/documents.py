@@ -87,6 +87,7 @@ class RunDocument(TypedDict):
     throughput: list[int]
     timeline: Timeline | None
     distributions_ms: dict[str, list[float]]
+    aiperf: dict[str, dict[str, float]] | None
     error_kinds: dict[str, ErrorsDocument]
     error_messages: dict[str, int]
     complete: bool

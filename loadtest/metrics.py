@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
+from .aiperf import NAME as AIPERF
+from .aiperf import aiperf_figures
 from .client_clock import Disturbance
 from .config import Level, LoadTest
 from .report import Errors, Run, ShortOutputs
@@ -194,6 +196,7 @@ def summarise(
         error_kinds=_kinds(failed),
         error_messages=_messages(failed),
         complete=complete,
+        aiperf=aiperf_figures(good, len(failed)) if test.definitions == AIPERF else None,
         client=judge(latencies, disturbance),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from ..core.result import Result, plain
+from .aiperf import Figures
 from .config import Level, Settings
 from .documents import LoadTestDocument
 from .search import Found
@@ -73,6 +74,7 @@ class Run:
         error_messages: What failed, and how often.
         complete: False where the server died or the test was interrupted during this level.
         client: Whether the client disturbed the figures.
+        aiperf: The metrics as AIPerf defines them, where they were asked for.
     """
 
     level: Level
@@ -100,6 +102,7 @@ class Run:
     error_messages: Mapping[str, int]
     complete: bool
     client: Client
+    aiperf: Mapping[str, Figures] | None = None
 
     @property
     def error_percent(self) -> float:
@@ -161,6 +164,7 @@ class Run:
             "distributions_ms": plain(self.distributions_ms),
             "error_kinds": {name: asdict(errors) for name, errors in self.error_kinds.items()},
             "error_messages": dict(self.error_messages),
+            "aiperf": plain(self.aiperf),
             "complete": self.complete,
             "valid": self.client.valid,
             "invalid_because": list(self.client.reasons),

@@ -46,6 +46,7 @@ _OF_OLD_RUNS: Final[Document] = {
     "client": {"cpu_cores": None, "machine_busy": None, "load_average": None},
     "timeline": None,
     "distributions_ms": {},
+    "aiperf": None,
 }
 _OF_OLD_REPORTS: Final[Document] = {
     "token_counting": None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from statistics import NormalDist
@@ -76,7 +76,7 @@ def summary(values: Iterable[float], *, infinite: int = 0, independent: bool = T
     if not count:
         return Summary(0, dict.fromkeys(STATISTICS), dict.fromkeys(PERCENTILES))
     found: dict[str, float | None] = {
-        name: _quantile(ordered, share) for name, share in PERCENTILES.items()
+        name: quantile(ordered, share) for name, share in PERCENTILES.items()
     }
     found |= {"mean": math.fsum(ordered) / count, "min": ordered[0], "max": ordered[-1]}
     intervals = {
@@ -90,10 +90,12 @@ def curve(values: Iterable[float]) -> tuple[float, ...]:
     """The distribution of `values` in bounded size: what 0, 1, 2 ... 100 % of them do not exceed;
     nothing where there are no values."""
     ordered = sorted(values)
-    return tuple(_quantile(ordered, percent / 100) for percent in range(101)) if ordered else ()
+    return tuple(quantile(ordered, percent / 100) for percent in range(101)) if ordered else ()
 
 
-def _quantile(ordered: list[float], share: float) -> float:
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The value that a `share` of the `ordered` ones does not exceed, interpolated as in
+    `summary`."""
     position = share * (len(ordered) - 1)
     below = math.floor(position)
     above, weight = min(below + 1, len(ordered) - 1), position - below

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..loadtest.aiperf import UNITS
 from .loadtest_words import COUNTED_BY, number
 from .parts import heading, show
 
@@ -27,6 +28,11 @@ def load_report(console: Console, result: LoadTestResult) -> None:
     report = result.report
     title = heading("Load test", f"{report.model} at {report.url}")
     show(console, title, load_table(report), _client_table(report))
+    for run in report.runs:
+        if run.aiperf is not None:
+            show(
+                console, heading("AIPerf's definitions", str(run.level)), _aiperf_table(run.aiperf)
+            )
     for line in _notes(report):
         console.print(Text(f" {line}", style="dim"))
     for run in report.final:
@@ -72,6 +78,17 @@ def _client_table(report: LoadTestReport) -> Table:
             "-" if client.machine is None else f"{client.machine:.0%} busy",
         )
     table.caption = "the client: how late it sent and ran, how long responses can have waited in it"
+    return table
+
+
+_AIPERF_COLUMNS: Final = ("avg", "p50", "p99")
+
+
+def _aiperf_table(figures: Mapping[str, Mapping[str, float]]) -> Table:
+    table = _table("metric", *_AIPERF_COLUMNS)
+    for name, values in figures.items():
+        cells = (f"{values[each]:,.2f}" if each in values else "-" for each in _AIPERF_COLUMNS)
+        table.add_row(f"{name}, {UNITS[name]}", *cells)
     return table
 
 

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from ..core.html import bullets, charts, heading, page, paragraph, table
 from ..core.plots import Curve, plot, thinned
+from ..loadtest.aiperf import UNITS
 from ..loadtest.documents import LoadTestDocument, ObjectiveDocument, RunDocument, SummaryDocument
 from .loadtest_timeline import timeline_charts
 from .loadtest_words import COUNTED_BY, by_load, invalid_text, load_text, short_ms
@@ -38,6 +39,7 @@ def load_test_page(document: LoadTestDocument, made_on: date) -> str:
         parts += [heading("Levels"), _levels(runs), paragraph(_LEVELS_NOTE, "soft")]
         parts += [heading("The client"), _clients(runs), paragraph(_CLIENT_NOTE, "soft")]
         parts += _errors(runs)
+        parts += _aiperf(runs)
     else:
         parts.append(paragraph("No level was measured."))
     parts += [heading("How it was measured"), bullets(_how(document))]
@@ -229,6 +231,24 @@ def _errors(runs: Sequence[RunDocument]) -> Iterator[str]:
     if disturbed:
         yield heading("Invalid levels")
         yield bullets(disturbed)
+
+
+_AIPERF_COLUMNS: Final = ("avg", "min", "max", "p99", "p90", "p50", "std")
+
+
+def _aiperf(runs: Sequence[RunDocument]) -> Iterator[str]:
+    header = ("metric", *_AIPERF_COLUMNS)
+    for run in runs:
+        if figures := run["aiperf"]:
+            yield heading(f"AIPerf's definitions, {load_text(run)}")
+            rows = (
+                (
+                    f"{name}, {UNITS.get(name, '')}",
+                    *(f"{row[each]:,.2f}" if each in row else "-" for each in _AIPERF_COLUMNS),
+                )
+                for name, row in figures.items()
+            )
+            yield table(header, rows)
 
 
 def _how(document: LoadTestDocument) -> Iterator[str]:

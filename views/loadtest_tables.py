@@ -28,9 +28,16 @@ def csv_text(document: LoadTestDocument) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     columns = [f"{name}_{statistic}_ms" for name in _LATENCIES for statistic in STATISTICS]
-    writer.writerow(
-        ("model", "url", "started_at", "concurrency", "rate", *_FIGURES, *columns, "errors_by_kind")
+    aiperf = sorted(
+        {
+            (name, statistic)
+            for run in document["runs"]
+            for name, figures in (run["aiperf"] or {}).items()
+            for statistic in figures
+        }
     )
+    columns += ["errors_by_kind", *(f"aiperf_{name}_{statistic}" for name, statistic in aiperf)]
+    writer.writerow(("model", "url", "started_at", "concurrency", "rate", *_FIGURES, *columns))
     about = [_cell(document[key]) for key in ("model", "url", "started_at")]
     for run in document["runs"]:
         figures: Mapping[str, Any] = dict(run)
@@ -45,6 +52,10 @@ def csv_text(document: LoadTestDocument) -> str:
                     for statistic in STATISTICS
                 ),
                 _cell(kinds),
+                *(
+                    _cell((run["aiperf"] or {}).get(name, {}).get(statistic))
+                    for name, statistic in aiperf
+                ),
             ]
         )
     return file.getvalue()
@@ -86,6 +97,7 @@ def prometheus_text(document: LoadTestDocument) -> str:
         (
             *_gauges(levels),
             *(_latency(name, levels) for name in _LATENCIES),
+            _aiperf(levels),
             _objectives(document),
         )
     )
@@ -132,6 +144,16 @@ def _latency(name: str, levels: Levels) -> str:
         rows += [("_sum", labels, mean * count / 1000), ("_count", labels, float(count))]
     text = f"{meaning[:1].upper()}{meaning[1:]}."
     return _metric(f"{name}_seconds", "summary", text, rows)
+
+
+def _aiperf(levels: Levels) -> str:
+    rows = [
+        ("", {**labels, "metric": name, "statistic": statistic}, value)
+        for labels, run in levels
+        for name, figures in (run["aiperf"] or {}).items()
+        for statistic, value in figures.items()
+    ]
+    return _metric("aiperf", "gauge", "The metrics as AIPerf defines them, in its units.", rows)
 
 
 def _objectives(document: LoadTestDocument) -> str:

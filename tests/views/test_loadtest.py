@@ -57,6 +57,16 @@ def test_everything_doubtful_is_said() -> None:
         assert words in text, words
 
 
+def test_figures_of_aiperf_fit_a_narrow_terminal() -> None:
+    samples = [sample(0.4, 0.425, 12.5)] * 9
+    test = LoadTest(prompts=["x"], definitions="aiperf", slos=SLOS)
+    text = shown(report(metrics.summarise(Level(9, concurrency=8), samples, 30.0, test=test)))
+    assert "AIPerf's definitions  concurrency 8" in text
+    assert "…" not in text
+    (line,) = [line for line in text.splitlines() if "request_latency" in line]
+    assert line.split()[2] == "12,500.00"
+
+
 def test_a_comparison_says_what_is_noise(tmp_path: Path) -> None:
     level = Level(40, concurrency=1)
     for name, failed in (("a", 0), ("b", 60)):

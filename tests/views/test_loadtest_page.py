@@ -104,3 +104,10 @@ def test_a_report_of_an_earlier_version_has_a_page_without_its_timeline(tmp_path
 
 def test_a_test_without_levels_says_so() -> None:
     assert "No level was measured." in load_test_page(document(), DAY)
+
+
+def test_figures_of_aiperf_are_labelled() -> None:
+    text = checked(load_test_page(document(run(ONE, definitions="aiperf"), run(FOUR)), DAY))
+    assert text.count("AIPerf's definitions, concurrency 1") == 1
+    assert "AIPerf's definitions, concurrency 4" not in text
+    assert "time_to_first_token, ms" in text

@@ -50,6 +50,15 @@ def test_the_same_load_twice_is_one_series() -> None:
     assert 'failed_requests{model="mock",kind="rate",load="2.5"} 0' in text
 
 
+def test_figures_of_aiperf_are_labelled() -> None:
+    levels = document(run(ONE, definitions="aiperf"), run(FAST))
+    first, second = csv.DictReader(io.StringIO(csv_text(levels)))
+    assert float(first["aiperf_time_to_first_token_p50"]) == pytest.approx(400)
+    assert second["aiperf_time_to_first_token_p50"] == ""
+    line = 'load="1",metric="request_latency",statistic="avg"} 450'
+    assert line in prometheus_text(levels)
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_prometheus_reads_it() -> None:
     text = prometheus_text(document(run(ONE), run(FAST, failed=4)))
