@@ -20,6 +20,7 @@ from ..core.result import Result
 from ..loadtest.arrivals import Arrivals
 from ..loadtest.documents import LoadTestDocument
 from ..loadtest.live import LiveFigures
+from ..loadtest.until import parse as parse_until
 from ..model.catalog import text
 from .loadtest_work import LoadedTokenizer, Source, requests_of
 
@@ -89,6 +90,7 @@ def loadtest(
     ignore_eos: bool = False,
     yours: bool = False,
     processes: int | None = None,
+    until: str | None = None,
     definitions: str | None = None,
     out: Path | None = None,
     verify: str = "quick",
@@ -126,6 +128,7 @@ def loadtest(
         ignore_eos: Whether every output is to be as long as asked for, where the model allows it.
         yours: Whether a server outside of private networks is one's own.
         processes: How many processes send the requests; by default as many as it takes.
+        until: End each level when this interval is narrow enough, for example `ttft_p99<10%`.
         definitions: `aiperf` also gives its metrics, of the same samples.
         out: A file for every sample, one JSON object a line.
         verify: What of a bundle is hashed before its code runs: `quick` or `full`.
@@ -176,6 +179,7 @@ def loadtest(
         count_tokens=loaded.count if loaded else None,
         seed=seed,
         processes=processes,
+        until=parse_until(until) if until else None,
         definitions=definitions,
     )
     if bundle is None:

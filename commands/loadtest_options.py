@@ -173,6 +173,15 @@ ProcessesOption = Annotated[
         help="Send from N processes. Default: as many as it takes, at most one per core.",
     ),
 ]
+UntilOption = Annotated[
+    str | None,
+    typer.Option(
+        "--until",
+        metavar="WIDTH",
+        help="End a level when a confidence interval is narrow enough: 'ttft_p99<10%,300s' is "
+        "below 10 % of the value, or after 300 s (default: 600). --requests is the limit.",
+    ),
+]
 DefinitionsOption = Annotated[
     str | None,
     typer.Option(

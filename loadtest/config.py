@@ -13,6 +13,7 @@ from .arrivals import POISSON, Arrivals
 from .prompts import Work, repeated
 from .sample import Sample
 from .slo import Slo
+from .until import MOST_REQUESTS, Until
 
 _LEAST_REQUESTS: Final = 16
 _ROUNDS: Final = 4
@@ -93,6 +94,7 @@ class LoadTest:
         allow_late: Whether a report may be used in which the client disturbed the figures.
         yours: Whether a server outside of private networks is the user's own.
         seed: Seeds the arrivals; the report says which one it was.
+        until: Ends each level when its interval is narrow enough; `requests` is then the limit.
         definitions: Whose definitions the report also follows: `aiperf` or nobody's.
         processes: How many processes send; None takes more than this one where a level shows that
             it takes them.
@@ -121,6 +123,7 @@ class LoadTest:
     allow_late: bool = False
     yours: bool = False
     seed: int = 0
+    until: Until | None = None
     definitions: str | None = None
     processes: int | None = None
 
@@ -154,6 +157,11 @@ class LoadTest:
         """Raise `UsageError` for values that exclude each other or need each other."""
         if self.definitions not in (None, AIPERF):
             raise UsageError(f"--definitions {self.definitions!r}: must be {AIPERF}")
+        if self.until and (self.find_max or self.schedule):
+            raise UsageError(
+                "--until ends levels of --concurrency and --rate: leave it out with --find-max and "
+                "--trace, which have ends of their own"
+            )
         if self.find_max and not any(slo.is_latency for slo in self.slos):
             raise UsageError(
                 "--find-max searches the highest rate that meets an objective on a latency: give "
@@ -183,18 +191,17 @@ class LoadTest:
 
     def levels(self) -> tuple[Level, ...]:
         """The levels in the order they are run."""
+        limit = self.requests or (MOST_REQUESTS if self.until else None)
         if self.schedule:
             requests = len(self.schedule)
             return (Level(requests, rate=requests / max(self.schedule[-1], 1.0)),)
         if self.rates:
             return tuple(
-                Level(
-                    self.requests or max(_LEAST_REQUESTS, math.ceil(rate * _OPEN_LOOP_S)), rate=rate
-                )
+                Level(limit or max(_LEAST_REQUESTS, math.ceil(rate * _OPEN_LOOP_S)), rate=rate)
                 for rate in self.rates
             )
         return tuple(
-            Level(self.requests or max(_LEAST_REQUESTS, _ROUNDS * clients), concurrency=clients)
+            Level(limit or max(_LEAST_REQUESTS, _ROUNDS * clients), concurrency=clients)
             for clients in self.concurrencies
         )
 

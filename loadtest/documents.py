@@ -7,6 +7,7 @@ from typing import NotRequired, TypedDict
 from .config import Settings
 from .search import Found
 from .timeline import Timeline
+from .until import Width
 
 SummaryDocument = TypedDict(
     "SummaryDocument",
@@ -88,6 +89,7 @@ class RunDocument(TypedDict):
     timeline: Timeline | None
     distributions_ms: dict[str, list[float]]
     aiperf: dict[str, dict[str, float]] | None
+    until: Width | None
     error_kinds: dict[str, ErrorsDocument]
     error_messages: dict[str, int]
     complete: bool

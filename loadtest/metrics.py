@@ -20,6 +20,7 @@ from .sample import COUNTINGS, CountTokens, Sample, Tokens, count, gaps
 from .slo import Slo
 from .statistics import Summary, curve, summary
 from .timeline import timeline
+from .until import width
 from .validity import judge, tolerated_ms
 
 
@@ -155,11 +156,12 @@ def summarise(
     steady: Window | None = None,
     complete: bool = True,
     disturbance: Disturbance | None = None,
+    look: int = 1,
 ) -> Run:
     """The figures of `level` from what was measured in `duration_s` seconds.
 
     Latencies are of successful requests that were sent in the window `steady`, rates of what
-    arrived in it (None: all of it).
+    arrived in it (None: all of it). `look` is how often the interval of `test.until` was looked at.
     """
     window = steady or Window(-math.inf, math.inf)
     seconds = steady.length if steady else duration_s
@@ -196,6 +198,9 @@ def summarise(
         error_kinds=_kinds(failed),
         error_messages=_messages(failed),
         complete=complete,
+        until=width(test.until, _values(METRICS[test.until.metric], counted), look)
+        if test.until
+        else None,
         aiperf=aiperf_figures(good, len(failed)) if test.definitions == AIPERF else None,
         client=judge(latencies, disturbance),
     )
@@ -210,13 +215,16 @@ def _ended(sample: Sample) -> float:
 
 
 def _summary(metric: Metric, counted: Sequence[Measured], infinite: int = 0) -> Summary:
-    values = chain.from_iterable(metric.values(each) for each in counted)
-    return summary(_ms(values), infinite=infinite, independent=not metric.pooled)
+    values = _values(metric, counted)
+    return summary(values, infinite=infinite, independent=not metric.pooled)
 
 
 def _distribution(metric: Metric, counted: Sequence[Measured]) -> tuple[float, ...]:
-    values = chain.from_iterable(metric.values(each) for each in counted)
-    return tuple(round(value, 3) for value in curve(_ms(values)))
+    return tuple(round(value, 3) for value in curve(_values(metric, counted)))
+
+
+def _values(metric: Metric, counted: Sequence[Measured]) -> Iterator[float]:
+    return _ms(chain.from_iterable(metric.values(each) for each in counted))
 
 
 def _judged(slo: Slo, counted: Sequence[Measured], failed: Sequence[Sample]) -> Summary:

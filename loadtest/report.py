@@ -15,6 +15,7 @@ from .search import Found
 from .slo import Slo
 from .statistics import PERCENTILES, Summary
 from .timeline import Timeline
+from .until import Width
 from .validity import Client
 
 
@@ -74,6 +75,7 @@ class Run:
         error_messages: What failed, and how often.
         complete: False where the server died or the test was interrupted during this level.
         client: Whether the client disturbed the figures.
+        until: How narrow the interval became that was to end the level.
         aiperf: The metrics as AIPerf defines them, where they were asked for.
     """
 
@@ -103,6 +105,7 @@ class Run:
     complete: bool
     client: Client
     aiperf: Mapping[str, Figures] | None = None
+    until: Width | None = None
 
     @property
     def error_percent(self) -> float:
@@ -165,6 +168,7 @@ class Run:
             "error_kinds": {name: asdict(errors) for name, errors in self.error_kinds.items()},
             "error_messages": dict(self.error_messages),
             "aiperf": plain(self.aiperf),
+            "until": plain(self.until),
             "complete": self.complete,
             "valid": self.client.valid,
             "invalid_because": list(self.client.reasons),

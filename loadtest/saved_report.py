@@ -47,6 +47,7 @@ _OF_OLD_RUNS: Final[Document] = {
     "timeline": None,
     "distributions_ms": {},
     "aiperf": None,
+    "until": None,
 }
 _OF_OLD_REPORTS: Final[Document] = {
     "token_counting": None,

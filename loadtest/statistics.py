@@ -80,7 +80,7 @@ def summary(values: Iterable[float], *, infinite: int = 0, independent: bool = T
     }
     found |= {"mean": math.fsum(ordered) / count, "min": ordered[0], "max": ordered[-1]}
     intervals = {
-        name: _interval(ordered, share) if independent else None
+        name: interval(ordered, share, CONFIDENCE) if independent else None
         for name, share in PERCENTILES.items()
     }
     return Summary(count, found, intervals)
@@ -104,10 +104,10 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[below] * (1 - weight) + ordered[above] * weight
 
 
-def _interval(ordered: list[float], share: float) -> Interval | None:
-    """The order statistics between which the percentile lies with `CONFIDENCE`, whatever the
-    distribution: the number of values below it is binomial."""
-    count, tail = len(ordered), (1 - CONFIDENCE) / 2
+def interval(ordered: Sequence[float], share: float, confidence: float) -> Interval | None:
+    """The order statistics between which the percentile lies with `confidence`, whatever the
+    distribution: the number of values below it is binomial. None where there are too few."""
+    count, tail = len(ordered), (1 - confidence) / 2
     low, high = _ranks(count, share, tail)
     return (ordered[low - 1], ordered[high - 1]) if low >= 1 and high <= count else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,8 @@ from ..core.errors import NemoDeployError
 from . import metrics, rate_steps
 from .config import Level, LoadTest, Progress
 from .held_level import HeldLevel, share_of, steady_window
+from .looks import Looks, without_unfinished
+from .metrics import Window
 from .prompts import Work
 from .raw import RawFile
 from .report import LoadTestReport, Run
@@ -156,13 +159,14 @@ class Sweep:
         index = len(self._runs)
         scaling: str | None = None
         while True:
+            looks = Looks(self._test.until, level) if self._test.until else None
             share = share_of(level, self._work, ramp_s=self._request_s, schedule=schedule)
             watched = HeldLevel(
                 self._sender,
                 level,
                 share,
                 stopped=self._stopped,
-                hopeless=hopeless,
+                hopeless=looks.enough if looks else hopeless,
                 notify=lambda samples, errors: self._on_progress(
                     Progress(level, index, levels, len(samples), errors, samples, self._in_flight)
                 ),
@@ -172,7 +176,7 @@ class Sweep:
             scaling = said or scaling
             if not again:
                 break
-        run = self._figures(level, held, stopped_early=watched.stopped_early)
+        run = self._figures(level, held, looks, stopped_early=watched.stopped_early)
         run = replace(run, client=replace(run.client, scaling=scaling))
         self._runs.append(run)
         return run, held.samples, watched.stopped_early
@@ -197,11 +201,19 @@ class Sweep:
         await self._warm_up(needed)
         return True, f"held again by {needed} processes: {cause}"
 
-    def _figures(self, level: Level, held: Held, *, stopped_early: bool) -> Run:
+    def _figures(
+        self, level: Level, held: Held, looks: Looks | None, *, stopped_early: bool
+    ) -> Run:
+        """The figures of what was held. A level that `looks` ended is complete."""
+        whole, cut = held.samples, math.inf
+        if looks and stopped_early and not self._over:
+            held, cut = without_unfinished(held)
+            stopped_early = False
         steady = steady_window(level, held)
         if self._raw:
+            measured = steady or (Window(-math.inf, cut) if cut < math.inf else None)
             tokenizer = self._test.count_tokens
-            self._raw.write(len(self._runs), level, held.samples, steady, tokenizer)
+            self._raw.write(len(self._runs), level, whole, measured, tokenizer)
         incomplete = self._stopped.is_set() or stopped_early
         return metrics.summarise(
             level,
@@ -211,6 +223,7 @@ class Sweep:
             steady=steady,
             complete=not (self._over or stopped_early),
             disturbance=held.disturbance,
+            look=looks.last if looks else 1,
         )
 
     def _why_aborted(self) -> str | None:

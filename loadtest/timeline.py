@@ -56,7 +56,8 @@ def timeline(
         sample = each.sample
         first[span(sample.due)].append(1000 * sample.arrivals[0])
         for at, brought in zip(sample.arrivals, each.tokens.of_responses, strict=True):
-            tokens[span(sample.due + at)] += brought
+            if sample.due + at <= duration_s:  # later ones are of a level that was cut off
+                tokens[span(sample.due + at)] += brought
         disturbed[span(sample.due)] |= 1000 * sample.sent > tolerated_ms
         for at, wait in zip(sample.arrivals, sample.waits, strict=False):
             disturbed[span(sample.due + at)] |= 1000 * wait > tolerated_ms

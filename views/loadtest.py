@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..loadtest.aiperf import UNITS
-from .loadtest_words import COUNTED_BY, number
+from .loadtest_words import COUNTED_BY, number, width_text
 from .parts import heading, show
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ def _notes(report: LoadTestReport) -> Iterator[str]:
     if report.token_counting:
         yield COUNTED_BY[report.token_counting]
     for run in report.runs:
+        if run.until:
+            yield f"{run.level}: {width_text(run.until)}"
         if run.steady_s:
             yield f"{run.level}: latencies of the {run.measured} requests of the steady state"
         if run.client.scaling:

@@ -12,7 +12,7 @@ from ..core.plots import Curve, plot, thinned
 from ..loadtest.aiperf import UNITS
 from ..loadtest.documents import LoadTestDocument, ObjectiveDocument, RunDocument, SummaryDocument
 from .loadtest_timeline import timeline_charts
-from .loadtest_words import COUNTED_BY, by_load, invalid_text, load_text, short_ms
+from .loadtest_words import COUNTED_BY, by_load, invalid_text, load_text, short_ms, width_text
 
 _LATENCIES: Final[Sequence[tuple[Literal["ttft_ms", "itl_ms", "e2e_ms"], str, str]]] = (
     ("ttft_ms", "ttft", "Time to first token"),
@@ -37,6 +37,8 @@ def load_test_page(document: LoadTestDocument, made_on: date) -> str:
         parts += _distributions(runs)
         parts += timeline_charts(runs)
         parts += [heading("Levels"), _levels(runs), paragraph(_LEVELS_NOTE, "soft")]
+        widths = [f"{load_text(run)}: {width_text(run['until'])}" for run in runs if run["until"]]
+        parts += [bullets(widths, "soft")] if widths else []
         parts += [heading("The client"), _clients(runs), paragraph(_CLIENT_NOTE, "soft")]
         parts += _errors(runs)
         parts += _aiperf(runs)

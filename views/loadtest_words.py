@@ -7,6 +7,7 @@ from typing import Final
 
 from ..loadtest.documents import RunDocument, SummaryDocument
 from ..loadtest.statistics import carried
+from ..loadtest.until import Width
 
 COUNTED_BY: Final = {
     "server": "tokens as the server counted them",
@@ -34,6 +35,18 @@ def by_load(runs: Sequence[RunDocument]) -> list[RunDocument]:
 def invalid_text(run: RunDocument) -> str:
     """Why a run is invalid."""
     return f"{load_text(run)}: {'; '.join(run['invalid_because'])}"
+
+
+def width_text(width: Width) -> str:
+    """How narrow an interval became."""
+    reached = "reached" if width.reached else "NOT reached"
+    if width.percent is None or width.interval is None:
+        return f"--until {width.rule}: {reached}, {width.requests} requests give no interval"
+    low, high = (number(end) for end in width.interval)
+    return (
+        f"--until {width.rule}: {reached}, {low} to {high} ms is {width.percent:.3g} % wide "
+        f"({width.requests} requests, confidence {width.confidence:.2%} after {width.looks} looks)"
+    )
 
 
 def short_ms(summary: SummaryDocument, statistic: str) -> str:

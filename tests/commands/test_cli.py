@@ -130,6 +130,8 @@ def test_views_are_plain_text_when_piped(capsys: pytest.CaptureFixture[str]) -> 
         (["loadtest", "grpc://x:1", "--concurrency", "many"], 2, "whole numbers"),
         (["loadtest", "grpc://x:1", "--slo", "fast"], 2, "fast"),
         (["loadtest", "grpc://x:1", "--find-max"], 2, "--slo"),
+        (["loadtest", "grpc://x:1", "--until", "itl_p99<5%"], 2, "--until 'itl_p99<5%'"),
+        (["loadtest", "grpc://x:1", "--definitions", "vllm"], 2, "--definitions 'vllm'"),
         (["loadtest", "grpc://8.8.8.8:8001"], 3, "--yes-this-is-mine"),
         (["loadtest", "grpc://169.254.169.254:80", "--yes-this-is-mine"], 3, "link-local"),
         (["loadtest", "compare", "/no/a.json", "/no/b.json"], 4, "/no/a.json: No such file"),
