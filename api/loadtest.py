@@ -92,6 +92,7 @@ def loadtest(
     processes: int | None = None,
     until: str | None = None,
     definitions: str | None = None,
+    metrics_urls: Sequence[str] = (),
     out: Path | None = None,
     verify: str = "quick",
     trust_code: bool = False,
@@ -130,6 +131,8 @@ def loadtest(
         processes: How many processes send the requests; by default as many as it takes.
         until: End each level when this interval is narrow enough, for example `ttft_p99<10%`.
         definitions: `aiperf` also gives its metrics, of the same samples.
+        metrics_urls: Pages in Prometheus' format to sample once a second, of the server or of GPUs;
+            by default Triton's, where it answers.
         out: A file for every sample, one JSON object a line.
         verify: What of a bundle is hashed before its code runs: `quick` or `full`.
         trust_code: Whether code may run that this version would not write.
@@ -181,6 +184,7 @@ def loadtest(
         processes=processes,
         until=parse_until(until) if until else None,
         definitions=definitions,
+        metrics_urls=tuple(metrics_urls),
     )
     if bundle is None:
         address = str(target)
@@ -211,6 +215,7 @@ def loadtest(
 
     progress.step("start tritonserver")
     with _interrupts(), serving(bundle) as server:
+        config = replace(config, metrics_port=server.metrics_port)
         report = load.run(server.grpc_url, config, on_progress=show_levels(progress), out=out)
     return LoadTestResult(report, keep(bundle, report))
 

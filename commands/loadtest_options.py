@@ -190,6 +190,15 @@ DefinitionsOption = Annotated[
         help="Also report the metrics as AIPerf defines them, of the same samples.",
     ),
 ]
+MetricsUrlOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metrics-url",
+        metavar="URL",
+        help="Sample the metrics at URL once a second: of the server, or a DCGM exporter. "
+        "Repeatable. Default: Triton's port 8002 on the same host, if it answers.",
+    ),
+]
 _SAVE = typer.Option(
     "--save",
     metavar="FILE",

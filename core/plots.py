@@ -58,6 +58,7 @@ def plot(
     dots: bool = False,
     logarithmic: bool = False,
     percent: bool = False,
+    named: bool = False,
     marks: Marks = NO_MARKS,
 ) -> str:
     """Curves over numbers, from zero up. `axis` names the numbers, the caption says what is drawn,
@@ -68,6 +69,7 @@ def plot(
         logarithmic: Whether the x axis is. It begins at a millionth of the greatest number at
             the least; points below that are left out.
         percent: Whether the y values are shares, from 0 to 1.
+        named: Whether a single curve is named, too.
         marks: What stands out.
     """
     xs = [x for curve in curves for x, y in curve.points if y is not None]
@@ -92,7 +94,7 @@ def plot(
         ]
         parts += _line(shown, index, dots)
         parts += _labels(shown, curve.labels)
-    names = [curve.name for curve in curves] if len(curves) > 1 else []
+    names = [curve.name for curve in curves] if named or len(curves) > 1 else []
     return figure(caption, HEIGHT, parts, [*legend(names), *_marks_legend(marks)])
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..core.errors import UsageError
+from ..runtime import contract
 from .aiperf import NAME as AIPERF
 from .arrivals import POISSON, Arrivals
 from .prompts import Work, repeated
@@ -96,6 +97,8 @@ class LoadTest:
         seed: Seeds the arrivals; the report says which one it was.
         until: Ends each level when its interval is narrow enough; `requests` is then the limit.
         definitions: Whose definitions the report also follows: `aiperf` or nobody's.
+        metrics_urls: Pages of metrics to sample once a second; none takes Triton's, at
+            `metrics_port` of the same host, where it answers.
         processes: How many processes send; None takes more than this one where a level shows that
             it takes them.
 
@@ -125,6 +128,8 @@ class LoadTest:
     seed: int = 0
     until: Until | None = None
     definitions: str | None = None
+    metrics_urls: tuple[str, ...] = ()
+    metrics_port: int = contract.METRICS_PORT.number
     processes: int | None = None
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NotRequired, TypedDict
 
 from .config import Settings
+from .observers.sampler import Observed
 from .search import Found
 from .timeline import Timeline
 from .until import Width
@@ -90,6 +91,7 @@ class RunDocument(TypedDict):
     distributions_ms: dict[str, list[float]]
     aiperf: dict[str, dict[str, float]] | None
     until: Width | None
+    observed: Observed | None
     error_kinds: dict[str, ErrorsDocument]
     error_messages: dict[str, int]
     complete: bool

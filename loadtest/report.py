@@ -11,6 +11,7 @@ from ..core.result import Result, plain
 from .aiperf import Figures
 from .config import Level, Settings
 from .documents import LoadTestDocument
+from .observers.sampler import Observed
 from .search import Found
 from .slo import Slo
 from .statistics import PERCENTILES, Summary
@@ -75,6 +76,7 @@ class Run:
         error_messages: What failed, and how often.
         complete: False where the server died or the test was interrupted during this level.
         client: Whether the client disturbed the figures.
+        observed: What the server and GPUs said of themselves; None where nothing was asked.
         until: How narrow the interval became that was to end the level.
         aiperf: The metrics as AIPerf defines them, where they were asked for.
     """
@@ -106,6 +108,7 @@ class Run:
     client: Client
     aiperf: Mapping[str, Figures] | None = None
     until: Width | None = None
+    observed: Observed | None = None
 
     @property
     def error_percent(self) -> float:
@@ -169,6 +172,7 @@ class Run:
             "error_messages": dict(self.error_messages),
             "aiperf": plain(self.aiperf),
             "until": plain(self.until),
+            "observed": plain(self.observed),
             "complete": self.complete,
             "valid": self.client.valid,
             "invalid_because": list(self.client.reasons),

@@ -12,6 +12,8 @@ from types import FrameType
 
 from .client_clock import StampingSelector, new_event_loop
 from .config import LoadTest, Progress
+from .observers.sampler import Sampler
+from .observers.sources import sources_of
 from .raw import RawFile
 from .report import LoadTestReport
 from .scaling import Argv, Senders
@@ -42,8 +44,12 @@ def run(
         selector = StampingSelector()
         destination = Destination.of(url, test)
         senders = Senders(destination, selector, workers=workers, processes=test.processes)
-        with asyncio.Runner(loop_factory=new_event_loop(selector)) as runner:
-            report = runner.run(_sweep(senders, test, on_progress, raw, interrupt))
+        sources = sources_of(url, test.metrics_urls, test.metrics_port, yours=test.yours)
+        with (
+            Sampler(sources) as sampler,
+            asyncio.Runner(loop_factory=new_event_loop(selector)) as runner,
+        ):
+            report = runner.run(_sweep(senders, test, on_progress, raw, interrupt, sampler))
     if interrupt.number is None:
         return report
     try:
@@ -59,10 +65,13 @@ async def _sweep(
     on_progress: Callable[[Progress], None],
     raw: RawFile | None,
     interrupt: _Interrupt,
+    sampler: Sampler,
 ) -> LoadTestReport:
     try:
         sender = await senders.first()
-        sweep = Sweep(sender, test, senders=senders, on_progress=on_progress, raw=raw)
+        sweep = Sweep(
+            sender, test, senders=senders, on_progress=on_progress, raw=raw, sampler=sampler
+        )
         with interrupt.calling(sweep.stop):
             return await sweep.run()
     finally:

@@ -48,6 +48,7 @@ _OF_OLD_RUNS: Final[Document] = {
     "distributions_ms": {},
     "aiperf": None,
     "until": None,
+    "observed": None,
 }
 _OF_OLD_REPORTS: Final[Document] = {
     "token_counting": None,

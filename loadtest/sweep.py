@@ -17,6 +17,7 @@ from .config import Level, LoadTest, Progress
 from .held_level import HeldLevel, share_of, steady_window
 from .looks import Looks, without_unfinished
 from .metrics import Window
+from .observers.sampler import Sampler
 from .prompts import Work
 from .raw import RawFile
 from .report import LoadTestReport, Run
@@ -44,9 +45,10 @@ class Sweep:
         *,
         senders: Senders,
         on_progress: Callable[[Progress], None],
+        sampler: Sampler,
         raw: RawFile | None = None,
     ) -> None:
-        self._sender, self._senders = sender, senders
+        self._sender, self._senders, self._sampler = sender, senders, sampler
         self._test, self._on_progress, self._raw = test, on_progress, raw
         self._work: Iterator[Work] = test.all_work()
         self._request_s = 0.0
@@ -171,13 +173,16 @@ class Sweep:
                     Progress(level, index, levels, len(samples), errors, samples, self._in_flight)
                 ),
             )
+            began = time.perf_counter()
             held = await watched.run()
+            observed = self._sampler.between(began, time.perf_counter())
             again, said = await self._scaled(held)
             scaling = said or scaling
             if not again:
                 break
         run = self._figures(level, held, looks, stopped_early=watched.stopped_early)
-        run = replace(run, client=replace(run.client, scaling=scaling))
+        client = replace(run.client, scaling=scaling)
+        run = replace(run, client=client, observed=observed)
         self._runs.append(run)
         return run, held.samples, watched.stopped_early
 

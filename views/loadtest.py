@@ -129,6 +129,7 @@ def _notes(report: LoadTestReport) -> Iterator[str]:
 
 
 def _warnings(run: Run) -> Iterator[str]:
+    yield from run.observed.problems if run.observed else ()
     if not run.client.valid:
         yield "INVALID, the client disturbed the figures"
         yield from run.client.reasons

@@ -42,6 +42,7 @@ def load_test_page(document: LoadTestDocument, made_on: date) -> str:
         parts += [heading("The client"), _clients(runs), paragraph(_CLIENT_NOTE, "soft")]
         parts += _errors(runs)
         parts += _aiperf(runs)
+        parts += _observed(runs)
     else:
         parts.append(paragraph("No level was measured."))
     parts += [heading("How it was measured"), bullets(_how(document))]
@@ -251,6 +252,28 @@ def _aiperf(runs: Sequence[RunDocument]) -> Iterator[str]:
                 for name, row in figures.items()
             )
             yield table(header, rows)
+
+
+def _observed(runs: Sequence[RunDocument]) -> Iterator[str]:
+    levels = [(load_text(run), run["observed"]) for run in runs if run["observed"]]
+    rows = [
+        (
+            load,
+            f"{series.name} {', '.join(series.labels.values())}".strip(),
+            *(f"{value:,.4g}" for value in (series.mean, series.min, series.max)),
+            series.unit,
+        )
+        for load, observed in levels
+        for series in observed.series
+    ]
+    if rows:
+        yield heading("Metrics of the server and its GPUs")
+        yield table(("load", "metric", "mean", "min", "max", "unit"), rows)
+    yield from (
+        paragraph(f"{load}: {problem}", "note")
+        for load, observed in levels
+        for problem in observed.problems
+    )
 
 
 def _how(document: LoadTestDocument) -> Iterator[str]:

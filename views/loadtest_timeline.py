@@ -9,9 +9,13 @@ from typing import Final
 from ..core.html import charts, heading, paragraph
 from ..core.plots import Curve, Marks, plot
 from ..loadtest.documents import RunDocument
+from ..loadtest.observers.catalog import CHARTS, METRICS
+from ..loadtest.observers.sampler import ObservedSeries
 from ..loadtest.timeline import Timeline
 
 _AXIS: Final = "seconds, one level after the other"
+_MOST_CURVES: Final = 5
+"""Those of the colours that marks do not have."""
 _FAILED: Final = "requests failed"
 _DISTURBED: Final = "the client disturbed the figures"
 
@@ -88,9 +92,36 @@ def timeline_charts(runs: Sequence[RunDocument]) -> list[str]:
                     _AXIS,
                     marks=marks,
                 ),
+                *_observed(levels, marks),
             )
         ),
     ]
+
+
+def _observed(levels: Sequence[Placed], marks: Marks) -> list[str]:
+    """A chart for each kind of metric that was sampled: of the busiest series, as many as there are
+    colours."""
+    points: dict[tuple[str, str], Points] = {}
+    for level in levels:
+        observed = level.run["observed"]
+        for series in observed.series if observed else ():
+            if series.name in METRICS:
+                key = METRICS[series.name].chart, _name(series)
+                placed = points.setdefault(key, [])
+                placed += [(level.start + at, value) for at, value in series.points]
+                placed.append((level.end, None))
+    figures = []
+    for chart in CHARTS:
+        curves = [Curve(name, each) for (of, name), each in points.items() if of == chart]
+        curves.sort(key=lambda curve: -max(y or 0.0 for _, y in curve.points))
+        if curves:
+            figures.append(plot(curves[:_MOST_CURVES], chart, _AXIS, marks=marks, named=True))
+    return figures
+
+
+def _name(series: ObservedSeries) -> str:
+    labels = ", ".join(series.labels.values())
+    return f"{series.name} {labels}".strip()
 
 
 def marks_of(levels: Sequence[Placed]) -> Marks:

@@ -132,6 +132,8 @@ def test_views_are_plain_text_when_piped(capsys: pytest.CaptureFixture[str]) -> 
         (["loadtest", "grpc://x:1", "--find-max"], 2, "--slo"),
         (["loadtest", "grpc://x:1", "--until", "itl_p99<5%"], 2, "--until 'itl_p99<5%'"),
         (["loadtest", "grpc://x:1", "--definitions", "vllm"], 2, "--definitions 'vllm'"),
+        (["loadtest", "grpc://127.0.0.1:9", "--metrics-url", "x:1"], 2, "--metrics-url 'x:1'"),
+        (["loadtest", "grpc://127.0.0.1:9", "--metrics-url", "http://8.8.8.8"], 3, "8.8.8.8"),
         (["loadtest", "grpc://8.8.8.8:8001"], 3, "--yes-this-is-mine"),
         (["loadtest", "grpc://169.254.169.254:80", "--yes-this-is-mine"], 3, "link-local"),
         (["loadtest", "compare", "/no/a.json", "/no/b.json"], 4, "/no/a.json: No such file"),

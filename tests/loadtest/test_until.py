@@ -66,7 +66,7 @@ def test_intervals_hold_as_often_as_they_say_though_they_end_the_test() -> None:
     """The median of an exponential distribution is log 2. One that is looked at after every
     request, and ends the test when it is narrow, misses it more often."""
     until, generator = parse("ttft_p50<25%,99999s"), random.Random(3)
-    truth, held, runs = 1000 * math.log(2), 0, 400
+    truth, held, runs = 1000 * math.log(2), 0, 200
     for _ in range(runs):
         looks, samples = Looks(until, LEVEL), list[Sample]()
         while not looks.enough(samples, (), len(samples)):

@@ -7,7 +7,9 @@ from typing import Any
 
 from nemotron_deploy.loadtest import Level, LoadTest, LoadTestReport, Run, metrics, slo
 from nemotron_deploy.loadtest.documents import LoadTestDocument
+from nemotron_deploy.loadtest.observers.sampler import Observed, ObservedSeries
 from nemotron_deploy.loadtest.saved_report import typed
+from nemotron_deploy.runtime import contract
 from nemotron_deploy.tests.loadtest.samples import STARTED, sample
 
 SLOS = slo.parse_all("ttft_p50<500ms,errors<1%")
@@ -28,6 +30,23 @@ def run(level: Level, *, failed: int = 0, late_after: float | None = None, **tes
         )  # fmt: skip
     samples += [sample(error='<script>alert("x")</script>')] * failed
     return metrics.summarise(level, samples, 20.5, test=LoadTest(prompts=["x"], slos=SLOS, **test))
+
+
+def observed() -> Observed:
+    """Two metrics, one with a label, and a page that went away."""
+    return Observed(
+        (
+            ObservedSeries(
+                "http://gpu:9400/metrics", "DCGM_FI_DEV_GPU_UTIL", {"gpu": "<0>"}, "%",
+                90.0, 80.0, 96.0, ((1.0, 80.0), (2.0, 96.0)),
+            ),
+            ObservedSeries(
+                "http://gpu:9400/metrics", contract.RUNNING.name, {}, "requests", 3.0, 2.0, 4.0,
+                ((1.0, 2.0), (2.0, 4.0)),
+            ),
+        ),
+        ("http://gpu:9400/metrics: did not answer 2 times, first after 5 s: refused",),
+    )  # fmt: skip
 
 
 def report(*runs: Run, **fields: Any) -> LoadTestReport:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import date
+from html import unescape
 from pathlib import Path
 
 from nemotron_deploy.loadtest import Level
 from nemotron_deploy.loadtest.saved_report import read_whole_report, typed
 from nemotron_deploy.tests.core.test_html import checked
-from nemotron_deploy.tests.views.loadtest_reports import document, run
+from nemotron_deploy.tests.views.loadtest_reports import document, observed, run
 from nemotron_deploy.views.loadtest_page import load_test_page
 
 DAY = date(2026, 11, 28)
@@ -111,3 +113,14 @@ def test_figures_of_aiperf_are_labelled() -> None:
     assert text.count("AIPerf's definitions, concurrency 1") == 1
     assert "AIPerf's definitions, concurrency 4" not in text
     assert "time_to_first_token, ms" in text
+
+
+def test_metrics_of_the_server_stand_on_the_timeline() -> None:
+    measured = replace(run(ONE), observed=observed())
+    page = load_test_page(document(measured, run(FOUR)), DAY)
+    text = checked(page)
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert captions[-2:] == ["Requests in the server", "Utilization of GPUs, %"]
+    assert "DCGM_FI_DEV_GPU_UTIL <0></li>" in unescape(page), "even a single curve has its name"
+    assert "did not answer 2 times, first after 5 s: refused" in text
+    assert 'data-label="mean"><span>90</span>' in page

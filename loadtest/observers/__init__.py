@@ -1,0 +1,1 @@
+"""Metrics of the server and its GPUs, sampled while a level is held."""
