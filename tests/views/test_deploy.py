@@ -12,6 +12,7 @@ from nemotron_deploy.k8s.deploy.diagnosis import Diagnosis
 from nemotron_deploy.k8s.deploy.stages import Position, Progress
 from nemotron_deploy.k8s.deploy.watch import Look
 from nemotron_deploy.views.deploy import Shown, duration, progress_text
+from nemotron_deploy.views.progress import Shown as Bars
 
 NO_NODE = Diagnosis("no-matching-node", "pod x: no node [fits]", "add a node", heals=False)
 
@@ -84,3 +85,18 @@ def test_the_table_of_a_finished_phase_stays() -> None:
     text = shown(True, look("filling", done=True), look("ready", done=True))
     assert "✓ Filling the claim" in text
     assert "✓ Ready" in text
+
+
+def test_on_a_terminal_other_progress_may_follow_a_phase_that_is_done() -> None:
+    """A terminal shows one thing that is redrawn at a time: a load test in a cluster waits for the
+    servers, then for its pods, and then has bars."""
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=100, no_color=True)
+    with Shown(console) as view, Bars(console) as bars:
+        view.looked(look("ready", done=True))
+        view.looked(look("load-pulling", detail="1 of 2 run"))
+        view.looked(look("load-ready", done=True))
+        bars.step("concurrency 4", 16, "requests")(16)
+    text = output.getvalue()
+    places = [text.rindex(part) for part in ("Golden outputs", "Load test's pods", "Concurrency 4")]
+    assert places == sorted(places)
