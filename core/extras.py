@@ -25,6 +25,7 @@ EXTRA_OF: Final = {
     "opentelemetry.sdk": "tracing",
     "opentelemetry.exporter.otlp.proto.http": "tracing",
     "lm_eval": "evaluate",
+    "pyarrow": "evaluate",
     "triton": "kernels",
     "tensorrt_llm": "engine",
 }
