@@ -87,6 +87,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("warmup", "BUNDLE"), "quantize"),
         (("serve", "BUNDLE"), "local"),
         (("loadtest", "BUNDLE"), "local"),
+        (("evaluate", "BUNDLE", "--tasks", "tiny_text"), "evaluate"),
         (("doctor",), None),
         (("demo", "--out", "OUT"), "kernels"),
     ],
