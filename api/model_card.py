@@ -56,16 +56,19 @@ def carry_card(out: Path, source: Source) -> None:
 def show_evaluations(bundle: Bundle) -> None:
     """Show in the card of a bundle what its reports of evaluations say of its present weights.
 
-    A bundle without a card, such as one of a checkpoint that was taken over without, stays so.
+    Reports on a part of the questions are left out. A bundle without a card, such as one of a
+    checkpoint that was taken over without, stays so.
     """
     card = bundle.checkpoint / CARD
     if not card.is_file():
         return
     names = sorted(name for name in bundle.files if name.startswith(f"{REPORT}/{EVALUATION}"))
     reports = [json.loads((bundle.path / name).read_bytes()) for name in names]
-    own = [report for report in reports if report["bundle"] == bundle.inputs_digest]
-    text = with_evaluations(card.read_text(encoding="utf-8"), own)
-    bundle.replace_file(f"{CHECKPOINT}/{CARD}", text.encode())
+    digest = bundle.inputs_digest
+    own = [row for row in reports if row["bundle"] == digest and row["limit"] is None]
+    if own:
+        text = with_evaluations(card.read_text(encoding="utf-8"), own)
+        bundle.replace_file(f"{CHECKPOINT}/{CARD}", text.encode())
 
 
 def _source_card(source: Source) -> SourceCard:

@@ -31,12 +31,11 @@ def _section(reports: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     yield ""
     yield "| task | metric | score | 95 % interval | questions | published | difference |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for report, score in newest.values():
-        of_part = "" if report["limit"] is None else f", the first {report['limit']} of each task"
+    for _, score in newest.values():
         for number, row in enumerate(score["comparisons"] or [None]):
             name, metric, value, interval, asked = (
                 score["task"], score["metric"].replace(",", ", "), percent(score["value"]),
-                interval_text(score["interval"]), f"{score['questions']:,}{of_part}",
+                interval_text(score["interval"]), f"{score['questions']:,}",
             ) if not number else ("",) * 5  # fmt: skip
             other = f"{percent(row['value'])} ({row['of']}; {row['source']})" if row else ""
             cells = (name, metric, value, interval, asked, other, _verdict(row))

@@ -41,7 +41,7 @@ def _table(report: EvaluationReport) -> Table:
     table.add_column("score", justify="right")
     table.add_column("questions", justify="right")
     table.add_column("compared with")
-    table.add_column("difference", justify="right")
+    table.add_column("difference")
     for score in report.scores:
         rows: list[Comparison | None] = list(score.comparisons) or [None]
         for number, row in enumerate(rows):
@@ -60,7 +60,7 @@ def _comparison(row: Comparison | None) -> list[Text | str]:
     if row is None:
         return ["nothing published", ""]
     verdict = Text.assemble(
-        f"{100 * row.difference:+.2f}  ",
+        f"{100 * row.difference:+.2f}, ",
         (row.verdict, _STYLES.get(row.verdict, "yellow")),
         f"\n{_bounds(row.interval, '+')}",
     )

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nemotron_deploy.api.evaluate import evaluate
+from nemotron_deploy.api.model_card import show_evaluations
 from nemotron_deploy.api.verify import verify
 from nemotron_deploy.core.bundle import Bundle
 from nemotron_deploy.core.errors import RefusedError
@@ -54,6 +56,12 @@ def test_a_bundle_keeps_its_evaluation_and_shows_it(bundle: Path) -> None:
     assert kept["bundle"] == Bundle.open(bundle).inputs_digest
     card = (bundle / "checkpoint" / "README.md").read_text()
     assert f"| tiny_text | exact_match, none | {100 * score.value:.2f} % |" in card
+    show_evaluations(Bundle.open(bundle))
+    assert (bundle / "checkpoint" / "README.md").read_text() == card
+    part = replace(result.report, limit=3, scores=())
+    Bundle.open(bundle).add_report("evaluation-3.json", json.dumps(part.to_json()).encode())
+    show_evaluations(Bundle.open(bundle))
+    assert (bundle / "checkpoint" / "README.md").read_text() == card, "a part is not shown"
     assert verify(bundle).ok
     assert Bundle.open(bundle).files_digest == deployed, "what is deployed is the same"
 
