@@ -77,6 +77,9 @@ def test_the_files_digest_names_the_served_bytes(tmp_path: Path) -> None:
     assert served(tmp_path / "other inputs", inputs="2").files_digest == digest
     assert served(tmp_path / "other manifests", manifests="n").files_digest == digest
     assert served(tmp_path / "other bytes", text="b").files_digest != digest
+    carded = served(tmp_path / "with a card")
+    carded.replace_file("checkpoint/README.md", b"# A card\n")
+    assert carded.files_digest == digest, "no server reads the model card"
 
 
 def test_the_inputs_digest_names_what_served_stages_are_made_from(tmp_path: Path) -> None:
