@@ -166,7 +166,7 @@ def test_an_interrupt_ends_the_streams_and_gives_the_report_so_far(
     server = fake_triton()
 
     def interrupt(progress: Progress) -> None:
-        if server.hanging.is_set():
+        if server.hanging.is_set() and progress.done >= 50:  # its first text has long been read
             signal.raise_signal(signal.SIGINT)
 
     prompts = [prompt(hang=True)] + [prompt()] * 999
@@ -186,7 +186,7 @@ def test_an_interrupt_ends_the_streams_and_gives_the_report_so_far(
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     unfinished = [line for line in lines if line["error_kind"] == "unfinished"]
     assert len(lines) == run.requests + len(unfinished)
-    assert unfinished[0]["arrivals_s"]
+    assert any(line["arrivals_s"] for line in unfinished)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
