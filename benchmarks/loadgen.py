@@ -8,10 +8,11 @@
     python benchmarks/loadgen.py others    the same endpoint measured by AIPerf and perf_analyzer
     python benchmarks/loadgen.py           all of these
 
-The real tritonserver runs the mock of tests/loadtest, and a process of its own is an OpenAI
-endpoint; both give each request a token every 20 ms. Stamps are of the same monotonic clock that
-the client reads. Prints one JSON line for each measurement, with what is wanted. On a machine that
-does other work, too, `--realtime` (as root) schedules servers and clients ahead of it.
+The real tritonserver runs a model that does nothing else, and a process of its own is an OpenAI
+endpoint; both give each request a token every 20 ms, from one thread, so that no other thread of
+theirs delays what was stamped. Stamps are of the same monotonic clock that the client reads. Prints
+one JSON line for each measurement, with what is wanted. On a machine that does other work, too,
+`--realtime` (as root) schedules servers and clients ahead of it.
 """
 
 from __future__ import annotations
@@ -48,10 +49,9 @@ from nemotron_deploy.loadtest.targets.factory import connect
 from nemotron_deploy.tests.loadtest import conftest
 from nemotron_deploy.triton_repo.local import LocalServer
 
-MOCK: Final = Path(conftest.__file__).parent / "mock_model"
 PACE_S: Final = 0.02
 TOKENS: Final = 64
-PROMPT: Final = json.dumps({"first_ms": 20, "gap_ms": 20, "style": "stamped"})
+PROMPT: Final = "x"
 STREAMS: Final = (1, 8, 32, 64)
 ROUNDS: Final = 3
 """Requests of each stream."""
@@ -66,12 +66,57 @@ STARTS: Final = 5
 STALL_S: Final = 2.0
 
 
+CONFIG: Final = Path(conftest.__file__).parent / "mock_model" / "mock" / "config.pbtxt"
+MODEL: Final = f'''
+import heapq, threading, time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    """Sends each request as many stamps as it asks for tokens, PACE_S apart."""
+
+    def initialize(self, args):
+        self.due, self.number, self.changed = [], 0, threading.Condition()
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def execute(self, requests):
+        for request in requests:
+            asked = pb_utils.get_input_tensor_by_name(request, "sampling_param_max_tokens")
+            count = int(asked.as_numpy().reshape(-1)[0])
+            self.push(time.monotonic() + {PACE_S}, count, request.get_response_sender())
+
+    def push(self, due, left, sender):
+        with self.changed:
+            self.number += 1
+            heapq.heappush(self.due, (due, self.number, left, sender))
+            self.changed.notify()
+
+    def run(self):
+        while True:
+            with self.changed:
+                while not self.due or self.due[0][0] > time.monotonic():
+                    self.changed.wait(self.due[0][0] - time.monotonic() if self.due else None)
+                due, _, left, sender = heapq.heappop(self.due)
+            text = np.array([b"%d " % time.monotonic_ns()], dtype=object)
+            response = pb_utils.InferenceResponse([pb_utils.Tensor("text_output", text)])
+            final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if left == 1 else 0
+            sender.send(response, final)
+            if left > 1:
+                self.push(due + {PACE_S}, left - 1, sender)
+'''
+
+
 @contextmanager
 def triton() -> Iterator[str]:
-    """The address of a tritonserver with the mock."""
-    with LocalServer(MOCK, executor="reference") as server:
-        server.wait_ready()
-        yield f"grpc://{server.grpc_url}"
+    """The address of a tritonserver with the model above."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "mock" / "1" / "model.py"
+        model.parent.mkdir(parents=True)
+        model.write_text(MODEL)
+        shutil.copy(CONFIG, Path(folder) / "mock")
+        with LocalServer(Path(folder), executor="reference") as server:
+            server.wait_ready()
+            yield f"grpc://{server.grpc_url}"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import selectors
 import time
 from array import array
@@ -16,6 +17,9 @@ from typing import Any, Final
 _LAG_EVERY_S: Final = 0.01
 _IDLE_S: Final = 20e-6
 """A poll that takes longer than this has waited: nothing was ready before."""
+_MS: Final = 1e-3
+_MOST_FILES: Final = 1024
+"""Descriptors that `select` can wait for are below this."""
 _TURNS: Final = 3
 """Turns of the event loop that a response needs from the socket to its reader."""
 
@@ -34,12 +38,23 @@ class StampingSelector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> Any:
         """Poll, and note when."""
         began = time.perf_counter()
-        events = super().select(timeout)
+        events = self._select(timeout)
         now = time.perf_counter()
         if now - began > _IDLE_S:
             self._returned.clear()
         self._returned.append(now)
         return events
+
+    def _select(self, timeout: float | None) -> Any:
+        """Epoll rounds timeouts up to whole milliseconds, and requests would be sent late by that
+        much. So it waits for whole milliseconds only, and `select`, which knows microseconds, waits
+        for the rest and for the epoll object."""
+        if timeout is None or timeout <= 0 or self.fileno() >= _MOST_FILES:
+            return super().select(timeout)
+        if timeout >= _MS:
+            return super().select((timeout // _MS - 0.5) * _MS)
+        select.select([self], [], [], timeout)
+        return super().select(0)
 
     @property
     def ready_since(self) -> float:
