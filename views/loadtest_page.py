@@ -236,7 +236,7 @@ def _errors(runs: Sequence[RunDocument]) -> Iterator[str]:
         yield bullets(disturbed)
 
 
-_AIPERF_COLUMNS: Final = ("avg", "min", "max", "p99", "p90", "p50", "std")
+_AIPERF_COLUMNS: Final = ("avg", "min", "max", "p50", "p90", "p99")
 
 
 def _aiperf(runs: Sequence[RunDocument]) -> Iterator[str]:
@@ -247,7 +247,10 @@ def _aiperf(runs: Sequence[RunDocument]) -> Iterator[str]:
             rows = (
                 (
                     f"{name}, {UNITS.get(name, '')}",
-                    *(f"{row[each]:,.2f}" if each in row else "-" for each in _AIPERF_COLUMNS),
+                    *(
+                        f"{row[each]:,.{0 if row[each] >= 1000 else 1}f}" if each in row else "-"
+                        for each in _AIPERF_COLUMNS
+                    ),
                 )
                 for name, row in figures.items()
             )
