@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # it brings httpx, which is slow to import
     from .sources import Source
 
 EVERY_S: Final = 1.0
+_PATIENCE_S: Final = 2.0
 MOST_POINTS: Final = 120
 """Points of a series in a report; more are averaged."""
 
@@ -74,7 +75,7 @@ class Sampler:
     def __exit__(self, *exc: object) -> None:
         self._ended.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(_PATIENCE_S)  # one that waits for a slow page ends with the process
 
     def between(self, start: float, end: float) -> Observed | None:
         """What was sampled from `start` to `end`, as `time.perf_counter` gives them; None where
