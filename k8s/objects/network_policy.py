@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import product
+from typing import Any, Final
 
 from ...runtime.contract import GRPC, HTTP, METRICS_PORT, OPENAI
 from ..manifests import NETWORK_POLICY, Manifests
 from ..names import selector
 from ..yaml_text import Object
 from .metadata import new
+
+_DNS_PORTS: Final = (53, 5353)
+"""OpenShift's DNS pods listen on the second, and policies see the port behind the Service."""
 
 _COMMENT = """\
 Ingress: inference from pods in the same namespace (add a namespaceSelector for a
@@ -48,7 +52,8 @@ def client_policy(name: str, instance: str, app: str) -> Object:
 
 def _outgoing(name: str, instance: str, app: str, rule: Object) -> Object:
     """A policy for pods that look up names and connect as `rule` allows."""
-    names = {"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]}
+    protocols = product(_DNS_PORTS, ("UDP", "TCP"))
+    names = {"ports": [{"protocol": protocol, "port": port} for port, protocol in protocols]}
     spec = {
         "podSelector": {"matchLabels": selector(instance, app)},
         "policyTypes": ["Ingress", "Egress"],
