@@ -57,10 +57,16 @@ def main() -> int:
     # Threads that read large files are not waited for.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     expected = Identity(given.digest, given.kind, given.model, given.gpu, given.quant)
-    with ProgressLines() as progress:
-        if given.verb == "wait":
-            return wait(given.directory, expected, progress, given.poll)
-        return verify(given.directory, expected, progress)
+    try:
+        with ProgressLines() as progress:
+            if given.verb == "wait":
+                return wait(given.directory, expected, progress, given.poll)
+            return verify(given.directory, expected, progress)
+    except OSError as error:
+        place, groups = error.filename or given.directory, sorted({os.getgid(), *os.getgroups()})
+        runs_as = f"this runs as user {os.getuid()} in groups {groups}"
+        say(f"NOT usable: {place}: {error.strerror or error}; {runs_as}")
+        return 1
 
 
 def say(text: str) -> None:

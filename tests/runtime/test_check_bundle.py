@@ -343,6 +343,15 @@ def test_a_claim_that_cannot_be_written_is_served_all_the_same(claim: Path) -> N
     assert "the time of use could not be noted" in output
 
 
+def test_a_volume_that_cannot_be_read_is_named_with_the_user_who_tried(claim: Path) -> None:
+    too_long = "a" * 300  # a name that no file system takes: an error that root gets, too
+    code, output = run("wait", claim, "--digest", too_long)
+    assert code == 1
+    last = output.splitlines()[-1]
+    assert last.startswith(f"NOT usable: {claim}/aaa")
+    assert f"File name too long; this runs as user {os.getuid()}" in last
+
+
 def test_wait_ends_at_sigterm(waiting: subprocess.Popen[str]) -> None:
     """As process 1 of a container it would otherwise outlive the pod's grace period."""
     read_until(waiting, '{"step": "waiting"')

@@ -87,6 +87,7 @@ class Namespace:
         }
         metadata = {"name": self.name, "labels": levels}
         os.chown(folder, USER, USER)
+        folder.chmod(0o2770)  # as `fsGroup` does, which a hostPath does not have
         self.node.kubectl.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata},
             self.volume(self.name, folder, "manual"),
