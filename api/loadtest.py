@@ -22,6 +22,7 @@ from ..loadtest.documents import LoadTestDocument
 from ..loadtest.live import LiveFigures
 from ..loadtest.until import parse as parse_until
 from ..model.catalog import text
+from .loadtest_target import bundle_of, servers
 from .loadtest_work import LoadedTokenizer, Source, requests_of
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def loadtest(
     progress = progress or Silent()
     source = Source(prompts, prompt_tokens, trace, shared_prefix)
     rates = (rate,) if isinstance(rate, (int, float)) else tuple(rate or ())
-    bundle = _bundle(target, in_cluster, verify, trust_code, progress)
+    bundle = bundle_of(target, in_cluster, verify, trust_code, progress)
     loaded = _tokenizer(tokenizer, bundle)
     seed = secrets.randbelow(2**31) if seed is None else seed
     if in_cluster is not None:
@@ -165,7 +166,7 @@ def loadtest(
         work=sent.work,
         schedule=sent.schedule,
         protocol=protocol,
-        model=model,
+        model=model or (bundle.model_name if bundle else None),
         concurrencies=tuple(concurrency),
         rates=rates,
         arrivals=Arrivals.parse(arrivals),
@@ -178,7 +179,7 @@ def loadtest(
         max_errors=max_errors,
         allow_late=allow_late,
         ignore_eos=ignore_eos,
-        yours=yours,
+        yours=yours or in_cluster is not None,  # a Service's address need not be private
         count_tokens=loaded.count if loaded else None,
         seed=seed,
         processes=processes,
@@ -186,67 +187,15 @@ def loadtest(
         definitions=definitions,
         metrics_urls=tuple(metrics_urls),
     )
-    if bundle is None:
-        address = str(target)
-        if "/" in address and "://" not in address:
-            raise UsageError(
-                f"{address}: is neither a bundle's directory nor grpc://host:port or "
-                "http://host:port"
-            )
-        with _interrupts():
-            report = load.run(address, config, on_progress=show_levels(progress), out=out)
-        return LoadTestResult(report, None)
-    config = replace(config, model=config.model or bundle.model_name)
-    if in_cluster is not None:
-        # Imported here, because other tests need nothing of Kubernetes.
-        from .loadtest_in_cluster import senders
-
-        config = replace(config, yours=True)  # addresses of Services need not be private ones
-        with _interrupts(), senders(bundle, protocol, in_cluster) as place:
-            report = load.run(
-                place.url,
-                config,
-                on_progress=show_levels(progress),
-                out=out,
-                workers=place.workers,
-            )
-        return LoadTestResult(report, keep(bundle, report))
-    from .serve import serving
-
-    progress.step("start tritonserver")
-    with _interrupts(), serving(bundle) as server:
-        config = replace(config, metrics_port=server.metrics_port)
-        report = load.run(server.grpc_url, config, on_progress=show_levels(progress), out=out)
-    return LoadTestResult(report, keep(bundle, report))
-
-
-def _bundle(
-    target: str | Path,
-    in_cluster: InCluster | None,
-    verify: str,
-    trust_code: bool,
-    progress: Progress,
-) -> Bundle | None:
-    """The bundle at `target`, trusted where its code is to run here; None where `target` is no
-    directory."""
-    if not Path(target).is_dir():
-        if in_cluster is not None:
-            raise UsageError(
-                f"{target}: --in-cluster needs the directory of the bundle that is deployed"
-            )
-        return None
-    bundle = Bundle.open(Path(target))
-    if in_cluster is not None:
-        bundle.require_complete()
-        return bundle
-    # Imported here, as what serves: it knows all engines, and takes a fifth of a second that the
-    # test of a server can do without.
-    from .trust import require_trusted, trusted_note
-
-    trusted = require_trusted(bundle, verify, trust_code, progress)
-    if trusted:
-        progress.step(trusted_note(trusted))
-    return bundle
+    with _interrupts(), servers(target, bundle, protocol, in_cluster, progress) as place:
+        report = load.run(
+            place.url,
+            replace(config, metrics_port=place.metrics_port),
+            on_progress=show_levels(progress),
+            out=out,
+            workers=place.workers,
+        )
+    return LoadTestResult(report, keep(bundle, report) if bundle else None)
 
 
 def _tokenizer(path: Path | None, bundle: Bundle | None) -> LoadedTokenizer | None:

@@ -24,6 +24,7 @@ from ..k8s.release import own_image
 from ..loadtest.workers import COMMAND
 from ..runtime import contract
 from .bundle_in_cluster import connect
+from .loadtest_target import Servers
 
 READY_S: Final = 1800.0
 """How long the servers, and then the pods of the test, may take by default."""
@@ -73,17 +74,8 @@ class InCluster:
             raise UsageError(f"--pods {self.pods}: must be at least 1")
 
 
-@dataclass(frozen=True, slots=True)
-class Senders:
-    """The address of the servers inside the cluster, and the command lines that start the workers
-    there."""
-
-    url: str
-    workers: tuple[tuple[str, ...], ...]
-
-
 @contextmanager
-def senders(bundle: Bundle, protocol: str, options: InCluster) -> Iterator[Senders]:
+def senders(bundle: Bundle, protocol: str, options: InCluster) -> Iterator[Servers]:
     """Start pods beside the servers of `bundle`, once these are ready. Nothing of it is left when
     the block ends.
 
@@ -111,7 +103,7 @@ def senders(bundle: Bundle, protocol: str, options: InCluster) -> Iterator[Sende
         commands = (
             kubectl.command("exec", "--stdin", pod, container, "--", *_WORKER) for pod in pods
         )
-        yield Senders(url, tuple(map(tuple, commands)))
+        yield Servers(url, tuple(map(tuple, commands)))
 
 
 def _deployed(kubectl: Kubectl, tree: Tree, bundle: Bundle, overlay: str | None) -> Object:

@@ -111,6 +111,7 @@ def test_pods_run_beside_the_servers_for_as_long_as_they_are_needed(
     options = InCluster(pods=2, context="staging", namespace="llm", looked=looks.append)
     with senders(Bundle.open(bundle), "auto", options) as place:
         assert place.url == "grpc://nano.llm.svc:8001"
+        assert place.workers is not None
         assert deletions(cluster) == []
     assert deletions(cluster) == EVERYTHING
     assert [look.position.stage for look in looks] == ["ready", "load-ready"]
