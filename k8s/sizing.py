@@ -21,7 +21,7 @@ PRE_STOP_S: Final = 15
 """Wait before SIGTERM: Triton closes its ports at once, endpoints are updated seconds later."""
 
 CONNECTION_AGE_S: Final = 10
-"""gRPC clients reconnect at this age. With gRPC's jitter of 10 % it must be shorter than
+"""Clients reconnect at this age. With gRPC's jitter of 10 % it must be shorter than
 `PRE_STOP_S`; otherwise a client stays connected to a draining pod, which refuses its new streams.
 No grace period is set: it would cut every longer stream, at any time."""
 

@@ -16,9 +16,9 @@ The pod template names the bundle by its digest: applying another bundle is a ro
 kubectl rollout undo goes back to the bundle before it.
 The startup probe allows 30 minutes for kernel tuning, compilation and CUDA graph capture, plus
 the time to read the bundle at 100 MB/s. The memory limit covers the bundle once, 16 GiB per GPU,
-and /dev/shm. gRPC connections are renewed more often (--grpc-max-connection-age) than the preStop
-hook sleeps, so no client stays connected to a draining pod. Do not set a grace period for that
-flag: it would cut long streams. Requires Kubernetes 1.30 or later (preStop sleep).
+and /dev/shm. Connections are renewed more often (--grpc-max-connection-age, --connection-age) than
+the preStop hook sleeps, so no client stays connected to a draining pod. Do not set a grace period
+for gRPC's: it would cut long streams. Requires Kubernetes 1.30 or later (preStop sleep).
 The Secret that the volume api-keys names may hold API keys of the OpenAI endpoint: one on each line
 of its entry keys. While there is none, no key is needed. Pods need no restart when it is made or
 changed."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 from ...model.spec import Deployment
 from ...runtime import contract
 from ..names import BUNDLE, OPENAI
-from ..sizing import EXIT_TIMEOUT_S, PRE_STOP_S, Sizes, quantity
+from ..sizing import CONNECTION_AGE_S, EXIT_TIMEOUT_S, PRE_STOP_S, Sizes, quantity
 
 KEYS_VOLUME: Final = "api-keys"
 """The volume with the API keys, from a Secret that need not exist."""
@@ -64,6 +64,7 @@ def openai_container(
             f"--grace={EXIT_TIMEOUT_S}",
             f"--api-keys={KEYS_PATH}",
             WITHOUT_KEYS,
+            f"--connection-age={CONNECTION_AGE_S}",
         ],
         "env": [{"name": k, "value": v} for k, v in environment.items()],
         "ports": [{"name": contract.OPENAI.name, "containerPort": contract.OPENAI.number}],

@@ -57,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     address = (options.host, options.port)
-    served = serve(options.grpc, options.model, keys, spans, *address, options.grace)
+    limits = options.grace, options.connection_age
+    served = serve(options.grpc, options.model, keys, spans, *address, *limits)
     with asyncio.Runner(loop_factory=_event_loop()) as runner:
         return 0 if runner.run(served) else BAD_INPUT
 
@@ -83,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--grace", type=int, default=GRACE_SECONDS, help="seconds for answers to end in"
+    )
+    parser.add_argument(
+        "--connection-age",
+        type=float,
+        help="seconds after which a client is to connect again; it also is after each stream",
     )
     return parser
 

@@ -8,6 +8,7 @@ import uvicorn
 
 from .app import create_app
 from .keys import ApiKeys
+from .renewal import Renewed
 from .spans import Spans
 from .upstream import Upstream
 
@@ -16,14 +17,23 @@ KEEP_ALIVE_S: Final = 75
 
 
 async def serve(
-    grpc: str, model: str, keys: ApiKeys | None, spans: Spans, host: str, port: int, grace: int
+    grpc: str,
+    model: str,
+    keys: ApiKeys | None,
+    spans: Spans,
+    host: str,
+    port: int,
+    grace: int,
+    connection_age: float | None = None,
 ) -> bool:
     """Serve `model` of the Triton server at `grpc` until SIGTERM or SIGINT; False if the port
-    cannot be used. Answers that are being sent then have `grace` seconds to end."""
+    cannot be used. Answers that are being sent then have `grace` seconds to end. Connections are
+    renewed at `connection_age` seconds (see `Renewed`)."""
     upstream = Upstream(grpc, model)
+    app = create_app(upstream, keys, spans)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(upstream, keys, spans),
+            app if connection_age is None else Renewed(app, connection_age),
             host=host,
             port=port,
             lifespan="off",
