@@ -13,7 +13,10 @@ the model's process and its shared memory are left. So this process
 - ends a server that was asked to end and does not, although all requests have ended. Triton 2.51
   keeps a request forever whose client closes the stream in the moment in which it ends, and then
   waits with unloading the model until its exit timeout (triton-inference-server/server, pull
-  request 8078 of April 2025).
+  request 8078 of April 2025);
+- ends a server that does not get ready although the model did. Triton 2.51 takes a model's process
+  that had no processor for a second for dead, and then waits for its end forever (seen on a
+  starved node: `StubLauncher::WaitForStubProcess` below `Launch`).
 
 Processes are held by pidfds that were opened in the model's process, so that a number that was
 given to another process is never killed.
@@ -51,6 +54,9 @@ ANSWER_SECONDS: Final = 3.0
 UNLOAD_SECONDS: Final = 5.0
 """How long after the last request a server that is no longer ready may take until it unloads."""
 
+START_SECONDS: Final = 120.0
+"""How long after the model a server may take to be ready."""
+
 LOOK_SECONDS: Final = 1.0
 """How often a server without requests is asked whether it is still ready."""
 
@@ -62,7 +68,8 @@ class Guard:
 
     A health that is older than `stall` seconds is that of a process that does not run. The health
     can be asked for as soon as this exists. A server that is no longer ready has `unload` seconds
-    to unload the model after its last request. Raises `StartError` for an address that cannot be
+    to unload the model after its last request, and one that was never ready has `start` seconds
+    after the model was. Raises `StartError` for an address that cannot be
     used.
     """
 
@@ -73,6 +80,7 @@ class Guard:
         dead: float,
         region: str = "",
         unload: float = UNLOAD_SECONDS,
+        start: float = START_SECONDS,
     ) -> None:
         grouped = os.getpgid(0) == server  # then the group holds nothing but the server's processes
         with contextlib.ExitStack() as handed_over:
@@ -81,7 +89,7 @@ class Guard:
                 handed_over.callback(os.close, fd)
             if address := os.environ.get(HEALTH_ADDRESS.name):
                 fds.append(handed_over.enter_context(_listener(address)).fileno())
-            words = (stall, dead, unload, region, int(grouped), *fds)
+            words = (stall, dead, unload, start, region, int(grouped), *fds)
             self._process = subprocess.Popen(
                 command(__name__, *map(str, words)),
                 stdin=subprocess.PIPE,
@@ -188,14 +196,14 @@ def main() -> None:
     """The guard's side."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to the whole group
-    stall, dead, unload, region, grouped, *fds = sys.argv[1:]
+    stall, dead, unload, start, region, grouped, *fds = sys.argv[1:]
     server, model, *listening = map(int, fds)
     state = State(float(stall), float(dead))
     triton = os.environ.get(TRITON_ADDRESS.name, "")
     for fd in listening:
         http_server = health_server(state, socket.socket(fileno=fd), triton)
         threading.Thread(target=http_server.serve_forever, daemon=True).start()
-    if _watch(state, server, Ending(state, triton, float(unload))):
+    if _watch(state, server, Ending(state, triton, float(unload), float(start))):
         return
     if select.select([server], [], [], 0)[0]:
         _send(model, signal.SIGKILL)
@@ -213,28 +221,35 @@ def main() -> None:
 
 
 class Ending:
-    """Finds out that a server does not end by itself: Triton at `triton` (host:port) was ready and
-    is no longer, although the model is, and for `unload` seconds there has been no request."""
+    """Finds out that a server neither serves nor ends by itself: Triton at `triton` (host:port) is
+    not ready, although the model is, and there has been no request for `unload` seconds if Triton
+    was ready before, or for `start` seconds if it never was."""
 
-    def __init__(self, state: State, triton: str, unload: float) -> None:
+    def __init__(self, state: State, triton: str, unload: float, start: float) -> None:
         self._state = state
         self._triton = triton
-        self._unload = unload
+        self._unload, self._start = unload, start
         self._was_ready = False
         self._since: float | None = None
 
-    def overdue(self) -> bool:
-        """Whether the server should have ended."""
+    def overdue(self) -> str | None:
+        """Why the server is to be ended; None where it is not."""
         health, now = self._state.health, time.monotonic()
         if not self._triton or not health.ready or health.requests:
             self._since = None
-            return False
+            return None
+        self._was_ready |= self._state.had_requests
         with contextlib.suppress(TimeoutError):
             if _is_ready(self._triton):
                 self._was_ready, self._since = True, None
-            elif self._was_ready or self._state.had_requests:
+            else:
                 self._since = self._since or now
-        return self._since is not None and now - self._since >= self._unload
+        waited = None if self._since is None else now - self._since
+        if waited is None or waited < (self._unload if self._was_ready else self._start):
+            return None
+        if self._was_ready:
+            return "Triton does not end although all requests have"
+        return f"Triton is not ready, {waited:.0f} s after its model was"
 
 
 def _watch(state: State, server: int, ending: Ending) -> bool:
@@ -255,8 +270,8 @@ def _watch(state: State, server: int, ending: Ending) -> bool:
                     return True
                 state.hear(line)
         if time.monotonic() >= look_at:
-            if ending.overdue():
-                print("Triton does not end although all requests have; ending it", file=sys.stderr)
+            if reason := ending.overdue():
+                print(f"{reason}; ending it", file=sys.stderr)
                 return False
             look_at = time.monotonic() + LOOK_SECONDS
 

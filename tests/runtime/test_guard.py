@@ -178,21 +178,32 @@ def test_what_shows_that_a_server_does_not_end():
 
     with _triton() as address:
         hear(GOOD)
-        ending, patient = Ending(state, address, 0.0), Ending(state, address, 3600)
+        ending, patient = Ending(state, address, 0.0, 3600), Ending(state, address, 3600, 0.0)
         assert not ending.overdue(), "it is ready"
         assert not patient.overdue()
     assert ending.overdue()
     assert not patient.overdue(), "it has time"
-    assert not Ending(state, address, 0.0).overdue(), "it was never ready"
-    assert not Ending(state, "", 0.0).overdue(), "nobody says where it is"
+    assert not Ending(state, address, 0.0, 3600).overdue(), "it was never ready, and has time"
+    assert not Ending(state, "", 0.0, 0.0).overdue(), "nobody says where it is"
     hear(Health(True, True, 0.0, requests=1))
     assert not ending.overdue(), "a request is live"
-    busy = Ending(state, address, 0.0)
+    busy = Ending(state, address, 0.0, 3600)
     assert not busy.overdue(), "a request is live"
     hear(Health(False, True, 9.0, "no token"))
     assert not ending.overdue(), "Triton may follow the model"
     hear(GOOD)
     assert busy.overdue(), "it had a request, so it was ready"
+
+
+def test_a_server_that_does_not_get_ready_though_its_model_is_is_ended():
+    with _triton() as address:
+        pass  # nobody listens there any more
+    state = State(3600, 3600)
+    state.hear(json.dumps(asdict(Health(False, True, 0.0, "the model is starting"))).encode())
+    ending = Ending(state, address, 3600, 0.0)
+    assert not ending.overdue(), "the model is starting"
+    state.hear(json.dumps(asdict(GOOD)).encode())
+    assert "Triton is not ready" in str(ending.overdue())
 
 
 @contextmanager
