@@ -17,7 +17,6 @@ from ..loadtest import endpoint as addresses
 from ..loadtest.permission import require_permitted
 from ..runtime import contract
 from ..triton_repo.openai import Endpoint as ServedEndpoint
-from .chat_connections import HttpConnection
 from .serve import chosen_executor, serving
 from .trust import require_trusted, trusted_note
 
@@ -133,6 +132,8 @@ def require_log_probabilities(endpoint: Endpoint, task: str) -> None:
 
 
 def _connected(url: str, model: str | None, concurrency: int, timeout_s: float) -> Endpoint:
+    from .chat_connections import HttpConnection  # which imports tritonclient
+
     key = os.environ.get(contract.OPENAI_KEY.name)
     found = HttpConnection(url, model, key)
     return Endpoint(f"{url}/v1", found.model, key, concurrency, timeout_s)

@@ -40,7 +40,9 @@ class Harness:
     """
 
     def __init__(self, names: Sequence[str], data_options: Mapping[str, Any]) -> None:
-        os.environ.setdefault("TQDM_DISABLE", "1")  # bars of its own would cut ours into pieces
+        os.environ.setdefault(
+            contract.TQDM_DISABLE.name, "1"
+        )  # bars of its own would cut ours into pieces
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         from lm_eval.tasks import TaskManager
 
@@ -71,7 +73,7 @@ class Harness:
         that a task needs.
         """
         if run_code:
-            os.environ["HF_ALLOW_CODE_EVAL"] = "1"
+            os.environ[contract.HF_CODE.name] = "1"
         try:
             return LoadedTasks(row, self._manager.load([row.name]))
         except ModuleNotFoundError as error:

@@ -175,6 +175,12 @@ HF_SHARED_BLOBS: Final = Variable(
     "1 keeps huggingface_hub from sharing files between repositories. Set while fetching.",
     "1",
 )
+HF_CODE: Final = Variable(
+    "HF_ALLOW_CODE_EVAL", "1 lets lm-eval run the code that a model wrote. Set on request.", "0"
+)
+TQDM_DISABLE: Final = Variable(
+    "TQDM_DISABLE", "1 shows no progress bars of libraries. Set while lm-eval runs.", "0"
+)
 HF_ENDPOINT: Final = Variable(
     "HF_ENDPOINT",
     "The address of a mirror of the Hugging Face hub.",
@@ -278,8 +284,8 @@ VARIABLES: Final = (
     VLLM_CACHE, FLASHINFER_CACHE, VLLM_LOG_LEVEL, VLLM_NO_USAGE, NO_TRACKING,
     VLLM_PROCESSES, VLLM_SOCKETS, VLLM_LONG, VLLM_CPU_SPACE, VLLM_CPU_THREADS,
     XDG_CACHE_HOME, HF_OFFLINE, TRANSFORMERS_OFFLINE, HF_HOME, HF_CACHE, HF_SHARED_BLOBS,
-    HF_ENDPOINT, HF_TOKEN, OPENAI_KEY, OPENAI_KEYS, *TRACING, OMP_THREADS, SPIN_COUNT, PYTHONPATH,
-    NO_BYTECODE, TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION, INTERPRET,
+    HF_ENDPOINT, HF_TOKEN, HF_CODE, TQDM_DISABLE, OPENAI_KEY, OPENAI_KEYS, *TRACING, OMP_THREADS,
+    SPIN_COUNT, PYTHONPATH, NO_BYTECODE, TOKENIZER_THREADS, RUST_BACKTRACE, FP_FUSION, INTERPRET,
     PATH, HOME, LIBRARIES, *_SYSTEM,
 )  # fmt: skip
 """Every environment variable that the project reads or sets."""
