@@ -28,7 +28,7 @@ from nemotron_deploy.tests.cluster.real.release import (
     memory_limit,
 )
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 OPTIONS = ("--weights=claim", "--platform=openshift")
 BAD_S = 300
