@@ -18,7 +18,7 @@ from ..loadtest.permission import require_permitted
 from ..runtime import contract
 from ..triton_repo.openai import Endpoint as ServedEndpoint
 from .serve import chosen_executor, serving
-from .trust import require_trusted, trusted_note
+from .trust import open_trusted
 
 PROTOCOLS: Final = ("auto", "chat", "completions")
 
@@ -56,10 +56,7 @@ class EvaluationTarget:
         if protocol not in PROTOCOLS:
             raise UsageError(f"--protocol {protocol!r}: must be one of {', '.join(PROTOCOLS)}")
         if Path(target).is_dir():
-            bundle = Bundle.open(Path(target))
-            if trusted := require_trusted(bundle, verify, trust_code, progress):
-                progress.step(trusted_note(trusted))
-            return cls(bundle, "", protocol)
+            return cls(open_trusted(Path(target), verify, trust_code, progress), "", protocol)
         url = str(target)
         if not addresses.is_http(url):
             raise UsageError(

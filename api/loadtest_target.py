@@ -49,18 +49,15 @@ def bundle_of(
                 "http://host:port"
             )
         return None
-    bundle = Bundle.open(Path(target))
     if in_cluster is not None:
+        bundle = Bundle.open(Path(target))
         bundle.require_complete()
         return bundle
     # Imported here, as what serves: it knows all engines, and takes a fifth of a second that the
     # test of a server can do without.
-    from .trust import require_trusted, trusted_note
+    from .trust import open_trusted
 
-    trusted = require_trusted(bundle, verify, trust_code, progress)
-    if trusted:
-        progress.step(trusted_note(trusted))
-    return bundle
+    return open_trusted(Path(target), verify, trust_code, progress)
 
 
 @contextmanager

@@ -63,6 +63,17 @@ def require_trusted(
     return other
 
 
+def open_trusted(path: Path, verify: str, trust_code: bool, progress: Progress) -> Bundle:
+    """The bundle at `path`, whose code may run here; a step names what --trust-code allowed.
+
+    Raises what `Bundle.open` and `require_trusted` raise.
+    """
+    bundle = Bundle.open(path)
+    if trusted := require_trusted(bundle, verify, trust_code, progress):
+        progress.step(trusted_note(trusted))
+    return bundle
+
+
 def trusted_note(names: tuple[str, ...]) -> str:
     """A note that names the files that --trust-code allowed; empty if there are none."""
     return f"differs from this version's, trusted (--trust-code): {_some(names)}" if names else ""

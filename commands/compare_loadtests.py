@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from ..core.errors import CheckFailedError
+from . import loadtest_options as load
 from . import options as opt
 from .terminal import console, printed
 
-ReportArgument = Annotated[Path, typer.Argument(help="A report of loadtest --json.")]
-
 
 def compare_loadtests(
-    before: ReportArgument, after: ReportArgument, as_json: opt.JsonOption = False
+    before: load.ReportArgument, after: load.ReportArgument, as_json: opt.JsonOption = False
 ) -> None:
     """Compare two load tests; exit code 5 if something became worse by more than noise."""
     from ..api.compare_loadtests import compare_loadtests as work

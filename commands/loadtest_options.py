@@ -239,3 +239,4 @@ ReadyOption = Annotated[
         help="How long the servers, and then these pods, may take to be ready. Default: 1800.",
     ),
 ]
+ReportArgument = Annotated[Path, typer.Argument(help="A report of loadtest --json.")]

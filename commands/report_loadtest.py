@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from . import loadtest_options as load
 from . import options as opt
 from .terminal import printed
 
-ReportArgument = Annotated[Path, typer.Argument(help="A report of loadtest --json.")]
-
 
 def report_loadtest(
-    report: ReportArgument, save: load.SavedOption, as_json: opt.JsonOption = False
+    report: load.ReportArgument, save: load.SavedOption, as_json: opt.JsonOption = False
 ) -> None:
     """Write a saved load test as a page, as a table, or for Prometheus."""
     from ..api.report_loadtest import saved_loadtest

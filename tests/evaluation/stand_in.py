@@ -6,8 +6,10 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from nemotron_deploy.tests.fake_http import FakeServer, JsonHandler
 
 
 @dataclass
@@ -43,7 +45,8 @@ class StandIn:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+        url: str = self.server.url
+        return url
 
     @property
     def questions(self) -> list[str]:
@@ -52,27 +55,15 @@ class StandIn:
         return [question for question in asked if question != "1 + 1"]
 
     def __enter__(self) -> StandIn:
-        fake = self
-
-        class Handler(_Handler):
-            settings = fake
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.server = FakeServer(_Handler, self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        self.server.stop()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(JsonHandler, BaseHTTPRequestHandler):
     settings: StandIn
-
-    def log_message(self, *args: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         self.settings.keys.append(self.headers.get("authorization"))
@@ -118,11 +109,3 @@ class _Handler(BaseHTTPRequestHandler):
             "top_logprobs": [None, *({"x": max(row, -2.0)} for row in rows[1:]), {"x": -1.0}],
         }
         self._json(200, {"choices": [{"index": 0, "text": "", "logprobs": columns}]})
-
-    def _json(self, status: int, value: object) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from nemotron_deploy.tests.fake_http import FakeServer, JsonHandler
 from nemotron_deploy.tests.loadtest.conftest import INPUTS
 
 
@@ -32,29 +32,18 @@ class FakeHttp:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+        url: str = self.server.url
+        return url
 
     def start(self) -> None:
-        fake = self
-
-        class Handler(_Handler):
-            settings = fake
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.server = FakeServer(_Handler, self)
 
     def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        self.server.stop()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(JsonHandler, BaseHTTPRequestHandler):
     settings: FakeHttp
-
-    def log_message(self, *args: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         if self.path == "/v1/models" and self.settings.openai:
@@ -144,11 +133,3 @@ class _Handler(BaseHTTPRequestHandler):
     def _chunk(self, text: str) -> None:
         self.wfile.write(f"{len(text.encode()):x}\r\n{text}\r\n".encode())
         self.wfile.flush()
-
-    def _json(self, status: int, document: Any) -> None:
-        data = json.dumps(document).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
